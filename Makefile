@@ -1,0 +1,32 @@
+# make demo: from nothing to a trained transformer. make test: the tests. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: help setup demo test test-slow lint clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+$(STAMP): requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $(STAMP)
+
+setup: $(STAMP)  ## make the virtual environment .venv from requirements.txt
+
+demo: $(STAMP)  ## synthetic sky -> tokenizers -> tokens -> transformer, under 4 minutes on two cores
+	$(BIN)/python -m astromodal_demo
+
+test: $(STAMP)  ## the test suite
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint:  ## ruff, if it is installed
+	ruff check . && ruff format --check .
+
+clean:  ## remove what runs and demos wrote (not the environment)
+	rm -rf artifacts runs

@@ -1,0 +1,113 @@
+"""One line for each way in which Hydra or OmegaConf can refuse a configuration."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_type_hints
+
+from ..errors import ConfigError, UserError
+from . import schema
+
+
+def explain(error: BaseException) -> str | None:
+    """A single line for configuration errors and for :class:`UserError`, None for anything else."""
+    chain = _chain(error)
+    for link in chain:
+        if isinstance(link, UserError):
+            return str(link)
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not any(isinstance(link, (HydraException, OmegaConfBaseException)) for link in chain):
+        return None
+    text = "\n".join(str(link) for link in chain)
+    return str(_unknown_option(text) or _unknown_key(text) or _wrong_value(text) or _plain(error))
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    links = []
+    while error is not None and error not in links:
+        links.append(error)
+        error = error.__cause__ or error.__context__
+    return links
+
+
+def _unknown_option(text: str) -> ConfigError | None:
+    """``model=smal``: the option, what there is, and the nearest."""
+    found = re.search(r"Could not find '([^']+)'\s+Available options in '([^']+)':\s+((?:\s*\S+\n?)+)", text)
+    if found:
+        option = found[1].split("/")[-1]
+        options = found[3].split("Config search path")[0].split()
+        return ConfigError(f"one of {', '.join(options)}", got=option, where=f"group {found[2]}", repair=nearest(option, options))
+    found = re.search(r"Could not override '([^']+)'", text) or re.search(r"In '[^']*': Could not find '([^']+)'", text)
+    if found:
+        key = found[1].split("@")[0]
+        return ConfigError("a configuration key or group that exists", got=key, repair=nearest(key, all_keys()))
+    return None
+
+
+def _unknown_key(text: str) -> ConfigError | None:
+    """``loss.weight_imag=1``: the key and the nearest one."""
+    found = re.search(r"Key '([^']+)' (?:is )?not in '?([\w.]+)'?", text) or re.search(r"Key '([^']+)' is not in struct", text)
+    if not found:
+        return None
+    full = re.search(r"full_key: (\S+)", text)
+    key = full[1] if full else found[1]
+    return ConfigError("a configuration key that exists", got=key, repair=nearest(key, all_keys()))
+
+
+def _wrong_value(text: str) -> ConfigError | None:
+    """``training.epochs=many``: the key, the type, the value."""
+    value = re.search(r"Value '([^']*)'(?: of type '([^']*)')? could not be converted to (\w+)", text)
+    enum = re.search(r"Invalid value '([^']*)', expected one of \[([^\]]*)\]", text)
+    full = re.search(r"full_key: (\S+)", text)
+    where = full[1] if full else None
+    if enum:
+        options = [o.strip() for o in enum[2].split(",")]
+        return ConfigError(f"one of {', '.join(options)}", got=enum[1], where=where, repair=nearest(enum[1], options))
+    if value:
+        return ConfigError(f"a value of type {value[3]}", got=repr(value[1]), where=where, repair=f"{where}=<{value[3].lower()}>")
+    if "is not Optional" in text or "not optional" in text.lower():
+        return ConfigError("a value", got="null", where=where, repair=f"{where} cannot be switched off with null")
+    return None
+
+
+def _plain(error: BaseException) -> UserError:
+    text = " ".join(str(error).split("\n\n")[0].split("\n")) or type(error).__name__
+    text = re.sub(r"\s*(full_key|object_type|reference_type)[:=]\s*\S+", "", text)
+    return UserError.plain(f"configuration: {text.strip()}")
+
+
+def nearest(name: str, names: list[str]) -> str | None:
+    """``did you mean …`` with the nearest of ``names``, or None."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if not close:  # the last part alone may be right: weight_imag for loss.weight_image
+        last = {n.split(".")[-1]: n for n in names}
+        close = [last[m] for m in difflib.get_close_matches(name.split(".")[-1], list(last), n=1, cutoff=0.6)]
+    return f"did you mean {close[0]}?" if close else None
+
+
+def all_keys() -> list[str]:
+    """Every key of the schema, dotted."""
+    return _keys(schema.Config, "")
+
+
+def _keys(cls: type, prefix: str) -> list[str]:
+    hints, names = get_type_hints(cls), []
+    for item in fields(cls):
+        name = f"{prefix}{item.name}"
+        names.append(name)
+        for inner in (hints[item.name], *get_args(hints[item.name])):
+            if is_dataclass(inner) and not str(hints[item.name]).startswith("typing.Dict"):
+                names += _keys(inner, name + ".")
+    return names
+
+
+def schema_of(node: Any) -> type | None:
+    """The dataclass behind a configuration node, or None."""
+    from omegaconf import OmegaConf
+
+    kind = OmegaConf.get_type(node)
+    return kind if isinstance(kind, type) and is_dataclass(kind) else None

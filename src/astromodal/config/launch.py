@@ -1,0 +1,98 @@
+"""From a command line to a checked configuration, with errors of one line.
+
+``--help`` is answered before Hydra is imported (its own help costs 0.8 s with many groups). Hydra composes the
+configuration; its errors, and those of this program, are shortened to one line and end with exit code 1.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError
+
+EXAMPLES = {
+    "train_tokenizers": ("tokenizer=image", "data=splus data.root=/data/cubes", "-m tokenizer.scalar.n_bins=256,1024"),
+    "encode": ("data=splus data.root=/data/cubes", "hardware.n_processes=2", "encode.overwrite=true"),
+    "train_lm": ("loss.weight_image=0.2 model=tiny", "-m loss.weight_image=0.05,0.1,0.2", "training.resume=auto"),
+}
+
+
+def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
+    """Run ``task(cfg)`` with the configuration of ``stage`` and the overrides of the command line.
+
+    Args:
+        stage: name of the primary configuration, ``conf/<stage>.yaml``.
+        doc: the script's docstring, printed by ``--help``.
+    """
+    if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
+        print(_help(stage, doc or ""))
+        return
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra raises, and the one line is ours
+    from .register import conf_dir, register
+
+    import hydra  # isort: skip - after the help
+
+    register()
+
+    def job(cfg: Any) -> Any:
+        from .validate import validate
+
+        try:
+            validate(cfg, stage, _task_overrides())
+            return task(cfg)
+        except UserError as error:
+            if _is_sweep():
+                raise
+            _stop(error)
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=stage)(job)()
+    except Exception as error:
+        from .explain import explain
+
+        message = explain(error)
+        if message is None or os.environ.get("ASTROMODAL_TRACEBACK"):
+            raise
+        _stop(message)
+
+
+def _stop(message: object) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def _task_overrides() -> list[str]:
+    from hydra.core.hydra_config import HydraConfig
+
+    return list(HydraConfig.get().overrides.task)
+
+
+def _is_sweep() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _help(stage: str, doc: str) -> str:
+    """The script's docstring, the groups with their options (read from the folder), and examples."""
+    here = Path(__file__).resolve()
+    conf = next(p for p in (here.parents[3] / "conf", here.parents[1] / "conf") if p.is_dir())
+    lines = [doc.strip(), "", "Groups (GROUP=OPTION):"]
+    for group in sorted(p for p in conf.iterdir() if p.is_dir() and p.name not in ("hydra", "local")):
+        options = sorted(p.stem for p in group.glob("*.yaml"))
+        if options:
+            lines.append(f"  {group.name:<12} {' | '.join(options)}")
+    lines += [
+        f"  {'/'.join(g.relative_to(conf).parts):<24} {' | '.join(sorted(p.stem for p in g.glob('*.yaml')))}"
+        for g in sorted((conf / "tokenizer").glob("*/*"))
+        if g.is_dir()
+    ]
+    lines += ["", "Keys (GROUP.KEY=VALUE): see conf/ and src/astromodal/config/schema.py, or --cfg job.", "", "Examples:"]
+    lines += [f"  python {stage}.py {example}" for example in EXAMPLES[stage]]
+    lines += ["", "-m runs a sweep over comma-separated values; --hydra-help tells Hydra's own flags."]
+    return "\n".join(lines)

@@ -1,0 +1,471 @@
+"""Every configuration key of the program: its type, its default and what it means.
+
+These dataclasses are the schema that Hydra checks values against (``conf/`` holds the named options).
+They import nothing heavy, so that ``--help`` and configuration errors stay fast. ``None`` means "off"
+or "decide for me", as the comment says; counts begin with ``n_``, periods end with ``_every``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Dict, List, Optional  # noqa: UP035 - OmegaConf 2.3 reads these forms
+
+from omegaconf import MISSING
+
+# --------------------------------------------------------------------------------------- choices
+
+
+class Transform(str, Enum):
+    """Space in which a scalar column is binned and standardised."""
+
+    identity = "identity"
+    log10 = "log10"
+    asinh = "asinh"
+
+
+class SpectrumKind(str, Enum):
+    """What one group of spectra holds."""
+
+    spectrum = "spectrum"  # flux against wavelength, rebinned onto the group's grid
+    coefficients = "coefficients"  # a fixed-length vector of basis coefficients, each standardised
+
+
+class SplitMethod(str, Enum):
+    """By what objects are divided into training, validation and test."""
+
+    auto = "auto"  # sky if the cube has positions, else hash
+    sky = "sky"  # cells of the sky
+    field = "field"  # whole datacube files
+    hash = "hash"  # the object's id
+
+
+class Missing(str, Enum):
+    """How a modality that an object lacks appears in its sequence."""
+
+    absent = "absent"
+    token = "token"
+
+
+class Order(str, Enum):
+    """Order of the parts of a sequence."""
+
+    fixed = "fixed"  # as listed in sequence.modalities
+    random = "random"  # drawn anew per object and epoch; needs next_types
+
+
+class CEMode(str, Enum):
+    """Vocabulary over which the cross-entropy is taken."""
+
+    full = "full"
+    block = "block"
+
+
+class CEBalance(str, Enum):
+    """Whether every token, or every modality, weighs the same in the cross-entropy."""
+
+    token = "token"
+    modality = "modality"
+
+
+class Precision(str, Enum):
+    """Arithmetic of the forward and backward pass."""
+
+    auto = "auto"  # bf16 where the GPU has it, float32 elsewhere
+    float32 = "float32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class ScheduleName(str, Enum):
+    """Learning-rate schedule."""
+
+    cosine = "cosine"
+    constant = "constant"
+    wsd = "wsd"
+
+
+class OptimizerName(str, Enum):
+    """Optimizer."""
+
+    adamw = "adamw"
+    adam = "adam"
+    muon = "muon"
+
+
+class WandbMode(str, Enum):
+    """Weights & Biases: ``auto`` is online with an account configured, offline without one."""
+
+    auto = "auto"
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+# ------------------------------------------------------------------------------------------ data
+
+
+@dataclass
+class ScalarConfig:
+    """One catalogue column."""
+
+    column: Optional[str] = None  # Parquet column; null: the entry's own name
+    error: Optional[str] = None  # Parquet column with the 1-sigma error, in the same unit
+    unit: str = ""  # physical unit, for reports
+    transform: Transform = Transform.identity  # space of bins and standardisation
+    softening: float = 1.0  # asinh(x / softening)
+    min: Optional[float] = None  # physical range: what lies outside is missing
+    max: Optional[float] = None
+    fit_min: Optional[float] = None  # quality range: applies to fitting, not to encoding
+    fit_max: Optional[float] = None
+    max_error: Optional[float] = None  # rows with a larger error do not take part in fitting
+    sentinels: List[float] = field(default_factory=lambda: [-99.0, 99.0, -999.0, -9999.0])  # values that mean "missing"
+    nondetection: Optional[float] = None  # value that means "observed, not detected"
+
+
+@dataclass
+class SpectrumGroupConfig:
+    """One group of spectra: an arm, or a vector of coefficients."""
+
+    kind: SpectrumKind = SpectrumKind.spectrum
+    flux: str = MISSING  # list column with flux or coefficients
+    ivar: Optional[str] = None  # list column with inverse variance; either this or error
+    error: Optional[str] = None  # list column with 1-sigma errors
+    wave: Optional[str] = None  # list column with wavelengths
+    wave_min: float = 0.0  # grid: centre of the first pixel, in wave_unit
+    wave_max: float = 0.0  # grid: centre of the last pixel
+    wave_step: float = 1.0  # grid: pixel width
+    n_coefficients: int = 0  # length, for kind=coefficients
+    wave_unit: str = "Angstrom"
+    unit: str = "1e-17 erg/s/cm2/Angstrom"  # of the flux
+
+
+@dataclass
+class BandConfig:
+    """One photometric band of the cutouts."""
+
+    column: str = MISSING  # list column with size*size pixels
+    pivot: float = 0.0  # pivot wavelength, Angstrom
+    zero_point: float = 22.5  # AB magnitude of one count; data.images.zero_point_file overrides it per field
+
+
+@dataclass
+class ImageConfig:
+    """The cutouts: the order of ``bands`` is the order of the channels."""
+
+    bands: Dict[str, BandConfig] = field(default_factory=dict)
+    size: int = 96  # pixels on a side
+    pixel_scale: float = 0.55  # arcsec per pixel
+    a: Optional[str] = "a_pixel_det"  # rms along the major axis, px
+    b: Optional[str] = "b_pixel_det"  # rms along the minor axis, px
+    theta: Optional[str] = "theta_det"  # position angle from +x, deg
+    zero_point_file: Optional[str] = None  # CSV with columns field,band,zero_point
+
+
+@dataclass
+class SplitConfig:
+    """Who stands in which split: decided by position or id, never by row order."""
+
+    method: SplitMethod = SplitMethod.auto
+    cell_deg: float = 0.25  # side of a sky cell
+    val_fraction: float = 0.1
+    test_fraction: float = 0.1
+    seed: int = 0  # of the assignment, apart from the run's seed
+
+
+@dataclass
+class SyntheticConfig:
+    """The built-in synthetic sky."""
+
+    n_fields: int = 6
+    n_objects_per_field: int = 400
+    seed: int = 0
+    n_processes: int = 1
+    image_fraction: float = 0.35  # objects with cutouts
+    spectrum_fraction: float = 0.15  # objects with a DESI-like spectrum
+    xp_fraction: float = 0.25  # objects with a Gaia-XP-like spectrum
+    corrupt_rows_per_field: int = 2  # rows with a damaged value, as real files have them
+
+
+@dataclass
+class DataConfig:
+    """One survey: where its datacubes are and what their columns mean."""
+
+    name: str = MISSING
+    root: str = MISSING  # folder with the datacubes
+    fields: Optional[List[str]] = None  # subset of fields; null: all that match paths.datacube_template
+    id_column: str = "id"
+    ra_column: Optional[str] = "ra"  # deg; null: no positions
+    dec_column: Optional[str] = "dec"
+    batch_rows: int = 64  # rows read at once: memory against speed
+    scalars: Dict[str, ScalarConfig] = field(default_factory=dict)
+    spectra: Dict[str, SpectrumGroupConfig] = field(default_factory=dict)
+    images: Optional[ImageConfig] = None
+    splits: SplitConfig = field(default_factory=SplitConfig)
+    synthetic: Optional[SyntheticConfig] = None  # set: missing datacubes are generated
+
+
+# ------------------------------------------------------------------------------------ tokenizers
+
+
+@dataclass
+class KMeansConfig:
+    """Vector quantizer: k-means codebook."""
+
+    name: str = "kmeans"
+    n_codes: int = 2048
+    max_fit_rows: int = 400_000  # reservoir of training vectors
+    max_iter: int = 50
+    tol: float = 1e-4  # relative fall of the inertia below which Lloyd stops
+
+
+@dataclass
+class CodecTrainingConfig:
+    """How a codec is trained."""
+
+    epochs: int = 20
+    max_steps: Optional[int] = None  # upper limit, whatever the epochs say
+    batch_size: int = 32
+    learning_rate: float = 1.0e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 50
+    min_lr_ratio: float = 0.05
+    grad_clip: float = 1.0
+    max_fit_objects: int = 20_000  # cutouts kept (float16, on disk) for training
+
+
+@dataclass
+class AutoencoderConfig:
+    """Image codec: convolutional autoencoder to (latent_channels, size/4, size/4)."""
+
+    name: str = "autoencoder"
+    latent_channels: int = 2
+    width: int = 64
+    n_blocks: int = 2  # residual blocks on each side
+    training: CodecTrainingConfig = field(default_factory=CodecTrainingConfig)
+
+
+@dataclass
+class ScalarTokenizerConfig:
+    """Quantile bins per catalogue column."""
+
+    n_bins: int = 1024
+    min_values_per_bin: int = 8  # at most n_valid / 8 bins
+    max_fit_values: int = 2_000_000  # reservoir per column
+
+
+@dataclass
+class SpectrumTokenizerConfig:
+    """One codebook per group of spectra over patches of (flux, precision)."""
+
+    groups: Optional[List[str]] = None  # null: all groups of data.spectra
+    patch_size: int = 32  # pixels per token
+    patch_sizes: Dict[str, int] = field(default_factory=dict)  # per group, instead of patch_size
+    precision_weight: float = 0.25  # weight of log1p(precision) beside the flux in a feature
+    quantizer: Any = MISSING
+
+
+@dataclass
+class ImageTokenizerConfig:
+    """Codec and quantizer of the cutouts."""
+
+    softening: float = 3.0  # arcsinh(flux / (softening * sky sigma)), per band
+    ellipse_scale: float = 6.0  # semi-axes of the mask, in units of (a, b)
+    min_radius: float = 8.0  # px: never a smaller mask
+    outside_weight: float = 0.1  # loss weight of valid pixels outside of the ellipse
+    min_valid_fraction: float = 0.25  # fewer valid pixels: the image counts as missing
+    batch_size: int = 64  # for encoding
+    codec: Any = MISSING
+    quantizer: Any = MISSING
+
+
+@dataclass
+class TokenizerConfig:
+    """Which tokenizers are trained; a null one is left as it is."""
+
+    scalar: Optional[ScalarTokenizerConfig] = None
+    spectrum: Optional[SpectrumTokenizerConfig] = None
+    image: Optional[ImageTokenizerConfig] = None
+
+
+# ------------------------------------------------------------------- vocabulary, sequence, model
+
+
+@dataclass
+class VocabConfig:
+    """Sizes of the vocabulary's blocks; null takes the size from the tokenizer."""
+
+    image: Optional[int] = None
+    scalar: Optional[int] = None
+    spectrum: Optional[int] = None
+
+
+@dataclass
+class SequenceConfig:
+    """From tokens to sequences."""
+
+    modalities: List[str] = field(default_factory=lambda: ["scalar", "spectrum", "image"])
+    order: Order = Order.fixed
+    missing: Missing = Missing.absent
+    next_types: bool = True  # tell a position the type of the token it has to predict
+
+
+@dataclass
+class ModelConfig:
+    """The causal transformer."""
+
+    d_model: int = 768
+    n_layers: int = 12
+    n_heads: int = 12
+    d_ff: int = 3072
+    dropout: float = 0.1
+    max_len: int = 2048
+    tie_head: bool = True  # head shares the token embedding
+
+
+# ------------------------------------------------------------------- loss, optimizer, schedule
+
+
+@dataclass
+class LossConfig:
+    """Cross-entropy plus the reconstruction loss (expected entry against true entry, standardised)."""
+
+    use_ce: bool = True
+    ce: CEMode = CEMode.full
+    ce_balance: CEBalance = CEBalance.token
+    enabled: bool = True  # reconstruction terms
+    sample_k: Optional[int] = 4096  # positions per modality and step; null: all
+    weight_image: float = 0.1
+    weight_scalar: float = 0.1
+    weight_spectrum: float = 0.1
+    standardize: bool = True  # codebooks to zero mean and unit total variance
+
+
+@dataclass
+class OptimizerConfig:
+    """Optimizer and its constants."""
+
+    name: OptimizerName = OptimizerName.adamw
+    learning_rate: float = 2.0e-4
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1.0e-8
+    muon_learning_rate: float = 0.02  # of the matrices, with name=muon
+    muon_momentum: float = 0.95
+
+
+@dataclass
+class ScheduleConfig:
+    """Learning rate against step; the horizon is the number of steps the run will take."""
+
+    name: ScheduleName = ScheduleName.cosine
+    warmup_steps: int = 2000
+    min_lr_ratio: float = 0.1
+    decay_fraction: float = 0.2  # of the run, with name=wsd
+
+
+@dataclass
+class TrainingConfig:
+    """The loop."""
+
+    batch_size: int = 16  # sequences per micro-batch
+    epochs: int = 5
+    max_steps: Optional[int] = None  # optimizer steps; null: as the epochs say
+    grad_accum_steps: int = 1
+    grad_clip: Optional[float] = 1.0
+    log_every: int = 50  # steps
+    val_every: Optional[int] = None  # steps; null: at the end of each epoch
+    max_val_batches: Optional[int] = None  # null: the whole validation split
+    save_every: Optional[int] = 5000  # steps
+    keep_last: int = 3  # step checkpoints kept
+    monitor: str = "val/score"  # decides what is best; never contains the loss weights
+    patience: Optional[int] = None  # validations without improvement before stopping
+    min_delta: float = 0.0
+    ema_decay: Optional[float] = None
+    num_workers: int = 0  # loader processes; 0 is fastest for memory-mapped tokens
+    pin_memory: bool = True
+    persistent_workers: bool = True
+    prefetch_factor: int = 2
+    resume: Optional[str] = None  # auto, a run directory or a checkpoint
+    init_from: Optional[str] = None  # weights to start from (fine-tuning)
+
+
+# ---------------------------------------------------------------------- hardware, paths, tracking
+
+
+@dataclass
+class HardwareConfig:
+    """What the run may use."""
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    precision: Precision = Precision.auto
+    tf32: bool = True
+    compile: bool = False
+    deterministic: bool = False
+    n_threads: Optional[int] = None  # null: all cores
+    n_processes: int = 1  # worker processes of encode.py
+
+
+@dataclass
+class PathsConfig:
+    """Where things are read and written."""
+
+    datacube_template: str = MISSING
+    store: str = MISSING
+    runs: str = "runs"
+
+
+@dataclass
+class TrackingConfig:
+    """Weights & Biases; metrics.jsonl is written in any case."""
+
+    wandb: WandbMode = WandbMode.auto
+    project: str = "astromodal"
+    entity: Optional[str] = None
+    group: Optional[str] = None  # null: the sweep's id in a sweep
+    tags: List[str] = field(default_factory=list)
+    notes: Optional[str] = None
+
+
+# -------------------------------------------------------------------------------------- the whole
+
+
+@dataclass
+class EncodeConfig:
+    """``encode.py``."""
+
+    overwrite: bool = False  # encode again what is up to date
+
+
+@dataclass
+class Config:
+    """The whole configuration, shared by the three stages; ``STAGE_GROUPS`` says which stage reads what."""
+
+    stage: str = MISSING  # set by the script
+    name: str = "default"  # of the run: runs/<stage>/<name>/<run_id>
+    run_id: str = MISSING  # ASTROMODAL_RUN_ID, WANDB_RUN_ID, torchrun's, or the time
+    run_dir: str = MISSING  # where the run writes
+    seed: int = 0  # of everything random in the run
+    tokenizer_id: str = MISSING  # folder of the tokenizers and tokens in artifacts/<data.name>/
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    encode: EncodeConfig = field(default_factory=EncodeConfig)
+    vocab: VocabConfig = field(default_factory=VocabConfig)
+    sequence: SequenceConfig = field(default_factory=SequenceConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    hardware: HardwareConfig = field(default_factory=HardwareConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+_SHARED = ("stage", "name", "run_id", "run_dir", "seed", "tokenizer_id", "paths", "data", "hardware", "tracking")
+STAGE_GROUPS: dict[str, tuple[str, ...]] = {
+    "train_tokenizers": (*_SHARED, "tokenizer"),
+    "encode": (*_SHARED, "encode"),
+    "train_lm": (*_SHARED, "vocab", "sequence", "model", "loss", "optimizer", "schedule", "training"),
+}

@@ -1,0 +1,183 @@
+"""Every cross-check of a configuration, before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ..errors import ConfigError
+from .explain import all_keys, nearest, schema_of
+from .schema import STAGE_GROUPS, Config
+
+MODALITIES = ("scalar", "spectrum", "image")
+
+# key -> (smallest allowed value, may it equal that value)
+_BOUNDS: dict[str, tuple[float, bool]] = {
+    "seed": (0, True),
+    "data.batch_rows": (1, True),
+    "data.splits.cell_deg": (0, False),
+    "data.splits.val_fraction": (0, True),
+    "data.splits.test_fraction": (0, True),
+    "data.images.size": (1, True),
+    "data.images.pixel_scale": (0, False),
+    "data.synthetic.n_fields": (1, True),
+    "data.synthetic.n_objects_per_field": (1, True),
+    "data.synthetic.n_processes": (1, True),
+    "tokenizer.scalar.n_bins": (2, True),
+    "tokenizer.scalar.min_values_per_bin": (1, True),
+    "tokenizer.spectrum.patch_size": (1, True),
+    "tokenizer.spectrum.quantizer.n_codes": (2, True),
+    "tokenizer.image.quantizer.n_codes": (2, True),
+    "tokenizer.image.softening": (0, False),
+    "tokenizer.image.codec.width": (1, True),
+    "tokenizer.image.codec.latent_channels": (1, True),
+    "tokenizer.image.codec.training.batch_size": (1, True),
+    "tokenizer.image.codec.training.learning_rate": (0, False),
+    "model.d_model": (1, True),
+    "model.n_layers": (1, True),
+    "model.n_heads": (1, True),
+    "model.d_ff": (1, True),
+    "model.dropout": (0, True),
+    "model.max_len": (2, True),
+    "loss.sample_k": (0, True),
+    "loss.weight_image": (0, True),
+    "loss.weight_scalar": (0, True),
+    "loss.weight_spectrum": (0, True),
+    "optimizer.learning_rate": (0, False),
+    "optimizer.muon_learning_rate": (0, False),
+    "optimizer.weight_decay": (0, True),
+    "schedule.warmup_steps": (0, True),
+    "schedule.min_lr_ratio": (0, True),
+    "training.batch_size": (1, True),
+    "training.epochs": (1, True),
+    "training.max_steps": (1, True),
+    "training.grad_accum_steps": (1, True),
+    "training.grad_clip": (0, False),
+    "training.log_every": (1, True),
+    "training.val_every": (1, True),
+    "training.save_every": (1, True),
+    "training.keep_last": (1, True),
+    "training.patience": (1, True),
+    "training.num_workers": (0, True),
+    "hardware.n_threads": (1, True),
+    "hardware.n_processes": (1, True),
+}
+_BELOW_ONE = ("model.dropout", "training.ema_decay", "data.splits.val_fraction", "data.splits.test_fraction")
+_AT_MOST_ONE = ("schedule.min_lr_ratio", "schedule.decay_fraction", "tokenizer.image.min_valid_fraction")
+
+
+def validate(cfg: DictConfig, stage: str, overrides: list[str] = ()) -> None:
+    """Check ``cfg`` for ``stage``.
+
+    Raises:
+        ConfigError: an unknown key, a value out of its range, or values that cannot work together.
+    """
+    groups = tuple(Config.__dataclass_fields__)
+    _check_stage(list(overrides), STAGE_GROUPS[stage], groups, stage)
+    if any(o.startswith("hparams=") for o in overrides) and not _swept():
+        raise ConfigError("-m with hparams=…", got="a single run", where="command line",
+                          repair=f"python {stage}.py -m {' '.join(overrides)}")  # fmt: skip
+    for key in _unknown_keys(cfg):
+        raise ConfigError("a configuration key that exists", got=key, repair=nearest(key, all_keys()))
+    _check_bounds(cfg)
+    _check_combinations(cfg, stage)
+
+
+def _check_stage(overrides: list[str], allowed: tuple[str, ...], known: tuple[str, ...], stage: str) -> None:
+    """Refuse overrides of groups that exist but that this stage does not read: they would change nothing."""
+    for override in overrides:
+        group = override.lstrip("+~").split("=")[0].split("@")[0].replace("/", ".").split(".")[0]
+        if group in known and group not in allowed:
+            readable = ", ".join(k for k in allowed if k not in ("stage", "run_id", "run_dir"))
+            raise ConfigError(f"keys that {stage}.py reads ({readable})", got=override, where="command line",
+                              repair=f"drop it, or give it to the stage that uses '{group}'")  # fmt: skip
+
+
+def _swept() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _unknown_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """Keys that ``+key=value`` smuggled past the schema."""
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+        return
+    cls = schema_of(node)
+    known = {f.name for f in fields(cls)} if cls else None
+    for key in node:
+        name = f"{prefix}{key}"
+        if known is not None and key not in known:
+            yield name
+        else:
+            yield from _unknown_keys(node._get_node(key), name + ".")
+
+
+def _value(cfg: DictConfig, key: str) -> Any:
+    return OmegaConf.select(cfg, key, throw_on_missing=False)
+
+
+def _check_bounds(cfg: DictConfig) -> None:
+    for key, (least, inclusive) in _BOUNDS.items():
+        value = _value(cfg, key)
+        if value is not None and not (value >= least if inclusive else value > least):
+            raise ConfigError(f"{key} {'>=' if inclusive else '>'} {least}", got=value, where=key)
+    for key in _BELOW_ONE:
+        value = _value(cfg, key)
+        if value is not None and not 0 <= value < 1:
+            raise ConfigError(f"0 <= {key} < 1", got=value, where=key)
+    for key in _AT_MOST_ONE:
+        value = _value(cfg, key)
+        if value is not None and not 0 <= value <= 1:
+            raise ConfigError(f"0 <= {key} <= 1", got=value, where=key)
+
+
+def _check_combinations(cfg: DictConfig, stage: str) -> None:
+    model, splits = cfg.model, cfg.data.splits
+    if splits.val_fraction + splits.test_fraction >= 1:
+        raise ConfigError("val_fraction + test_fraction < 1", got=splits.val_fraction + splits.test_fraction,
+                          where="data.splits")  # fmt: skip
+    if not cfg.data.scalars and not cfg.data.spectra and cfg.data.images is None:
+        raise ConfigError("at least one of data.scalars, data.spectra, data.images", got="none", where="data",
+                          repair="data=splus, data=kids_viking or data=synthetic")  # fmt: skip
+    if cfg.data.images is not None and cfg.data.images.size % 4:
+        raise ConfigError("a cutout size divisible by 4", got=cfg.data.images.size, where="data.images.size")
+    if stage == "train_tokenizers":
+        _check_tokenizer(cfg)
+    if stage != "train_lm":
+        return
+    if model.d_model % model.n_heads:
+        divisors = [n for n in range(1, 65) if model.d_model % n == 0]
+        close = min(divisors, key=lambda n: abs(n - model.n_heads))
+        raise ConfigError(f"model.n_heads that divides model.d_model={model.d_model}", got=model.n_heads,
+                          where="model", repair=f"model.n_heads={close}")  # fmt: skip
+    if not cfg.loss.use_ce and not cfg.loss.enabled:
+        raise ConfigError("loss.use_ce or loss.enabled", got="neither", where="loss", repair="loss=combined")
+    if cfg.sequence.order.value == "random" and not cfg.sequence.next_types:
+        raise ConfigError("sequence.next_types=true with sequence.order=random", got="false", where="sequence",
+                          repair="sequence.next_types=true: without it a position cannot know what it has to predict")  # fmt: skip
+    modalities = list(cfg.sequence.modalities)
+    for name in modalities:
+        if name not in MODALITIES:
+            raise ConfigError(f"modalities among {', '.join(MODALITIES)}", got=name, where="sequence.modalities",
+                              repair=nearest(name, list(MODALITIES)))  # fmt: skip
+    if not modalities or len(set(modalities)) != len(modalities):
+        raise ConfigError("each modality once, and at least one", got=modalities, where="sequence.modalities")
+
+
+def _check_tokenizer(cfg: DictConfig) -> None:
+    spectrum = cfg.tokenizer.spectrum
+    if spectrum is None:
+        return
+    groups = list(spectrum.groups or cfg.data.spectra)
+    for group in (*groups, *spectrum.patch_sizes):
+        if cfg.data.spectra and group not in cfg.data.spectra:
+            raise ConfigError(f"groups among {', '.join(cfg.data.spectra)}", got=group,
+                              where="tokenizer.spectrum", repair=nearest(group, list(cfg.data.spectra)))  # fmt: skip
+    for group, size in spectrum.patch_sizes.items():
+        if size < 1:
+            raise ConfigError("patch sizes >= 1", got=size, where=f"tokenizer.spectrum.patch_sizes.{group}")

@@ -1,0 +1,53 @@
+"""Errors a user can act on: one line that says what was expected, what was found, where, and how to repair it.
+
+>>> print(DataError("96 x 96 = 9216 pixels", got="9000", where="datacube_A.parquet, column cut_r, row 7",
+...                 repair="set data.images.size or rewrite the column"))
+expected 96 x 96 = 9216 pixels, got 9000 (datacube_A.parquet, column cut_r, row 7); to repair: set data.images.size or rewrite the column
+"""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """Something outside the program is wrong; the entry scripts print it as one line and exit with code 1."""
+
+    def __init__(self, expected: str, *, got: object = None, where: object = None, repair: str | None = None) -> None:
+        message = f"expected {expected}"
+        if got is not None:
+            message += f", got {got}"
+        if where is not None:
+            message += f" ({where})"
+        if repair is not None:
+            message += f"; to repair: {repair}"
+        super().__init__(" ".join(message.split()))
+
+    @classmethod
+    def plain(cls, message: str) -> UserError:
+        """A message that does not fit the 'expected, got' form (still one line)."""
+        error = cls.__new__(cls)
+        ValueError.__init__(error, " ".join(message.split()))
+        return error
+
+
+class ConfigError(UserError):
+    """A configuration key, value or combination that cannot work."""
+
+
+class DataError(UserError):
+    """A datacube, or a part of one, that cannot be used as it is."""
+
+
+class ArtifactError(UserError):
+    """A tokenizer, token file, checkpoint or run directory that is damaged or does not belong to its inputs."""
+
+
+class ArtifactMissingError(ArtifactError, FileNotFoundError):
+    """An input that an earlier stage should have written; the message names the command that writes it."""
+
+
+class UnsafeFileError(ArtifactError):
+    """A file that holds something else than plain arrays and would need code to be executed to be read."""
+
+
+class TrainingError(UserError):
+    """Training cannot go on (a loss that is not finite, no memory left)."""

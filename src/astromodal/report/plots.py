@@ -1,0 +1,143 @@
+"""The plots of a run directory: loss curves, cutouts, spectra, scalars. PNG files, drawn without a display.
+
+Every function takes plain arrays and a path and returns the path; none knows where the arrays come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+TRUE, MODEL, OTHER = "#333333", "#0072b2", "#d55e00"  # colour-blind safe (Okabe and Ito 2008)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    return path
+
+
+def plot_curves(records: Sequence[Mapping[str, float]], path: Path, baselines: Mapping[str, float] | None = None) -> Path | None:
+    """Every train/val quantity against the optimizer step, one panel each; dashed: the marginal baseline.
+
+    Args:
+        records: lines of ``metrics.jsonl``.
+        baselines: value of the marginal baseline by validation metric (without ``val/``).
+    """
+    panels = ("loss", "ce", "image", "scalar", "spectrum")
+    validation = {"loss": "score", "ce": "ce", "image": "error_image", "scalar": "error_scalar", "spectrum": "error_spectrum"}
+    titles = {
+        "loss": "loss; val: mean error / variance",
+        "ce": "cross-entropy [nats]",
+        "image": "image error / variance",
+        "scalar": "scalar error / variance",
+        "spectrum": "spectrum error / variance",
+    }
+    shown = [p for p in panels if any(f"train/{p}" in r or f"val/{validation[p]}" in r for r in records)]
+    if not shown:
+        return None
+    figure = Figure(figsize=(3.6 * len(shown), 3.2), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(shown)))
+    for axis, panel in zip(axes, shown, strict=True):
+        for key, label, colour, marker in ((f"train/{panel}", "train", TRUE, ""), (f"val/{validation[panel]}", "validation", MODEL, "o")):
+            points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
+            if points:
+                axis.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=3, lw=1.2, label=label)
+        reference = (baselines or {}).get(validation[panel])
+        if reference is not None and np.isfinite(reference):
+            axis.axhline(reference, color=OTHER, ls="--", lw=1, label="marginal")
+        axis.set(title=titles[panel], xlabel="optimizer step")
+        axis.legend(fontsize=7, frameon=False)
+        axis.grid(alpha=0.25)
+    return _save(figure, path)
+
+
+def plot_cutouts(true: np.ndarray, reconstruction: np.ndarray, bands: Sequence[str], path: Path, *,
+                 mask: np.ndarray | None = None, n_bands: int = 6) -> Path | None:  # fmt: skip
+    """True cutouts above their reconstructions, in the normalised (arcsinh) scale they are coded in.
+
+    Args:
+        true, reconstruction: ``(n, C, S, S)``, invalid pixels NaN in ``true``.
+        mask: ``(n, S, S)`` bool, drawn as a contour.
+    """
+    if len(true) == 0:
+        return None
+    chosen = np.unique(np.linspace(0, len(bands) - 1, min(n_bands, len(bands))).round().astype(int))
+    n = min(len(true), 4)
+    figure = Figure(figsize=(1.45 * len(chosen) + 0.6, 3.05 * n + 0.3), layout="constrained")
+    axes = figure.subplots(2 * n, len(chosen), squeeze=False)
+    for row in range(n):
+        for column, band in enumerate(chosen):
+            finite = true[row, band][np.isfinite(true[row, band])]
+            low, high = np.percentile(finite, [1, 99.8]) if finite.size else (0.0, 1.0)
+            for k, image in enumerate((true[row, band], reconstruction[row, band])):
+                axis = axes[2 * row + k, column]
+                axis.imshow(image, origin="lower", cmap="gray", vmin=low, vmax=max(high, low + 1e-6))
+                if mask is not None:
+                    axis.contour(mask[row], [0.5], colors=[OTHER], linewidths=0.6)
+                axis.set(xticks=[], yticks=[])
+                if row == 0 and k == 0:
+                    axis.set_title(bands[band], fontsize=9)
+                if column == 0:
+                    axis.set_ylabel(("true", "decoded")[k], fontsize=9)
+    figure.suptitle("cutouts: true above decoded (arcsinh scale, 1 to 99.8 %)", fontsize=10)
+    return _save(figure, path)
+
+
+def plot_spectra(examples: Sequence[Mapping[str, object]], path: Path) -> Path | None:
+    """Spectra with their reconstruction from tokens.
+
+    Args:
+        examples: mappings with ``group``, ``wave (P,)``, ``flux (P,)``, ``reconstruction (P,)`` and optionally
+            ``valid (P,)`` bool and ``unit``, ``wave_unit``.
+    """
+    examples = list(examples)[:8]
+    if not examples:
+        return None
+    figure = Figure(figsize=(10, 1.9 * len(examples) + 0.4), layout="constrained")
+    for axis, example in zip(figure.subplots(len(examples), 1, squeeze=False)[:, 0], examples, strict=True):
+        wave, flux = np.asarray(example["wave"]), np.asarray(example["flux"], dtype=float)
+        valid = np.asarray(example.get("valid", np.isfinite(flux)), dtype=bool)
+        axis.plot(wave, np.where(valid, flux, np.nan), color=TRUE, lw=0.6, alpha=0.7, label="true")
+        axis.plot(wave, example["reconstruction"], color=MODEL, lw=1.0, label="decoded")
+        if valid.any():
+            low, high = np.percentile(flux[valid], [0.5, 99.5])
+            margin = 0.25 * max(high - low, 1e-30)
+            axis.set_ylim(low - margin, high + margin)
+        axis.set_ylabel(f"{example['group']}\n[{example.get('unit', '')}]", fontsize=7)
+        axis.set_xlabel(str(example.get("wave_unit", "")), fontsize=7)
+        axis.tick_params(labelsize=7)
+    axis.legend(fontsize=7, frameon=False)
+    return _save(figure, path)
+
+
+def plot_scalars(columns: Sequence[Mapping[str, object]], path: Path, *, title: str = "predicted against observed") -> Path | None:
+    """Predicted against observed values, one panel per column.
+
+    Args:
+        columns: mappings with ``name``, ``unit``, ``true (n,)``, ``predicted (n,)``.
+    """
+    columns = [c for c in columns if len(np.asarray(c["true"])) > 1][:24]
+    if not columns:
+        return None
+    width = min(6, len(columns))
+    height = -(-len(columns) // width)
+    figure = Figure(figsize=(2.2 * width, 2.2 * height + 0.3), layout="constrained")
+    axes = figure.subplots(height, width, squeeze=False).ravel()
+    for axis, column in zip(axes, columns, strict=False):
+        true, predicted = np.asarray(column["true"], float), np.asarray(column["predicted"], float)
+        low, high = np.percentile(true, [1, 99])
+        margin = 0.08 * max(high - low, 1e-12)
+        axis.plot([low, high], [low, high], color=OTHER, lw=0.8, ls="--")
+        axis.plot(true, predicted, ".", ms=2, alpha=0.5, color=MODEL, rasterized=True)
+        axis.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin))
+        unit = f" [{column['unit']}]" if column.get("unit") else ""
+        axis.set_title(f"{column['name']}{unit}", fontsize=7)
+        axis.tick_params(labelsize=6)
+    for axis in axes[len(columns):]:
+        axis.set_visible(False)
+    figure.suptitle(f"{title} (x observed, y predicted)", fontsize=9)
+    return _save(figure, path)
