@@ -40,7 +40,9 @@ def _unknown_option(text: str) -> ConfigError | None:
     if found:
         option = found[1].split("/")[-1]
         options = found[3].split("Config search path")[0].split()
-        return ConfigError(f"one of {', '.join(options)}", got=option, where=f"group {found[2]}", repair=nearest(option, options))
+        return ConfigError(
+            f"one of {', '.join(options)}", got=option, where=f"group {found[2]}", repair=nearest(option, options)
+        )
     found = re.search(r"Could not override '([^']+)'", text) or re.search(r"In '[^']*': Could not find '([^']+)'", text)
     if found:
         key = found[1].split("@")[0]
@@ -50,7 +52,9 @@ def _unknown_option(text: str) -> ConfigError | None:
 
 def _unknown_key(text: str) -> ConfigError | None:
     """``loss.weight_imag=1``: the key and the nearest one."""
-    found = re.search(r"Key '([^']+)' (?:is )?not in '?([\w.]+)'?", text) or re.search(r"Key '([^']+)' is not in struct", text)
+    found = re.search(r"Key '([^']+)' (?:is )?not in '?([\w.]+)'?", text) or re.search(
+        r"Key '([^']+)' is not in struct", text
+    )
     if not found:
         return None
     full = re.search(r"full_key: (\S+)", text)
@@ -68,7 +72,9 @@ def _wrong_value(text: str) -> ConfigError | None:
         options = [o.strip() for o in enum[2].split(",")]
         return ConfigError(f"one of {', '.join(options)}", got=enum[1], where=where, repair=nearest(enum[1], options))
     if value:
-        return ConfigError(f"a value of type {value[3]}", got=repr(value[1]), where=where, repair=f"{where}=<{value[3].lower()}>")
+        return ConfigError(
+            f"a value of type {value[3]}", got=repr(value[1]), where=where, repair=f"{where}=<{value[3].lower()}>"
+        )
     if "is not Optional" in text or "not optional" in text.lower():
         return ConfigError("a value", got="null", where=where, repair=f"{where} cannot be switched off with null")
     return None

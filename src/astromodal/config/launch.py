@@ -17,7 +17,7 @@ from ..errors import UserError
 EXAMPLES = {
     "train_tokenizers": ("tokenizer=image", "data=splus data.root=/data/cubes", "-m tokenizer.scalar.n_bins=256,1024"),
     "encode": ("data=splus data.root=/data/cubes", "hardware.n_processes=2", "encode.overwrite=true"),
-    "train_lm": ("loss.weight_image=0.2 model=tiny", "-m loss.weight_image=0.05,0.1,0.2", "training.resume=auto"),
+    "train_lm": ("loss.weight_image=0.2 model=tiny", "-m loss.weight_image=0.05,0.1,0.2", "resume=auto"),
 }
 
 
@@ -92,7 +92,12 @@ def _help(stage: str, doc: str) -> str:
         for g in sorted((conf / "tokenizer").glob("*/*"))
         if g.is_dir()
     ]
-    lines += ["", "Keys (GROUP.KEY=VALUE): see conf/ and src/astromodal/config/schema.py, or --cfg job.", "", "Examples:"]
+    lines += [
+        "",
+        "Keys (GROUP.KEY=VALUE): see conf/ and src/astromodal/config/schema.py, or --cfg job.",
+        "",
+        "Examples:",
+    ]
     lines += [f"  python {stage}.py {example}" for example in EXAMPLES[stage]]
     lines += ["", "-m runs a sweep over comma-separated values; --hydra-help tells Hydra's own flags."]
     return "\n".join(lines)

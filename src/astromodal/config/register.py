@@ -20,7 +20,9 @@ def conf_dir() -> Path:
     for folder in (here.parents[3] / "conf", here.parents[1] / "conf"):
         if (folder / "base.yaml").is_file():
             return folder
-    raise FileNotFoundError(f"expected the folder conf/ with base.yaml beside src/ or in the package, in {here.parents[3]}")
+    raise FileNotFoundError(
+        f"expected the folder conf/ with base.yaml beside src/ or in the package, in {here.parents[3]}"
+    )
 
 
 def new_run_id() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Dict, List, Optional  # noqa: UP035 - OmegaConf 2.3 reads these forms
+from typing import Any, Dict, List, Optional
 
 from omegaconf import MISSING
 
@@ -335,6 +335,7 @@ class LossConfig:
     ce_balance: CEBalance = CEBalance.token
     enabled: bool = True  # reconstruction terms
     sample_k: Optional[int] = 4096  # positions per modality and step; null: all
+    ce_sample_k: Optional[int] = None  # positions of the cross-entropy per step; null: all
     weight_image: float = 0.1
     weight_scalar: float = 0.1
     weight_spectrum: float = 0.1
@@ -448,6 +449,8 @@ class Config:
     run_dir: str = MISSING  # where the run writes
     seed: int = 0  # of everything random in the run
     tokenizer_id: str = MISSING  # folder of the tokenizers and tokens in artifacts/<data.name>/
+    resume: Optional[str] = None  # auto (newest unfinished run with this configuration), a run directory, a checkpoint
+    init_from: Optional[str] = None  # weights to start a new run from (fine-tuning)
     paths: PathsConfig = field(default_factory=PathsConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -467,5 +470,16 @@ _SHARED = ("stage", "name", "run_id", "run_dir", "seed", "tokenizer_id", "paths"
 STAGE_GROUPS: dict[str, tuple[str, ...]] = {
     "train_tokenizers": (*_SHARED, "tokenizer"),
     "encode": (*_SHARED, "encode"),
-    "train_lm": (*_SHARED, "vocab", "sequence", "model", "loss", "optimizer", "schedule", "training"),
+    "train_lm": (
+        *_SHARED,
+        "resume",
+        "init_from",
+        "vocab",
+        "sequence",
+        "model",
+        "loss",
+        "optimizer",
+        "schedule",
+        "training",
+    ),
 }

@@ -137,34 +137,44 @@ def _check_bounds(cfg: DictConfig) -> None:
 
 
 def _check_combinations(cfg: DictConfig, stage: str) -> None:
-    model, splits = cfg.model, cfg.data.splits
-    if splits.val_fraction + splits.test_fraction >= 1:
-        raise ConfigError("val_fraction + test_fraction < 1", got=splits.val_fraction + splits.test_fraction,
-                          where="data.splits")  # fmt: skip
-    if not cfg.data.scalars and not cfg.data.spectra and cfg.data.images is None:
-        raise ConfigError("at least one of data.scalars, data.spectra, data.images", got="none", where="data",
-                          repair="data=splus, data=kids_viking or data=synthetic")  # fmt: skip
-    if cfg.data.images is not None and cfg.data.images.size % 4:
-        raise ConfigError("a cutout size divisible by 4", got=cfg.data.images.size, where="data.images.size")
+    _check_data(cfg)
     if stage == "train_tokenizers":
         _check_tokenizer(cfg)
-    if stage != "train_lm":
-        return
-    if model.d_model % model.n_heads:
-        divisors = [n for n in range(1, 65) if model.d_model % n == 0]
-        close = min(divisors, key=lambda n: abs(n - model.n_heads))
-        raise ConfigError(f"model.n_heads that divides model.d_model={model.d_model}", got=model.n_heads,
-                          where="model", repair=f"model.n_heads={close}")  # fmt: skip
+    elif stage == "train_lm":
+        _check_model_and_loss(cfg)
+        _check_sequence(cfg)
+
+
+def _check_data(cfg: DictConfig) -> None:
+    held_out = cfg.data.splits.val_fraction + cfg.data.splits.test_fraction
+    if held_out >= 1:
+        raise ConfigError("val_fraction + test_fraction < 1", got=held_out, where="data.splits")
+    if not cfg.data.scalars and not cfg.data.spectra and cfg.data.images is None:
+        repair = "data=splus, data=kids_viking or data=synthetic"
+        raise ConfigError("data.scalars, data.spectra or data.images", got="none of them", where="data", repair=repair)
+    if cfg.data.images is not None and cfg.data.images.size % 4:
+        raise ConfigError("a cutout size divisible by 4", got=cfg.data.images.size, where="data.images.size")
+
+
+def _check_model_and_loss(cfg: DictConfig) -> None:
+    width, heads = cfg.model.d_model, cfg.model.n_heads
+    if width % heads:
+        close = min((n for n in range(1, 65) if width % n == 0), key=lambda n: abs(n - heads))
+        expected = f"model.n_heads that divides model.d_model={width}"
+        raise ConfigError(expected, got=heads, where="model", repair=f"model.n_heads={close}")
     if not cfg.loss.use_ce and not cfg.loss.enabled:
         raise ConfigError("loss.use_ce or loss.enabled", got="neither", where="loss", repair="loss=combined")
+
+
+def _check_sequence(cfg: DictConfig) -> None:
     if cfg.sequence.order.value == "random" and not cfg.sequence.next_types:
-        raise ConfigError("sequence.next_types=true with sequence.order=random", got="false", where="sequence",
-                          repair="sequence.next_types=true: without it a position cannot know what it has to predict")  # fmt: skip
+        expected = "sequence.next_types=true with sequence.order=random, or a position cannot know what to predict"
+        raise ConfigError(expected, got="false", where="sequence", repair="sequence.next_types=true")
     modalities = list(cfg.sequence.modalities)
     for name in modalities:
         if name not in MODALITIES:
-            raise ConfigError(f"modalities among {', '.join(MODALITIES)}", got=name, where="sequence.modalities",
-                              repair=nearest(name, list(MODALITIES)))  # fmt: skip
+            expected, repair = f"modalities among {', '.join(MODALITIES)}", nearest(name, list(MODALITIES))
+            raise ConfigError(expected, got=name, where="sequence.modalities", repair=repair)
     if not modalities or len(set(modalities)) != len(modalities):
         raise ConfigError("each modality once, and at least one", got=modalities, where="sequence.modalities")
 
@@ -176,8 +186,8 @@ def _check_tokenizer(cfg: DictConfig) -> None:
     groups = list(spectrum.groups or cfg.data.spectra)
     for group in (*groups, *spectrum.patch_sizes):
         if cfg.data.spectra and group not in cfg.data.spectra:
-            raise ConfigError(f"groups among {', '.join(cfg.data.spectra)}", got=group,
-                              where="tokenizer.spectrum", repair=nearest(group, list(cfg.data.spectra)))  # fmt: skip
+            expected, repair = f"groups among {', '.join(cfg.data.spectra)}", nearest(group, list(cfg.data.spectra))
+            raise ConfigError(expected, got=group, where="tokenizer.spectrum", repair=repair)
     for group, size in spectrum.patch_sizes.items():
         if size < 1:
             raise ConfigError("patch sizes >= 1", got=size, where=f"tokenizer.spectrum.patch_sizes.{group}")

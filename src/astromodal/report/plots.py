@@ -20,7 +20,9 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def plot_curves(records: Sequence[Mapping[str, float]], path: Path, baselines: Mapping[str, float] | None = None) -> Path | None:
+def plot_curves(
+    records: Sequence[Mapping[str, float]], path: Path, baselines: Mapping[str, float] | None = None
+) -> Path | None:
     """Every train/val quantity against the optimizer step, one panel each; dashed: the marginal baseline.
 
     Args:
@@ -28,7 +30,13 @@ def plot_curves(records: Sequence[Mapping[str, float]], path: Path, baselines: M
         baselines: value of the marginal baseline by validation metric (without ``val/``).
     """
     panels = ("loss", "ce", "image", "scalar", "spectrum")
-    validation = {"loss": "score", "ce": "ce", "image": "error_image", "scalar": "error_scalar", "spectrum": "error_spectrum"}
+    validation = {
+        "loss": "score",
+        "ce": "ce",
+        "image": "error_image",
+        "scalar": "error_scalar",
+        "spectrum": "error_spectrum",
+    }
     titles = {
         "loss": "loss; val: mean error / variance",
         "ce": "cross-entropy [nats]",
@@ -42,7 +50,10 @@ def plot_curves(records: Sequence[Mapping[str, float]], path: Path, baselines: M
     figure = Figure(figsize=(3.6 * len(shown), 3.2), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(shown)))
     for axis, panel in zip(axes, shown, strict=True):
-        for key, label, colour, marker in ((f"train/{panel}", "train", TRUE, ""), (f"val/{validation[panel]}", "validation", MODEL, "o")):
+        for key, label, colour, marker in (
+            (f"train/{panel}", "train", TRUE, ""),
+            (f"val/{validation[panel]}", "validation", MODEL, "o"),
+        ):
             points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
             if points:
                 axis.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=3, lw=1.2, label=label)
@@ -114,7 +125,9 @@ def plot_spectra(examples: Sequence[Mapping[str, object]], path: Path) -> Path |
     return _save(figure, path)
 
 
-def plot_scalars(columns: Sequence[Mapping[str, object]], path: Path, *, title: str = "predicted against observed") -> Path | None:
+def plot_scalars(
+    columns: Sequence[Mapping[str, object]], path: Path, *, title: str = "predicted against observed"
+) -> Path | None:
     """Predicted against observed values, one panel per column.
 
     Args:
@@ -137,7 +150,7 @@ def plot_scalars(columns: Sequence[Mapping[str, object]], path: Path, *, title: 
         unit = f" [{column['unit']}]" if column.get("unit") else ""
         axis.set_title(f"{column['name']}{unit}", fontsize=7)
         axis.tick_params(labelsize=6)
-    for axis in axes[len(columns):]:
+    for axis in axes[len(columns) :]:
         axis.set_visible(False)
     figure.suptitle(f"{title} (x observed, y predicted)", fontsize=9)
     return _save(figure, path)

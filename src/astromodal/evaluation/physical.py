@@ -1,0 +1,115 @@
+"""Scalars predicted by the model, in physical units, against what was observed (not against the bin's centre).
+
+The prediction of a column is its expectation in the column's transformed space, given what stands before it in the
+sequence, brought back to physical units. An error against the token's own entry would reward coarse bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.codebook import ScalarCodebook
+from ..core.vocab import VocabSpec
+
+Inverse = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass
+class ColumnErrors:
+    """Running errors of one column; ``examples`` keeps the first values for the plot."""
+
+    n: int = 0
+    absolute: float = 0.0
+    squared: float = 0.0  # in transformed space, over the training variance
+    marginal_absolute: float = 0.0
+    marginal_squared: float = 0.0
+    true: list[np.ndarray] = field(default_factory=list)
+    predicted: list[np.ndarray] = field(default_factory=list)
+    kept: int = 0
+
+
+class PhysicalValidation:
+    """Evaluate a model's scalar predictions on a loader whose batches hold ``scalar_values (B, n_columns)``.
+
+    Args:
+        forward, inverse: for each column the map to the transformed space and back.
+        max_examples: values kept per column for plots.
+    """
+
+    def __init__(self, vocab: VocabSpec, codebook: ScalarCodebook, forward: Mapping[str, Inverse],
+                 inverse: Mapping[str, Inverse], max_examples: int = 2000) -> None:  # fmt: skip
+        self.vocab, self.codebook, self.max_examples = vocab, codebook, max_examples
+        self.forward, self.inverse = forward, inverse
+
+    @torch.no_grad()
+    def run(self, model: torch.nn.Module, loader: Iterable[dict], device: torch.device, *,
+            next_types: bool = True) -> dict[str, ColumnErrors]:  # fmt: skip
+        """Errors of every column over the whole loader."""
+        results = {column: ColumnErrors() for column in self.codebook.columns}
+        was_training = model.training
+        model.eval()
+        for batch in loader:
+            prediction, row, column = self._predict(model, batch, device, next_types)
+            observed = batch["scalar_values"].numpy()[row, column]
+            for j in np.unique(column):
+                self._add(results[self.codebook.columns[j]], j, observed[column == j], prediction[column == j])
+        model.train(was_training)
+        return results
+
+    def _predict(self, model: torch.nn.Module, batch: dict, device: torch.device, next_types: bool):
+        """Expected transformed value at each position whose target is a scalar bin: ``(K,)``, row, column."""
+        tokens, types = batch["tokens"].to(device), batch["types"].to(device)
+        mask = batch["attn_mask"].to(device)
+        block = self.vocab.block("scalar")
+        targets, target_types = tokens[:, 1:], types[:, 1:]
+        row, position = torch.nonzero((targets >= block.start) & (targets < block.stop), as_tuple=True)
+        column = target_types[row, position] - self.vocab.first_column_type
+        inputs = (tokens[:, :-1], types[:, :-1], mask[:, :-1])
+        if hasattr(model, "hidden"):
+            extra = {"next_types": target_types} if next_types else {}
+            hidden = model.hidden(*inputs, **extra)[row, position]
+            logits = hidden.float() @ model.head_weight[block.start : block.stop].float().T
+        else:
+            logits = model(*inputs)[row, position, block.start : block.stop].float()
+        expected = self._expectation(logits, column)
+        return expected.double().cpu().numpy(), row.cpu().numpy(), column.cpu().numpy()
+
+    def _expectation(self, logits: Tensor, column: Tensor) -> Tensor:
+        centers = torch.as_tensor(self.codebook.centers, device=logits.device)
+        bins = torch.as_tensor(self.codebook.n_bins, device=logits.device)
+        inside = torch.arange(logits.shape[1], device=logits.device)[None] < bins[column, None]
+        probability = logits.masked_fill(~inside, float("-inf")).softmax(-1)
+        return (probability * centers[column][:, : logits.shape[1]]).sum(-1)
+
+    def _add(self, errors: ColumnErrors, j: int, observed: np.ndarray, expected: np.ndarray) -> None:
+        name = self.codebook.columns[j]
+        finite = np.isfinite(observed)
+        observed, expected = observed[finite].astype(np.float64), expected[finite]
+        transformed = self.forward[name](observed)
+        mean, scale = self.codebook.mean[j], self.codebook.scale[j]
+        predicted = self.inverse[name](expected)
+        errors.n += len(observed)
+        errors.absolute += float(np.abs(predicted - observed).sum())
+        errors.squared += float((((expected - transformed) / scale) ** 2).sum())
+        errors.marginal_absolute += float(np.abs(self.inverse[name](np.asarray(mean)) - observed).sum())
+        errors.marginal_squared += float((((mean - transformed) / scale) ** 2).sum())
+        room = max(self.max_examples - errors.kept, 0)
+        errors.true.append(observed[:room])
+        errors.predicted.append(predicted[:room])
+        errors.kept += min(room, len(observed))
+
+    @staticmethod
+    def metrics(results: Mapping[str, ColumnErrors]) -> dict[str, float]:
+        """``mae_<column>`` in the column's unit and ``observed_error_<column>`` over the variance."""
+        metrics: dict[str, float] = {}
+        for name, errors in results.items():
+            if errors.n:
+                metrics[f"mae_{name}"] = errors.absolute / errors.n
+                metrics[f"observed_error_{name}"] = errors.squared / errors.n
+        values = [v for k, v in metrics.items() if k.startswith("observed_error_")]
+        return metrics | ({"observed_error_scalar": float(np.mean(values))} if values else {})

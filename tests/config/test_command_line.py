@@ -1,0 +1,108 @@
+"""The command line: every documented override composes, every mistake is one line with exit code 1."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+MISTAKES = {
+    "loss.weight_imag=1": "did you mean loss.weight_image?",
+    "+foo=1": "got foo",
+    "+loss.foo=1": "got loss.foo",
+    "model=smal": "did you mean small?",
+    "modl=tiny": "did you mean model?",
+    "tokenizer/image/codec=vea": "expected one of autoencoder",
+    "training.epochs=many": "expected a value of type Integer, got 'many' (training.epochs)",
+    "training.epochs=null": "training.epochs cannot be switched off",
+    "sequence.order=any": "expected one of fixed, random, got any (sequence.order)",
+    "model.n_heads=5 model=tiny": "model.n_heads=4",
+    "loss.sample_k=-1": "expected loss.sample_k >= 0, got -1",
+    "sequence.modalities=[image,spectra]": "did you mean spectrum?",
+    "loss.use_ce=false loss.enabled=false": "loss=combined",
+    "sequence=random sequence.next_types=false": "sequence.next_types=true",
+    "data.splits.val_fraction=0.6 data.splits.test_fraction=0.5": "val_fraction + test_fraction < 1",
+    "tokenizer.scalar.n_bins=4": "give it to the stage that uses 'tokenizer'",
+    "hparams=sample_k": "train_lm.py -m hparams=sample_k",
+    "--config-name=nothing": "Cannot find primary config 'nothing'",
+    "loss.weight_image=[1": "no viable alternative",
+}
+
+
+@pytest.mark.parametrize("arguments", MISTAKES, ids=str)
+def test_a_mistake_is_one_line_and_exit_code_1(arguments, script, tmp_path):
+    result = script("train_lm", *arguments.split(), cwd=tmp_path)
+    assert result.returncode == 1
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    assert MISTAKES[arguments] in lines[0]
+    assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize(
+    "stage, arguments, expected",
+    [
+        (
+            "train_lm",
+            "loss.weight_image=0.2 loss.sample_k=256 model=small optimizer=muon hardware=cpu",
+            "weight_image: 0.2",
+        ),
+        ("train_lm", "model=base", "d_ff: 3072"),
+        ("train_lm", "model=large", "n_layers: 24"),
+        ("train_lm", "loss=cross_entropy", "enabled: false"),
+        ("train_lm", "loss=reconstruction", "use_ce: false"),
+        ("train_tokenizers", "tokenizer=image", "scalar: null"),
+        ("train_tokenizers", "tokenizer/image/codec=autoencoder tokenizer.image.codec.width=8", "width: 8"),
+        ("encode", "data=kids_viking data.root=/nowhere", "kids_cut_Ks"),
+        ("encode", "data=splus data.root=/nowhere", "splus_cut_F378"),
+        ("train_lm", "experiment=demo", "name: demo"),
+    ],
+)
+def test_overrides_compose(stage, arguments, expected, script, tmp_path):
+    result = script(stage, *arguments.split(), "--cfg", "job", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert expected in result.stdout
+
+
+@pytest.mark.parametrize("stage", ["train_tokenizers", "encode", "train_lm"])
+def test_help_is_fast_and_lists_the_groups(stage, script, tmp_path):
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        result = script(stage, "--help", cwd=tmp_path)
+        seconds.append(time.perf_counter() - start)
+    assert result.returncode == 0
+    assert "combined | cross_entropy | reconstruction" in result.stdout
+    assert f"python {stage}.py" in result.stdout
+    assert min(seconds) < 0.35
+
+
+def test_configuration_errors_import_no_torch(repo, tmp_path):
+    code = (
+        "import sys, runpy; sys.argv = ['train_lm.py', 'loss.weight_imag=1']\n"
+        "try: runpy.run_path(r'%s', run_name='__main__')\n"
+        "except SystemExit as stop: assert stop.code == 1\n"
+        "heavy = {'torch', 'sklearn', 'wandb', 'pyarrow', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy" % (repo / "train_lm.py")
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_experiment_and_every_option_composes(repo, script, tmp_path):
+    for experiment in sorted((repo / "conf" / "experiment").glob("*.yaml")):
+        for stage in ("train_tokenizers", "encode", "train_lm"):
+            result = script(stage, f"experiment={experiment.stem}", "--cfg", "job", cwd=tmp_path)
+            assert result.returncode == 0, result.stderr
+
+
+def test_a_users_own_experiment_is_found_beside_the_built_in_ones(script, tmp_path):
+    mine = tmp_path / "conf" / "experiment"
+    mine.mkdir(parents=True)
+    (mine / "mine.yaml").write_text("# @package _global_\nloss: {weight_image: 0.37}\n")
+    result = script("train_lm", "--config-dir", str(tmp_path / "conf"), "experiment=mine", "--cfg", "job", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "weight_image: 0.37" in result.stdout
