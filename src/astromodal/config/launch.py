@@ -6,6 +6,7 @@ configuration; its errors, and those of this program, are shortened to one line 
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -41,6 +42,7 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
     def job(cfg: Any) -> Any:
         from .validate import validate
 
+        logging.getLogger("astromodal").propagate = False  # the run has its own log; Hydra's would repeat it
         try:
             validate(cfg, stage, _task_overrides())
             return task(cfg)

@@ -1,0 +1,196 @@
+"""Files that are either the old one or the new one, never a part; and locks that a killed process cannot leave behind.
+
+A writer fills a temporary file beside the target; the bytes are on the disk before the name is exchanged
+(``fsync``, ``os.replace``, ``fsync`` of the folder). Locks are ``flock`` locks: the kernel drops them with the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import ArtifactError
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
+_STALE_SECONDS = 60.0  # a temporary is locked within milliseconds of its creation; older and unlocked means killed
+
+
+def write_error(error: OSError, path: Path) -> ArtifactError | None:
+    """The one-line error of a failed write to ``path``; ``None`` if ``error`` is about something else."""
+    other = error.filename is not None and not str(error.filename).startswith(str(path.parent))
+    if error.errno in _NO_ROOM:
+        return ArtifactError(
+            "room on the disk", got=error.strerror, where=path, repair="free space or choose another folder, run again"
+        )
+    if error.errno in _NOT_WRITABLE and not other:
+        return ArtifactError(
+            "a folder that can be written to",
+            got=error.strerror,
+            where=path,
+            repair="change its permissions or the path",
+        )
+    if error.errno == errno.EIO:
+        return ArtifactError("a working disk", got=error.strerror, where=path, repair="check the disk, run again")
+    return None
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn the operating system's write errors inside the block into one :class:`ArtifactError` about ``path``."""
+    try:
+        yield
+    except OSError as error:
+        clear = write_error(error, Path(path))
+        if clear is None:
+            raise
+        raise clear from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; file systems that cannot sync a folder (some network ones) say EINVAL."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def _remove_stale(target: Path) -> None:
+    """Remove temporaries of ``target`` that killed processes left: old, and locked by nobody."""
+    prefix = f".{target.stem}."
+    with os.scandir(target.parent) as entries:
+        names = [e.name for e in entries if e.name.startswith(prefix) and e.name.endswith(f".tmp{target.suffix}")]
+    for name in names:
+        path = target.parent / name
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - os.fstat(handle).st_mtime > _STALE_SECONDS:
+                    os.unlink(path)
+            finally:
+                os.close(handle)
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of ``path``; on success it becomes ``path``, on any error it is removed.
+
+    The temporary keeps the suffix of ``path``, because some writers choose their format by it. Missing folders
+    are made; a symbolic link is followed, so that the link stays one.
+
+    Raises:
+        ArtifactError: no room on the disk, or the folder cannot be written to. ``path`` is as it was.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.parent / f".{target.stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp{target.suffix}"
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks only loses the clean-up of leftovers
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_stale(target)
+            yield temporary
+            _sync_file(temporary)
+            if target.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+            os.replace(temporary, target)
+            _sync_folder(target.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        finally:
+            os.close(handle)
+
+
+def _sync_file(path: Path) -> None:
+    """Bytes to the disk; through a new handle, because a writer may have replaced the file."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class FileLock:
+    """One writer at a time: ``with FileLock(path):`` holds ``<path>.lock`` or fails, at once or after ``wait_seconds``.
+
+    Raises:
+        ArtifactError: another process (or another lock of this one) holds it; the message has its process id.
+    """
+
+    def __init__(self, path: str | Path, wait_seconds: float = 0.0) -> None:
+        self.path = Path(f"{path}.lock")
+        self.wait_seconds = wait_seconds
+        self._handle: int | None = None
+
+    def acquire(self) -> FileLock:
+        if self._handle is not None:
+            raise RuntimeError(f"{self.path} is already held by this object")
+        deadline = time.monotonic() + self.wait_seconds
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            while self._handle is None:
+                handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+                try:
+                    if self._try(handle):
+                        self._handle = handle
+                    elif time.monotonic() >= deadline:
+                        owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                        raise ArtifactError(
+                            "no other process writing here",
+                            got=f"process {owner}",
+                            where=self.path,
+                            repair="wait for it to end, or write to another folder",
+                        )
+                    else:
+                        time.sleep(0.01)
+                finally:
+                    if self._handle is None:
+                        os.close(handle)
+        return self
+
+    def _try(self, handle: int) -> bool:
+        """Lock an open file; False if someone else has it, or has removed it as he let go."""
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
+            logging.getLogger("astromodal").warning("%s: this file system has no locks", self.path)
+        try:
+            if os.stat(self.path).st_ino != os.fstat(handle).st_ino:
+                return False
+        except FileNotFoundError:
+            return False
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        return True
+
+    def release(self) -> None:
+        """Let go; without effect when not held."""
+        if self._handle is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+            os.close(self._handle)
+            self._handle = None
+
+    __enter__ = acquire
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

@@ -1,0 +1,126 @@
+"""Text, JSON and JSON lines: what people and other programs read about a run.
+
+Always valid JSON: NaN and infinity become null, NumPy values become plain ones.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArtifactError, ArtifactMissingError
+from .atomic import atomic_path, writing
+
+
+def plain(value: Any) -> Any:
+    """``value`` in JSON's types: NumPy numbers and arrays, paths and enums turned plain; NaN and infinity to null.
+
+    >>> plain({"a": np.float32(0.5), "b": float("nan"), "c": (1, Path("x"))})
+    {'a': 0.5, 'b': None, 'c': [1, 'x']}
+    """
+    if isinstance(value, Mapping):
+        return {str(plain(k)): plain(v) for k, v in value.items()}
+    if isinstance(value, Enum):
+        return value.name
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # a 0-dimensional tensor
+        return plain(value.item())
+    return str(value)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` as UTF-8, atomically."""
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
+def write_json(path: str | Path, obj: Any) -> None:
+    """Write ``obj`` as readable, valid JSON (NaN and infinity become null), atomically."""
+    write_text(path, json.dumps(plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ArtifactMissingError: there is no such file.
+        ArtifactError: it is damaged.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except FileNotFoundError as error:
+        raise ArtifactMissingError("a JSON file", got="nothing", where=path) from error
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError("valid JSON", got=str(error), where=path, repair="make the file again") from error
+
+
+def append_jsonl(path: str | Path, obj: Any) -> None:
+    """Append ``obj`` as one line of valid JSON (NaN and infinity become null); the line reaches the system at once.
+
+    The file is opened anew each time, so that a file that was replaced meanwhile (:func:`truncate_jsonl`) is met.
+    """
+    line = json.dumps(plain(obj), ensure_ascii=False, allow_nan=False) + "\n"
+    with writing(Path(path)), open(path, "ab", buffering=0) as file:
+        data = memoryview(line.encode())
+        while data:
+            data = data[file.write(data) :]
+
+
+def read_jsonl(path: str | Path) -> list[dict]:
+    """Lines of a JSONL file; a last line that a killed process did not finish is left out.
+
+    Raises:
+        ArtifactMissingError: there is no such file.
+        ArtifactError: a line inside is damaged.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError as error:
+        raise ArtifactMissingError("a JSONL file", got="nothing", where=path) from error
+    try:
+        return [json.loads(line) for line in lines if line.strip()]
+    except ValueError as error:
+        raise ArtifactError("one JSON object per line", got=str(error), where=path) from error
+
+
+def truncate_jsonl(path: str | Path, max_step: int | None = None) -> int:
+    """Cut off what lies beyond ``max_step`` and a last, unfinished line; for resuming. Returns the lines removed.
+
+    A file that is not there is left so; a file with nothing to cut is not rewritten.
+    """
+    path = Path(path)
+    if not path.exists():
+        return 0
+    with open(path, "rb") as file:
+        lines = file.read().splitlines(keepends=True)
+    kept = [
+        line
+        for line in lines
+        if line.endswith(b"\n") and _step(line, path) <= (math.inf if max_step is None else max_step)
+    ]
+    if len(kept) < len(lines):
+        with atomic_path(path) as temporary, open(temporary, "wb") as file:
+            file.writelines(kept)
+    return len(lines) - len(kept)
+
+
+def _step(line: bytes, path: Path) -> float:
+    try:
+        return float(json.loads(line).get("step", -math.inf))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ArtifactError("one JSON object per line", got=line[:80], where=path) from error

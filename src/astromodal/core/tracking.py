@@ -1,0 +1,196 @@
+"""The record of a run's numbers: ``metrics.jsonl``, mirrored to Weights & Biases.
+
+The file is the record; the dashboard is a convenience. So the file is written first, and whatever goes wrong with the
+dashboard (no network, no account, a full quota) is said once and the run goes on. NaN and infinity become ``null``,
+because the file is valid JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArtifactError
+from .io import append_jsonl, read_json, truncate_jsonl, write_json
+from .io import plain as plain_values
+
+_MODES = ("auto", "online", "offline", "disabled")
+_log = logging.getLogger("astromodal.tracking")
+
+
+def has_account() -> bool:
+    """Whether a Weights & Biases key is configured, by variable or netrc; nothing is asked and nothing sent."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    import netrc
+    from urllib.parse import urlsplit
+
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    for path in (os.environ.get("NETRC"), Path.home() / ".netrc", Path.home() / "_netrc"):
+        if path and Path(path).is_file():
+            with contextlib.suppress(netrc.NetrcParseError, OSError, UnicodeDecodeError):
+                return netrc.netrc(str(path)).authenticators(host) is not None
+    return False
+
+
+def wandb_mode(mode: str) -> str:
+    """``online``, ``offline`` or ``disabled`` for a configured ``mode``; never one that would prompt.
+
+    ``auto`` obeys the variable ``WANDB_MODE`` and else is online with an account, offline without one.
+    """
+    mode = getattr(mode, "name", mode)
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE", "auto").lower()
+        mode = mode if mode in _MODES else "auto"
+    if mode == "auto":
+        return "online" if has_account() else "offline"
+    if mode == "online" and not has_account():
+        _log.warning(
+            "tracking.wandb=online, but no Weights & Biases key is configured: writing offline (wandb sync later)"
+        )
+        return "offline"
+    return mode
+
+
+class NullTracker:
+    """Takes everything and does nothing: for tests, library users and processes other than the first."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Metrics of an optimizer step."""
+
+    def image(self, name: str, path: str | Path, step: int | None = None) -> None:
+        """A picture, already saved."""
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Final figures."""
+
+    def close(self, exit_code: int = 0) -> None:
+        """End of the run; ``exit_code`` 0 means success."""
+
+
+class Tracker(NullTracker):
+    """Writes ``<folder>/metrics.jsonl`` and ``summary.json``, and mirrors both to Weights & Biases.
+
+    Args:
+        folder: run directory.
+        mode: ``auto``, ``online``, ``offline`` or ``disabled``.
+        project, entity, name, run_id, group, tags, notes, config: as Weights & Biases has them.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        mode: str = "disabled",
+        project: str = "astromodal",
+        entity: str | None = None,
+        name: str | None = None,
+        run_id: str | None = None,
+        group: str | None = None,
+        job_type: str | None = None,
+        tags: list[str] | None = None,
+        notes: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.path = self.folder / "metrics.jsonl"
+        self._start = time.time()
+        self._wandb: Any = None
+        truncate_jsonl(self.path)  # a line that a killed process left unfinished
+        mode = wandb_mode(mode)
+        if mode != "disabled":
+            options = dict(
+                project=project,
+                entity=entity,
+                name=name,
+                id=re.sub(r"[/\\#?%:\s]", "-", run_id)[:128] if run_id else None,
+                group=group,
+                job_type=job_type,
+                tags=list(tags or ()),
+                notes=notes,
+                config=plain_values(config or {}),
+                dir=str(self.folder),
+            )
+            self._wandb = self._begin(mode, options)
+
+    def _begin(self, mode: str, options: dict[str, Any]) -> Any:
+        """A Weights & Biases run; offline when online fails, ``None`` when that fails too."""
+        for attempt in (mode, "offline") if mode == "online" else (mode,):
+            try:
+                import wandb
+
+                settings = wandb.Settings(silent=True, console="off", init_timeout=30.0)
+                run = wandb.init(mode=attempt, resume="allow", settings=settings, **options)
+                run.define_metric("*", step_metric="step")
+                return run
+            except Exception as error:
+                _log.warning("Weights & Biases (%s) is not available, the run goes on: %s", attempt, _one_line(error))
+        return None
+
+    @property
+    def wandb_id(self) -> str | None:
+        """Id of the Weights & Biases run, if there is one."""
+        return getattr(self._wandb, "id", None)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Append ``{"step", "time", **values}`` to ``metrics.jsonl``; ``time`` is in seconds since 1970.
+
+        Raises:
+            ArtifactError: the line cannot be written (the record matters, so this ends the run).
+        """
+        record = plain_values(values)
+        append_jsonl(self.path, {"step": int(step), "time": round(time.time(), 3), **record})
+        # The mirror also gets NaN, which its charts can show.
+        self._mirror(lambda run: run.log({**_numbers(values), "step": int(step)}))
+
+    def image(self, name: str, path: str | Path, step: int | None = None) -> None:
+        """Show a saved picture on the dashboard."""
+
+        def send(run: Any) -> None:
+            import wandb
+
+            run.log({name: wandb.Image(str(path))} | ({} if step is None else {"step": int(step)}))
+
+        self._mirror(send)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Merge final figures into ``summary.json`` and the dashboard's summary."""
+        path = self.folder / "summary.json"
+        try:
+            before = read_json(path) if path.exists() else {}
+        except ArtifactError:
+            before = {}
+        write_json(path, before | plain_values(values))
+        self._mirror(lambda run: run.summary.update(plain_values(values)))
+
+    def close(self, exit_code: int = 0) -> None:
+        """End the mirror's run; one that failed is shown as failed."""
+        self._mirror(lambda run: run.finish(exit_code=exit_code))
+        self._wandb = None
+
+    def _mirror(self, action: Callable[[Any], None]) -> None:
+        """Do something with the mirror; its first error is said and ends the mirroring, never the run."""
+        if self._wandb is None:
+            return
+        try:
+            action(self._wandb)
+        except Exception as error:
+            _log.warning("Weights & Biases failed, metrics.jsonl goes on: %s", _one_line(error))
+            run, self._wandb = self._wandb, None
+            with contextlib.suppress(Exception):
+                run.finish(exit_code=1)
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """0-dimensional arrays and tensors as numbers."""
+    return {k: v.item() if hasattr(v, "item") else v for k, v in values.items()}
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]
