@@ -1,0 +1,196 @@
+"""Convolutional autoencoder of cutouts: C x S x S pixels to 2 x S/4 x S/4 latents and back.
+
+Laid out like the image tokenizer of AION-1 (Parker et al. 2025): spatial latents, one per patch of 4 x 4 pixels, so
+that tokens keep their place on the sky. A patchify stem (pixel-unshuffle and a 1 x 1 convolution) does all further
+work at S/4, where a convolution costs a sixteenth. The stem sees, beside the pixels, which share of each patch and
+band is invalid: a missing band is thus not mistaken for empty sky.
+
+Latents are bounded by tanh and get Gaussian noise in training. Together these are a channel of limited capacity: the
+encoder has to spread what matters over [-1, 1] and cannot hide detail in digits that k-means with 2048 codes in the
+plane (cells of about 2 / sqrt(2048) = 0.044) would throw away.
+
+Shapes: B batch, C bands, S pixels on a side, Z latent channels, G = S / 4, W width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+from .base import Codec
+
+if TYPE_CHECKING:
+    from ..config.schema import AutoencoderConfig
+    from ..core.objective import Batch
+
+PATCH = 4  # pixels per latent position and direction
+LATENT_NOISE = 0.02  # standard deviation, about half a cell of 2048 codes
+
+
+class ResidualBlock(nn.Module):
+    """``x + conv(silu(norm(conv(silu(norm(x))))))`` with 3 x 3 convolutions; starts as the identity."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        groups = math.gcd(8, width)
+        self.norm1 = nn.GroupNorm(groups, width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm2 = nn.GroupNorm(groups, width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, W, G, G) -> (B, W, G, G)
+        x1 = self.conv1(F.silu(self.norm1(x)))
+        return x + self.conv2(F.silu(self.norm2(x1)))
+
+
+class Autoencoder(Codec):
+    """The codec ``autoencoder``.
+
+    Args:
+        config: ``latent_channels``, ``width``, ``n_blocks``.
+        n_bands: C. size: S, a multiple of 4.
+
+    Raises:
+        ConfigError: the size is no multiple of 4, or a count is below 1.
+    """
+
+    name = "autoencoder"
+
+    def __init__(self, config: AutoencoderConfig, n_bands: int, size: int) -> None:
+        super().__init__()
+        if size % PATCH or size < PATCH:
+            raise ConfigError(
+                f"cutouts whose size is a multiple of {PATCH}", got=size, where="data.images.size", repair="cut them"
+            )
+        for key, value in (("width", config.width), ("latent_channels", config.latent_channels), ("n_bands", n_bands)):
+            if value < 1:
+                raise ConfigError(f"{key} of 1 or more", got=value, where=f"tokenizer.image.codec.{key}")
+        self.config, self.n_bands, self.size = config, n_bands, size
+        width, pixels = config.width, n_bands * PATCH**2
+        self.stem = nn.Conv2d(pixels + n_bands, width, 1)
+        self.encoder = nn.Sequential(*(ResidualBlock(width) for _ in range(config.n_blocks)))
+        self.to_latents = nn.Conv2d(width, config.latent_channels, 1)
+        self.from_latents = nn.Conv2d(config.latent_channels, width, 3, padding=1)
+        self.decoder = nn.Sequential(*(ResidualBlock(width) for _ in range(config.n_blocks)))
+        self.norm = nn.GroupNorm(math.gcd(8, width), width)
+        self.to_pixels = nn.Conv2d(width, pixels, 1)
+        nn.init.zeros_(self.to_pixels.bias)
+        with torch.no_grad():  # first guess near the sky level, where most pixels are
+            self.to_pixels.weight.mul_(0.1)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        side = self.size // PATCH
+        return self.config.latent_channels, side, side
+
+    def encode(self, x: Tensor, valid: Tensor) -> Tensor:
+        """``x`` and ``valid`` ``(B, C, S, S)`` to latents ``(B, Z, G, G)`` in (-1, 1)."""
+        invalid = F.avg_pool2d((~valid.bool()).to(x.dtype), PATCH)  # (B, C, G, G), 0 where all is well
+        x = torch.where(valid.bool(), x, torch.zeros((), dtype=x.dtype, device=x.device))  # also stops NaN
+        patches = torch.cat([F.pixel_unshuffle(x, PATCH), invalid], dim=1)
+        patches = patches.contiguous(memory_format=torch.channels_last)
+        return torch.tanh(self.to_latents(self.encoder(self.stem(patches))))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents ``(B, Z, G, G)`` to ``(B, C, S, S)``."""
+        x = self.decoder(self.from_latents(latents.contiguous(memory_format=torch.channels_last)))
+        return F.pixel_shuffle(self.to_pixels(F.silu(self.norm(x))), PATCH)
+
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Reconstruction; in training mode through noisy latents."""
+        latents = self.encode(x, valid)
+        if self.training:
+            latents = latents + LATENT_NOISE * torch.randn_like(latents)
+        return self.decode(latents)
+
+    def objective(self, *, outside_weight: float, bands: Sequence[str]) -> AutoencoderObjective:
+        return AutoencoderObjective(self, outside_weight=outside_weight, bands=bands)
+
+
+class AutoencoderObjective(nn.Module):
+    """Weighted squared error in arcsinh space, normalised by the weights of the whole optimizer step.
+
+    A valid pixel weighs 1 inside of the object's ellipse and ``outside_weight`` outside; an invalid one, and so a
+    missing band, weighs nothing. A batch holds ``image`` (B, C, S, S), ``valid`` (same, bool), ``inside`` (B, S, S,
+    bool) and, in training, ``seen`` (B, C, bool): bands that are hidden from the encoder but asked of the decoder,
+    so that missing bands are nothing new to it.
+    """
+
+    def __init__(self, model: Codec, *, outside_weight: float, bands: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.outside_weight = float(outside_weight)
+        self.bands = tuple(bands)
+
+    def weight(self, batch: Batch) -> Tensor:
+        """Weight of every pixel, ``(B, C, S, S)``."""
+        inside = batch["inside"].to(torch.float32)
+        return batch["valid"] * (self.outside_weight + (1.0 - self.outside_weight) * inside)[:, None]
+
+    def prepare(self, batches: list[Batch], step: int) -> list[Batch]:
+        """Add ``weight_total``, the sum of the weights over the step's micro-batches (and ranks)."""
+        weights = torch.stack([self.weight(batch).sum(dtype=torch.float64) for batch in batches])
+        total = _sum_over_ranks(weights.sum()).clamp_min(1e-6).to(torch.float32)
+        for batch in batches:
+            batch["weight_total"] = total
+        return batches
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Share of the step's mean squared error."""
+        valid = batch["valid"]
+        shown = valid & batch["seen"][:, :, None, None] if "seen" in batch else valid
+        x = torch.where(valid, batch["image"], 0.0)
+        error = self.model(x, shown).float() - x
+        loss = (self.weight(batch) * error.square()).sum() / batch["weight_total"]
+        return loss, {"loss": loss.detach()}
+
+    @torch.no_grad()
+    def evaluate(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Per band the weighted sums of squared error, value and squared value."""
+        x = torch.where(batch["valid"], batch["image"], 0.0)
+        weight = self.weight(batch)
+        error = self.model(x, batch["valid"]).float() - x
+        over = (0, 2, 3)
+        total = weight.sum(over)
+        sums = {"error": error.square(), "value": x, "square": x.square()}
+        columns = {name: (weight * values).sum(over) for name, values in sums.items()}
+        return {
+            f"{name}_{band}": (column[i], total[i])
+            for name, column in columns.items()
+            for i, band in enumerate(self.bands)
+        }
+
+    def summarize(self, totals: dict[str, tuple[float, float]]) -> dict[str, float]:
+        """Mean squared error and, per band, its share of the variance (1 = no better than the band's mean)."""
+        metrics, errors, weights, shares = {}, 0.0, 0.0, []
+        for band in self.bands:
+            error, weight = totals[f"error_{band}"]
+            if weight <= 0:
+                continue
+            mean = totals[f"value_{band}"][0] / weight
+            variance = totals[f"square_{band}"][0] / weight - mean**2
+            share = error / weight / variance if variance > 0 else float(error > 0)
+            metrics[f"variance_fraction_{band}"] = share
+            shares.append(share)
+            errors, weights = errors + error, weights + weight
+        metrics["loss"] = errors / weights if weights > 0 else math.nan
+        metrics["score"] = sum(shares) / len(shares) if shares else math.nan  # lower is better
+        return metrics
+
+
+def _sum_over_ranks(total: Tensor) -> Tensor:
+    """Sum of a CPU scalar over all ranks; itself in a single process."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return total
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    shared = total.to(device)
+    torch.distributed.all_reduce(shared)
+    return shared.cpu()

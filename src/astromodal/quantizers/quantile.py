@@ -1,0 +1,171 @@
+"""Quantile bins for one column of numbers: as many values in each bin as ties allow.
+
+The centre of a bin is the mean of the training values in it, which minimises the squared error of decoding.
+A float32 sort and exact integer indexing give the quantiles that ``np.quantile(method="inverted_cdf")`` gives
+(Hyndman & Fan 1996, definition 1), an order of magnitude faster.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+
+from ..core.codebook import Codebook
+from ..errors import ArtifactError, ConfigError, DataError
+from .base import Quantizer, checked
+
+LOOKUP_ROWS = 1 << 14  # values per block; fewer values than this are searched without a table
+LOOKUP_CELLS = 1 << 16
+
+
+def exact_quantiles(ordered: np.ndarray, n_bins: int) -> np.ndarray:
+    """The ``n_bins - 1`` inner quantiles of sorted values, each of them one of the values.
+
+    >>> exact_quantiles(np.arange(8.0), 4).tolist()
+    [1.0, 3.0, 5.0]
+    """
+    ranks = (np.arange(1, n_bins, dtype=np.int64) * len(ordered) + n_bins - 1) // n_bins
+    return ordered[ranks - 1]
+
+
+class QuantileBinner(Quantizer):
+    """At most ``n_bins`` bins ``(edge[k], edge[k+1]]``; the first contains its lower edge too.
+
+    Learned: ``edges_`` (B + 1,) from the smallest to the largest training value, ``centers_``, ``spread_``
+    (standard deviation of the values in the bin) and ``counts_``, each (B,).
+
+    Args:
+        n_bins: upper limit of the number of bins.
+        min_values_per_bin: with n values there are at most ``n / min_values_per_bin`` bins.
+
+    >>> binner = QuantileBinner(n_bins=2, min_values_per_bin=1).fit([1.0, 2.0, 3.0, 8.0])
+    >>> binner.edges_.tolist(), binner.centers_.tolist()
+    ([1.0, 2.0, 8.0], [1.5, 5.5])
+    >>> binner.encode([0.0, 2.0, 2.1, 9.0]).tolist(), binner.clipped([0.0, 2.0, 2.1, 9.0]).tolist()
+    ([0, 0, 1, 1], [True, False, False, True])
+    """
+
+    def __init__(self, n_bins: int = 1024, min_values_per_bin: int = 8) -> None:
+        if n_bins < 1 or min_values_per_bin < 1:
+            raise ConfigError("n_bins and min_values_per_bin of 1 or more", got=(n_bins, min_values_per_bin))
+        self.n_bins, self.min_values_per_bin = n_bins, min_values_per_bin
+        self.edges_ = self.centers_ = self.spread_ = self.counts_ = None
+        self._table: np.ndarray | None = None
+
+    def fit(self, X: np.ndarray, weights: np.ndarray | None = None) -> Self:
+        """Learn bins from ``X`` (n,) or (n, 1)."""
+        values = checked(X, "QuantileBinner.fit", 1)[:, 0]
+        if not len(values):
+            raise DataError("at least one value", got="none", where="QuantileBinner.fit")
+        if weights is None:
+            ordered, cumulative = np.sort(values), None
+        else:
+            order = np.argsort(values, kind="stable")
+            ordered, cumulative = values[order], np.cumsum(np.asarray(weights, dtype=np.float64)[order])
+        inner = self._inner_edges(ordered, cumulative)
+        starts = np.concatenate([[0], np.searchsorted(ordered, inner, side="right")])
+        self.edges_ = np.concatenate([ordered[:1], inner, ordered[-1:]])
+        self._describe(ordered, starts, None if cumulative is None else np.diff(cumulative, prepend=0.0))
+        self._table = None
+        return self
+
+    def _inner_edges(self, ordered: np.ndarray, cumulative: np.ndarray | None) -> np.ndarray:
+        """Inner edges without duplicates; few distinct values get one bin each."""
+        n_bins = max(min(self.n_bins, len(ordered) // self.min_values_per_bin), 1)
+        is_last = np.append(ordered[1:] != ordered[:-1], True)  # of a run of equal values
+        if np.count_nonzero(is_last) <= n_bins:
+            return ordered[is_last][:-1]
+        if cumulative is None:
+            inner = exact_quantiles(ordered, n_bins)
+        else:
+            targets = cumulative[-1] * np.arange(1, n_bins) / n_bins
+            inner = ordered[np.minimum(np.searchsorted(cumulative, targets, side="left"), len(ordered) - 1)]
+        return np.unique(inner[inner < ordered[-1]])  # an edge at the largest value would leave the last bin empty
+
+    def _describe(self, ordered: np.ndarray, starts: np.ndarray, weights: np.ndarray | None) -> None:
+        """Mean, standard deviation and count of the values in each bin; ``starts`` are the bins' first ranks."""
+        sizes = np.diff(starts, append=len(ordered))
+        w = None if weights is None or weights.sum() <= 0 else weights
+
+        def mean(values: np.ndarray) -> np.ndarray:
+            if w is None:
+                return np.add.reduceat(values, starts, dtype=np.float64) / sizes
+            total = np.add.reduceat(w, starts)
+            plain = np.add.reduceat(values, starts, dtype=np.float64) / sizes
+            weighted = np.add.reduceat(values * w, starts) / np.where(total > 0, total, 1.0)
+            return np.where(total > 0, weighted, plain)
+
+        centers = mean(ordered)
+        deviation = ordered - np.repeat(centers.astype(np.float32), sizes)
+        self.centers_ = centers.astype(np.float32)
+        self.spread_ = np.sqrt(mean(np.square(deviation, out=deviation))).astype(np.float32)
+        self.counts_ = sizes.astype(np.float64) if w is None else np.add.reduceat(w, starts)
+
+    def encode(self, X: np.ndarray) -> np.ndarray:
+        """Bins (n,) int64 of ``X`` (n,) or (n, 1); values beyond the end bins get the end bins."""
+        if self.edges_ is None:
+            raise self._not_fitted("QuantileBinner")
+        values = checked(X, "QuantileBinner.encode", 1)[:, 0]
+        inner = self.edges_[1:-1]
+        # Beyond these spans float32 steps of the grid overflow or vanish; the plain search is always right.
+        if len(values) < LOOKUP_ROWS or len(inner) < 2 or not 1e-20 < float(inner[-1]) - float(inner[0]) < 1e20:
+            return np.searchsorted(inner, values, side="left").astype(np.int64)
+        return self._lookup(values)
+
+    def _cells(self, values: np.ndarray) -> np.ndarray:
+        """Cell of a uniform grid between the outermost inner edges; monotone in the value, rounding included."""
+        inner = self.edges_[1:-1]
+        step = (inner[-1].astype(np.float64) - inner[0]) / LOOKUP_CELLS
+        with np.errstate(over="ignore"):  # far outliers: infinity is clipped like them
+            cells = (values - inner[0]) * np.float32(1.0 / step)
+        return np.clip(cells, 0, LOOKUP_CELLS - 1, out=cells).astype(np.int32)
+
+    def _lookup(self, values: np.ndarray) -> np.ndarray:
+        """Exactly the search, for many values: a table of grid cells; only cells that hold an edge are searched."""
+        inner = self.edges_[1:-1]
+        if self._table is None:
+            n_cuts = np.bincount(self._cells(inner), minlength=LOOKUP_CELLS)
+            self._table = ((np.cumsum(n_cuts) - n_cuts) * 2 + (n_cuts > 0)).astype(np.int32)  # code * 2 + has an edge
+        codes = np.empty(len(values), dtype=np.int64)
+        for start in range(0, len(values), LOOKUP_ROWS):  # blocks stay in the cache
+            block = values[start : start + LOOKUP_ROWS]
+            entries = self._table[self._cells(block)]
+            out = codes[start : start + LOOKUP_ROWS]
+            np.right_shift(entries, 1, out=out)
+            unsure = np.flatnonzero(entries & 1)
+            out[unsure] = np.searchsorted(inner, block[unsure], side="left")
+        return codes
+
+    def clipped(self, X: np.ndarray) -> np.ndarray:
+        """True (n,) where a value lies outside of the range of the training values (the end points belong to it)."""
+        if self.edges_ is None:
+            raise self._not_fitted("QuantileBinner")
+        values = checked(X, "QuantileBinner.clipped", 1)[:, 0]
+        return (values < self.edges_[0]) | (values > self.edges_[-1])
+
+    @property
+    def codebook(self) -> Codebook:
+        """Centres (B, 1) and counts (B,)."""
+        if self.edges_ is None:
+            raise self._not_fitted("QuantileBinner")
+        return Codebook(self.centers_, self.counts_)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """``edges``, ``centers``, ``spread``, ``counts``."""
+        if self.edges_ is None:
+            raise self._not_fitted("QuantileBinner")
+        return {"edges": self.edges_, "centers": self.centers_, "spread": self.spread_, "counts": self.counts_}
+
+    @classmethod
+    def from_state(cls, state: dict[str, np.ndarray]) -> Self:
+        try:
+            edges, centers = (np.asarray(state[key], dtype=np.float32) for key in ("edges", "centers"))
+            spread, counts = np.asarray(state["spread"], np.float32), np.asarray(state["counts"], np.float64)
+        except KeyError as error:
+            raise ArtifactError("edges, centers, spread and counts of bins", got=f"no {error}") from error
+        if len(edges) != len(centers) + 1:
+            raise ArtifactError(f"{len(centers) + 1} edges of {len(centers)} bins", got=len(edges))
+        binner = cls(n_bins=len(centers), min_values_per_bin=1)
+        binner.edges_, binner.centers_, binner.spread_, binner.counts_ = edges, centers, spread, counts
+        return binner

@@ -1,0 +1,267 @@
+"""What every tokenizer has in common: fitting on training objects, checks before encoding, one saved bundle.
+
+A tokenizer turns one kind of observation (catalogue values, spectra, cutouts) into discrete codes and back.
+It is fitted once, by streaming over the training objects of the survey, judged on held-out objects, and saved as
+a folder of plain arrays with ``report.json`` and ``manifest.json``. The bundle remembers the *layout* it was
+fitted with (columns, bands, grids) and the fingerprints of the cubes it has seen, so that encoding something
+else is refused instead of being silently wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from ..core import io, manifest
+from ..data.splits import TRAIN, VAL
+from ..errors import ArtifactError, ArtifactMissingError, DataError
+
+if TYPE_CHECKING:
+    from ..config.schema import DataConfig
+    from ..core.runs import RunContext
+    from ..data.datacube import Datacube
+
+HELD_OUT_FRACTION = 0.1  # of the training rows, where the survey has no validation split
+COMMAND = "python train_tokenizers.py"
+
+
+def plain(value: Any) -> Any:
+    """Configuration as dicts, lists, strings, numbers: what JSON holds and what two layouts are compared by.
+
+    >>> from ..config.schema import ScalarConfig
+    >>> plain(ScalarConfig(unit="mag"))["transform"]
+    'identity'
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, str | int | float | bool | type(None)):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Iterable):
+        return [plain(item) for item in value]
+    return str(value)
+
+
+@dataclass(frozen=True)
+class RowChoice:
+    """Which rows of each field a tokenizer is fitted on, and which it is judged on."""
+
+    fit: dict[str, np.ndarray]
+    held_out: dict[str, np.ndarray]
+    held_out_name: str  # "val", or "train sample" where there is no validation split
+
+
+def choose_rows(splits: Mapping[str, np.ndarray], fields: Sequence[str], seed: int) -> RowChoice:
+    """Training rows for fitting, validation rows for the report.
+
+    Without validation rows a seeded tenth of the training rows is kept out of the fit and reported on.
+
+    Raises:
+        DataError: a field has no splits, or no row belongs to the training split.
+    """
+    missing = [name for name in fields if name not in splits]
+    if missing:
+        raise DataError("splits for every field", got=f"none for {', '.join(missing)}", repair="run data.splits again")
+    fit = {name: np.asarray(splits[name]) == TRAIN for name in fields}
+    held_out = {name: np.asarray(splits[name]) == VAL for name in fields}
+    n_fit = sum(int(mask.sum()) for mask in fit.values())
+    if not n_fit:
+        raise DataError(
+            "at least one object in the training split",
+            got=f"none of {sum(len(m) for m in fit.values())} objects",
+            where=", ".join(fields) or "no fields",
+            repair="lower data.splits.val_fraction and test_fraction, or add fields",
+        )
+    if any(mask.any() for mask in held_out.values()):
+        return RowChoice(fit, held_out, "val")
+    rng = np.random.default_rng([seed, 0x5A3])
+    for name in fields:
+        held_out[name] = fit[name] & (rng.random(len(fit[name])) < HELD_OUT_FRACTION)
+        fit[name] = fit[name] & ~held_out[name]
+    if not any(mask.any() for mask in fit.values()):  # a handful of rows, all drawn: fit on them after all
+        fit = {name: mask.copy() for name, mask in held_out.items()}
+    return RowChoice(fit, held_out, "train sample")
+
+
+def first_difference(fitted: Any, given: Any, path: str = "") -> tuple[str, Any, Any] | None:
+    """Dotted name and both values of the first place where two plain configurations differ; None if equal.
+
+    >>> first_difference({"a": {"min": 1}}, {"a": {"min": 2}})
+    ('a.min', 1, 2)
+    """
+    if isinstance(fitted, Mapping) and isinstance(given, Mapping):
+        if list(fitted) != list(given) and (set(fitted) != set(given)):
+            names = [key for key in (*fitted, *given) if (key in fitted) != (key in given)]
+            name = f"{path}.{names[0]}" if path else str(names[0])
+            return name, fitted.get(names[0], "absent"), given.get(names[0], "absent")
+        for key in fitted:
+            found = first_difference(fitted[key], given[key], f"{path}.{key}" if path else str(key))
+            if found:
+                return found
+        if list(fitted) != list(given):  # the order of bands and columns is part of the layout
+            return path or "order", list(fitted), list(given)
+        return None
+    return None if fitted == given else (path, fitted, given)
+
+
+class Tokenizer(ABC):
+    """Fit, encode, decode, save, load. Subclasses: ``ScalarTokenizer``, ``SpectrumTokenizer``, ``ImageTokenizer``.
+
+    Attributes set by :meth:`fit` and :meth:`load`: ``layout_`` (plain dict, see :meth:`layout`), ``inputs_``
+    (field → fingerprint of the cube), ``report_`` (plain dict, without arrays).
+
+    A subclass says ``name`` and ``folder_name``, implements ``fit`` (which calls :meth:`_start_fit` first and
+    :meth:`_finish_fit` last), ``encode``, ``decode``, ``layout``, ``_write`` and ``_read``.
+    """
+
+    name: ClassVar[str]  # "scalar", "spectrum", "image": the option tokenizer=<name>
+    folder_name: ClassVar[str]  # inside <store>/tokenizers
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+        self.layout_: dict[str, Any] = {}
+        self.inputs_: dict[str, str] = {}
+        self.report_: dict[str, Any] = {}
+        self._fingerprint: str | None = None
+
+    # ------------------------------------------------------------------ what a subclass implements
+
+    @abstractmethod
+    def fit(
+        self,
+        cubes: Sequence[Datacube],
+        splits: Mapping[str, np.ndarray],
+        data: DataConfig,
+        run: RunContext | None = None,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """Fit on the training rows of the cubes; return the report on held-out rows, with arrays for plots.
+
+        Raises:
+            DataError: nothing can be fitted; the message says where was looked.
+        """
+
+    @abstractmethod
+    def layout(self, data: DataConfig) -> dict[str, Any]:
+        """The part of the data configuration that gives codes their meaning, as plain values, in order."""
+
+    @abstractmethod
+    def _write(self, folder: Path) -> list[Path]:
+        """Write the bundle's files atomically; return those whose content is the tokenizer."""
+
+    @classmethod
+    @abstractmethod
+    def _read(cls, folder: Path) -> Self:
+        """Read what :meth:`_write` wrote, ``layout_`` and ``inputs_`` included."""
+
+    # ------------------------------------------------------------------------------- shared parts
+
+    def _start_fit(
+        self, cubes: Sequence[Datacube], splits: Mapping[str, np.ndarray], data: DataConfig, seed: int
+    ) -> RowChoice:
+        """Remember layout and inputs; choose the rows to fit on and the rows to report on."""
+        if not cubes:
+            raise DataError("at least one datacube", got="none", repair="set data.root and paths.datacube_template")
+        self.layout_ = plain(self.layout(data))
+        self.inputs_ = {cube.field: cube.fingerprint() for cube in cubes}
+        self._fingerprint = None
+        return choose_rows(splits, [cube.field for cube in cubes], seed)
+
+    def _finish_fit(self, report: dict[str, Any]) -> dict[str, Any]:
+        """Keep the report (without its ``arrays``) for saving and return it whole."""
+        self.report_ = plain({key: value for key, value in report.items() if key != "arrays"})
+        return report
+
+    @staticmethod
+    def _log(run: RunContext | None) -> logging.Logger:
+        return logging.getLogger(__name__) if run is None else run.log
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the bundle's files and configuration, as in its manifest; known once saved or loaded."""
+        if self._fingerprint is None:
+            raise ArtifactError(f"a saved {self.name} tokenizer", got="one that was not saved", repair="call save()")
+        return self._fingerprint
+
+    def save(self, folder: str | Path, run_id: str = "") -> dict[str, Any]:
+        """Write the bundle, ``report.json`` and, last, ``manifest.json``; return the manifest.
+
+        Raises:
+            ArtifactError: another process writes there, or the disk is full.
+        """
+        folder = Path(folder).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        with io.FileLock(folder / f"{self.name}_tokenizer"):
+            files = self._write(folder)
+            io.write_json(folder / "report.json", self.report_)
+            written = manifest.write_manifest(
+                folder,
+                kind=f"{self.name}_tokenizer",
+                config=plain(self.config),
+                inputs=self.inputs_,
+                files=files,
+                run_id=run_id,
+            )
+        self._fingerprint = written["fingerprint"]
+        return written
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a saved bundle.
+
+        Raises:
+            ArtifactMissingError: there is none; the message names the command that makes it.
+            ArtifactError: files are damaged or are not those of the manifest.
+        """
+        folder = Path(folder)
+        command = f"{COMMAND} tokenizer={cls.name}"
+        if not (folder / "manifest.json").exists():
+            raise ArtifactMissingError(
+                f"a fitted {cls.name} tokenizer", got="no manifest.json", where=folder, repair=f"run {command}"
+            )
+        manifest.check_manifest(folder, verify_files=True)
+        try:
+            tokenizer = cls._read(folder)
+        except (KeyError, IndexError, TypeError) as error:
+            raise ArtifactError(
+                f"a complete {cls.name} tokenizer", got=repr(error), where=folder, repair=f"run {command} again"
+            ) from error
+        tokenizer._fingerprint = manifest.read_manifest(folder)["fingerprint"]
+        if (folder / "report.json").exists():
+            tokenizer.report_ = io.read_json(folder / "report.json")
+        return tokenizer
+
+    def check(self, data: DataConfig, cubes: Iterable[Datacube] = ()) -> None:
+        """Refuse a data layout other than the fitted one, and cubes that changed since; new cubes are fine.
+
+        Raises:
+            ArtifactError: with the name of what differs and both values or fingerprints.
+        """
+        repair = f"run {COMMAND} tokenizer={self.name}"
+        found = first_difference(self.layout_, plain(self.layout(data)))
+        if found:
+            name, fitted, given = found
+            raise ArtifactError(
+                f"{name} = {fitted}, as the {self.name} tokenizer was fitted", got=given, where="data", repair=repair
+            )
+        for cube in cubes:
+            fitted = self.inputs_.get(cube.field)
+            if fitted is not None and fitted != cube.fingerprint():
+                raise ArtifactError(
+                    f"the cube that the {self.name} tokenizer was fitted on (fingerprint {fitted})",
+                    got=f"one that changed since (fingerprint {cube.fingerprint()})",
+                    where=cube.path,
+                    repair=f"run {COMMAND}",
+                )

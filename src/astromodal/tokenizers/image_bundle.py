@@ -1,0 +1,80 @@
+"""The image tokenizer on disk: one file of weights with everything that gives them meaning, and one codebook.
+
+``autoencoder_splus_cuts.pt`` holds tensors and plain values only, so that ``torch.load(weights_only=True)`` reads it;
+``codebook_kmeans_<n_codes>.joblib`` holds the arrays ``centroids`` and ``counts``. The names are the documented ones,
+whatever the survey; ``n_codes`` is the number asked for, which few data may not fill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..codecs.base import codec_from_dict
+from ..config.schema import AutoencoderConfig, CodecTrainingConfig, ImageTokenizerConfig
+from ..core import io
+from ..data.photometry import ArcsinhScaling
+from ..errors import ArtifactError
+from ..quantizers import KMeans, quantizer_config
+from .base import plain
+
+if TYPE_CHECKING:
+    from .image import ImageTokenizer
+
+WEIGHTS = "autoencoder_splus_cuts.pt"
+
+
+def write_bundle(tokenizer: ImageTokenizer, folder: Path) -> list[Path]:
+    """Write both files atomically and return their paths."""
+    codec = tokenizer.fitted()
+    weights = folder / WEIGHTS
+    codebook = folder / f"codebook_kmeans_{tokenizer.config.quantizer.n_codes}.joblib"
+    io.save_joblib(codebook, tokenizer.quantizer_.state())
+    content = {
+        "codec": plain(codec.to_dict()),
+        "state": {name: tensor.detach().cpu().contiguous() for name, tensor in codec.state_dict().items()},
+        "scaling": tokenizer.scaling_.to_dict(),
+        "layout": tokenizer.layout_,
+        "inputs": tokenizer.inputs_,
+        "config": plain(tokenizer.config),
+        "codebook": codebook.name,
+    }
+    io.save_torch(weights, content)
+    return [weights, codebook]
+
+
+def read_bundle(cls: type[ImageTokenizer], folder: Path) -> ImageTokenizer:
+    """Read what :func:`write_bundle` wrote.
+
+    Raises:
+        ArtifactError: weights and codec do not belong together, or latents and codebook.
+    """
+    content = io.load_torch(folder / WEIGHTS)
+    tokenizer = cls(config_from(content["config"]))
+    tokenizer.layout_, tokenizer.inputs_ = content["layout"], content["inputs"]
+    tokenizer.scaling_ = ArcsinhScaling.from_dict(content["scaling"])
+    codec = codec_from_dict(content["codec"])
+    try:
+        codec.load_state_dict(content["state"])
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1]
+        raise ArtifactError("weights that fit the saved codec", got=reason, where=folder / WEIGHTS) from error
+    tokenizer.codec_ = codec.eval().to(tokenizer.device)
+    tokenizer.quantizer_ = KMeans.from_state(io.load_joblib(folder / Path(content["codebook"]).name))
+    n_channels = tokenizer.quantizer_.codebook.entries.shape[1]
+    if n_channels != codec.latent_shape[0]:
+        raise ArtifactError(
+            f"a codebook of {codec.latent_shape[0]} dimensions", got=n_channels, where=folder / content["codebook"]
+        )
+    return tokenizer
+
+
+def config_from(values: Mapping[str, Any]) -> ImageTokenizerConfig:
+    """The typed configuration from a saved plain one."""
+    codec = dict(values["codec"])
+    training = CodecTrainingConfig(**codec.pop("training"))
+    others = {key: value for key, value in values.items() if key not in ("codec", "quantizer")}
+    return ImageTokenizerConfig(
+        **others, codec=AutoencoderConfig(**codec, training=training), quantizer=quantizer_config(values["quantizer"])
+    )

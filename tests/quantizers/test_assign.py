@@ -1,0 +1,60 @@
+"""Nearest entries against the obvious distance matrix in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from astromodal.quantizers import NearestEntry, assign, nearest
+
+
+def slowly(X, entries):
+    gaps = X[:, None].astype(np.float64) - entries[None].astype(np.float64)
+    return (gaps**2).sum(2)
+
+
+@pytest.mark.parametrize("n_dims", [1, 2, 3, 4, 16, 64])
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+def test_assignment_is_exact(n_dims, offset):
+    rng = np.random.default_rng(n_dims)
+    X = (rng.normal(size=(3000, n_dims)) + offset).astype(np.float32)
+    entries = (rng.normal(size=(200, n_dims)) + offset).astype(np.float32)
+    distances = slowly(X, entries)
+    codes, squared = NearestEntry(entries).query(X)
+    assert np.array_equal(codes, distances.argmin(1))
+    assert np.allclose(squared, distances.min(1), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("n_dims", [1, 2, 5, 16])
+def test_ties_go_to_the_lowest_index(n_dims):
+    rng = np.random.default_rng(0)
+    entries = rng.integers(0, 3, (60, n_dims)).astype(np.float32)  # many duplicates and equidistant pairs
+    X = rng.integers(0, 5, (500, n_dims)).astype(np.float32) / 2
+    assert np.array_equal(nearest(X, entries), slowly(X, entries).argmin(1))
+
+
+@pytest.mark.parametrize("n_dims", [2, 16])
+def test_blocks_do_not_change_the_result(n_dims, monkeypatch):
+    rng = np.random.default_rng(0)
+    X, entries = rng.normal(size=(1000, n_dims)), rng.normal(size=(50, n_dims))
+    whole = nearest(X, entries)
+    monkeypatch.setattr(assign, "BLOCK_BYTES", 4 * 50 * 7)
+    monkeypatch.setattr(assign, "TREE_ROWS", 7)
+    assert np.array_equal(nearest(X, entries), whole)
+
+
+@pytest.mark.parametrize("n_dims", [2, 16])
+def test_one_entry_and_no_rows_are_fine(n_dims):
+    assert nearest(np.ones((3, n_dims)), np.zeros((1, n_dims))).tolist() == [0, 0, 0]
+    assert nearest(np.ones((0, n_dims)), np.zeros((4, n_dims))).shape == (0,)
+
+
+def test_one_distant_entry_does_not_make_every_row_unsure(monkeypatch):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(2000, 16)).astype(np.float32)
+    entries = np.concatenate([rng.normal(size=(99, 16)), np.full((1, 16), 1e6)]).astype(np.float32)
+    unsure = []
+    decide = NearestEntry._decide
+    monkeypatch.setattr(NearestEntry, "_decide", lambda self, X, c: unsure.append(len(X)) or decide(self, X, c))
+    assert np.array_equal(nearest(X, entries), slowly(X, entries).argmin(1))
+    assert sum(unsure) < 0.01 * len(X)
