@@ -1,0 +1,180 @@
+"""Batches gathered from memory-mapped sequences: right-padded, in the fixed order or in one drawn per object and epoch.
+
+Shapes: B sequences, L positions (the longest of the batch, rounded up to a multiple of 8), c scalar columns, T types.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.random import keyed_words, splitmix64
+from ..errors import ConfigError
+from .packed import PackedSequences
+
+if TYPE_CHECKING:
+    import torch
+
+_ROUND_TO = 8  # positions: tensor cores like multiples of it, and compiled code sees fewer shapes
+_ORDER_KEY = 0x0BDE  # sets the draws of the order apart from others with the same seed
+_STEP = np.uint64(0xD1342543DE82EF95)  # odd, so that types stay apart
+
+
+def part_draws(seed: int, epoch: int, object_index: np.ndarray, n_types: int) -> np.ndarray:
+    """Random words (B, T): the parts of an object are put in the order of the words of their types."""
+    objects = splitmix64(_epoch_key(seed, epoch) ^ object_index.astype(np.uint64))
+    return splitmix64(objects[:, None] + np.arange(n_types, dtype=np.uint64) * _STEP)
+
+
+@lru_cache(maxsize=4)
+def _epoch_key(seed: int, epoch: int) -> np.ndarray:
+    return keyed_words(seed, epoch, _ORDER_KEY)
+
+
+class Lengths:
+    """Lengths of the sequences of a split, read from the mapped offsets when asked for."""
+
+    def __init__(self, offsets: np.ndarray) -> None:
+        self._offsets = offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, indices: Any) -> np.ndarray:
+        if isinstance(indices, slice):
+            indices = np.arange(*indices.indices(len(self)))
+        indices = np.asarray(indices)
+        return self._offsets[indices + 1] - self._offsets[indices]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.diff(self._offsets).astype(dtype or np.int64, copy=False)
+
+
+class SequenceDataset:
+    """One split of packed sequences; ``dataset.__getitems__(indices)`` is a batch.
+
+    Args:
+        packed: the packed sequences (or their folder).
+        split: ``train``, ``val`` or ``test``.
+        order: ``fixed``, or ``random``: the parts of each object are permuted anew in every epoch.
+        seed: of the permutations; they are a function of (seed, epoch, object) alone.
+        max_len: upper limit of the rounding of L; the sequences themselves fit by the layout.
+        with_values: add ``scalar_values`` to the batches.
+
+    A batch is a dict of ``tokens`` and ``types`` (B, L) int64, ``attn_mask`` (B, L) bool (True is real),
+    ``object_index`` (B,) int64 (unique over all splits) and, with ``with_values``, ``scalar_values`` (B, c) float32 in
+    physical units, NaN where not observed.
+    """
+
+    def __init__(
+        self,
+        packed: PackedSequences,
+        split: str = "train",
+        *,
+        order: str = "fixed",
+        seed: int = 0,
+        max_len: int | None = None,
+        with_values: bool = False,
+    ) -> None:
+        self.packed = packed if isinstance(packed, PackedSequences) else PackedSequences(packed)
+        self.order = str(getattr(order, "value", order))
+        if self.order not in ("fixed", "random"):
+            raise ConfigError("sequence.order fixed or random", got=repr(order))
+        self.split, self.seed, self.epoch, self.with_values = split, int(seed), 0, with_values
+        self.max_len = max_len
+        self._first = self.packed.first_index(split)
+        self._open()
+
+    def _open(self) -> None:
+        arrays = self.packed.split(self.split)
+        self._tokens, self._types, self._offsets = arrays["tokens"], arrays["types"], arrays["offsets"]
+        self._values = arrays["scalar_values"]
+        vocab = self.packed.manifest["config"]["layout"]["vocab"]
+        self._n_types = int(vocab["n_types"])
+        self.lengths = Lengths(self._offsets)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the maps: a worker process opens its own, instead of being sent their content."""
+        return {
+            key: value for key, value in vars(self).items() if not isinstance(value, np.ndarray) and key != "lengths"
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open()
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the permutations of ``order=random``."""
+        self.epoch = int(epoch)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """A batch of one."""
+        return self.gather(np.array([index]), self.epoch)
+
+    def __getitems__(self, indices: Any) -> dict[str, torch.Tensor]:
+        """The batch of ``indices`` (B,)."""
+        return self.gather(np.asarray(indices, dtype=np.int64), self.epoch)
+
+    def gather(self, indices: np.ndarray, epoch: int) -> dict[str, torch.Tensor]:
+        """The batch of ``indices`` in the orders of ``epoch``."""
+        import torch
+
+        starts = self._offsets[indices]
+        lengths = self._offsets[indices + 1] - starts
+        width = int(lengths.max(initial=0))
+        padded = -(-width // _ROUND_TO) * _ROUND_TO
+        if self.max_len is not None:
+            padded = max(min(padded, self.max_len), width)
+        column = np.arange(padded)
+        mask = column < lengths[:, None]  # (B, L)
+        positions = starts[:, None] + column  # beyond a sequence's end: whatever follows, set to 0 below
+        tokens = self._tokens.take(positions, mode="clip").astype(np.int64)
+        types = self._types.take(positions, mode="clip").astype(np.int64)
+        tokens *= mask
+        types *= mask
+        object_index = self._first + indices
+        if self.order == "random":
+            target = self._targets(types, object_index, epoch)
+            tokens, types = _scatter(tokens, target), _scatter(types, target)
+        batch = {
+            "tokens": torch.from_numpy(tokens),
+            "types": torch.from_numpy(types),
+            "attn_mask": torch.from_numpy(mask),
+            "object_index": torch.from_numpy(object_index),
+        }
+        if self.with_values:
+            batch["scalar_values"] = torch.from_numpy(self._values[indices])
+        return batch
+
+    def _targets(self, types: np.ndarray, object_index: np.ndarray, epoch: int) -> np.ndarray:
+        """Flat position of every token after the parts of each object are permuted, ``(B, L)``.
+
+        A part is a run of one type, so it moves as a whole: its tokens are shifted by the difference between its first
+        position in the new order and in the old one. BOS, EOS and padding have type 0 and stay.
+        """
+        n, width = types.shape
+        rows = np.arange(n)[:, None]
+        cells = rows * self._n_types + types  # (B, L)
+        sizes = np.bincount(cells.ravel(), minlength=n * self._n_types).reshape(n, -1)  # (B, T)
+        sizes[:, 0] = 0
+        old = np.zeros(n * self._n_types, np.int64)
+        # Assigned from the right to the left, so that the first position of a part is what remains.
+        old[cells[:, ::-1].ravel()] = np.broadcast_to(np.arange(width)[::-1], (n, width)).ravel()
+        rank = np.argsort(part_draws(self.seed, epoch, object_index, self._n_types), axis=1)  # (B, T)
+        ordered = np.take_along_axis(sizes, rank, 1)
+        new = np.empty_like(sizes)
+        np.put_along_axis(new, rank, 1 + np.cumsum(ordered, 1) - ordered, 1)
+        shift = new - old.reshape(n, -1)
+        shift[:, 0] = 0
+        return rows * width + np.arange(width) + shift.ravel()[cells]
+
+
+def _scatter(values: np.ndarray, target: np.ndarray) -> np.ndarray:
+    moved = np.empty_like(values)
+    moved.ravel()[target] = values
+    return moved

@@ -1,0 +1,249 @@
+"""Token files on disk: their names, what they hold, and how they are read.
+
+``<store>/tokens`` holds, for every field, uncompressed ``.npz`` files with the documented names::
+
+    image_tokens/datacube_<field>_tokens.npz              ids, tokens (n, T) uint16, present (n,)
+    image_latents/datacube_<field>_latents.npz            ids, latents (n, c, h, w) float32, present (n,)
+    scalar_tokens/datacube_<field>_scalar_tokens.npz      ids, tokens (n, c) uint16, present, clipped, nondetected
+                                                          (n, c) bool, values, errors (n, c) float32 physical, columns
+    spectrum_tokens/datacube_<field>_spectrum_tokens.npz  ids and, per group, tokens_<group> (flat) uint16,
+                                                          offsets_<group> (n + 1,) int64, present_<group> (n,) bool
+    splits/datacube_<field>_splits.npz                    ids, split (n,) uint8: 0 train, 1 val, 2 test
+    manifest.json                                         one entry per field: inputs, fingerprint, hashes, sizes
+
+Row i is the same object in all of them. What an object lacks is ``present=False``; its code 0 means nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.io import map_npz
+from ..core.manifest import fingerprint_config, fingerprint_file, read_manifest
+from ..errors import ArtifactError, ArtifactMissingError
+from .writer import token_paths
+
+COMMAND = "python encode.py"
+_COMPARE_ROWS = 65536  # ids compared at once
+
+
+def tokenizer_fingerprints(tokenizers: Any) -> dict[str, str]:
+    """``<modality>_tokenizer`` → fingerprint, for the tokenizers that a ``TokenizerSet`` has."""
+    parts = {name: getattr(tokenizers, name) for name in ("scalar", "spectrum", "image")}
+    return {f"{name}_tokenizer": part.fingerprint for name, part in parts.items() if part is not None}
+
+
+@dataclass(frozen=True)
+class SpectrumPart:
+    """Tokens of one group: those of row i are ``tokens[offsets[i]:offsets[i + 1]]``."""
+
+    tokens: np.ndarray  # flat, uint16
+    offsets: np.ndarray  # (n + 1,) int64
+    present: np.ndarray  # (n,) bool
+    length: int  # tokens per spectrum
+
+
+@dataclass(frozen=True)
+class FieldTokens:
+    """Memory-mapped token files of one field; a modality that was not encoded is empty."""
+
+    field: str
+    ids: np.ndarray
+    split: np.ndarray
+    columns: tuple[str, ...] = ()
+    scalar: Mapping[str, np.ndarray] = dataclass_field(default_factory=dict)  # members of the scalar file
+    spectra: Mapping[str, SpectrumPart] = dataclass_field(default_factory=dict)
+    image: Mapping[str, np.ndarray] = dataclass_field(default_factory=dict)  # tokens, present
+    latents: Mapping[str, np.ndarray] = dataclass_field(default_factory=dict)  # latents, present
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class TokenStore:
+    """Read side of ``<store>/tokens``.
+
+    Args:
+        root: the store, ``paths.store``.
+
+    Raises:
+        ArtifactMissingError: nothing was encoded there yet.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.folder = Path(root) / "tokens"
+        try:
+            self.entries: dict[str, Any] = dict(sorted(read_manifest(self.folder).get("entries", {}).items()))
+        except ArtifactMissingError:
+            self.entries = {}
+        if not self.entries:
+            raise ArtifactMissingError("token files", got="none", where=self.folder, repair=f"run {COMMAND}")
+
+    def fields(self) -> list[str]:
+        """Names of the encoded fields, sorted."""
+        return list(self.entries)
+
+    def __iter__(self) -> Iterator[FieldTokens]:
+        """Open field after field."""
+        return (self.open(field) for field in self.entries)
+
+    def select(self, fields: list[str]) -> TokenStore:
+        """The same store, restricted to some fields.
+
+        Raises:
+            ArtifactMissingError: one of them was not encoded.
+        """
+        for field in fields:
+            self._entry(field)
+        chosen = object.__new__(TokenStore)
+        chosen.folder, chosen.entries = self.folder, {field: self.entries[field] for field in sorted(fields)}
+        return chosen
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all fields' files and inputs."""
+        return fingerprint_config({field: entry["fingerprint"] for field, entry in self.entries.items()})
+
+    def _entry(self, field: str) -> dict[str, Any]:
+        if field not in self.entries:
+            raise ArtifactMissingError(
+                f"tokens of field {field}",
+                got=f"fields {', '.join(self.entries)}",
+                where=self.folder,
+                repair=f"run {COMMAND}",
+            )
+        return self.entries[field]
+
+    def check_tokenizers(self, tokenizers: Any) -> None:
+        """Refuse tokens that were made with other codebooks than those of ``tokenizers``.
+
+        Raises:
+            ArtifactError: with both fingerprints.
+        """
+        for name, fingerprint in tokenizer_fingerprints(tokenizers).items():
+            for field, entry in self.entries.items():
+                made_with = entry["inputs"].get(name)
+                if made_with != fingerprint:
+                    raise ArtifactError(
+                        f"tokens made with the {name.replace('_', ' ')} {fingerprint}",
+                        got=f"tokens made with {made_with or 'none'}",
+                        where=f"{self.folder}, field {field}",
+                        repair=f"run {COMMAND}",
+                    )
+
+    def verify(self) -> None:
+        """Hash every file again and compare with the manifest (slow).
+
+        Raises:
+            ArtifactError: a file's content changed; with both fingerprints.
+        """
+        for field, entry in self.entries.items():
+            for name, expected in entry["files"].items():
+                found = fingerprint_file(self.folder / name)
+                if found != expected:
+                    raise _damaged(f"fingerprint {expected}", found, self.folder / name, field)
+
+    def open(self, field: str) -> FieldTokens:
+        """Memory-map the files of a field.
+
+        Raises:
+            ArtifactMissingError: the field, or a file of it, is missing.
+            ArtifactError: a file is not the one that was written, or files do not belong together.
+        """
+        entry = self._entry(field)
+        paths = token_paths(self.folder, field)
+        members = {kind: self._map(path, field) for kind, path in paths.items() if self._name(path) in entry["files"]}
+        try:
+            tokens = _assemble(field, members, entry)
+        except KeyError as error:
+            raise _damaged(f"a member {error}", "none", self.folder, field) from error
+        _check_shapes(tokens, int(entry["rows"]), self.folder)
+        for kind, arrays in members.items():
+            _check_ids(tokens.ids, arrays["ids"], paths[kind], field)
+        return tokens
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+    def _map(self, path: Path, field: str) -> dict[str, np.ndarray]:
+        """Members of one file, after a look at its size: a truncated file is noticed before it is read."""
+        if not path.exists():
+            raise ArtifactMissingError(
+                "a token file", got="nothing", where=path, repair=f"run {COMMAND} encode.overwrite=true"
+            )
+        expected = self.entries[field]["sizes"][self._name(path)]
+        if path.stat().st_size != expected:
+            raise _damaged(f"{expected} bytes", path.stat().st_size, path, field)
+        return {name: np.asarray(array) for name, array in map_npz(path).items()}
+
+
+def _damaged(expected: str, got: object, where: object, field: str) -> ArtifactError:
+    return ArtifactError(
+        expected,
+        got=got,
+        where=f"{where}, field {field}",
+        repair=f"run {COMMAND} data.fields=[{field}] encode.overwrite=true",
+    )
+
+
+def _assemble(field: str, members: Mapping[str, Mapping[str, np.ndarray]], entry: Mapping[str, Any]) -> FieldTokens:
+    spectra = {
+        group: SpectrumPart(
+            members["spectrum"][f"tokens_{group}"],
+            members["spectrum"][f"offsets_{group}"],
+            members["spectrum"][f"present_{group}"],
+            int(length),
+        )
+        for group, length in entry["group_lengths"].items()
+    }
+    scalar = members.get("scalar", {})
+    return FieldTokens(
+        field=field,
+        ids=members["splits"]["ids"],
+        split=members["splits"]["split"],
+        columns=tuple(scalar["columns"].tolist()) if scalar else (),
+        scalar=scalar,
+        spectra=spectra,
+        image=members.get("image", {}),
+        latents=members.get("latents", {}),
+    )
+
+
+def _check_shapes(tokens: FieldTokens, n: int, folder: Path) -> None:
+    """First dimensions are the number of rows; spectra's offsets end where their tokens end."""
+    shapes: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+        "split": (tokens.split.shape, (n,)),
+        "ids": (tokens.ids.shape, (n,)),
+    }
+    for name in ("tokens", "present", "clipped", "nondetected", "values", "errors") if tokens.scalar else ():
+        shapes[f"scalar {name}"] = (tokens.scalar[name].shape, (n, len(tokens.columns)))
+    for group, part in tokens.spectra.items():
+        shapes[f"{group} present"] = (part.present.shape, (n,))
+        shapes[f"{group} offsets"] = (part.offsets.shape, (n + 1,))
+        end = int(part.offsets[-1]) if len(part.offsets) else 0
+        shapes[f"{group} tokens"] = (part.tokens.shape, (end,))
+    for kind, arrays, name in (("image", tokens.image, "tokens"), ("latents", tokens.latents, "latents")):
+        if arrays:
+            shapes[f"{kind} {name}"] = (arrays[name].shape[:1], (n,))
+            shapes[f"{kind} present"] = (arrays["present"].shape, (n,))
+    for name, (found, expected) in shapes.items():
+        if found != expected:
+            raise _damaged(f"{name} of shape {expected}", found, folder, tokens.field)
+
+
+def _check_ids(expected: np.ndarray, found: np.ndarray, path: Path, field: str) -> None:
+    """The same objects in the same rows, compared piece by piece."""
+    if expected.shape != found.shape:
+        raise _damaged(f"{len(expected)} ids", len(found), path, field)
+    for start in range(0, len(expected), _COMPARE_ROWS):
+        rows = slice(start, start + _COMPARE_ROWS)
+        differs = np.flatnonzero(expected[rows] != found[rows])
+        if len(differs):
+            row = start + int(differs[0])
+            raise _damaged(f"object {expected[row]} in row {row}", found[row], path, field)

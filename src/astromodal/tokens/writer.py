@@ -1,0 +1,126 @@
+"""Writing token files: batches are appended, nothing is held in memory, and everything appears at once.
+
+:mod:`.store` says what the files hold.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.io import NpzWriter
+from ..core.manifest import fingerprint_config, fingerprint_file, update_manifest
+
+_FILES = {
+    "image": ("image_tokens", "tokens"),
+    "latents": ("image_latents", "latents"),
+    "scalar": ("scalar_tokens", "scalar_tokens"),
+    "spectrum": ("spectrum_tokens", "spectrum_tokens"),
+    "splits": ("splits", "splits"),
+}
+
+
+def token_paths(folder: str | Path, field: str) -> dict[str, Path]:
+    """Path of each token file of a field, by kind: image, latents, scalar, spectrum, splits."""
+    return {kind: Path(folder) / sub / f"datacube_{field}_{name}.npz" for kind, (sub, name) in _FILES.items()}
+
+
+class FieldWriter:
+    """Writes all token files of one field: batches are appended, :meth:`commit` puts everything in place at once.
+
+    Files are assembled in a folder of their own beside the final ones, so that a failure (or a full disk) at any
+    point leaves the files of an earlier encoding whole.
+    """
+
+    def __init__(self, folder: str | Path, field: str) -> None:
+        self.folder, self.field = Path(folder), field
+        self._staging = self.folder / ".staging" / field
+        shutil.rmtree(self._staging, ignore_errors=True)  # what a killed process left
+        self._final = token_paths(self.folder, field)
+        self._staged = token_paths(self._staging, field)
+        self._writers: dict[str, NpzWriter] = {}
+        self._ends: dict[str, int] = {}  # spectrum group → tokens written
+        self._lengths: dict[str, int] = {}
+        self._columns: tuple[str, ...] = ()
+
+    def _writer(self, kind: str) -> NpzWriter:
+        if kind not in self._writers:
+            self._staged[kind].parent.mkdir(parents=True, exist_ok=True)
+            self._writers[kind] = NpzWriter(self._staged[kind])
+        return self._writers[kind]
+
+    def add_scalars(self, scalars: Any, columns: tuple[str, ...]) -> None:
+        """Append a batch of ``ScalarTokens``."""
+        writer = self._writer("scalar")
+        self._columns = tuple(columns)
+        writer.append("tokens", np.asarray(scalars.tokens, np.uint16))
+        for name in ("present", "clipped", "nondetected"):
+            writer.append(name, np.asarray(getattr(scalars, name), bool))
+        for name in ("values", "errors"):
+            writer.append(name, np.asarray(getattr(scalars, name), np.float32))
+
+    def add_spectrum(self, group: str, tokens: np.ndarray, present: np.ndarray) -> None:
+        """Append a batch of one group: ``tokens (n, L)``, of which only rows with ``present`` are kept."""
+        writer, present = self._writer("spectrum"), np.asarray(present, bool)
+        length = int(tokens.shape[1])
+        if group not in self._ends:
+            self._ends[group], self._lengths[group] = 0, length
+            writer.append(f"offsets_{group}", np.zeros(1, np.int64))
+        writer.append(f"tokens_{group}", np.asarray(tokens[present], np.uint16).reshape(-1))
+        writer.append(f"offsets_{group}", self._ends[group] + np.cumsum(present, dtype=np.int64) * length)
+        writer.append(f"present_{group}", present)
+        self._ends[group] += int(present.sum()) * length
+
+    def add_image(self, tokens: np.ndarray, latents: np.ndarray, present: np.ndarray) -> None:
+        """Append a batch of images: ``tokens (n, T)``, ``latents (n, c, h, w)``, ``present (n,)``."""
+        present = np.asarray(present, bool)
+        self._writer("image").append("tokens", np.asarray(tokens, np.uint16))
+        self._writer("image").append("present", present)
+        self._writer("latents").append("latents", np.asarray(latents, np.float32))
+        self._writer("latents").append("present", present)
+
+    def commit(self, ids: np.ndarray, split: np.ndarray, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """Finish the files, move them into place and write the field's manifest entry last; return that entry."""
+        self._writer("splits").set("split", np.asarray(split, np.uint8))
+        if "scalar" in self._writers:
+            self._writers["scalar"].set("columns", np.array(self._columns, dtype=np.str_))
+        for writer in self._writers.values():
+            writer.set("ids", ids)
+            writer.close()
+        hashes = {kind: fingerprint_file(self._staged[kind]) for kind in self._writers}
+        sizes = {kind: self._staged[kind].stat().st_size for kind in self._writers}
+        # Between the first rename and the new entry the field counts as not encoded.
+        update_manifest(self.folder, self.field, None)
+        for kind, path in self._final.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if kind in self._writers:
+                os.replace(self._staged[kind], path)
+            else:
+                path.unlink(missing_ok=True)  # a modality that is no longer encoded
+        names = {kind: self._final[kind].relative_to(self.folder).as_posix() for kind in self._writers}
+        whole = {
+            **entry,
+            "rows": len(ids),
+            "columns": list(self._columns),
+            "group_lengths": self._lengths,
+            "files": {names[kind]: hashes[kind] for kind in names},
+            "sizes": {names[kind]: sizes[kind] for kind in names},
+        }
+        whole["summary"] = {**entry.get("summary", {}), "bytes": sum(sizes.values())}
+        whole["fingerprint"] = fingerprint_config({"inputs": whole["inputs"], "files": whole["files"]})
+        update_manifest(self.folder, self.field, whole)
+        shutil.rmtree(self._staging, ignore_errors=True)
+        return whole
+
+    def __enter__(self) -> FieldWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers.values():
+            writer.abort()
+        shutil.rmtree(self._staging, ignore_errors=True)
