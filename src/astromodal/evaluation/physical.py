@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,10 @@ from torch import Tensor
 
 from ..core.codebook import ScalarCodebook
 from ..core.vocab import VocabSpec
+from ..training.callbacks import Callback
+
+if TYPE_CHECKING:
+    from ..training.loop import TrainingLoop
 
 Inverse = Callable[[np.ndarray], np.ndarray]
 
@@ -61,23 +66,27 @@ class PhysicalValidation:
         model.train(was_training)
         return results
 
-    def _predict(self, model: torch.nn.Module, batch: dict, device: torch.device, next_types: bool):
+    def _predict(
+        self, model: torch.nn.Module, batch: dict, device: torch.device, next_types: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Expected transformed value at each position whose target is a scalar bin: ``(K,)``, row, column."""
-        tokens, types = batch["tokens"].to(device), batch["types"].to(device)
-        mask = batch["attn_mask"].to(device)
         block = self.vocab.block("scalar")
-        targets, target_types = tokens[:, 1:], types[:, 1:]
+        targets = batch["tokens"][:, 1:]
         row, position = torch.nonzero((targets >= block.start) & (targets < block.stop), as_tuple=True)
-        column = target_types[row, position] - self.vocab.first_column_type
-        inputs = (tokens[:, :-1], types[:, :-1], mask[:, :-1])
+        column = batch["types"][row, position + 1] - self.vocab.first_column_type
+        if not len(row):
+            return np.zeros(0), row.numpy(), column.numpy()
+        # A causal model needs nothing behind the last scalar: images and spectra mostly stand there.
+        stop = int(position.max()) + 1
+        inputs = [batch[key][:, :stop].to(device) for key in ("tokens", "types", "attn_mask")]
         if hasattr(model, "hidden"):
-            extra = {"next_types": target_types} if next_types else {}
-            hidden = model.hidden(*inputs, **extra)[row, position]
+            extra = {"next_types": batch["types"][:, 1 : stop + 1].to(device)} if next_types else {}
+            hidden = model.hidden(*inputs, **extra)[row.to(device), position.to(device)]
             logits = hidden.float() @ model.head_weight[block.start : block.stop].float().T
         else:
-            logits = model(*inputs)[row, position, block.start : block.stop].float()
-        expected = self._expectation(logits, column)
-        return expected.double().cpu().numpy(), row.cpu().numpy(), column.cpu().numpy()
+            logits = model(*inputs)[row.to(device), position.to(device), block.start : block.stop].float()
+        expected = self._expectation(logits, column.to(device))
+        return expected.double().cpu().numpy(), row.numpy(), column.numpy()
 
     def _expectation(self, logits: Tensor, column: Tensor) -> Tensor:
         centers = torch.as_tensor(self.codebook.centers, device=logits.device)
@@ -113,3 +122,18 @@ class PhysicalValidation:
                 metrics[f"observed_error_{name}"] = errors.squared / errors.n
         values = [v for k, v in metrics.items() if k.startswith("observed_error_")]
         return metrics | ({"observed_error_scalar": float(np.mean(values))} if values else {})
+
+
+class PhysicalCallback(Callback):
+    """Adds the metrics of :class:`PhysicalValidation` to every validation of a training loop.
+
+    ``results`` holds the errors of the last validation, for plots.
+    """
+
+    def __init__(self, validation: PhysicalValidation, loader: Iterable[dict], *, next_types: bool) -> None:
+        self.validation, self.loader, self.next_types = validation, loader, next_types
+        self.results: dict[str, ColumnErrors] = {}
+
+    def on_validation_end(self, loop: TrainingLoop, metrics: dict[str, float]) -> dict[str, float]:
+        self.results = self.validation.run(loop.model, self.loader, loop.device, next_types=self.next_types)
+        return self.validation.metrics(self.results)

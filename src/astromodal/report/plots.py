@@ -29,45 +29,51 @@ def plot_curves(
         records: lines of ``metrics.jsonl``.
         baselines: value of the marginal baseline by validation metric (without ``val/``).
     """
-    panels = ("loss", "ce", "image", "scalar", "spectrum")
-    validation = {
-        "loss": "score",
-        "ce": "ce",
-        "image": "error_image",
-        "scalar": "error_scalar",
-        "spectrum": "error_spectrum",
-    }
-    titles = {
-        "loss": "loss; val: mean error / variance",
-        "ce": "cross-entropy [nats]",
-        "image": "image error / variance",
-        "scalar": "scalar error / variance",
-        "spectrum": "spectrum error / variance",
-    }
-    shown = [p for p in panels if any(f"train/{p}" in r or f"val/{validation[p]}" in r for r in records)]
+    panels = (
+        ("loss", "train/loss", None, "training loss"),
+        ("score", None, "score", "score: mean error / variance"),
+        ("ce", "train/ce", "ce", "cross-entropy [nats]"),
+        ("image", "train/image", "error_image", "image error / variance"),
+        ("scalar", "train/scalar", "error_scalar", "scalar error / variance"),
+        ("spectrum", "train/spectrum", "error_spectrum", "spectrum error / variance"),
+    )
+    shown = []
+    for _, train, validation, title in panels:
+        keys = ((train, "train", TRUE, ""), (validation and f"val/{validation}", "validation", MODEL, "o"))
+        curves = [(label, colour, marker, _points(records, key)) for key, label, colour, marker in keys]
+        curves = [c for c in curves if any(value for _, value in c[3])]  # a modality that is absent stays at 0
+        if curves:
+            shown.append((title, curves, (baselines or {}).get(validation)))
     if not shown:
         return None
     figure = Figure(figsize=(3.6 * len(shown), 3.2), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(shown)))
-    for axis, panel in zip(axes, shown, strict=True):
-        for key, label, colour, marker in (
-            (f"train/{panel}", "train", TRUE, ""),
-            (f"val/{validation[panel]}", "validation", MODEL, "o"),
-        ):
-            points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
-            if points:
-                axis.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=3, lw=1.2, label=label)
-        reference = (baselines or {}).get(validation[panel])
+    for axis, (title, curves, reference) in zip(axes, shown, strict=True):
+        for label, colour, marker, points in curves:
+            axis.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=3, lw=1.2, label=label)
         if reference is not None and np.isfinite(reference):
             axis.axhline(reference, color=OTHER, ls="--", lw=1, label="marginal")
-        axis.set(title=titles[panel], xlabel="optimizer step")
+        axis.set(title=title, xlabel="optimizer step")
         axis.legend(fontsize=7, frameon=False)
         axis.grid(alpha=0.25)
     return _save(figure, path)
 
 
-def plot_cutouts(true: np.ndarray, reconstruction: np.ndarray, bands: Sequence[str], path: Path, *,
-                 mask: np.ndarray | None = None, n_bands: int = 6) -> Path | None:  # fmt: skip
+def _points(records: Sequence[Mapping[str, float]], key: str | None) -> list[tuple[float, float]]:
+    """Step and value wherever ``key`` was recorded."""
+    return [(r["step"], r[key]) for r in records if key is not None and r.get(key) is not None]
+
+
+def plot_cutouts(
+    true: np.ndarray,
+    reconstruction: np.ndarray,
+    bands: Sequence[str],
+    path: Path,
+    *,
+    mask: np.ndarray | None = None,
+    n_bands: int = 6,
+    labels: tuple[str, str] = ("true", "decoded"),
+) -> Path | None:
     """True cutouts above their reconstructions, in the normalised (arcsinh) scale they are coded in.
 
     Args:
@@ -93,12 +99,14 @@ def plot_cutouts(true: np.ndarray, reconstruction: np.ndarray, bands: Sequence[s
                 if row == 0 and k == 0:
                     axis.set_title(bands[band], fontsize=9)
                 if column == 0:
-                    axis.set_ylabel(("true", "decoded")[k], fontsize=9)
-    figure.suptitle("cutouts: true above decoded (arcsinh scale, 1 to 99.8 %)", fontsize=10)
+                    axis.set_ylabel(labels[k], fontsize=9)
+    figure.suptitle(f"cutouts: {labels[0]} above {labels[1]} (arcsinh scale, 1 to 99.8 %)", fontsize=10)
     return _save(figure, path)
 
 
-def plot_spectra(examples: Sequence[Mapping[str, object]], path: Path) -> Path | None:
+def plot_spectra(
+    examples: Sequence[Mapping[str, object]], path: Path, *, labels: tuple[str, str] = ("true", "decoded")
+) -> Path | None:
     """Spectra with their reconstruction from tokens.
 
     Args:
@@ -112,8 +120,8 @@ def plot_spectra(examples: Sequence[Mapping[str, object]], path: Path) -> Path |
     for axis, example in zip(figure.subplots(len(examples), 1, squeeze=False)[:, 0], examples, strict=True):
         wave, flux = np.asarray(example["wave"]), np.asarray(example["flux"], dtype=float)
         valid = np.asarray(example.get("valid", np.isfinite(flux)), dtype=bool)
-        axis.plot(wave, np.where(valid, flux, np.nan), color=TRUE, lw=0.6, alpha=0.7, label="true")
-        axis.plot(wave, example["reconstruction"], color=MODEL, lw=1.0, label="decoded")
+        axis.plot(wave, np.where(valid, flux, np.nan), color=TRUE, lw=0.6, alpha=0.7, label=labels[0])
+        axis.plot(wave, example["reconstruction"], color=MODEL, lw=1.0, label=labels[1])
         if valid.any():
             low, high = np.percentile(flux[valid], [0.5, 99.5])
             margin = 0.25 * max(high - low, 1e-30)

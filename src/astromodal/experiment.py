@@ -1,0 +1,220 @@
+"""One training run of the language model, put together from its parts: tokens, sequences, model, loss, loop."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .config.schema import Config, ScalarConfig
+from .core.io import load_torch, write_json
+from .core.rank import is_main, rank, world_size
+from .core.runs import RunContext
+from .data.scalars import inverse_transform, transform
+from .evaluation.baselines import TypeEntries, baseline_metrics
+from .evaluation.examples import expected_entries, image_examples, spectrum_examples
+from .evaluation.physical import PhysicalCallback, PhysicalValidation
+from .models import CausalTransformerLM
+from .sequences import BucketSampler, SequenceDataset, SequenceLoader, build_layout, build_sequences
+from .tokenizers import TokenizerSet
+from .tokens import TokenStore
+from .training.loop import LoopResult, TrainingLoop
+from .training.objectives import LanguageModelObjective
+from .training.standardize import Codebooks
+
+
+class Chunks:
+    """A split of packed sequences as chunks that can be read more than once."""
+
+    def __init__(self, packed: Any, split: str) -> None:
+        self.packed, self.split = packed, split
+
+    def __iter__(self) -> Any:
+        return self.packed.chunks(self.split)
+
+
+class LanguageModelRun:
+    """Everything that ``train_lm.py`` builds before it trains; a mistake in any part shows before any work.
+
+    Args:
+        config: the whole configuration.
+        run: the open run.
+        record: plain configuration that goes into the checkpoints.
+
+    Raises:
+        ArtifactMissingError: tokenizers or tokens are missing; the message names the command.
+        ArtifactError: tokens were made with other tokenizers.
+        ConfigError: the longest sequence does not fit into ``model.max_len``.
+    """
+
+    def __init__(self, config: Config, run: RunContext, record: dict[str, Any]) -> None:
+        self.config, self.run = config, run
+        self.tokenizers = TokenizerSet.load(Path(config.paths.store) / "tokenizers")
+        store = TokenStore(config.paths.store)
+        if config.data.fields is not None:
+            store = store.select(list(config.data.fields))
+        store.check_tokenizers(self.tokenizers)
+        sequence = config.sequence
+        self.layout = build_layout(
+            self.tokenizers, sequence.modalities, config.model.max_len, config.vocab, config.data
+        )
+        self.vocab = self.layout.vocab
+        if is_main():
+            write_json(run.dir / "vocab_spec.json", self.vocab.to_dict())
+        self.packed = build_sequences(
+            store, self.layout, sequence.missing, run_id=run.id, log=run.log, progress=run.progress
+        )
+        run.add_input("sequences", self.packed.fingerprint)
+        for name, fingerprint in self.tokenizers.fingerprints.items():
+            run.add_input(f"{name}_tokenizer", fingerprint)
+        self.codebooks = self._codebooks()
+        self.record = record | {
+            "sequences": self.packed.fingerprint,
+            "vocab_size": self.vocab.vocab_size,
+            "n_types": self.vocab.n_types,
+            "base_image": self.vocab.base_image,
+            "base_scalar": self.vocab.base_scalar,
+            "base_spectrum": self.vocab.base_spectrum,
+            "vocab_spec": self.vocab.to_dict(),
+        }
+        self.objective = self._objective()
+        self.physical: PhysicalCallback | None = None
+
+    def _codebooks(self) -> Codebooks:
+        tokenizers = self.tokenizers
+        return Codebooks(
+            tokenizers.image_codebook() if tokenizers.image else None,
+            tokenizers.spectrum_codebooks() if tokenizers.spectrum else {},
+            tokenizers.scalar_codebook() if tokenizers.scalar else None,
+        )
+
+    def _objective(self) -> LanguageModelObjective:
+        from .core.random import seed_everything
+
+        seed_everything(self.config.seed)  # the initial weights are those of the seed
+        model = self.config.model
+        side = int(np.sqrt(self.layout.image_length)) or 24
+        network = CausalTransformerLM(
+            vocab_size=self.vocab.vocab_size, n_types=self.vocab.n_types, d_model=model.d_model,
+            n_layers=model.n_layers, n_heads=model.n_heads, d_ff=model.d_ff, dropout=model.dropout,
+            max_len=model.max_len, tie_head=model.tie_head, grid_width=side,
+        )  # fmt: skip
+        return LanguageModelObjective(
+            network, self.vocab, self.codebooks, self.config.loss, self.config.seed,
+            next_types=self.config.sequence.next_types,
+        )  # fmt: skip
+
+    def loader(self, split: str, *, values: bool = False) -> SequenceLoader:
+        """Batches of a split: shuffled and in the configured order for training, always the same otherwise."""
+        training, train = self.config.training, split == "train"
+        dataset = SequenceDataset(
+            self.packed, split, order=self.config.sequence.order if train else "fixed", seed=self.config.seed,
+            max_len=self.config.model.max_len, with_values=values,
+        )  # fmt: skip
+        sampler = BucketSampler(
+            dataset.lengths,
+            training.batch_size,
+            seed=self.config.seed,
+            shuffle=train,
+            rank=rank(),
+            world_size=world_size(),
+        )
+        return SequenceLoader(
+            dataset, sampler, num_workers=training.num_workers if train else 0, pin_memory=training.pin_memory,
+            persistent_workers=training.persistent_workers, prefetch_factor=training.prefetch_factor,
+        )  # fmt: skip
+
+    def fit(self, resume: str | None) -> LoopResult:
+        """Train to the end, or on from ``resume``."""
+        config, run = self.config, self.run
+        has_val = self.packed.n_rows("val") > 0
+        if not has_val:
+            run.log.warning("no validation objects: raise data.splits.val_fraction to be able to judge this run")
+        rows = {split: self.packed.n_rows(split) for split in ("train", "val", "test")}
+        run.log.info(
+            "sequences: %s; longest %d; vocabulary %d", rows, self.packed.summary["longest"], self.vocab.vocab_size
+        )
+        callbacks = []
+        if has_val and self.codebooks.scalar is not None and "scalar" in self.layout.modalities:
+            self.physical = PhysicalCallback(
+                self._physical(), self.loader("val", values=True), next_types=config.sequence.next_types
+            )
+            callbacks.append(self.physical)
+        self.loop = TrainingLoop(
+            self.objective, self.loader("train"), training=replace(config.training, resume=resume, init_from=config.init_from), optimizer=config.optimizer,
+            schedule=config.schedule, hardware=config.hardware, val_loader=self.loader("val") if has_val else None,
+            tracker=run.tracker, log=run.log, output_dir=run.dir, callbacks=callbacks, seed=config.seed,
+            config_record=self.record, progress=run.progress,
+        )  # fmt: skip
+        return self.loop.fit()
+
+    def _physical(self) -> PhysicalValidation:
+        configs: dict[str, ScalarConfig] = self.tokenizers.scalar.configs
+        return PhysicalValidation(
+            self.vocab, self.codebooks.scalar,
+            {name: partial(transform, config=c) for name, c in configs.items()},
+            {name: partial(inverse_transform, config=c) for name, c in configs.items()},
+        )  # fmt: skip
+
+    # -------------------------------------------------------------------------------- after training
+
+    def summary(self, result: LoopResult) -> dict[str, Any]:
+        """Metrics of the best weights on held-out sky beside the trivial baselines."""
+        summary: dict[str, Any] = {
+            "steps": result.steps,
+            "epochs": result.epochs,
+            "best_step": result.best_step,
+            "model": {},
+        }
+        if self.packed.n_rows("val") == 0:
+            return summary
+        best = self.run.dir / "best_model.pt"
+        if best.exists():
+            self.loop.model.load_state_dict(load_torch(best)["model_state_dict"])
+        metrics = self.loop.evaluate(self.loader("val"))
+        if self.physical is not None:
+            metrics |= self.physical.on_validation_end(self.loop, metrics)
+        books = self.codebooks
+        entries = TypeEntries(self.vocab, books.image, books.spectrum, books.scalar)
+        baselines = baseline_metrics(
+            Chunks(self.packed, "train"), Chunks(self.packed, "val"), self.vocab, entries, self.config.model.max_len
+        )
+        columns = {}
+        for name, errors in (self.physical.results if self.physical else {}).items():
+            if errors.n:
+                unit = self.tokenizers.scalar.configs[name].unit
+                columns[name] = {"unit": unit, "n": errors.n, "mae": errors.absolute / errors.n,
+                                 "mae_marginal": errors.marginal_absolute / errors.n}  # fmt: skip
+        return summary | {"model": metrics, "baselines": baselines, "columns": columns}
+
+    def scalar_panels(self) -> list[dict[str, Any]]:
+        """Predicted and observed values of each column, for the plot."""
+        results = self.physical.results if self.physical else {}
+        return [
+            {"name": name, "unit": self.tokenizers.scalar.configs[name].unit,
+             "true": np.concatenate(e.true), "predicted": np.concatenate(e.predicted)}
+            for name, e in results.items() if e.n > 1
+        ]  # fmt: skip
+
+    def examples(self) -> tuple[tuple[np.ndarray, np.ndarray, list[str]] | None, list[dict[str, Any]]]:
+        """Cutouts (from tokens, from the model, bands) and spectra of a few validation objects."""
+        images, spectra = None, []
+        if self.packed.n_rows("val") == 0:
+            return images, spectra
+        for segment in self.layout.segments:
+            if segment.modality == "scalar":
+                continue
+            book = self.codebooks.image if segment.name == "image" else self.codebooks.spectrum[segment.name]
+            codes, expected = expected_entries(
+                self.loop.model, self.loader("val"), self.vocab, segment.name, book, segment.length, self.loop.device,
+                next_types=self.config.sequence.next_types, n_objects=3 if segment.name == "image" else 1,
+            )  # fmt: skip
+            if len(codes) and segment.name == "image":
+                tokenizer = self.tokenizers.image.use(self.config.hardware)
+                images = (*image_examples(tokenizer, codes, expected), list(tokenizer.scaling_.bands))
+            elif len(codes):
+                spectra += spectrum_examples(self.tokenizers.spectrum, segment.name, codes, expected)
+        return images, spectra

@@ -1,0 +1,193 @@
+"""The three stages: from a configuration to artifacts and a run directory. The wiring, nothing else."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from .config.schema import STAGE_GROUPS, Config
+from .core.io import plain, read_jsonl, write_json
+from .core.manifest import fingerprint_config
+from .core.runs import RunContext
+from .data import assign_splits, check_unique_ids, discover
+from .data.datacube import Datacube
+from .errors import ArtifactMissingError
+from .report import plots, tables
+from .tokenizers import TokenizerSet
+from .tokenizers.bundle import FOLDERS, tokenizer_class
+
+NEXT = {"train_tokenizers": "encode", "encode": "train_lm"}
+
+
+def train_tokenizers(cfg: DictConfig) -> None:
+    """Fit the configured tokenizers on the training objects, save them, report their quality on held-out objects."""
+    config: Config = OmegaConf.to_object(cfg)
+    with RunContext.open(cfg, "train_tokenizers") as run:
+        cubes, splits = open_survey(config, run)
+        root = Path(config.paths.store) / "tokenizers"
+        reports: dict[str, dict[str, Any]] = {}
+        for name, folder in FOLDERS.items():
+            settings = getattr(config.tokenizer, name)
+            if settings is None or not _in_survey(config, name):
+                continue
+            run.log.info("fitting the %s tokenizer", name)
+            kind = tokenizer_class(name)
+            tokenizer = kind(settings, config.hardware) if name == "image" else kind(settings)
+            reports[name] = tokenizer.fit(cubes, splits, config.data, run, config.seed)
+            tokenizer.save(root / folder, run.id)
+            run.add_input(f"{name}_tokenizer", tokenizer.fingerprint)
+            _plot_tokenizer(run, name, reports[name])
+        run.tracker.summary(tables.tokenizer_summary(reports))
+        run.log.info("%s", tables.tokenizer_table(reports))
+        _say_next(run, cfg, f"tokenizers in {root}")
+
+
+def encode(cfg: DictConfig) -> None:
+    """Encode every field that is not up to date."""
+    from .tokens import encode_survey
+
+    config: Config = OmegaConf.to_object(cfg)
+    with RunContext.open(cfg, "encode") as run:
+        tokenizers = TokenizerSet.load(Path(config.paths.store) / "tokenizers")
+        if tokenizers.image is not None:
+            tokenizers.image.use(config.hardware)
+        for name, fingerprint in tokenizers.fingerprints.items():
+            run.add_input(f"{name}_tokenizer", fingerprint)
+        cubes, splits = open_survey(config, run)
+        summary = encode_survey(
+            cubes, tokenizers, splits, config.data, config.paths.store,
+            n_processes=config.hardware.n_processes, overwrite=config.encode.overwrite, run=run,
+        )  # fmt: skip
+        write_json(run.dir / "encoding.json", summary)
+        run.tracker.summary({"rows": summary["rows"], "bytes": summary["bytes"], "seconds": summary["seconds"]})
+        run.log.info("%s", tables.encoding_table(summary))
+        _say_next(run, cfg, f"tokens of {summary['rows']} objects in {config.paths.store}/tokens")
+
+
+def train_lm(cfg: DictConfig) -> float | None:
+    """Train the transformer; returns ``val/score`` of the best weights, which a sweep may minimise."""
+    from .experiment import LanguageModelRun
+    from .training.checkpoint import find_resume
+
+    config: Config = OmegaConf.to_object(cfg)
+    record = config_record(cfg)
+    fingerprint = fingerprint_config(record)
+    resume = config.resume
+    if resume == "auto":
+        found = find_resume(Path(config.paths.runs) / "train_lm", fingerprint)
+        resume = None if found is None else str(found)
+    if resume is not None:
+        _continue_in(cfg, Path(resume))
+    with RunContext.open(cfg, "train_lm", resume=resume is not None) as run:
+        run.record(config_fingerprint=fingerprint)
+        if config.resume == "auto" and resume is None:
+            run.log.info("resume=auto: no unfinished run with this configuration, starting anew")
+        experiment = LanguageModelRun(config, run, record)
+        result = experiment.fit(resume)
+        summary = experiment.summary(result)
+        run.tracker.summary(tables.flatten(summary))
+        write_json(run.dir / "summary.json", summary)
+        _plot_lm(run, experiment, summary)
+        run.log.info("%s", tables.model_table(summary))
+        run.log.info("next: python train_lm.py -m hparams=loss_weights %s", " ".join(_overrides(cfg)))
+        return summary["model"].get("score")
+
+
+# --------------------------------------------------------------------------------------- shared parts
+
+
+def open_survey(config: Config, run: RunContext) -> tuple[list[Datacube], dict[str, np.ndarray]]:
+    """The datacubes (made first, if the survey is synthetic) and the split of each of their rows."""
+    if config.data.synthetic is not None:
+        from .data import ensure_survey
+
+        ensure_survey(config.data, config.paths.datacube_template)
+    cubes = discover(config.data, config.paths.datacube_template)
+    check_unique_ids(cubes)
+    for cube in cubes:
+        run.add_input(f"datacube_{cube.field}", cube.fingerprint())
+    splits = assign_splits(cubes, config.data)
+    counts = np.bincount(np.concatenate(list(splits.values())), minlength=3)
+    run.log.info("%d fields, %d objects: %d train, %d val, %d test", len(cubes), counts.sum(), *counts[:3])
+    return cubes, splits
+
+
+def config_record(cfg: DictConfig) -> dict[str, Any]:
+    """What decides the result of a training run, as plain values: the groups that it reads, without names and places."""
+    values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    left_out = ("stage", "name", "run_id", "run_dir", "resume", "paths", "tracking")
+    return {key: plain(values[key]) for key in STAGE_GROUPS["train_lm"] if key not in left_out}
+
+
+def _in_survey(config: Config, name: str) -> bool:
+    parts = {"scalar": config.data.scalars, "spectrum": config.data.spectra, "image": config.data.images}
+    return bool(parts[name])
+
+
+def _continue_in(cfg: DictConfig, resume: Path) -> None:
+    """Let the run go on in the directory of the run to resume; the one that Hydra made for it is empty."""
+    run_dir = resume if resume.is_dir() else resume.parent.parent
+    if not (run_dir / "run.json").is_file():
+        raise ArtifactMissingError(
+            "a run directory, or a checkpoint in one, to resume",
+            got="no run.json",
+            where=run_dir,
+            repair="resume=auto, or resume=runs/train_lm/<name>/<run_id>",
+        )
+    made = Path(cfg.run_dir)
+    if made.resolve() != run_dir.resolve() and {p.name for p in made.glob("*")} <= {".hydra"}:
+        shutil.rmtree(made, ignore_errors=True)
+    cfg.run_dir = str(run_dir)
+
+
+def _overrides(cfg: DictConfig) -> list[str]:
+    """The overrides of this run that every stage understands, for the command to type next."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return []
+    shared = ("experiment", "data", "paths", "tokenizer_id", "hardware", "tracking")
+    return [o for o in HydraConfig.get().overrides.task if o.split("=")[0].split(".")[0] in shared]
+
+
+def _say_next(run: RunContext, cfg: DictConfig, made: str) -> None:
+    run.log.info("%s; report and plots in %s", made, run.dir)
+    run.log.info("next: python %s.py %s", NEXT[cfg.stage], " ".join(_overrides(cfg)))
+
+
+# --------------------------------------------------------------------------------------------- plots
+
+
+def _plot_tokenizer(run: RunContext, name: str, report: dict[str, Any]) -> None:
+    arrays, path = report.get("arrays") or {}, run.dir / "plots" / f"{name}_reconstruction.png"
+    if name == "scalar":
+        drawn = plots.plot_scalars(
+            [{"name": column, "unit": report["columns"][column]["unit"], "true": a[:, 0], "predicted": a[:, 1]}
+             for column, a in arrays.items() if len(a)],
+            path, title="decoded against observed",
+        )  # fmt: skip
+    elif name == "spectrum":
+        drawn = plots.plot_spectra(tables.spectrum_panels(report), path)
+    else:
+        drawn = plots.plot_cutouts(arrays["true"], arrays["reconstruction"], arrays["bands"], path, mask=arrays["mask"])
+    if drawn:
+        run.tracker.image(f"{name}_reconstruction", drawn, 0)
+
+
+def _plot_lm(run: RunContext, experiment: Any, summary: dict[str, Any]) -> None:
+    folder = run.dir / "plots"
+    marginal = summary["baselines"]["marginal"] if summary.get("baselines") else None
+    images, spectra = experiment.examples()
+    drawn = {
+        "curves": plots.plot_curves(read_jsonl(run.dir / "metrics.jsonl"), folder / "curves.png", marginal),
+        "scalars": plots.plot_scalars(experiment.scalar_panels(), folder / "scalars.png"),
+        "spectra": plots.plot_spectra(spectra, folder / "spectra.png", labels=("tokens", "model")),
+        "cutouts": plots.plot_cutouts(*images, folder / "cutouts.png", labels=("tokens", "model")) if images else None,
+    }
+    for name, path in drawn.items():
+        if path:
+            run.tracker.image(name, path, summary["steps"])
