@@ -1,0 +1,173 @@
+"""Which positions take part in the loss of one optimizer step, and with what weight.
+
+Every mean in the loss is over the positions of the *whole* step, and the draw of ``sample_k`` positions per modality
+is keyed by (seed, step, object, position): a position's weight is the same however the step is cut into
+micro-batches and ranks, so accumulation and data parallelism give the gradient of one big batch. The draw is uniform
+without replacement, so the mean over the k drawn of n positions is unbiased for the mean over all; its variance is
+(1/k)(1 - k/n) times the variance of a single position (Cochran 1977, section 2.5).
+
+All of this runs on the CPU in NumPy, before a batch is copied to the device: the loss itself never has to ask the
+device how many positions there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from ..config.schema import CEBalance, CEMode, LossConfig
+from ..core.random import keyed_uniform
+from .distributed import gather as gather_ranks
+from .standardize import MODALITIES, Tables
+
+SPECIAL = len(MODALITIES)  # kind of EOS and other specials: 0 image, 1 scalar, 2 spectrum, 3 special, -1 nothing
+CE_STREAM = 0x5EED  # keeps the draws of the cross-entropy apart from those of the reconstruction
+
+Gather = Callable[[np.ndarray], list[np.ndarray]]  # one array per rank, in the order of the ranks
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The targets of some positions, flat ``(N,)``, and where they belong."""
+
+    tokens: np.ndarray  # ids
+    blocks: np.ndarray  # index of the block in Tables.blocks; len(blocks) for specials
+    columns: np.ndarray  # row of the scalar table
+    kinds: np.ndarray  # int8, see SPECIAL; by which the cross-entropy is balanced
+    modality: np.ndarray  # int8: index in MODALITIES where the target is a code with a codebook, else -1
+    coded: np.ndarray  # bool: the target is a code of some block, not a special
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Targets]) -> Targets:
+        """The targets of several micro-batches as one."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
+
+def read_targets(tables: Tables, tokens: np.ndarray, types: np.ndarray | None, real: np.ndarray) -> Targets:
+    """Classify targets; ``real`` is False at padding, which has no part in any term.
+
+    A special that has the type of a modality (a value that was observed but not detected) counts with that
+    modality in the balanced cross-entropy, never in the reconstruction.
+    """
+    tokens = np.where(real, tokens, 0)
+    blocks = tables.blocks_of(tokens)
+    no_block = len(tables.blocks)
+    kind_of_block = [*(MODALITIES.index(t.modality) for t in tables.blocks), SPECIAL]
+    has_entries = [*(t.entries is not None for t in tables.blocks), False]
+    kinds = np.asarray(kind_of_block, dtype=np.int8)[blocks]
+    modality = np.where(np.asarray(has_entries)[blocks] & real, kinds, -1).astype(np.int8)
+    if types is not None:
+        names = [MODALITIES.index(m) if m in MODALITIES else SPECIAL for m in tables.modality_of_type]
+        by_type = np.asarray(names, dtype=np.int8)[np.clip(types, 0, len(names) - 1)]
+        kinds = np.where(blocks == no_block, by_type, kinds)
+    scalar = np.asarray([*(t.modality == "scalar" for t in tables.blocks), False])[blocks]
+    columns = tables.columns_of(types, scalar & real)
+    tables.check_codes(tokens, blocks, columns)
+    kinds = np.where(real, kinds, -1).astype(np.int8)
+    return Targets(tokens, blocks, columns, kinds, modality, real & (blocks < no_block))
+
+
+def draw(
+    priorities: np.ndarray, eligible: np.ndarray, k: int | None, gather: Gather = gather_ranks
+) -> tuple[np.ndarray, int]:
+    """The ``k`` eligible positions of smallest priority over all ranks; None: every eligible one.
+
+    Returns:
+        which of the given positions are drawn ``(N,)``, and how many are drawn on all ranks together.
+    """
+    n = int(sum(int(c[0]) for c in gather(np.asarray([eligible.sum()]))))
+    if k is None or k >= n:
+        return eligible, n
+    if k <= 0:
+        return np.zeros_like(eligible), 0
+    mine = priorities[eligible]
+    smallest = np.concatenate(gather(np.partition(mine, k - 1)[:k] if len(mine) > k else mine))
+    threshold = np.partition(smallest, k - 1)[k - 1]
+    return eligible & (priorities <= threshold), int((smallest <= threshold).sum())
+
+
+@dataclass(frozen=True)
+class StepWeights:
+    """Weight of each position in the cross-entropy and in its modality's reconstruction, ``(N,)``; 0: not in it."""
+
+    ce: np.ndarray
+    reconstruction: np.ndarray
+
+
+def weigh(
+    targets: Targets,
+    loss: LossConfig,
+    priorities: np.ndarray,
+    ce_priorities: np.ndarray | None = None,
+    *,
+    use_ce: bool = True,
+    gather: Gather = gather_ranks,
+) -> StepWeights:
+    """Weights of all positions of one step (of this rank); each term's weights sum to 1 over the step.
+
+    ``ce_priorities`` are only needed with ``loss.ce_sample_k``.
+    """
+    reconstruction = np.zeros(len(targets.tokens))
+    if loss.enabled:
+        for index in range(len(MODALITIES)):
+            drawn, n_drawn = draw(priorities, targets.modality == index, loss.sample_k, gather)
+            reconstruction[drawn] = 1.0 / max(n_drawn, 1)
+    ce = np.zeros(len(targets.tokens))
+    if use_ce and loss.use_ce:
+        ce = _ce_weights(targets, loss, ce_priorities, gather)
+    return StepWeights(ce, reconstruction)
+
+
+def _ce_weights(targets: Targets, loss: LossConfig, priorities: np.ndarray | None, gather: Gather) -> np.ndarray:
+    """``token``: 1/n each. ``modality``: specials 1/n each, the rest shared equally by the modalities present."""
+    eligible = targets.kinds >= 0
+    if loss.ce == CEMode.block:  # specials have no block
+        eligible = eligible & targets.coded
+    counts = sum(gather(np.bincount(targets.kinds[eligible], minlength=SPECIAL + 1).astype(np.int64)))
+    n = int(counts.sum())
+    if n == 0:
+        return np.zeros(len(eligible))
+    per_kind = np.full(SPECIAL + 1, 1.0 / n)
+    present = counts[:SPECIAL] > 0
+    if loss.ce_balance == CEBalance.modality and present.any():
+        share = (1.0 - counts[SPECIAL] / n) / present.sum()
+        per_kind[:SPECIAL] = np.where(present, share / np.maximum(counts[:SPECIAL], 1), 0.0)
+    k = None if priorities is None else loss.ce_sample_k
+    drawn, n_drawn = draw(np.zeros(0) if priorities is None else priorities, eligible, k, gather)
+    weights = np.where(drawn, per_kind[targets.kinds], 0.0)
+    return weights * (n / n_drawn) if n_drawn else weights
+
+
+def keyed_priorities(seed: int, step: int, object_index: np.ndarray, n_positions: int) -> np.ndarray:
+    """Uniform draws in [0, 1), ``(n_objects * n_positions,)``, keyed by (seed, step, object, position) alone."""
+    objects = np.asarray(object_index, dtype=np.int64)[:, None]
+    return keyed_uniform(seed, step, objects, np.arange(n_positions)[None, :]).ravel()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Order in which the fused loss walks through the positions of a micro-batch.
+
+    ``order`` (N,) is a permutation of the positions. First come those that need the whole vocabulary, by block and
+    within a block the reconstructed ones first; then those that need only their block, likewise; the rest last.
+    ``segments`` (2, n_blocks + 1, 3): for either part and each block (specials last) its first row, the end of its
+    reconstructed rows, and its end.
+    """
+
+    order: np.ndarray
+    segments: np.ndarray
+
+
+def lay_out(targets: Targets, weights: StepWeights, n_blocks: int, ce: CEMode) -> Layout:
+    """Sort the positions of one micro-batch for the fused loss."""
+    has_ce, has_reconstruction = weights.ce > 0, weights.reconstruction > 0
+    full = has_ce & (ce == CEMode.full)
+    part = np.where(full, 0, np.where(has_ce | has_reconstruction, 1, 2))
+    key = ((part * (n_blocks + 1) + targets.blocks) * 2 + ~has_reconstruction).astype(np.int16)
+    order = np.argsort(key, kind="stable")  # a radix sort for int16
+    counts = np.bincount(key, minlength=4 * (n_blocks + 1))[: 4 * (n_blocks + 1)].reshape(2, n_blocks + 1, 2)
+    ends = counts.cumsum().reshape(2, n_blocks + 1, 2)
+    starts = ends[:, :, :1] - counts[:, :, :1]
+    return Layout(order, np.concatenate([starts, ends], axis=2).astype(np.int64))

@@ -1,0 +1,222 @@
+"""Codebooks as the loss needs them: one table of standardised entries per block of the vocabulary.
+
+Errors are taken in units of a codebook's own spread (``core/codebook.py``), so that an error of 1 means "no better
+than the mean" whatever the modality and the number of dimensions, and a weight means the same everywhere. Codebooks
+come in raw and reconstructions go out raw; standardising happens here and nowhere else.
+
+Shapes: C entries of a block, D dimensions of an entry, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..core.codebook import Codebook, ScalarCodebook
+from ..core.vocab import VocabSpec
+from ..errors import ArtifactError, ConfigError, DataError
+
+MODALITIES = ("image", "scalar", "spectrum")
+
+
+@dataclass(frozen=True)
+class Codebooks:
+    """The codebooks of one set of tokenizers; what is absent takes no part in the reconstruction loss."""
+
+    image: Codebook | None = None
+    spectrum: Mapping[str, Codebook] = field(default_factory=dict)
+    scalar: ScalarCodebook | None = None
+
+
+@dataclass(frozen=True)
+class BlockTable:
+    """One block of the vocabulary with its standardised entries.
+
+    ``entries`` is ``(C, D)``; for scalars ``(n_columns, C)``, a row of bin centres per column, padded with 0
+    beyond the column's ``n_bins``. Standardised = (raw - ``mean``) / ``scale``. None: no codebook, no reconstruction.
+    """
+
+    name: str
+    modality: str
+    start: int
+    size: int
+    entries: Tensor | None = None
+    mean: Tensor | None = None  # (D,) or (n_columns,)
+    scale: Tensor | None = None  # () or (n_columns,)
+    n_bins: Tensor | None = None  # (n_columns,), scalars only
+
+
+@dataclass(frozen=True)
+class Tables:
+    """All blocks of a vocabulary, and which block and column a target belongs to."""
+
+    blocks: tuple[BlockTable, ...]
+    first_column_type: int
+    n_columns: int  # rows of the scalar block's entries; 1: all columns share one row
+    block_of_token: np.ndarray  # (V,): index into blocks, len(blocks) for specials
+    modality_of_type: tuple[str, ...]
+
+    def blocks_of(self, targets: np.ndarray) -> np.ndarray:
+        """Index of each target's block, ``len(self.blocks)`` for specials.
+
+        Raises:
+            DataError: an id outside of the vocabulary.
+        """
+        if targets.size and (targets.min() < 0 or targets.max() >= len(self.block_of_token)):
+            raise DataError(f"ids from 0 to {len(self.block_of_token) - 1}",
+                            got=f"{targets.min()} to {targets.max()}", where="targets")  # fmt: skip
+        return self.block_of_token[targets]
+
+    def columns_of(self, target_types: np.ndarray | None, is_scalar: np.ndarray) -> np.ndarray:
+        """Row of the scalar table for each target; 0 where the target is no scalar.
+
+        Raises:
+            DataError: a bin of the scalar block whose type is no column.
+        """
+        if self.n_columns == 1 or target_types is None:
+            return np.zeros(is_scalar.shape, dtype=np.int64)
+        columns = np.where(is_scalar, target_types - self.first_column_type, 0)
+        if columns.size and (columns.min() < 0 or columns.max() >= self.n_columns):
+            raise DataError("a scalar column's type at every scalar target",
+                            got=f"type {target_types[(columns < 0) | (columns >= self.n_columns)][0]}")  # fmt: skip
+        return columns.astype(np.int64)
+
+    def check_codes(self, targets: np.ndarray, blocks: np.ndarray, columns: np.ndarray) -> None:
+        """Codes that the codebooks do not have are refused: they come from other tokenizers.
+
+        Raises:
+            ArtifactError: with block, code and size.
+        """
+        for index, table in enumerate(self.blocks):
+            here = blocks == index
+            codes = targets[here] - table.start
+            size = np.int64(table.size) if table.n_bins is None else table.n_bins.numpy()[columns[here]]
+            if (codes >= size).any():
+                raise ArtifactError("codes that the codebook has", got=f"code {codes.max()} of {table.size}",
+                                    where=table.name, repair="encode again with these tokenizers")  # fmt: skip
+
+
+def build_tables(vocab: VocabSpec, codebooks: Codebooks, standardize: bool = True, per_column: bool = True) -> Tables:
+    """Standardised tables (float64) of every block of ``vocab``.
+
+    ``per_column=False``: the columns of the targets are unknown, all scalars share one row.
+
+    Raises:
+        ArtifactError: a codebook larger than its block, or for other columns.
+        ConfigError: a codebook of a group that the vocabulary does not have.
+    """
+    if not standardize:
+        warnings.warn("loss.standardize=false: errors, and so the meaning of the weights, depend on the units of the "
+                      "codebooks", stacklevel=2)  # fmt: skip
+    unknown = set(codebooks.spectrum) - set(vocab.spectrum_groups)
+    if unknown:
+        raise ConfigError("codebooks of the vocabulary's groups", got=", ".join(sorted(unknown)),
+                          where=", ".join(vocab.spectrum_groups))  # fmt: skip
+    blocks, lookup = [], np.zeros(vocab.vocab_size, dtype=np.int64)
+    for block in vocab.blocks:
+        if block.modality == "scalar":
+            table = _scalar_table(vocab, codebooks.scalar, standardize, per_column)
+        else:
+            book = codebooks.image if block.modality == "image" else codebooks.spectrum.get(block.name)
+            table = _vector_table(block.name, block.modality, block.start, block.size, book, standardize)
+        lookup[block.start : block.stop] = len(blocks)
+        blocks.append(table)
+    lookup[: vocab.blocks[0].start] = len(blocks)
+    n_columns = next((len(t.n_bins) for t in blocks if t.n_bins is not None), 1)
+    return Tables(tuple(blocks), vocab.first_column_type, n_columns, lookup, vocab.modality_of_type())
+
+
+def _vector_table(
+    name: str, modality: str, start: int, size: int, book: Codebook | None, standardize: bool
+) -> BlockTable:
+    if book is None:
+        return BlockTable(name, modality, start, size)
+    entries = torch.as_tensor(book.entries, dtype=torch.float64)
+    if len(entries) > size:
+        raise ArtifactError(
+            f"at most {size} entries, the size of its block", got=len(entries), where=f"codebook {name}"
+        )
+    mean = torch.as_tensor(book.mean, dtype=torch.float64) if standardize else torch.zeros(entries.shape[1]).double()
+    scale = torch.tensor(book.scale if standardize else 1.0, dtype=torch.float64)
+    return BlockTable(name, modality, start, len(entries), (entries - mean) / scale, mean, scale)
+
+
+def _scalar_table(vocab: VocabSpec, book: ScalarCodebook | None, standardize: bool, per_column: bool) -> BlockTable:
+    """A row per column of the vocabulary; one row if it has none, or if the targets' columns are unknown."""
+    block = vocab.block("scalar")
+    n_rows = max(len(vocab.scalar_columns), 1) if per_column else 1
+    if book is None:
+        n_bins = vocab.n_bins if vocab.n_bins is not None and per_column else [block.size] * n_rows
+        return BlockTable("scalar", "scalar", block.start, block.size, n_bins=torch.tensor(n_bins))
+    columns = list(book.columns)
+    if len(columns) > 1 and set(columns) != set(vocab.scalar_columns):
+        raise ArtifactError(f"bin centres of the columns {', '.join(vocab.scalar_columns) or '(none)'}",
+                            got=", ".join(columns), where="scalar codebook")  # fmt: skip
+    rows = [columns.index(c) for c in vocab.scalar_columns] if len(columns) > 1 else [0] * n_rows
+    n_bins = torch.as_tensor(book.n_bins[rows])
+    if int(n_bins.max()) > block.size:
+        raise ArtifactError(f"at most {block.size} bins, the size of the block", got=int(n_bins.max()), where="scalars")
+    size = min(block.size, book.centers.shape[1])
+    centers = torch.as_tensor(book.centers[rows, :size], dtype=torch.float64)
+    mean = torch.as_tensor(book.mean[rows] if standardize else np.zeros(len(rows)), dtype=torch.float64)
+    scale = torch.as_tensor(book.scale[rows] if standardize else np.ones(len(rows)), dtype=torch.float64)
+    entries = (centers - mean[:, None]) / scale[:, None]
+    entries = entries.masked_fill(torch.arange(size) >= n_bins[:, None], 0.0)
+    return BlockTable("scalar", "scalar", block.start, size, entries, mean, scale, n_bins)
+
+
+def as_array(values: Any) -> np.ndarray:
+    """Array of a tensor or anything array-like, float64."""
+    return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+
+
+def as_codebook(values: Any) -> Codebook | None:
+    """A :class:`Codebook`, or an array ``(C, D)`` whose entries then weigh the same in the statistics."""
+    return values if values is None or isinstance(values, Codebook) else Codebook(as_array(values))
+
+
+def as_scalar_codebook(values: Any, vocab: VocabSpec, per_column: bool) -> ScalarCodebook | None:
+    """Bin centres ``(V,)`` shared by all columns, or ``(n_columns, V)``, as a codebook.
+
+    Raises:
+        ConfigError: centres per column while the columns of the targets are unknown, or their number is wrong.
+    """
+    if values is None:
+        return None
+    if isinstance(values, ScalarCodebook):
+        if len(values.columns) > 1 and not per_column:
+            raise ConfigError("target_types, which say a target's column", got="centres of several columns and none",
+                              repair="pass target_types=types[:, 1:]")  # fmt: skip
+        return values
+    centers = np.atleast_2d(as_array(values))
+    n_bins = None if vocab.n_bins is None else np.asarray(vocab.n_bins)
+    columns = vocab.scalar_columns if per_column and vocab.scalar_columns else ("scalar",)
+    if len(centers) > 1 and len(centers) != len(columns):
+        raise ConfigError(f"bin centres of {len(columns)} column(s)", got=f"shape {centers.shape}",
+                          repair="pass target_types, and a vocabulary with scalar_columns")  # fmt: skip
+    centers = np.repeat(centers, len(columns) // len(centers), axis=0)
+    if n_bins is None or len(n_bins) != len(columns):
+        n_bins = np.full(len(columns), centers.shape[1])
+    return ScalarCodebook(columns, centers, np.ones(centers.shape), n_bins)
+
+
+def as_codebooks(vocab: VocabSpec, image: Any, spectrum: Any, scalar: Any, per_column: bool) -> Codebooks:
+    """The documented arguments (arrays, tensors, codebooks, a mapping for spectra) as :class:`Codebooks`.
+
+    A single spectrum codebook for several groups is used for each of them, with a warning.
+    """
+    if isinstance(spectrum, Mapping):
+        books = {group: as_codebook(book) for group, book in spectrum.items() if book is not None}
+    else:
+        one = as_codebook(spectrum)
+        if one is not None and len(vocab.spectrum_groups) > 1:
+            warnings.warn(f"one spectrum codebook is used for all of {', '.join(vocab.spectrum_groups)}; pass a "
+                          "mapping from group to codebook", stacklevel=3)  # fmt: skip
+        books = {} if one is None else dict.fromkeys(vocab.spectrum_groups, one)
+    return Codebooks(as_codebook(image), books, as_scalar_codebook(scalar, vocab, per_column))
