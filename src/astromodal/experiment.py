@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -144,10 +143,11 @@ class LanguageModelRun:
             )
             callbacks.append(self.physical)
         self.loop = TrainingLoop(
-            self.objective, self.loader("train"), training=replace(config.training, resume=resume, init_from=config.init_from), optimizer=config.optimizer,
+            self.objective, self.loader("train"), training=config.training, optimizer=config.optimizer,
             schedule=config.schedule, hardware=config.hardware, val_loader=self.loader("val") if has_val else None,
             tracker=run.tracker, log=run.log, output_dir=run.dir, callbacks=callbacks, seed=config.seed,
             config_record=self.record, progress=run.progress,
+            resume=resume, init_from=config.init_from,
         )  # fmt: skip
         return self.loop.fit()
 
@@ -174,7 +174,7 @@ class LanguageModelRun:
         best = self.run.dir / "best_model.pt"
         if best.exists():
             self.loop.model.load_state_dict(load_torch(best)["model_state_dict"])
-        metrics = self.loop.evaluate(self.loader("val"))
+        metrics = self.loop.evaluate(self.loader("val"), averaged=False)
         if self.physical is not None:
             metrics |= self.physical.on_validation_end(self.loop, metrics)
         books = self.codebooks

@@ -388,8 +388,6 @@ class TrainingConfig:
     pin_memory: bool = True
     persistent_workers: bool = True
     prefetch_factor: int = 2
-    resume: Optional[str] = None  # auto, a run directory or a checkpoint
-    init_from: Optional[str] = None  # weights to start from (fine-tuning)
 
 
 # ---------------------------------------------------------------------- hardware, paths, tracking

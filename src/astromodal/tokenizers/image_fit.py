@@ -130,7 +130,7 @@ def loop_settings(config: CodecTrainingConfig, steps_per_epoch: int) -> Training
     return TrainingConfig(
         batch_size=config.batch_size,
         epochs=config.epochs,
-        max_steps=config.max_steps,
+        max_steps=steps,
         grad_clip=config.grad_clip,
         log_every=max(1, min(50, steps // 10)),
         val_every=max(1, steps // N_VALIDATIONS),

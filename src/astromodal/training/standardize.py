@@ -209,8 +209,20 @@ def as_scalar_codebook(values: Any, vocab: VocabSpec, per_column: bool) -> Scala
 def as_codebooks(vocab: VocabSpec, image: Any, spectrum: Any, scalar: Any, per_column: bool) -> Codebooks:
     """The documented arguments (arrays, tensors, codebooks, a mapping for spectra) as :class:`Codebooks`.
 
-    A single spectrum codebook for several groups is used for each of them, with a warning.
+    Spectra may come stacked, ``(n_groups, V, D)`` in the order of the vocabulary's groups, zero-padded to the largest
+    codebook, as ``spectrum_tokenizer_config.npz`` has them. A single codebook for several groups is used for each of
+    them, with a warning.
+
+    Raises:
+        ConfigError: a stack of another number of codebooks than groups.
     """
+    if spectrum is not None and not isinstance(spectrum, Mapping | Codebook) and as_array(spectrum).ndim == 3:
+        stacked = as_array(spectrum)
+        if len(stacked) != len(vocab.spectrum_groups):
+            raise ConfigError(f"codebooks of {len(vocab.spectrum_groups)} groups", got=f"shape {stacked.shape}",
+                              where=", ".join(vocab.spectrum_groups))  # fmt: skip
+        sizes = [vocab.block(group).size for group in vocab.spectrum_groups]
+        spectrum = {g: book[:n] for g, book, n in zip(vocab.spectrum_groups, stacked, sizes, strict=True)}
     if isinstance(spectrum, Mapping):
         books = {group: as_codebook(book) for group, book in spectrum.items() if book is not None}
     else:

@@ -1,0 +1,245 @@
+"""Checkpoints: what training needs to go on to the bit, in files that hold tensors and plain values only.
+
+``<run>/checkpoints/last.pt``, ``best.pt`` and ``step_00005000.pt`` are whole states; ``<run>/best_model.pt`` and
+``final_model.pt`` are weights with their configuration. All are written atomically and read with
+``weights_only=True``, so a checkpoint from a stranger executes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..core.io import FileLock, atomic_path, load_torch, plain, read_json, save_torch
+from ..errors import ArtifactError, ArtifactMissingError, ConfigError
+
+KEYS = ("model", "optimizer", "scheduler", "scaler", "ema", "rng", "sampler", "callbacks",
+        "global_step", "epoch", "config", "history")  # fmt: skip
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
+_OPTIONAL_PREFIX = "model."  # a checkpoint of a whole objective
+
+# What a run may be resumed with although it differs: length, periods, bookkeeping, hardware.
+MAY_CHANGE = (
+    "run_id", "run_dir", "name", "tracking", "hardware", "paths",
+    "training.epochs", "training.max_steps", "training.log_every", "training.val_every", "training.save_every",
+    "training.keep_last", "training.patience", "training.min_delta", "training.num_workers", "training.pin_memory",
+    "training.persistent_workers", "training.prefetch_factor", "resume", "init_from",
+)  # fmt: skip
+
+
+class CheckpointStore:
+    """The checkpoints of one run directory."""
+
+    def __init__(self, run_dir: Path, keep_last: int = 3, log: logging.Logger | None = None) -> None:
+        self.run_dir = Path(run_dir)
+        self.folder = self.run_dir / "checkpoints"
+        self.keep_last = keep_last
+        self.log = log or logging.getLogger(__name__)
+
+    def save(self, state: Mapping[str, Any], *, numbered: bool = False, best: bool = False) -> Path:
+        """Write ``last.pt`` and, if asked, copies of it as ``step_<n>.pt`` and ``best.pt``; prune old numbered ones."""
+        last = self.folder / "last.pt"
+        # The others first: whatever instant the run is killed at, last.pt never points past them.
+        wanted = [self.folder / "best.pt"] if best else []
+        if numbered:
+            wanted.append(self.folder / f"step_{int(state['global_step']):08d}.pt")
+        source = None
+        for path in wanted:
+            if source is None:
+                save_torch(path, dict(state))
+                source = path
+            else:
+                _copy(source, path)
+        if source is None:
+            save_torch(last, dict(state))
+        else:
+            _copy(source, last)
+        if numbered:
+            for path in self.numbered()[max(self.keep_last, 0) :]:
+                path.unlink(missing_ok=True)
+        return last
+
+    def numbered(self) -> list[Path]:
+        """``step_<n>.pt``, newest first."""
+        found = [p for p in self.folder.glob("step_*.pt") if re.fullmatch(r"step_\d+", p.stem)]
+        return sorted(found, key=lambda p: int(p.stem[5:]), reverse=True)
+
+    def exists(self) -> bool:
+        """Whether there is anything to resume from."""
+        return next(self._candidates(), None) is not None
+
+    def _candidates(self) -> Iterator[Path]:
+        """Whole states, newest first."""
+        others = [*self.numbered(), self.folder / "best.pt"]
+        for path in [self.folder / "last.pt", *others]:
+            if path.exists():
+                yield path
+
+    def load(self) -> dict[str, Any]:
+        """The newest whole checkpoint; a damaged one is passed over, and said so.
+
+        Raises:
+            ArtifactMissingError: there is none.
+            ArtifactError: all are damaged.
+        """
+        whole: dict[str, Any] | None = None
+        damaged = 0
+        for path in self._candidates():
+            try:
+                state = load_checkpoint(path)
+            except ArtifactError as error:
+                damaged += 1
+                self.log.warning("%s cannot be used: %s", path.name, error)
+                continue
+            if path.name == "last.pt":
+                return state
+            if whole is None or state["global_step"] > whole["global_step"]:
+                whole, chosen = state, path
+        if whole is not None:
+            self.log.warning("continuing from %s, step %d", chosen.name, whole["global_step"])
+            return whole
+        if damaged:
+            raise ArtifactError("a whole checkpoint", got=f"{damaged} damaged ones", where=self.folder,
+                                repair="start anew with resume=null")  # fmt: skip
+        raise ArtifactMissingError("a checkpoint to resume from", got="none", where=self.folder,
+                                   repair="start anew with resume=null")  # fmt: skip
+
+    def save_weights(self, name: str, model_state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
+        """Write ``<run>/<name>``: ``model_state_dict`` and ``config``, for inference."""
+        path = self.run_dir / name
+        save_torch(path, {"model_state_dict": dict(model_state), "config": plain(config)})
+        return path
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Atomic copy (no hard link: damage to one file must not be damage to both)."""
+    with atomic_path(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A whole training state.
+
+    Raises:
+        ArtifactMissingError, ArtifactError, UnsafeFileError: as :func:`astromodal.core.io.load_torch`; or the file
+            is not a checkpoint of this program.
+    """
+    state = load_torch(path)
+    missing = [key for key in KEYS if key not in state] if isinstance(state, dict) else list(KEYS)
+    if missing:
+        raise ArtifactError("a checkpoint", got=f"a file without {', '.join(missing)}", where=path,
+                            repair="use one from checkpoints/, or init_from for weights alone")  # fmt: skip
+    return state
+
+
+def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without the prefixes that DistributedDataParallel and ``torch.compile`` put before names.
+
+    >>> unwrapped({"module._orig_mod.head.bias": 0})
+    {'head.bias': 0}
+    """
+    return {_WRAPPERS.sub("", key): value for key, value in state.items()}
+
+
+def load_model_state(model: nn.Module, state: Mapping[str, Tensor], where: object = None) -> None:
+    """Load weights saved from the bare, a compiled or a wrapped model.
+
+    Raises:
+        ArtifactError: names or shapes are not those of ``model``.
+    """
+    state, own = unwrapped(state), model.state_dict()
+    if not set(own) & set(state) and any(key.startswith(_OPTIONAL_PREFIX) for key in state):
+        state = {k.removeprefix(_OPTIONAL_PREFIX): v for k, v in state.items() if k.startswith(_OPTIONAL_PREFIX)}
+    odd = sorted(set(own) ^ set(state)) or [k for k in own if own[k].shape != state[k].shape]
+    if odd:
+        shapes = [f"{k} {tuple(own[k].shape) if k in own else 'unknown to the model'}" for k in odd[:3]]
+        got = [f"{k} {tuple(state[k].shape) if k in state else 'missing'}" for k in odd[:3]]
+        raise ArtifactError(f"the weights of this {type(model).__name__} ({'; '.join(shapes)})", got="; ".join(got),
+                            where=where, repair="use the model configuration of that run")  # fmt: skip
+    model.load_state_dict(state)
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load weights alone from a weights file, a checkpoint or a run directory (its best, else its final model).
+
+    Raises:
+        ArtifactMissingError, ArtifactError: nothing there, or weights of another model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        names = ("best_model.pt", "final_model.pt", "checkpoints/last.pt")
+        path = next((path / name for name in names if (path / name).exists()), path / names[0])
+    state = load_torch(path)
+    for key in ("model_state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+            break
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ArtifactError("a file of weights", got=f"a {type(state).__name__} of other things", where=path)
+    load_model_state(model, state, path)
+
+
+def config_differences(old: Mapping, new: Mapping, may_change: tuple[str, ...] = MAY_CHANGE) -> list[str]:
+    """Dotted keys whose values differ, as ``key: old -> new``, apart from ``may_change`` and what is below it.
+
+    >>> config_differences({"loss": {"weight": 1}, "name": "a"}, {"loss": {"weight": 2}, "name": "b"})
+    ['loss.weight: 1 -> 2']
+    """
+    a, b = dict(_flat(plain(old))), dict(_flat(plain(new)))
+    keys = [k for k in sorted({*a, *b}) if not any(k == m or k.startswith(m + ".") for m in may_change)]
+    return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in keys if a.get(k) != b.get(k)]
+
+
+def _flat(values: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def check_resumable(old: Mapping | None, new: Mapping | None, where: object = None) -> None:
+    """Refuse to resume with another configuration.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    differences = config_differences(old, new) if old and new else []
+    if differences:
+        shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+        raise ConfigError("the configuration of the run to resume", got=shown, where=where,
+                          repair="take back these overrides, or start anew with resume=null")  # fmt: skip
+
+
+def find_resume(run_root: str | Path, config_hash: str) -> Path | None:
+    """Newest unfinished run directory below ``run_root`` with this configuration hash and a checkpoint, for
+    ``resume=auto``. ``run.json`` of a run holds its ``status`` and its ``config_fingerprint``."""
+    found: list[tuple[float, Path]] = []
+    # <root>/<name>/<run_id>/ and <root>/sweeps/<run_id>/<job>/: never down into checkpoints, plots or wandb.
+    for record_path in (p for depth in range(4) for p in Path(run_root).glob("*/" * depth + "run.json")):
+        run_dir = record_path.parent
+        try:
+            record = read_json(record_path)
+        except ArtifactError:
+            continue
+        if record.get("status") == "DONE" or record.get("config_fingerprint") != config_hash:
+            continue
+        if CheckpointStore(run_dir).exists() and not _in_use(run_dir):
+            newest = max(p.stat().st_mtime for p in (run_dir / "checkpoints").glob("[!.]*.pt"))
+            found.append((newest, run_dir))
+    return max(found)[1] if found else None
+
+
+def _in_use(run_dir: Path) -> bool:
+    """Whether a living process holds the lock of the run (see :mod:`astromodal.core.runs`)."""
+    try:
+        with FileLock(run_dir / ".run"):
+            return False
+    except ArtifactError:
+        return True

@@ -1,0 +1,101 @@
+"""From configuration to optimizer: which parameters decay, which update they get.
+
+Matrices and convolution kernels decay; biases, norms and embeddings do not (they are few, and pulling them to
+zero only costs accuracy). A further optimizer is one function in ``BUILDERS``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from ..config.schema import OptimizerConfig, OptimizerName
+from ..errors import ConfigError
+from .muon import JointOptimizer, build_muon, hidden_matrices
+
+Optimizer = torch.optim.Optimizer | JointOptimizer
+
+
+def no_decay_ids(model: nn.Module) -> set[int]:
+    """Ids of the parameters without weight decay: fewer than two dimensions, or an embedding's."""
+    found = {id(p) for p in model.parameters() if p.ndim < 2}
+    for module in model.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            found |= {id(p) for p in module.parameters()}
+    # Tables that are plain parameters, as positions often are.
+    found |= {id(p) for name, p in model.named_parameters() if "embed" in name or "position" in name}
+    return found
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, skip: frozenset[int] = frozenset()) -> list[dict]:
+    """Two groups, with and without weight decay, of the trainable parameters whose id is not in ``skip``."""
+    plain = no_decay_ids(model)
+    free = [p for p in model.parameters() if p.requires_grad and id(p) not in skip]
+    groups = [
+        {"params": [p for p in free if id(p) not in plain], "weight_decay": weight_decay},
+        {"params": [p for p in free if id(p) in plain], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def fused_supported(groups: list[dict]) -> bool:
+    """Whether torch has one fused kernel for these parameters (real floats on CPU, CUDA or MPS)."""
+    parameters = [p for group in groups for p in group["params"]]
+    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in parameters)
+
+
+def _adamw(model: nn.Module, config: OptimizerConfig, skip: frozenset[int] = frozenset()) -> torch.optim.Optimizer:
+    groups = parameter_groups(model, config.weight_decay, skip)
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=betas, eps=config.eps, fused=fused_supported(groups)
+    )
+
+
+def _adam(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    groups = parameter_groups(model, config.weight_decay)
+    betas = (config.beta1, config.beta2)
+    return torch.optim.Adam(groups, lr=config.learning_rate, betas=betas, eps=config.eps, fused=fused_supported(groups))
+
+
+def _muon(model: nn.Module, config: OptimizerConfig) -> Optimizer:
+    matrices = [p for _, p in hidden_matrices(model)]
+    if not matrices:
+        raise ConfigError("a model with linear hidden layers for optimizer.name=muon", got=type(model).__name__,
+                          repair="optimizer=adamw")  # fmt: skip
+    muon = build_muon(matrices, config.muon_learning_rate, config.muon_momentum, config.weight_decay)
+    skip = frozenset(id(p) for p in matrices)
+    if not parameter_groups(model, config.weight_decay, skip):
+        return JointOptimizer(muon=muon)
+    return JointOptimizer(adamw=_adamw(model, config, skip), muon=muon)
+
+
+BUILDERS: dict[OptimizerName, Callable[[nn.Module, OptimizerConfig], Optimizer]] = {
+    OptimizerName.adamw: _adamw,
+    OptimizerName.adam: _adam,
+    OptimizerName.muon: _muon,
+}
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
+    """Optimizer over the trainable parameters of ``model``, which must already be on its device.
+
+    Every group carries ``initial_lr``, its peak, which the schedule scales.
+
+    Raises:
+        ConfigError: a constant out of range, or nothing to train.
+    """
+    for key in ("learning_rate", "eps", "muon_learning_rate"):
+        if not getattr(config, key) > 0:
+            raise ConfigError(f"optimizer.{key} above 0", got=getattr(config, key))
+    for key in ("beta1", "beta2", "muon_momentum"):
+        if not 0.0 <= getattr(config, key) < 1.0:
+            raise ConfigError(f"optimizer.{key} of at least 0 and under 1", got=getattr(config, key))
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ConfigError("a model with trainable parameters", got=type(model).__name__)
+    optimizer = BUILDERS[OptimizerName(config.name)](model, config)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer

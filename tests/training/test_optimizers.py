@@ -1,0 +1,132 @@
+"""Which parameter gets which update, and that every optimizer option trains, saves and restores."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from astromodal.config.schema import OptimizerConfig, OptimizerName
+from astromodal.errors import ConfigError
+from astromodal.training.muon import JointOptimizer, hidden_matrices
+from astromodal.training.optimizers import build_optimizer
+
+
+class TinyLM(nn.Module):
+    def __init__(self, tied: bool = True) -> None:
+        super().__init__()
+        self.token = nn.Embedding(11, 6)
+        self.position = nn.Parameter(torch.randn(4, 6))
+        self.norm = nn.LayerNorm(6)
+        self.up, self.down = nn.Linear(6, 24), nn.Linear(24, 6, bias=False)
+        self.head = nn.Linear(6, 11, bias=False)
+        if tied:
+            self.head.weight = self.token.weight
+
+    @property
+    def head_weight(self) -> Tensor:
+        return self.head.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.token(x) + self.position
+        return self.head(self.norm(h + self.down(torch.relu(self.up(h)))))
+
+
+def names_of(model: nn.Module, parameters: list[nn.Parameter]) -> set[str]:
+    names = {id(p): n for n, p in model.named_parameters()}
+    return {names[id(p)] for p in parameters}
+
+
+def train(model: nn.Module, optimizer, n_steps: int, seed: int = 0) -> float:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 11, (8, 4), generator=generator)
+    for _ in range(n_steps):
+        loss = nn.functional.cross_entropy(model(x).flatten(0, 1), x.roll(1, 1).flatten())
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return float(loss.detach())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_biases_norms_and_embeddings_do_not_decay(tied: bool) -> None:
+    model = TinyLM(tied)
+    optimizer = build_optimizer(model, OptimizerConfig(weight_decay=0.1))
+    decayed = {n for g in optimizer.param_groups if g["weight_decay"] > 0 for n in names_of(model, g["params"])}
+    plain = {n for g in optimizer.param_groups if g["weight_decay"] == 0 for n in names_of(model, g["params"])}
+    assert decayed == {"up.weight", "down.weight"} | (set() if tied else {"head.weight"})
+    assert decayed | plain == {n for n, _ in model.named_parameters()} and not decayed & plain
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_muon_gets_the_hidden_matrices_and_nothing_else(tied: bool) -> None:
+    model = TinyLM(tied)
+    assert {name for name, _ in hidden_matrices(model)} == {"up.weight", "down.weight"}
+    optimizer = build_optimizer(model, OptimizerConfig(name=OptimizerName.muon))
+    assert isinstance(optimizer, JointOptimizer)
+    covered = [p for g in optimizer.param_groups for p in g["params"]]
+    assert len({id(p) for p in covered}) == len(covered) == len(list(model.parameters()))
+    assert names_of(model, [p for g in optimizer.parts["muon"].param_groups for p in g["params"]]) == {
+        "up.weight", "down.weight"}  # fmt: skip
+
+
+def test_muons_update_is_the_orthogonalised_momentum_scaled_by_the_shape() -> None:
+    model = nn.Sequential(nn.Linear(6, 24, bias=False), nn.Linear(24, 6, bias=False))
+    before = [p.detach().clone() for p in model.parameters()]
+    config = OptimizerConfig(name=OptimizerName.muon, weight_decay=0.0, muon_learning_rate=0.1)
+    optimizer = build_optimizer(model, config)
+    model(torch.randn(32, 6)).square().sum().backward()
+    grads = [p.grad.clone() for p in model.parameters()]
+    optimizer.step()
+    for old, new, grad in zip(before, model.parameters(), grads, strict=True):
+        rows, columns = old.shape
+        update = (old - new.detach()) / (0.1 * math.sqrt(max(1, rows / columns)))
+        u, _, vh = torch.linalg.svd(grad, full_matrices=False)  # momentum of a first step is parallel to the gradient
+        cosine = (update * (u @ vh)).sum() / (update.norm() * (u @ vh).norm())
+        singular = torch.linalg.svdvals(update)
+        assert cosine > 0.95 and singular.min() > 0.4 and singular.max() < 1.4
+
+
+@pytest.mark.parametrize("name", list(OptimizerName))
+def test_every_optimizer_lowers_the_loss_and_goes_on_exactly_from_its_state(name: OptimizerName) -> None:
+    torch.manual_seed(0)
+    config = OptimizerConfig(name=name, learning_rate=0.01, muon_learning_rate=0.01)
+    model = TinyLM()
+    optimizer = build_optimizer(model, config)
+    assert all(group["initial_lr"] == group["lr"] for group in optimizer.param_groups)
+    first = train(model, optimizer, 1)
+    assert train(model, optimizer, 40) < 0.7 * first
+    copy = TinyLM()
+    copy.load_state_dict(model.state_dict())
+    resumed = build_optimizer(copy, config)
+    resumed.load_state_dict(deepcopy(optimizer.state_dict()))
+    train(model, optimizer, 3, seed=1), train(copy, resumed, 3, seed=1)
+    for a, b in zip(model.parameters(), copy.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_fused_adamw_is_used_where_torch_has_it() -> None:
+    assert build_optimizer(TinyLM(), OptimizerConfig()).defaults["fused"] is True
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = TinyLM()
+    model.up.weight.requires_grad_(False)
+    optimizer = build_optimizer(model, OptimizerConfig(name=OptimizerName.muon))
+    assert "up.weight" not in {n for g in optimizer.param_groups for n in names_of(model, g["params"])}
+
+
+@pytest.mark.parametrize(("key", "value"), [("learning_rate", 0.0), ("beta2", 1.0), ("eps", -1.0)])
+def test_impossible_constants_are_refused_by_name(key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"optimizer.{key}"):
+        build_optimizer(TinyLM(), OptimizerConfig(**{key: value}))
+
+
+def test_muon_without_matrices_and_a_frozen_model_are_refused() -> None:
+    with pytest.raises(ConfigError, match="linear hidden layers"):
+        build_optimizer(nn.LayerNorm(4), OptimizerConfig(name=OptimizerName.muon))
+    with pytest.raises(ConfigError, match="trainable"):
+        build_optimizer(nn.Linear(2, 2).requires_grad_(False), OptimizerConfig())
