@@ -89,6 +89,8 @@ def _merge_file(cfg: DictConfig, path: Path) -> None:
     flat = _flatten(OmegaConf.to_container(loaded, resolve=False))
     for key, value in flat.items():
         target = ALIASES.get(key, key)
+        if key == "training.use_amp" and isinstance(value, bool):
+            target, value = "hardware.precision", "auto" if value else "float32"
         try:
             OmegaConf.update(cfg, target, value, merge=True)
         except OmegaConfBaseException as error:

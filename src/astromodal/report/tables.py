@@ -68,9 +68,12 @@ def tokenizer_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
         rows = [
             (name, e["n"], e["codes_used"], e["perplexity"], e["mae"], e["unit"], e["mae_over_measurement_error"])
             for name, e in reports["scalar"]["columns"].items()
+            if e["n"]
         ]
         header = ("scalar", "n", "bins used", "perplexity", "MAE", "unit", "MAE / error")
         parts.append(table(header, rows))
+        unseen = [name for name, e in reports["scalar"]["columns"].items() if not e["n"]]
+        parts += [f"not observed there: {', '.join(unseen)}"] if unseen else []
     if "spectrum" in reports:
         keys = ("n_spectra", "n_tokens", "codes_used", "perplexity", "fraction_of_variance", "median_error_over_noise")
         rows = [(name, *(e[k] for k in keys)) for name, e in reports["spectrum"]["groups"].items()]

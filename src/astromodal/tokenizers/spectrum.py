@@ -253,12 +253,21 @@ class SpectrumTokenizer(Tokenizer):
             arrays |= {f"coefficient_mean_{group}": codec.center, f"coefficient_std_{group}": codec.spread}
             files.append(folder / f"spectrum_kmeans_{group}.joblib")
             io.save_joblib(files[-1], {"centroids": state["centroids"], "counts": state["counts"]})
-        if len(self.codecs) == 1:  # the documented single codebook
-            arrays["centroids"] = arrays[f"centroids_{self.groups[0]}"]
+        arrays["centroids"] = self._documented_centroids()
         io.save_npz(folder / FILE_NAME, arrays)
         for stale in set(folder.glob("spectrum_kmeans_*.joblib")) - set(files):
             stale.unlink()  # a group of an earlier fit would look like part of this one
         return [*files, folder / FILE_NAME]
+
+    def _documented_centroids(self) -> np.ndarray:
+        """The member ``centroids``: ``(V, D)`` of a single group, else all groups, zero-padded, ``(G, V, D)``."""
+        books = [codec.quantizer.codebook.entries for codec in self.codecs.values()]
+        if len(books) == 1:
+            return books[0]
+        stack = np.zeros((len(books), *np.max([book.shape for book in books], axis=0)), dtype=np.float32)
+        for place, book in zip(stack, books, strict=True):
+            place[: len(book), : book.shape[1]] = book
+        return stack
 
     @classmethod
     def _read(cls, folder: Path) -> Self:

@@ -184,8 +184,12 @@ def as_codebook(values: Any) -> Codebook | None:
 def as_scalar_codebook(values: Any, vocab: VocabSpec, per_column: bool) -> ScalarCodebook | None:
     """Bin centres ``(V,)`` shared by all columns, or ``(n_columns, V)``, as a codebook.
 
+    Centres per column need to know a target's column. Where it is unknown (no ``target_types``, or a vocabulary
+    without columns), an array is used as one column of mean standardised centres, with a warning.
+
     Raises:
-        ConfigError: centres per column while the columns of the targets are unknown, or their number is wrong.
+        ConfigError: a ``ScalarCodebook`` of several columns while the columns of the targets are unknown, or an
+            array with a wrong number of rows.
     """
     if values is None:
         return None
@@ -197,13 +201,42 @@ def as_scalar_codebook(values: Any, vocab: VocabSpec, per_column: bool) -> Scala
     centers = np.atleast_2d(as_array(values))
     n_bins = None if vocab.n_bins is None else np.asarray(vocab.n_bins)
     columns = vocab.scalar_columns if per_column and vocab.scalar_columns else ("scalar",)
+    if len(centers) > 1 and columns == ("scalar",) and len(vocab.scalar_columns) in (0, len(centers)):
+        warnings.warn("bin centres of several columns, and none is known of a target: the columns' mean is used; pass "
+                      "target_types=types[:, 1:], and a vocabulary with scalar_columns", stacklevel=3)  # fmt: skip
+        centers, n_bins = _mean_column(centers), None
     if len(centers) > 1 and len(centers) != len(columns):
         raise ConfigError(f"bin centres of {len(columns)} column(s)", got=f"shape {centers.shape}",
                           repair="pass target_types, and a vocabulary with scalar_columns")  # fmt: skip
-    centers = np.repeat(centers, len(columns) // len(centers), axis=0)
     if n_bins is None or len(n_bins) != len(columns):
-        n_bins = np.full(len(columns), centers.shape[1])
+        n_bins = np.full(1, centers.shape[1]) if len(centers) == 1 else _used_bins(centers)
+    repeats = len(columns) // len(centers)
+    centers, n_bins = np.repeat(centers, repeats, axis=0), np.repeat(n_bins, len(columns) // len(n_bins))
     return ScalarCodebook(columns, centers, np.ones(centers.shape), n_bins)
+
+
+def _used_bins(centers: np.ndarray) -> np.ndarray:
+    """Bins of each column, ``(n_columns,)``: zeros behind the last centre are padding.
+
+    >>> _used_bins(np.array([[1.0, 2.0, 3.0], [1.0, 0.0, 0.0], [-2.0, -1.0, 0.0]]))
+    array([3, 1, 3])
+    """
+    n_zeros = (centers[:, ::-1] == 0).cumprod(axis=1).sum(axis=1)
+    used = np.maximum(centers.shape[1] - n_zeros, 1)
+    last = np.take_along_axis(centers, used[:, None] - 1, axis=1)[:, 0]
+    return np.where((n_zeros > 0) & (last < 0), used + 1, used)  # after a negative centre, a zero may be one itself
+
+
+def _mean_column(centers: np.ndarray) -> np.ndarray:
+    """Mean over the columns of their standardised centres, ``(1, V)``.
+
+    Bins are quantiles, so the same bin of two columns stands for about the same rank in both.
+    """
+    beyond = np.arange(centers.shape[1]) >= _used_bins(centers)[:, None]
+    real = np.ma.masked_array(centers, beyond)
+    spread = real.std(axis=1, keepdims=True).filled(0.0)
+    standardized = (real - real.mean(axis=1, keepdims=True)) / np.where(spread > 0, spread, 1.0)
+    return standardized.mean(axis=0).filled(0.0)[None]
 
 
 def as_codebooks(vocab: VocabSpec, image: Any, spectrum: Any, scalar: Any, per_column: bool) -> Codebooks:
@@ -221,8 +254,12 @@ def as_codebooks(vocab: VocabSpec, image: Any, spectrum: Any, scalar: Any, per_c
         if len(stacked) != len(vocab.spectrum_groups):
             raise ConfigError(f"codebooks of {len(vocab.spectrum_groups)} groups", got=f"shape {stacked.shape}",
                               where=", ".join(vocab.spectrum_groups))  # fmt: skip
-        sizes = [vocab.block(group).size for group in vocab.spectrum_groups]
-        spectrum = {g: book[:n] for g, book, n in zip(vocab.spectrum_groups, stacked, sizes, strict=True)}
+        used = [np.flatnonzero(book.any(1)) for book in stacked]  # the padding would count as codes
+        spectrum = {
+            group: book[: rows[-1] + 1]
+            for group, book, rows in zip(vocab.spectrum_groups, stacked, used, strict=True)
+            if len(rows)
+        }
     if isinstance(spectrum, Mapping):
         books = {group: as_codebook(book) for group, book in spectrum.items() if book is not None}
     else:
