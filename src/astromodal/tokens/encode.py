@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import errors
-from ..core.io import plain
 from ..core.manifest import fingerprint_arrays, fingerprint_config, fingerprint_file, read_manifest, update_manifest
 from ..errors import ArtifactError, ArtifactMissingError, DataError, UserError
 from .field import encode_field
@@ -258,7 +257,6 @@ def _failed(field: str, kind: str, text: str, n_done: int) -> UserError:
 def _say(log: logging.Logger, field: str, summary: Mapping[str, Any]) -> None:
     present = ", ".join(f"{name} {n}" for name, n in summary["present"].items())
     log.info("field %s: %d objects in %.1f s, present: %s", field, summary["rows"], summary["seconds"], present)
-    if summary["corrupt"]:
-        log.warning(
-            "field %s: %d damaged values were skipped: %s", field, summary["corrupt"], plain(summary["reasons"])
-        )
+    if summary["damaged"]:
+        shown = ", ".join(f"{n} {reason}" for reason, n in summary["damaged"].items())
+        log.warning("field %s: damaged values were skipped: %s", field, shown)

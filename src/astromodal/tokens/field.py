@@ -116,13 +116,14 @@ class _FieldReader:
             self.reasons.update(dict(_flat(f"{name}.{reason}", n)))
 
     def summary(self) -> dict[str, Any]:
-        corrupt = sum(n for reason, n in self.reasons.items() if reason.rpartition(".")[2] in _DAMAGED)
+        damaged = {reason: n for reason, n in self.reasons.items() if n and reason.rpartition(".")[2] in _DAMAGED}
         return {
             "present": dict(self.present),
             "clipped": dict(self.clipped),
             "nondetected": dict(self.nondetected),
             "reasons": {reason: n for reason, n in self.reasons.items() if n},
-            "corrupt": corrupt,
+            "damaged": damaged,
+            "corrupt": sum(damaged.values()),
         }
 
 
