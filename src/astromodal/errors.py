@@ -1,8 +1,7 @@
 """Errors a user can act on: one line that says what was expected, what was found, where, and how to repair it.
 
->>> print(DataError("96 x 96 = 9216 pixels", got="9000", where="datacube_A.parquet, column cut_r, row 7",
-...                 repair="set data.images.size or rewrite the column"))
-expected 96 x 96 = 9216 pixels, got 9000 (datacube_A.parquet, column cut_r, row 7); to repair: set data.images.size or rewrite the column
+>>> print(DataError("9216 pixels", got=9000, where="datacube_A.parquet, cut_r, row 7", repair="set data.images.size"))
+expected 9216 pixels, got 9000 (datacube_A.parquet, cut_r, row 7); to repair: set data.images.size
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def train_lm(cfg: DictConfig) -> float | None:
         write_json(run.dir / "summary.json", summary)
         _plot_lm(run, experiment, summary)
         run.log.info("%s", tables.model_table(summary))
-        run.log.info("next: python train_lm.py -m hparams=loss_weights %s", " ".join(_overrides(cfg)))
+        run.log.info("next: python train_lm.py -m loss.weight_image=0.05,0.2,1.0 %s", " ".join(_overrides(cfg)))
         return summary["model"].get("score")
 
 
@@ -117,7 +117,7 @@ def open_survey(config: Config, run: RunContext) -> tuple[list[Datacube], dict[s
 
 
 def config_record(cfg: DictConfig) -> dict[str, Any]:
-    """What decides the result of a training run, as plain values: the groups that it reads, without names and places."""
+    """What decides the result of a training run: the groups that it reads, without names and places."""
     values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     left_out = ("stage", "name", "run_id", "run_dir", "resume", "paths", "tracking")
     return {key: plain(values[key]) for key in STAGE_GROUPS["train_lm"] if key not in left_out}

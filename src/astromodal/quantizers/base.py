@@ -37,7 +37,9 @@ class Quantizer(ABC):
 
     @abstractmethod
     def fit(self, X: np.ndarray, weights: np.ndarray | None = None) -> Self:
-        """Learn the codebook from ``X`` (n, D); ``weights`` (n,) say how much each row counts.
+        """Learn the codebook from ``X`` (n, D); ``weights`` (n,) say how much each row's error counts.
+
+        The codebook's usage is in rows, whatever they weigh: it is the distribution of the tokens.
 
         Raises:
             DataError: no rows, or values that are not finite.

@@ -83,7 +83,7 @@ def _row_hashes(X: np.ndarray) -> np.ndarray:
 class KMeans(Quantizer):
     """Vector quantizer with at most ``config.n_codes`` codes.
 
-    Learned: ``centroids_`` (C, D) float32, ``counts_`` (C,) rows (or their weight) per code over all rows given,
+    Learned: ``centroids_`` (C, D) float32, ``counts_`` (C,) rows per code, whatever they weigh, over all rows given,
     ``inertia_`` their summed squared error, ``n_iter_``.
 
     Args:
@@ -120,7 +120,7 @@ class KMeans(Quantizer):
                 log.info("k-means: %d distinct rows for %d codes: fewer codes", len(distinct), self.config.n_codes)
             self._set(distinct)
             codes, errors = self._index.query(used)
-            self.counts_ = np.bincount(codes, w, len(distinct)).astype(np.float64)
+            self.counts_ = np.bincount(codes, minlength=len(distinct)).astype(np.float64)
             self.inertia_ = float(errors @ w)
         return self
 
@@ -152,7 +152,7 @@ class KMeans(Quantizer):
         centroids, _, _ = self._update(X, weights, codes, errors, centroids)
         self._set(centroids)
         codes, errors = self._index.query(X)
-        self.counts_ = np.bincount(codes, weights, len(centroids)).astype(np.float64)
+        self.counts_ = np.bincount(codes, minlength=len(centroids)).astype(np.float64)
         self.inertia_ = float(errors.astype(np.float64) @ weights)
 
     @staticmethod

@@ -100,7 +100,7 @@ class QuantileBinner(Quantizer):
         deviation = ordered - np.repeat(centers.astype(np.float32), sizes)
         self.centers_ = centers.astype(np.float32)
         self.spread_ = np.sqrt(mean(np.square(deviation, out=deviation))).astype(np.float32)
-        self.counts_ = sizes.astype(np.float64) if w is None else np.add.reduceat(w, starts)
+        self.counts_ = sizes.astype(np.float64)
 
     def encode(self, X: np.ndarray) -> np.ndarray:
         """Bins (n,) int64 of ``X`` (n,) or (n, 1); values beyond the end bins get the end bins."""

@@ -17,6 +17,7 @@ from ..quantizers import Quantizer, Reservoir, build_quantizer
 from .patches import cut, n_patches, patch_features
 
 MIN_ROWS_PER_CODE = 4
+MAX_PRECISION = 10.0  # per pixel, in units of the spectrum's scale: where weights in the fit level off
 MIN_CODES = 16
 
 
@@ -88,8 +89,20 @@ def fit_group(
     neutral = _neutral(raw[has_ivar, patch_size:])
     X = weigh(raw[:, None].copy(), has_ivar, neutral, config.precision_weight)[:, 0]
     n_codes = min(config.quantizer.n_codes, max(MIN_CODES, len(X) // MIN_ROWS_PER_CODE))
-    quantizer = build_quantizer(dataclasses.replace(config.quantizer, n_codes=n_codes), seed).fit(X)
+    weights = _weights(raw[:, patch_size:], has_ivar) if group_config.kind == SpectrumKind.spectrum else None
+    quantizer = build_quantizer(dataclasses.replace(config.quantizer, n_codes=n_codes), seed).fit(X, weights)
     return GroupCodec(n_pixels, patch_size, center, spread, neutral, quantizer), sample.n_seen
+
+
+def _weights(precision: np.ndarray, has_ivar: np.ndarray) -> np.ndarray:
+    """Weight of each patch in the fit, (n,): its inverse variance, up to a signal-to-noise of ``MAX_PRECISION``.
+
+    Noise is most of the variance of faint spectra; unweighted, it takes most of the codes (docs/decisions.md).
+    """
+    weights = (np.minimum(precision, MAX_PRECISION).astype(np.float64) ** 2).mean(1)
+    known = weights[has_ivar]
+    weights[~has_ivar] = known.mean() if len(known) else 1.0  # without ivar: like an average patch
+    return np.maximum(weights, 1e-2)
 
 
 def _rows(flux: np.ndarray, precision: np.ndarray, has_ivar: np.ndarray, patch_size: int) -> np.ndarray:

@@ -199,10 +199,7 @@ def fit_codebook(tokenizer: ImageTokenizer, cache: CutoutCache, seed: int) -> KM
         chosen = np.argsort(generator.random((m, n_positions)), axis=1)[:, :share]
         vectors.append(np.take_along_axis(flat, chosen[:, :, None], axis=1).reshape(-1, n_channels))
         weights.append(np.take_along_axis(weight, chosen, axis=1).reshape(-1))
-    X = np.concatenate(vectors)
-    fitted = build_quantizer(config.quantizer, seed).fit(X, np.concatenate(weights))
-    counts = np.bincount(fitted.encode(X), minlength=fitted.n_codes).astype(np.float64)
-    return KMeans.from_state({"centroids": fitted.codebook.entries, "counts": counts})
+    return build_quantizer(config.quantizer, seed).fit(np.concatenate(vectors), np.concatenate(weights))
 
 
 def vector_weights(inside: np.ndarray, valid: np.ndarray, side: int, outside_weight: float) -> np.ndarray:
