@@ -17,7 +17,9 @@ $(STAMP): requirements.txt
 setup: $(STAMP)  ## make the virtual environment .venv from requirements.txt
 
 demo: $(STAMP)  ## synthetic sky -> tokenizers -> tokens -> transformer, under 4 minutes on two cores
-	$(BIN)/python -m astromodal_demo
+	$(BIN)/python train_tokenizers.py experiment=demo
+	$(BIN)/python encode.py experiment=demo
+	$(BIN)/python train_lm.py experiment=demo
 
 test: $(STAMP)  ## the test suite
 	$(BIN)/python -m pytest -m "not slow"

@@ -74,6 +74,7 @@ class LanguageModelRun:
             "sequences": self.packed.fingerprint,
             "vocab_size": self.vocab.vocab_size,
             "n_types": self.vocab.n_types,
+            "grid_width": self.grid_width,
             "base_image": self.vocab.base_image,
             "base_scalar": self.vocab.base_scalar,
             "base_spectrum": self.vocab.base_spectrum,
@@ -81,6 +82,11 @@ class LanguageModelRun:
         }
         self.objective = self._objective()
         self.physical: PhysicalCallback | None = None
+
+    @property
+    def grid_width(self) -> int:
+        """Tokens per row of the image grid; 24 where there are no images, as with the documented cutouts."""
+        return int(np.sqrt(self.layout.image_length)) or 24
 
     def _codebooks(self) -> Codebooks:
         tokenizers = self.tokenizers
@@ -95,11 +101,10 @@ class LanguageModelRun:
 
         seed_everything(self.config.seed)  # the initial weights are those of the seed
         model = self.config.model
-        side = int(np.sqrt(self.layout.image_length)) or 24
         network = CausalTransformerLM(
             vocab_size=self.vocab.vocab_size, n_types=self.vocab.n_types, d_model=model.d_model,
             n_layers=model.n_layers, n_heads=model.n_heads, d_ff=model.d_ff, dropout=model.dropout,
-            max_len=model.max_len, tie_head=model.tie_head, grid_width=side,
+            max_len=model.max_len, tie_head=model.tie_head, grid_width=self.grid_width,
         )  # fmt: skip
         return LanguageModelObjective(
             network, self.vocab, self.codebooks, self.config.loss, self.config.seed,

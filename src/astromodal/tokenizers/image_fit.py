@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from ..codecs.base import Codec
 from ..config.schema import (
@@ -63,6 +64,7 @@ def fit_scaling(
     """
     bands = tuple(data.images.bands)
     noise, quota = SkyNoise(len(bands)), max(32, -(-SIGMA_OBJECTS // len(cubes)))
+    n_wrong = 0
     for cube in cubes:
         taken = 0
         for _, _, batch in stream([cube], masks, data):
@@ -71,11 +73,20 @@ def fit_scaling(
                 inside = elliptical_mask(batch.a, batch.b, batch.theta, batch.size, **tokenizer.ellipse)
                 noise.add(sky_statistics(batch.flux[rows], batch.valid[rows], inside[rows])[1])
             taken += len(rows)
+            n_wrong += batch.reasons["wrong_length"]
             if taken >= quota:
                 break
     sigma = noise.sigma()
     if not (sigma > 0).any():
         columns = [band.column for band in data.images.bands.values()]
+        if n_wrong:
+            size = data.images.size
+            raise DataError(
+                f"cutouts of {size} x {size} = {size * size} pixels",
+                got=f"{n_wrong} of another length ({_first_length(cubes, columns)}) and none of this one",
+                where=f"columns {columns[0]} … {columns[-1]}",
+                repair="set data.images.size, or rewrite the columns",
+            )
         raise DataError(
             "training objects with cutouts",
             got=f"none in {sum(int(m.sum()) for m in masks.values())} objects of {len(cubes)} fields",
@@ -86,6 +97,17 @@ def fit_scaling(
     if unseen:
         log.warning("image tokenizer: no training cutout has %s; treated as missing everywhere", ", ".join(unseen))
     return ArcsinhScaling(bands, sigma, tokenizer.config.softening)
+
+
+def _first_length(cubes: Sequence[Datacube], columns: Sequence[str]) -> int | None:
+    """Length of the first cutout that is there, for the message."""
+    for cube in cubes:
+        for batch in cube.batches(columns):
+            for column in columns:
+                lengths = pc.list_value_length(batch.column(column)).drop_null()
+                if len(lengths):
+                    return lengths[0].as_py()
+    return None
 
 
 def collect(

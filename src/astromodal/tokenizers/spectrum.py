@@ -23,7 +23,7 @@ import numpy as np
 from ..config.schema import DataConfig, KMeansConfig, SpectrumGroupConfig, SpectrumTokenizerConfig
 from ..core import io
 from ..core.codebook import Codebook
-from ..data.spectra import SpectrumBatch, grid, read_spectra, spectrum_columns
+from ..data.spectra import SpectrumBatch, grid, merge_counts, n_pixels, read_spectra, spectrum_columns
 from ..errors import ArtifactError, ConfigError, DataError
 from ..metrics import ErrorSums, bits_per_symbol, codes_used, perplexity
 from ..quantizers import KMeans, Reservoir, quantizer_config
@@ -38,6 +38,16 @@ if TYPE_CHECKING:
 FILE_NAME = "spectrum_tokenizer_config.npz"
 REPORT_PIXELS = 200_000  # residuals kept for the median
 N_EXAMPLES = 4  # spectra per group for plots
+NO_SPECTRUM = "no spectrum in the training split"
+
+
+def _why_none(found: Mapping[str, int], config: SpectrumGroupConfig) -> str:
+    """Why a group without a usable spectrum has none."""
+    n = found.get("length_mismatch", 0)
+    if not n:
+        return NO_SPECTRUM
+    wanted = f"that of {config.wave}" if config.wave else n_pixels(config)
+    return f"{n} spectra whose length is not {wanted}, and none of that length"
 
 
 class SpectrumTokenizer(Tokenizer):
@@ -107,10 +117,11 @@ class SpectrumTokenizer(Tokenizer):
         rows, log = self._start_fit(cubes, splits, data, seed), self._log(run)
         self.codecs, self.skipped, report = {}, {}, {}
         for group in (chosen := self._chosen(data)):
-            batches = self._batches(cubes, rows.fit, data, group)
+            found: dict[str, int] = {}
+            batches = self._batches(cubes, rows.fit, data, group, found)
             codec, n_fit = fit_group(batches, group, data.spectra[group], self.config, seed)
             if codec is None:
-                self.skipped[group] = "no spectrum in the training split"
+                self.skipped[group] = _why_none(found, data.spectra[group])
                 log.warning("spectrum group %s: %s; it gets no codebook", group, self.skipped[group])
                 continue
             self.codecs[group], wanted = codec, self.config.quantizer.n_codes
@@ -127,7 +138,8 @@ class SpectrumTokenizer(Tokenizer):
             columns = ", ".join(config.flux for config in chosen.values())
             raise DataError(
                 "a spectrum in at least one group",
-                got=f"none in {sum(int(m.sum()) for m in rows.fit.values())} training objects",
+                got=f"none in {sum(int(m.sum()) for m in rows.fit.values())} training objects"
+                + "".join(f"; {group}: {why}" for group, why in self.skipped.items() if why != NO_SPECTRUM),
                 where=f"columns {columns or '(no groups)'}",
                 repair="check data.spectra, or leave this tokenizer out (tokenizer.spectrum=null)",
             )
@@ -138,14 +150,17 @@ class SpectrumTokenizer(Tokenizer):
 
     @staticmethod
     def _batches(
-        cubes: Sequence[Datacube], masks: Mapping[str, np.ndarray], data: DataConfig, group: str
-    ) -> Iterator[SpectrumBatch]:
-        """Batches of the group's spectra in the chosen rows of all cubes."""
+        cubes: Sequence[Datacube], masks: Mapping[str, np.ndarray], data: DataConfig, group: str,
+        found: dict[str, int] | None = None,
+    ) -> Iterator[SpectrumBatch]:  # fmt: skip
+        """Batches of the group's spectra in the chosen rows of all cubes; what was found is counted in ``found``."""
         names = spectrum_columns(data.spectra[group])
         for cube in cubes:
             if masks[cube.field].any():
                 for table in cube.batches(names, rows=data.batch_rows, row_mask=masks[cube.field]):
                     batch = read_spectra(table, data, group)
+                    if found is not None:
+                        merge_counts(found, batch.counts)
                     if batch.present.any():
                         yield batch
 
