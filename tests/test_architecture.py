@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ORDER = ("errors", "config", "core", "metrics", "data", "quantizers", "codecs", "models", "training", "tokenizers",
+ORDER = ("errors", "lazy", "config", "core", "metrics", "data", "quantizers", "codecs", "models", "training", "tokenizers",
          "tokens", "sequences", "evaluation", "report", "experiment", "stages")  # fmt: skip
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "astromodal"
 FILES = sorted(p for p in SOURCE.rglob("*.py") if p != SOURCE / "__init__.py")

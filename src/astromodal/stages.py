@@ -70,10 +70,14 @@ def encode(cfg: DictConfig) -> None:
 
 def train_lm(cfg: DictConfig) -> float | None:
     """Train the transformer; returns ``val/score`` of the best weights, which a sweep may minimise."""
+    from .core.rank import is_main
     from .experiment import LanguageModelRun
+    from .training import distributed
     from .training.checkpoint import find_resume
+    from .training.utils import resolve_device
 
     config: Config = OmegaConf.to_object(cfg)
+    distributed.join_process_group(resolve_device(config.hardware.device))  # before the run, whose id all ranks share
     record = config_record(cfg)
     fingerprint = fingerprint_config(record)
     resume = config.resume
@@ -89,9 +93,10 @@ def train_lm(cfg: DictConfig) -> float | None:
         experiment = LanguageModelRun(config, run, record)
         result = experiment.fit(resume)
         summary = experiment.summary(result)
-        run.tracker.summary(tables.flatten(summary))
-        write_json(run.dir / "summary.json", summary)
-        _plot_lm(run, experiment, summary)
+        if is_main():
+            run.tracker.summary(tables.flatten(summary))
+            write_json(run.dir / "summary.json", summary)
+            _plot_lm(run, experiment, summary)
         run.log.info("%s", tables.model_table(summary))
         run.log.info("next: python train_lm.py -m loss.weight_image=0.05,0.2,1.0 %s", " ".join(_overrides(cfg)))
         return summary["model"].get("score")

@@ -1,16 +1,8 @@
-"""Configuration: schema, registration with Hydra, checks, and :func:`load_config` for Python users."""
+"""Configuration: schema, registration with Hydra, checks, and :func:`load_config` for Python users.
 
-from typing import TYPE_CHECKING, Any
+``load_config`` is imported on first use: Hydra costs 0.3 s.
+"""
 
-if TYPE_CHECKING:
-    from .load import load_config
+from ..lazy import exports
 
-__all__ = ["load_config"]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "load_config":  # lazily: Hydra costs 0.3 s
-        from .load import load_config
-
-        return load_config
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = exports(__name__, {"load": "load_config"})

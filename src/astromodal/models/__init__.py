@@ -1,19 +1,5 @@
 """Neural networks over token sequences."""
 
-from __future__ import annotations
+from ..lazy import exports
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .transformer import CausalTransformerLM
-
-__all__ = ["CausalTransformerLM"]
-
-
-def __getattr__(name: str) -> Any:
-    """Import on first use: ``--help`` and configuration errors never wait for torch."""
-    if name in __all__:
-        from . import transformer
-
-        return getattr(transformer, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__, __all__ = exports(__name__, {"transformer": "CausalTransformerLM"})
