@@ -118,13 +118,14 @@ class LanguageModelRun:
             self.packed, split, order=self.config.sequence.order if train else "fixed", seed=self.config.seed,
             max_len=self.config.model.max_len, with_values=values,
         )  # fmt: skip
+        # figures that are not summed over the ranks are made from everything, on each of them
+        shard = {} if values else {"rank": rank(), "world_size": world_size()}
         sampler = BucketSampler(
             dataset.lengths,
             training.batch_size,
             seed=self.config.seed,
             shuffle=train,
-            rank=rank(),
-            world_size=world_size(),
+            **shard,
         )
         return SequenceLoader(
             dataset, sampler, num_workers=training.num_workers if train else 0, pin_memory=training.pin_memory,
