@@ -31,6 +31,6 @@ def test_sweep_files_run_the_real_command_over_keys_that_exist(repo):
 def test_presets_sweep_keys_that_exist_and_compose(repo, preset, script, tmp_path):
     text = yaml.safe_load((repo / "conf" / "hparams" / f"{preset}.yaml").read_text())
     assert set(text["hydra"]["sweeper"]["params"]) <= KEYS
-    result = script("train_lm", "-m", f"hparams={preset}", "--cfg", "hydra", cwd=tmp_path)
+    result = script("train_lm", f"hparams={preset}", "--cfg", "hydra", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "sweeper" in result.stdout

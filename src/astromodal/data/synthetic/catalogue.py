@@ -12,7 +12,7 @@ _BANDS = {**SPLUS, **{f"gaia_{k}": b for k, b in GAIA.items()}, **{f"vista_{k}":
 _MATRIX = photometry_matrix(_BANDS)
 CALIBRATION = 0.01  # relative error of any flux: what no exposure time removes
 GAIA_LIMIT = 20.5  # G
-XP_LIMIT = 18.5  # G; a little deeper than Gaia's, so that small skies have some
+XP_LIMIT = 19.0  # G; deeper than Gaia's 17.65, so that small skies have enough
 
 
 def photometry(p: sed.Parameters) -> dict[str, np.ndarray]:

@@ -15,8 +15,8 @@ from .passbands import SPLUS
 SIZE, CENTRE, PIXEL = 96, 48, 0.55  # px, px, arcsec / px
 APERTURE_PIXELS = 25.0  # pixels over which the noise of a depth is spread: an aperture of 3.1 arcsec
 # share and sigma / half-light radius of the components
-_DISC = ((0.25, 0.35), (0.50, 0.80), (0.25, 1.40))
-_BULGE = ((0.40, 0.25), (0.35, 0.80), (0.25, 2.40))
+_DISC = ((0.25, 0.41), (0.50, 0.93), (0.25, 1.63))
+_BULGE = ((0.40, 0.42), (0.35, 1.17), (0.25, 2.77))
 _PSF = ((0.85, 1.0), (0.15, 2.0))  # share, sigma relative to the core
 _POISSON = 0.002  # variance that a nanomaggy of the object itself adds, nanomaggies
 
@@ -35,8 +35,12 @@ def sky_sigma() -> np.ndarray:
 
 def second_moments(p: dict[str, np.ndarray], fwhm: float) -> tuple[np.ndarray, np.ndarray]:
     """Rms along major and minor axis in pixels, PSF included, ``(n,)`` each."""
-    psf = (fwhm / 2.3548 / PIXEL) ** 2
-    major = (0.75 * p["radius"] / PIXEL) ** 2
+    psf = (fwhm / 2.3548 / PIXEL) ** 2 * sum(share * width**2 for share, width in _PSF)
+    mixed = sum(
+        (p["sersic"] * b[0] + (1 - p["sersic"]) * d[0]) * (p["sersic"] * b[1] + (1 - p["sersic"]) * d[1]) ** 2
+        for d, b in zip(_DISC, _BULGE, strict=True)
+    )
+    major = mixed * (p["radius"] / PIXEL) ** 2
     return np.sqrt(psf + major), np.sqrt(psf + major * p["axis_ratio"] ** 2)
 
 

@@ -9,8 +9,17 @@ from .sed import GALAXY, QUASAR, STAR
 
 CLASSES = ("star", "galaxy", "quasar")
 TILE_DEG = 1.4  # side of a field
-DUPLICATES = 0.01  # objects that the next field observes again, within an arcsecond
+TILES_PER_ROW = 256  # once around the sky
+FRACTIONS = (0.50, 0.42, 0.08)  # of the classes, in a catalogue limited in r
+# r magnitudes: limit - an exponential of this mean. Star counts are flat, those of galaxies and quasars steep.
+_FAINTEST, _SPREAD, _RANGE = np.array([21.5, 22.0, 22.0]), np.array([3.5, 1.7, 1.2]), np.array([7.5, 8.0, 6.5])
+DUPLICATES = 0.01  # share of a field that the next one observes again, within an arcsecond
 ZERO_POINT_SIGMA = {band: 0.025 if band in ("u", "J0395") else 0.015 if band == "J0378" else 0.010 for band in SPLUS}
+
+
+def field_name(index: int) -> str:
+    """``SYN-0001`` for field 0."""
+    return f"SYN-{index + 1:04d}"
 
 
 def field_generator(seed: int, field: int, purpose: int = 0) -> np.random.Generator:
@@ -25,23 +34,38 @@ def draw_field(seed: int, field: int, n: int) -> dict[str, np.ndarray]:
     ``metallicity`` [dex], ``redshift``, ``young`` (share of the young population), ``slope``, ``radius`` (half-light,
     arcsec), ``axis_ratio``, ``angle`` [deg], ``sersic`` (0 exponential disc, 1 bulge), ``distance`` [pc], ``ra``,
     ``dec`` [deg], ``pmra``, ``pmdec`` [mas/yr]. What does not apply is NaN, ``redshift`` of stars is that of their
-    radial velocity.
+    radial velocity. The first objects are the last of the field before, seen a second time.
     """
+    p = _draw(seed, field, n)
+    n_shared = min(max(int(DUPLICATES * n), 1), n // 2) if field else 0
+    if n_shared:
+        before = _draw(seed, field - 1, n)
+        for key, values in p.items():
+            values[:n_shared] = before[key][-n_shared:]
+        shift = field_generator(seed, field, 6).normal(0, 0.2 / 3600, (2, n_shared))  # astrometric errors
+        p["ra"][:n_shared] = (p["ra"][:n_shared] + shift[0]) % 360.0
+        p["dec"][:n_shared] += shift[1]
+    return p
+
+
+def _draw(seed: int, field: int, n: int) -> dict[str, np.ndarray]:
+    """The objects of a field as if it had no neighbour."""
     rng = field_generator(seed, field)
-    kind = rng.choice([STAR, GALAXY, QUASAR], size=n, p=[0.50, 0.42, 0.08])
-    p: dict[str, np.ndarray] = {"kind": kind, "mag_r": 22.0 - np.minimum(rng.exponential(2.4, n), 8.0)}
+    kind = rng.choice([STAR, GALAXY, QUASAR], size=n, p=FRACTIONS)
+    above_limit = np.minimum(rng.exponential(1.0, n) * _SPREAD[kind], _RANGE[kind])
+    p: dict[str, np.ndarray] = {"kind": kind, "mag_r": _FAINTEST[kind] - above_limit}
     dust = field_generator(seed, field, 1).uniform(0.03, 0.3)
     p["a_v"] = dust * rng.lognormal(0.0, 0.25, n)
     p |= _stars(rng, p["mag_r"], p["a_v"])
     p |= _extragalactic(rng, p["mag_r"], kind)
-    p |= _positions(seed, field, n, rng)
+    p["ra"], p["dec"] = _tile(seed, field, n)
     return _only_where_it_applies(p)
 
 
 def _stars(rng: np.random.Generator, mag_r: np.ndarray, a_v: np.ndarray) -> dict[str, np.ndarray]:
     n = len(mag_r)
     temperature = np.clip(10 ** rng.normal(3.72, 0.10, n), 3000, 14000)
-    giant = (rng.random(n) < 0.12) & (temperature < 6000)
+    giant = (rng.random(n) < 0.3 * 10 ** (-0.15 * (mag_r - 14.0))) & (temperature < 6000)  # the halo ends
     log_g = np.where(giant, rng.normal(2.5, 0.5, n), rng.normal(4.5, 0.12, n))
     absolute = 4.4 - 2.5 * 6.0 * np.log10(temperature / 5772.0) - np.where(giant, 2.5 * (4.5 - log_g), 0.0)
     distance = 10 ** ((mag_r - absolute - 0.84 * a_v + 5) / 5)
@@ -68,28 +92,25 @@ def _extragalactic(rng: np.random.Generator, mag_r: np.ndarray, kind: np.ndarray
         "redshift": np.where(kind == QUASAR, z_quasar, z_galaxy),
         "young": young,
         "slope": rng.normal(-1.5, 0.25, n),
-        "radius": np.clip(radius, 0.2, 8.0),
+        "radius": np.clip(radius, 0.2, 5.0),
         "axis_ratio": np.clip(1 - rng.beta(2.0, 3.0, n) * (1 - 0.5 * bulge), 0.2, 1.0),
         "angle": rng.uniform(-90, 90, n),
         "sersic": bulge,
     }
 
 
-def _positions(seed: int, field: int, n: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Tiles along the equator, the first around RA 0; some objects stand in the next tile's overlap as well."""
-    ra, dec = _tile(seed, field, n)
-    n_shared = max(int(DUPLICATES * n), 1) if field else 0
-    if n_shared:
-        other_ra, other_dec = _tile(seed, field - 1, n)
-        shift = rng.normal(0, 0.2 / 3600, (2, n_shared))
-        ra[:n_shared], dec[:n_shared] = other_ra[-n_shared:] + shift[0], other_dec[-n_shared:] + shift[1]
-    return {"ra": ra % 360.0, "dec": dec}
-
-
 def _tile(seed: int, field: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in tiles along the equator, the first around RA 0; the last objects stand at the edge to the next.
+
+    Each 256 tiles are a row around the sky; the next ones lie north and south of it.
+    """
     rng = field_generator(seed, field, 2)
-    centre = (field - 0.5) * TILE_DEG
-    return centre + rng.uniform(-0.5, 0.5, n) * TILE_DEG + 0.5 * TILE_DEG, rng.uniform(-0.5, 0.5, n) * TILE_DEG
+    east, dec = rng.uniform(-0.5, 0.5, n), rng.uniform(-0.5, 0.5, n) * TILE_DEG
+    n_shared = max(int(DUPLICATES * n), 1)
+    east[-n_shared:] = 0.5 - 0.01 * (east[-n_shared:] + 0.5)
+    row, place = divmod(field, TILES_PER_ROW)
+    north = (row + 1) // 2 * (1 if row % 2 else -1)
+    return ((place + east) * TILE_DEG) % 360.0, dec + north * TILE_DEG
 
 
 def _only_where_it_applies(p: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -112,7 +112,14 @@ def quasar(wave: np.ndarray, p: Parameters) -> np.ndarray:
         sigma = centre * 2500.0 / _C
         flux = flux + continuum * width / (np.sqrt(2 * np.pi) * sigma) * _gaussian(rest, centre, sigma)
     tau = 0.0036 * (wave / 1215.7) ** 3.46  # effective optical depth of the forest (Meiksin 2006, its leading term)
-    return flux * np.where(rest < 1215.7, np.exp(-tau), 1.0) * np.where(rest < 912.0, 0.05, 1.0)
+    # edges have the width of the proximity zone: with sharp ones a spectrum could not be differentiated by redshift
+    forest = np.exp(-tau * _below(rest, 1215.7, 3.0))
+    return flux * forest * (1 - 0.95 * _below(rest, 912.0, 4.0))
+
+
+def _below(wave: np.ndarray, edge: float, width: float) -> np.ndarray:
+    """1 far below ``edge``, 0 far above it."""
+    return 0.5 * (1 - np.tanh((wave - edge) / (2 * width)))
 
 
 _R_BAND = photometry_matrix({"r": SPLUS["r"]})[0]

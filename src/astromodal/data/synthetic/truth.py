@@ -14,8 +14,7 @@ import numpy as np
 
 from ...errors import ConfigError, DataError
 from . import catalogue, sed, spectra
-from .population import draw_field
-from .write import field_name
+from .population import draw_field, field_name
 
 # parameter -> (step of the finite difference, width of the prior), in the units of the parameter
 _LOG_T = "log_temperature"
@@ -36,7 +35,7 @@ def field_index(data: Any, field: str | int) -> int:
         DataError: there is no such field.
     """
     names = [field_name(i) for i in range(data.synthetic.n_fields)]
-    if isinstance(field, str) and field not in names:
+    if field not in (names if isinstance(field, str) else range(len(names))):
         raise DataError(f"a field from {names[0]} to {names[-1]}", got=field)
     return names.index(field) if isinstance(field, str) else int(field)
 
@@ -65,6 +64,7 @@ def noise_limited_error(
     """
     if quantity not in ("redshift", "temperature"):
         raise ConfigError("redshift or temperature", got=quantity)
+    given = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))  # one observation of each
     if not given or set(given) - set(_OBSERVABLES):
         raise ConfigError(f"observables of {', '.join(_OBSERVABLES)}", got=", ".join(given) or "none")
     p = true_parameters(data, field)

@@ -6,13 +6,7 @@ written chunk by chunk, so that memory does not grow with its size.
 
 from __future__ import annotations
 
-import csv
-import io
-import logging
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +16,19 @@ import pyarrow.parquet as pq
 
 from ...config.schema import SyntheticConfig
 from ...core.atomic import atomic_path
-from ...core.io import write_text
-from ...core.manifest import read_manifest, write_manifest
-from ...errors import ArtifactError
 from . import catalogue, cutouts, spectra
 from .passbands import SPLUS
-from .population import draw_field, field_generator, zero_points
+from .population import FRACTIONS, draw_field, field_generator, field_name, zero_points
+from .sed import GALAXY, QUASAR
 
-VERSION = 1  # of the generator: another one makes old cubes be written anew
 CHUNK = 256  # rows of a row group, as in the real cubes
 _NARROW = {band: f"F{int(band[1:])}" for band in SPLUS if band[0] == "J"}
 CUT_NAMES = {"r": "R", "i": "I", "g": "G", "u": "U", "z": "Z"} | _NARROW  # band -> column splus_cut_<name>
+DAMAGE = ("infinite pixel", "short cutout", "negative ivar", "absurd error", "short spectrum")
 # Real cubes carry these; here they are null.
 _ALWAYS_NULL = ("photz_z", "sdss_psfmag_u", "sdss_psfmag_g", "sdss_psfmag_r", "sdss_psfmag_i", "sdss_psfmag_z")
 
 Columns = dict[str, Any]
-log = logging.getLogger(__name__)
-
-
-def field_name(index: int) -> str:
-    """``SYN-0001`` for field 0."""
-    return f"SYN-{index + 1:04d}"
 
 
 def schema() -> pa.Schema:
@@ -75,7 +61,7 @@ def draw_rows(config: SyntheticConfig, field: int, start: int, stop: int, p: dic
     flux = catalogue.photometry(p)
     fwhm = cutouts.seeing(field_generator(config.seed, field, 4))
     mag_g = spectra.gaia_magnitude(flux["gaia"][:, 0])
-    has_spectrum = rng.random(n) < config.spectrum_fraction * np.where(p["kind"] == 2, 2.0, 0.88)
+    has_spectrum = _has_spectrum(rng, p["kind"], config.spectrum_fraction)
     columns: Columns = {
         "id": np.array([f"{field_name(field)}_{i:07d}" for i in range(start, stop)]),
         "source": np.full(n, "synthetic sky, see astromodal.data.synthetic"),
@@ -89,11 +75,18 @@ def draw_rows(config: SyntheticConfig, field: int, start: int, stop: int, p: dic
     columns |= catalogue.redshift_columns(rng, p, has_spectrum)
     columns |= _arms(rng, p, has_spectrum)
     # bright stars first: the share asked for is that of all objects
-    bright = (mag_g < catalogue.XP_LIMIT) & (p["kind"] != 1)
+    bright = (mag_g < catalogue.XP_LIMIT) & (p["kind"] != GALAXY)
     chance = min(config.xp_fraction / max(bright.mean(), 1e-9), 1.0)
     columns |= _xp(rng, p, mag_g, bright & (rng.random(n) < chance))
     columns |= _cutouts(rng, config, field, flux["splus"], p, fwhm, rng.random(n) < config.image_fraction)
     return columns
+
+
+def _has_spectrum(rng: np.random.Generator, kind: np.ndarray, fraction: float) -> np.ndarray:
+    """Whether each object was a target of the spectrograph: quasars twice as likely, as candidates are followed up."""
+    quasar = min(2 * fraction, 1.0)
+    other = (fraction - FRACTIONS[QUASAR] * quasar) / (1 - FRACTIONS[QUASAR])
+    return rng.random(len(kind)) < np.where(kind == QUASAR, quasar, other)
 
 
 def _arms(rng: np.random.Generator, p: dict[str, np.ndarray], rows: np.ndarray) -> Columns:
@@ -166,10 +159,9 @@ def to_table(columns: Columns, n: int) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=layout)
 
 
-def damage(table: pa.Table, rng: np.random.Generator, n_rows: int) -> pa.Table:
-    """Spoil ``n_rows`` rows as real files are spoilt: infinite pixels, short lists, negative ivar, absurd errors."""
-    kinds = ("infinite pixel", "short cutout", "negative ivar", "absurd error", "short spectrum")
-    for kind in (kinds[i % len(kinds)] for i in range(n_rows)):
+def damage(table: pa.Table, rng: np.random.Generator, kinds: Sequence[str]) -> pa.Table:
+    """Spoil a row for each of ``kinds`` (:data:`DAMAGE`), as real files are spoilt."""
+    for kind in kinds:
         if kind == "absurd error":
             table = _spoil_number(table, "err_mag_pstotal_u", int(rng.integers(len(table))), 4.7e5)
             continue
@@ -209,7 +201,9 @@ def write_field(path: str | Path, config: SyntheticConfig, field: int) -> None:
     p = draw_field(config.seed, field, n)
     rng = field_generator(config.seed, field, 5)
     n_chunks = -(-n // CHUNK)
-    damaged_in = np.bincount(rng.integers(0, n_chunks, config.corrupt_rows_per_field), minlength=n_chunks)
+    k = config.corrupt_rows_per_field
+    damage_of = [DAMAGE[(k * field + i) % len(DAMAGE)] for i in range(k)]  # neighbouring fields have different ones
+    damaged_in = rng.integers(0, n_chunks, k)
     # list<float> leaves and floats are byte-stream-split, as the real cubes are
     split = [f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in layout if f.type != pa.string()]
     with (
@@ -220,64 +214,5 @@ def write_field(path: str | Path, config: SyntheticConfig, field: int) -> None:
         for chunk, start in enumerate(range(0, n, CHUNK)):
             stop = min(start + CHUNK, n)
             table = to_table(draw_rows(config, field, start, stop, p), stop - start)
-            writer.write_table(damage(table, rng, int(damaged_in[chunk])), row_group_size=CHUNK)
-
-
-# ------------------------------------------------------------------------------------- the survey
-
-
-def ensure_survey(data: Any, template: str) -> list[Path]:
-    """Write the fields of ``data.synthetic`` that are not there yet, or were made with other parameters.
-
-    Args:
-        data: ``DataConfig`` with ``synthetic`` set.
-        template: path with ``{field}``.
-
-    Returns:
-        The paths of all fields.
-
-    Raises:
-        ArtifactError: the folder cannot be written.
-    """
-    config: SyntheticConfig = data.synthetic
-    paths = [Path(template.format(field=field_name(i))) for i in range(config.n_fields)]
-    folder = paths[0].parent
-    wanted = {k: v for k, v in asdict(config).items() if k not in ("n_processes", "n_fields")} | {"version": VERSION}
-    if _is_there(folder, wanted, paths):
-        return paths
-    log.info("writing a synthetic sky: %d fields of %d objects in %s", len(paths), config.n_objects_per_field, folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for old in set(folder.glob(Path(template).name.format(field="SYN-*"))) - set(paths):
-        old.unlink()  # a field of an earlier, larger sky would be taken for part of this one
-    _write_zero_points(folder / "zero_points.csv", config)
-    jobs = [(path, config, i) for i, path in enumerate(paths)]
-    if config.n_processes > 1 and len(jobs) > 1:
-        with ProcessPoolExecutor(min(config.n_processes, len(jobs)), mp_context=get_context("spawn")) as pool:
-            list(pool.map(_write_job, jobs))
-    else:
-        for job in jobs:
-            _write_job(job)
-    write_manifest(folder, kind="synthetic_survey", config=wanted, inputs={}, files=[p.name for p in paths], run_id="")
-    return paths
-
-
-def _write_job(job: tuple[Path, SyntheticConfig, int]) -> None:
-    write_field(*job)
-
-
-def _is_there(folder: Path, wanted: dict[str, Any], paths: Sequence[Path]) -> bool:
-    try:
-        manifest = read_manifest(folder)
-    except ArtifactError:
-        return False
-    names = {path.name for path in paths}
-    return manifest["config"] == wanted and set(manifest["files"]) == names and all(path.is_file() for path in paths)
-
-
-def _write_zero_points(path: Path, config: SyntheticConfig) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("field", "band", "zero_point"))
-    for i in range(config.n_fields):
-        writer.writerows((field_name(i), band, point) for band, point in zero_points(config.seed, i).items())
-    write_text(path, text.getvalue())
+            kinds = [kind for kind, where in zip(damage_of, damaged_in, strict=True) if where == chunk]
+            writer.write_table(damage(table, rng, kinds), row_group_size=CHUNK)

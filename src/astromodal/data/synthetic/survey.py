@@ -1,0 +1,113 @@
+"""The folder of a synthetic sky: written when it is first needed, left alone while its parameters stay the same."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from ...config.schema import SyntheticConfig
+from ...core.atomic import FileLock, writing
+from ...core.io import write_text
+from ...core.manifest import read_manifest, write_manifest
+from ...errors import ArtifactError
+from .population import field_name, zero_points
+from .write import write_field
+
+VERSION = 1  # of the generator: another one makes old cubes be written anew
+ZERO_POINTS = "zero_points.csv"
+_WAIT_SECONDS = 3600.0  # for another process that writes the same sky
+
+log = logging.getLogger(__name__)
+
+
+def ensure_survey(data: Any, template: str) -> list[Path]:
+    """Write the fields of ``data.synthetic`` that are not there yet, or were made with other parameters.
+
+    More fields leave those that exist as they are. A folder whose writing was interrupted is written again, a field
+    whose size is not that of the manifest too.
+
+    Args:
+        data: ``DataConfig`` with ``synthetic`` set.
+        template: path with ``{field}``.
+
+    Returns:
+        The paths of all fields.
+
+    Raises:
+        ArtifactError: the folder cannot be written.
+    """
+    config: SyntheticConfig = data.synthetic
+    paths = [Path(template.format(field=field_name(i))) for i in range(config.n_fields)]
+    folder = paths[0].parent
+    wanted = {k: v for k, v in asdict(config).items() if k not in ("n_processes", "n_fields")} | {"version": VERSION}
+    with writing(folder / "manifest.json"):
+        finished = _state(folder, wanted, paths)[1]
+    if finished:
+        return paths
+    with FileLock(folder / "synthetic", wait_seconds=_WAIT_SECONDS):
+        to_write, finished = _state(folder, wanted, paths)  # again: another process may have been at it
+        if not finished:
+            others = set(folder.glob(Path(template).name.format(field="SYN-*"))) - set(paths)
+            with writing(folder):
+                (folder / "manifest.json").unlink(missing_ok=True)  # comes last: without it the folder is unfinished
+                for path in others:  # of a larger sky: they would be taken for part of this one
+                    path.unlink()
+            _write_fields(config, [(paths[i], config, i) for i in to_write])
+            _write_zero_points(folder / ZERO_POINTS, config)
+            files = [path.name for path in paths] + [ZERO_POINTS]
+            sizes = {name: _size(folder / name) for name in files}
+            write_manifest(folder, kind="synthetic_survey", config=wanted, inputs={}, files=files, run_id="",
+                           extra={"sizes": sizes})  # fmt: skip
+    return paths
+
+
+def _state(folder: Path, wanted: dict[str, Any], paths: Sequence[Path]) -> tuple[list[int], bool]:
+    """Numbers of the fields to write, and whether nothing at all is to do."""
+    everything = list(range(len(paths)))
+    try:
+        manifest = read_manifest(folder)
+    except ArtifactError:
+        return everything, False
+    sizes = manifest.get("sizes")
+    if manifest.get("config") != wanted or not isinstance(sizes, dict):
+        return everything, False
+    complete = {name for name, size in sizes.items() if _size(folder / name) == size}
+    names = {path.name for path in paths} | {ZERO_POINTS}
+    return [i for i in everything if paths[i].name not in complete], complete == names == set(sizes)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else -1
+
+
+def _write_fields(config: SyntheticConfig, jobs: list[tuple[Path, SyntheticConfig, int]]) -> None:
+    if not jobs:
+        return
+    n, folder = config.n_objects_per_field, jobs[0][0].parent
+    log.info("writing a synthetic sky: %d fields of %d objects in %s", len(jobs), n, folder)
+    if config.n_processes > 1 and len(jobs) > 1:
+        with ProcessPoolExecutor(min(config.n_processes, len(jobs)), mp_context=get_context("spawn")) as pool:
+            list(pool.map(_write_job, jobs))
+    else:
+        for job in jobs:
+            _write_job(job)
+
+
+def _write_job(job: tuple[Path, SyntheticConfig, int]) -> None:
+    write_field(*job)
+
+
+def _write_zero_points(path: Path, config: SyntheticConfig) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("field", "band", "zero_point"))
+    for i in range(config.n_fields):
+        writer.writerows((field_name(i), band, point) for band, point in zero_points(config.seed, i).items())
+    write_text(path, text.getvalue())
