@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import traceback
 from dataclasses import fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
@@ -17,6 +18,9 @@ def explain(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, UserError):
             return str(link)
+    for link in chain:
+        if isinstance(link, AssertionError) and "Unexpected type for root" in str(link):
+            return str(_below_null(link))
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -32,6 +36,14 @@ def _chain(error: BaseException | None) -> list[BaseException]:
         links.append(error)
         error = error.__cause__ or error.__context__
     return links
+
+
+def _below_null(error: AssertionError) -> ConfigError:
+    """``tokenizer=image tokenizer.scalar.n_bins=16``: OmegaConf trips over the null and does not name the key."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "update")
+    key = next((str(frame.f_locals["key"]) for frame in frames if "key" in frame.f_locals), "a key")
+    return ConfigError("a section that is not null, to set a key in it", got=f"{key} below one that is null",
+                       repair="leave the key out, or choose an option that has the section")  # fmt: skip
 
 
 def _unknown_option(text: str) -> ConfigError | None:

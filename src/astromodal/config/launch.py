@@ -53,6 +53,10 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
 
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=stage)(job)()
+    except KeyboardInterrupt:
+        again = "with resume=auto" if stage == "train_lm" else "what was finished is kept"
+        print(f"error: interrupted; run the same command again ({again})", file=sys.stderr)
+        raise SystemExit(130) from None
     except Exception as error:
         from .explain import explain
 

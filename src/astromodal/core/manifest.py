@@ -239,7 +239,7 @@ def read_manifest(folder: str | Path) -> dict:
     return manifest
 
 
-def check_manifest(folder: str | Path, *, verify_files: bool) -> dict:
+def check_manifest(folder: str | Path, *, verify_files: bool, repair: str = "make the folder again") -> dict:
     """Check that ``folder`` is complete and, with ``verify_files``, that its files are those of the manifest.
 
     Raises:
@@ -254,12 +254,10 @@ def check_manifest(folder: str | Path, *, verify_files: bool) -> dict:
     for name, expected in files.items():
         path = folder / name
         if not path.is_file():
-            raise ArtifactMissingError(
-                "a file of the manifest", got="nothing", where=path, repair="make the folder again"
-            )
+            raise ArtifactMissingError("a file of the manifest", got="nothing", where=path, repair=repair)
         found = fingerprint_file(path) if verify_files else expected
         if found != expected:
-            raise ArtifactError(f"fingerprint {expected}", got=found, where=path, repair="make the folder again")
+            raise ArtifactError(f"fingerprint {expected}", got=found, where=path, repair=repair)
     if "fingerprint" in manifest:
         parts = {key: manifest.get(key) for key in ("kind", "files", "config")}
         found = fingerprint_config(parts)
@@ -268,6 +266,6 @@ def check_manifest(folder: str | Path, *, verify_files: bool) -> dict:
                 f"fingerprint {manifest['fingerprint']}",
                 got=found,
                 where=_manifest_path(folder),
-                repair="the manifest was edited: make the folder again",
+                repair=f"the manifest was edited: {repair}",
             )
     return manifest

@@ -231,7 +231,7 @@ class Tokenizer(ABC):
             raise ArtifactMissingError(
                 f"a fitted {cls.name} tokenizer", got="no manifest.json", where=folder, repair=f"run {command}"
             )
-        manifest.check_manifest(folder, verify_files=True)
+        manifest.check_manifest(folder, verify_files=True, repair=f"run {command}")
         try:
             tokenizer = cls._read(folder)
         except (KeyError, IndexError, TypeError) as error:

@@ -124,6 +124,7 @@ class ImageTokenizer(Tokenizer):
         points = None if images.zero_point_file else [float(band.zero_point) for band in images.bands.values()]
         return {
             "bands": list(images.bands),
+            "columns": [band.column for band in images.bands.values()],
             "size": int(images.size),
             "pixel_scale": float(images.pixel_scale),
             "zero_points": points,

@@ -97,8 +97,8 @@ class FieldWriter:
         # Between the first rename and the new entry the field counts as not encoded.
         update_manifest(self.folder, self.field, None)
         for kind, path in self._final.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
             if kind in self._writers:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(self._staged[kind], path)
             else:
                 path.unlink(missing_ok=True)  # a modality that is no longer encoded
