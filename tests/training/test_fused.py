@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from astromodal.config.schema import CEBalance, CEMode, LossConfig
+from astromodal.config.schema import SCALAR_FORMS, CEBalance, CEMode, LossConfig, LossForm, LossFormConfig
 from astromodal.core.codebook import Codebook, ScalarCodebook
 from astromodal.core.vocab import PAD, build_vocab_spec
 from astromodal.training import fused, fused_chunks
@@ -51,7 +53,7 @@ def make_targets(n: int, seed: int, kinds: tuple[str, ...] = ("pad", "special", 
 
 def both(tokens, types, loss: LossConfig, dtype=torch.float64, seed=0, codebooks=None, scale=1.0, autocast=None):
     """Loss, terms and gradients from the reference and from the fused function."""
-    tables = build_tables(VOCAB, codebooks or make_codebooks())
+    tables = build_tables(VOCAB, codebooks or make_codebooks(), forms=loss)
     targets = read_targets(tables, tokens, types, tokens != PAD)
     draws = np.random.default_rng(seed).random((2, len(tokens)))
     weights = weigh(targets, loss, draws[0], draws[1])
@@ -134,6 +136,42 @@ def test_value_and_gradients_equal_the_reference_in_float32(loss):
 def test_batches_that_lack_modalities_equal_the_reference(kinds, ce):
     for n in (1, 30):
         assert_same(both(*make_targets(n, 5, kinds), LossConfig(sample_k=4, ce=ce)), 1e-10)
+
+
+def with_form(loss: LossConfig, form: LossForm) -> LossConfig:
+    """``form`` for all modalities that can have it, the energy score for the others; weights that tell them apart."""
+    own = LossFormConfig(form=form, beta=0.3, n_neighbours=4)
+    vector = LossFormConfig(form=LossForm.energy) if form in SCALAR_FORMS else own
+    return replace(loss, image=vector, scalar=own, spectrum=vector,
+                   weight_image=0.5, weight_scalar=2.0, weight_spectrum=1.0)  # fmt: skip
+
+
+@pytest.mark.parametrize("form", list(LossForm))
+def test_every_form_equals_the_reference(form, chunk_rows):
+    for loss in MODES[:10]:
+        for n, seed in ((97, 1), (8, 2)):
+            assert_same(both(*make_targets(n, seed), with_form(loss, form), seed=seed), 1e-10)
+
+
+@pytest.mark.parametrize("form", list(LossForm))
+def test_every_form_equals_the_reference_in_float32_and_with_confident_logits(form):
+    for loss in MODES[:8]:
+        loss = with_form(loss, form)
+        assert_same(both(*make_targets(200, 3), loss, torch.float32), 1e-5)
+        assert_same(both(*make_targets(60, 1), loss, scale=15.0), 1e-10)
+        assert_same(both(*make_targets(60, 1), loss, torch.float32, scale=15.0), 1e-3)
+    books = Codebooks(None, {"red": make_codebooks().spectrum["red"]}, None)
+    assert_same(both(*make_targets(60, 1), with_form(LossConfig(), form), codebooks=books), 1e-10)
+
+
+@pytest.mark.parametrize("form", list(LossForm))
+@pytest.mark.parametrize("mode", [0, 6])
+def test_every_form_is_within_the_documented_tolerance_in_bf16(form, mode):
+    loss = with_form(MODES[mode], form)
+    results = both(*make_targets(300, 4), loss, torch.float32, autocast=torch.bfloat16)
+    assert abs(float(results[1][0] / results[0][0]) - 1) < 1e-2
+    for ours, reference in zip(results[1][2:], results[0][2:], strict=True):
+        assert float((ours - reference).norm() / reference.norm()) < 3e-2
 
 
 def test_an_all_missing_batch_gives_exactly_zero_and_zero_gradients():

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from astromodal.config.schema import CEBalance, CEMode, LossConfig
+from astromodal.config.schema import CEBalance, CEMode, LossConfig, LossForm, LossFormConfig
 from astromodal.core.codebook import Codebook, ScalarCodebook
 from astromodal.core.objective import Objective
 from astromodal.core.vocab import BOS, EOS, MISS, NONDET, PAD, build_vocab_spec
@@ -100,6 +100,18 @@ LOSSES = [
     LossConfig(sample_k=5, ce_sample_k=9),
     LossConfig(sample_k=3, ce_balance=CEBalance.modality),
     LossConfig(sample_k=4, ce=CEMode.block),
+    LossConfig(
+        sample_k=6,
+        image=LossFormConfig(form=LossForm.neighbour_ce, n_neighbours=3),
+        scalar=LossFormConfig(form=LossForm.crps),
+        spectrum=LossFormConfig(form=LossForm.energy),
+    ),
+    LossConfig(
+        ce=CEMode.block,
+        image=LossFormConfig(form=LossForm.energy),
+        scalar=LossFormConfig(form=LossForm.hl_gauss),
+        spectrum=LossFormConfig(form=LossForm.expectation_spread, beta=0.2),
+    ),
 ]
 
 
@@ -255,7 +267,11 @@ def slow_validation(objective, batch) -> dict[str, tuple[float, float]]:
                 n, vectors, scale = block.size, book.entries.astype(float), book.scale
                 names = ["image"] if block.modality == "image" else ["spectrum", block.name]
             own = p[block.start : block.start + n].detach().numpy()
-            expected = (own / own.sum()) @ vectors
+            own = own / own.sum()
+            expected = own @ vectors
+            if block.modality == "scalar":
+                far = [[abs(float(a - b)) / scale for a in vectors[:, 0]] for b in vectors[:, 0]]
+                add("crps_scalar", float(own @ far[token - block.start] - own @ np.asarray(far) @ own / 2))
             for name in names:
                 add(f"ce_{name}", -math.log(float(p[token].detach())))
                 add(f"accuracy_{name}", float(int(p.argmax()) == token))
@@ -316,7 +332,8 @@ def test_a_trained_model_beats_the_mean():
 # --------------------------------------------------------------------------------------- compilation
 
 
-def test_it_compiles_to_one_graph_that_does_not_change_with_counts_and_lengths():
+@pytest.mark.parametrize("loss", [LossConfig(sample_k=4), *LOSSES[4:]], ids=["expectation", "forms", "more forms"])
+def test_it_compiles_to_one_graph_that_does_not_change_with_counts_and_lengths(loss):
     graphs = []
 
     def count(graph, _example_inputs):
@@ -324,7 +341,7 @@ def test_it_compiles_to_one_graph_that_does_not_change_with_counts_and_lengths()
         return graph.forward
 
     torch._dynamo.reset()
-    objective = make(LossConfig(sample_k=4), double=False)
+    objective = make(loss, double=False)
     compiled = torch.compile(objective, backend=count, fullgraph=True, dynamic=True)
     for seed, n_objects in ((0, 8), (1, 8), (2, 6), (3, 9), (4, 5)):
         batch = make_batch(n_objects, seed)

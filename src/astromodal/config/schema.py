@@ -68,6 +68,21 @@ class CEBalance(str, Enum):
     modality = "modality"
 
 
+class LossForm(str, Enum):
+    """Form of a reconstruction term; ``training/forms.py`` has formulas, papers and minimisers."""
+
+    expectation = "expectation"  # squared error of the mean: the documented loss
+    expectation_spread = "expectation_spread"  # that + beta * variance
+    energy = "energy"  # energy score: proper
+    crps = "crps"  # scalars: proper
+    wasserstein = "wasserstein"  # scalars: W1 to the true entry
+    hl_gauss = "hl_gauss"  # scalars: cross-entropy to a Gaussian around the true bin
+    neighbour_ce = "neighbour_ce"  # cross-entropy to soft targets over the nearby codes
+
+
+SCALAR_FORMS = (LossForm.crps, LossForm.wasserstein, LossForm.hl_gauss)  # need entries in an order
+
+
 class Precision(str, Enum):
     """Arithmetic of the forward and backward pass."""
 
@@ -327,8 +342,19 @@ class ModelConfig:
 
 
 @dataclass
+class LossFormConfig:
+    """Form of one modality's reconstruction term, and the numbers that some of the forms read."""
+
+    form: LossForm = LossForm.expectation
+    beta: float = 1.0  # expectation_spread: weight of the variance; 1: expected squared distance
+    sigma_bins: float = 0.75  # hl_gauss: sigma of the target, in widths of the true bin
+    n_neighbours: int = 16  # neighbour_ce: codes that share a target, the true one included
+    temperature: float = 1.0  # neighbour_ce: sigma of the target, in median distances between nearest codes
+
+
+@dataclass
 class LossConfig:
-    """Cross-entropy plus the reconstruction loss (expected entry against true entry, standardised)."""
+    """Cross-entropy plus the reconstruction loss (predicted entries against the true entry, standardised)."""
 
     use_ce: bool = True
     ce: CEMode = CEMode.full
@@ -340,6 +366,9 @@ class LossConfig:
     weight_scalar: float = 0.1
     weight_spectrum: float = 0.1
     standardize: bool = True  # codebooks to zero mean and unit total variance
+    image: LossFormConfig = field(default_factory=LossFormConfig)
+    scalar: LossFormConfig = field(default_factory=LossFormConfig)
+    spectrum: LossFormConfig = field(default_factory=LossFormConfig)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigError
 from .explain import all_keys, nearest, schema_of
-from .schema import STAGE_GROUPS, Config
+from .schema import SCALAR_FORMS, STAGE_GROUPS, Config, LossForm
 
 MODALITIES = ("scalar", "spectrum", "image")
 
@@ -164,6 +164,29 @@ def _check_model_and_loss(cfg: DictConfig) -> None:
         raise ConfigError(expected, got=heads, where="model", repair=f"model.n_heads={close}")
     if not cfg.loss.use_ce and not cfg.loss.enabled:
         raise ConfigError("loss.use_ce or loss.enabled", got="neither", where="loss", repair="loss=combined")
+    for modality in MODALITIES:
+        check_form(modality, cfg.loss[modality])
+
+
+def check_form(modality: str, form: Any) -> None:
+    """Refuse a form that ``modality`` cannot have, and numbers that no form can use.
+
+    Args:
+        form: a :class:`LossFormConfig`, or a node like it.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if form.form in SCALAR_FORMS and modality != "scalar":
+        usable = [f.value for f in LossForm if f not in SCALAR_FORMS]
+        raise ConfigError(f"one of {', '.join(usable)}", got=f"{form.form.value}, which needs entries in an order",
+                          where=f"loss.{modality}.form", repair=f"loss.{modality}.form=energy")  # fmt: skip
+    for name, least, inclusive in (
+        ("beta", 0, True), ("sigma_bins", 0, False), ("n_neighbours", 1, True), ("temperature", 0, False)
+    ):  # fmt: skip
+        value, key = getattr(form, name), f"loss.{modality}.{name}"
+        if not (value >= least if inclusive else value > least):
+            raise ConfigError(f"{key} {'>=' if inclusive else '>'} {least}", got=value, where=key)
 
 
 def _check_sequence(cfg: DictConfig) -> None:

@@ -44,7 +44,7 @@ def _compute(
     with torch.autocast(hidden.device.type, enabled=False):
         work = Work(
             head, hidden, weight.to(dtype), targets, columns, order, weights_ce.to(sums), weights_rec.to(sums),
-            [e.to(sums) for e in entries], n_bins,
+            [e.to(sums) if e.is_floating_point() else e for e in entries], n_bins,
             buffer=torch.empty(room, dtype=sums, device=hidden.device),
             terms=torch.zeros(4, dtype=sums, device=hidden.device),
             grad_hidden=torch.zeros_like(hidden) if needs[0] else None,
@@ -87,16 +87,17 @@ class _FusedLoss(torch.autograd.Function):
 _SCHEMA = (
     "(Tensor hidden, Tensor weight, Tensor targets, Tensor columns, Tensor order, Tensor weights_ce, "
     "Tensor weights_rec, Tensor segments, Tensor[] entries, Tensor n_bins, int[] starts, int[] sizes, int[] modality, "
-    "float[] weights, int n_columns, bool block_ce, ScalarType dtype, bool grads) -> (Tensor, Tensor, Tensor, Tensor)"
+    "float[] weights, int[] forms, float[] betas, int n_columns, bool block_ce, ScalarType dtype, bool grads) "
+    "-> (Tensor, Tensor, Tensor, Tensor)"
 )
 
 
 @torch.library.custom_op("astromodal::fused_loss", mutates_args=(), schema=_SCHEMA)
 def _fused_operator(
     hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, entries, n_bins,
-    starts, sizes, modality, weights, n_columns, block_ce, dtype, grads,
+    starts, sizes, modality, weights, forms, betas, n_columns, block_ce, dtype, grads,
 ):  # fmt: skip
-    head = Head(list(starts), list(sizes), list(modality), list(weights), n_columns, block_ce)
+    head = Head(list(starts), list(sizes), list(modality), list(weights), n_columns, block_ce, list(forms), list(betas))
     total, terms, grad_hidden, grad_weight = _compute(
         hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, entries, n_bins, head, dtype,
         (grads, grads),
@@ -130,7 +131,7 @@ def _keep_gradients(ctx, inputs, output) -> None:
 def _operator_backward(ctx, grad_total, *_):
     grad_hidden, grad_weight = ctx.saved_tensors
     nothing = [None] * 6
-    return grad_hidden * grad_total, grad_weight * grad_total, *nothing, [None] * ctx.n_entries, *[None] * 9
+    return grad_hidden * grad_total, grad_weight * grad_total, *nothing, [None] * ctx.n_entries, *[None] * 11
 
 
 _fused_operator.register_autograd(_operator_backward, setup_context=_keep_gradients)
@@ -172,8 +173,8 @@ def fused_loss(
     if torch.compiler.is_compiling():
         total, terms, *_ = _fused_operator(
             hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, list(entries), n_bins,
-            head.starts, head.sizes, head.modality, head.weights, head.n_columns, head.block_ce, dtype,
-            torch.is_grad_enabled(),
+            head.starts, head.sizes, head.modality, head.weights, head.forms, head.betas, head.n_columns, head.block_ce,
+            dtype, torch.is_grad_enabled(),
         )  # fmt: skip
         return total, terms.detach()
     return _FusedLoss.apply(

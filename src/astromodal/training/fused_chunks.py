@@ -4,7 +4,8 @@ A chunk's logits are made once, in a buffer that is used again; cross-entropy an
 gradient is written over them and multiplied back at once.
 
 With p the softmax over a block, c its standardised entries, mu = sum_j p_j c_j and y the true entry, the
-reconstruction error is |mu - y|^2 and its gradient at logit j is 2 p_j (c_j - mu).(mu - y).
+reconstruction error is |mu - y|^2 and its gradient at logit j is 2 p_j (c_j - mu).(mu - y). Other forms of the term,
+with their gradients, are in ``fused_forms.py``.
 
 Shapes: N positions, D width, V vocabulary, R rows of a chunk, C entries of a block, E dimensions of an entry.
 """
@@ -17,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..config.schema import LossForm
+from .fused_forms import FORMS, N_CONSTANTS, Rows, constants, form_of, value_and_grad
 from .standardize import MODALITIES, Tables
 
 CPU_CHUNK_ROWS = 512  # the logits of a chunk then stay near the caches
@@ -33,6 +36,8 @@ class Head:
     weights: list[float]  # of image, scalar and spectrum reconstruction in the total
     n_columns: int  # more than 1: the scalar block has a row of centres per column
     block_ce: bool  # cross-entropy over the target's block instead of the whole vocabulary
+    forms: list[int]  # of the reconstruction: index in FORMS
+    betas: list[float]  # weight of the variance, with form expectation_spread
 
     @classmethod
     def of(cls, tables: Tables, weights: Sequence[float], block_ce: bool) -> Head:
@@ -44,13 +49,30 @@ class Head:
             weights=[float(w) for w in weights],
             n_columns=tables.n_columns,
             block_ce=block_ce,
+            forms=[FORMS.index(form_of(t.form, t.modality)) for t in tables.blocks],
+            betas=[t.form.beta for t in tables.blocks],
         )
+
+    def form(self, block: int) -> LossForm:
+        return FORMS[self.forms[block]]
+
+    def constants(self, block: int, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Those of ``tensors``, from :func:`block_tensors`, that belong to the form of a block."""
+        counts = [N_CONSTANTS.get(FORMS[form], 0) for form in self.forms]
+        first = len(self.forms) + sum(counts[:block])
+        return list(tensors[first : first + counts[block]])
 
 
 def block_tensors(tables: Tables) -> tuple[list[Tensor], Tensor]:
-    """Standardised entries of each block (empty: no codebook) and the bins of each scalar column (empty: all)."""
+    """Standardised entries of each block (empty: no codebook) and the bins of each scalar column (empty: all).
+
+    After the entries of all blocks come the constants of their forms, block by block (none for ``expectation``).
+    """
     n_bins = next((t.n_bins for t in tables.blocks if t.n_bins is not None), torch.zeros(0, dtype=torch.int64))
-    return [torch.zeros(0, 0) if t.entries is None else t.entries for t in tables.blocks], n_bins
+    entries = [torch.zeros(0, 0) if t.entries is None else t.entries for t in tables.blocks]
+    with_codebook = [t for t in tables.blocks if t.entries is not None]
+    extra = [constants(form_of(t.form, t.modality), t.form, t.entries, t.n_bins) for t in with_codebook]
+    return entries + [tensor for tensors in extra for tensor in tensors], n_bins
 
 
 @dataclass
@@ -65,7 +87,7 @@ class Work:
     order: Tensor  # (N,)
     weights_ce: Tensor  # (N,)
     weights_rec: Tensor  # (N,)
-    entries: list[Tensor]
+    entries: list[Tensor]  # of the blocks, then the constants of their forms
     n_bins: Tensor
     buffer: Tensor  # flat room for a chunk's logits, in the dtype of the sums
     terms: Tensor  # (4,): ce, image, scalar, spectrum
@@ -125,6 +147,17 @@ def _reconstruction(work: Work, block: int, rows: Tensor, p: Tensor) -> tuple[Te
     return residual.square().sum(1), slope.sub_((2.0 * mean * residual).sum(1, keepdim=True))
 
 
+def _other_form(work: Work, block: int, rows: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (R,) and gradients at the logits (R, C) of a form that is not ``expectation``."""
+    columns = None
+    if MODALITIES[work.head.modality[block]] == "scalar":
+        columns = work.columns.index_select(0, rows)
+    codes = work.targets.index_select(0, rows) - work.head.starts[block]
+    extra = work.head.constants(block, work.entries)
+    own = Rows(codes, work.entries[block], columns, extra, work.head.betas[block])
+    return value_and_grad(work.head.form(block), log_p, own)
+
+
 def _full_chunk(work: Work, first: int, stop: int, segments: list[list[int]]) -> None:
     """Cross-entropy over the vocabulary for rows ``first:stop`` of the order, and their share of reconstruction."""
     rows = work.order[first:stop]
@@ -139,12 +172,16 @@ def _full_chunk(work: Work, first: int, stop: int, segments: list[list[int]]) ->
         part, here = logits[a - first : b - first, columns], rows[a - first : b - first]
         own = part.clone()
         _mask_columns(work, block, here, own)
-        p = torch.softmax(own, dim=1)
-        error, slope = _reconstruction(work, block, here, p)
+        if work.head.form(block) == LossForm.expectation:
+            p = torch.softmax(own, dim=1)
+            error, gradient = _reconstruction(work, block, here, p)
+            gradient.mul_(p)
+        else:
+            error, gradient = _other_form(work, block, here, torch.log_softmax(own, dim=1, out=own))
         weight = work.weights_rec.index_select(0, here)
         work.terms[1 + work.head.modality[block]] += error @ weight
         share = work.head.weights[work.head.modality[block]] * weight / scale[a - first : b - first]
-        additions.append((part, slope.mul_(p).mul_(share[:, None])))
+        additions.append((part, gradient.mul_(share[:, None])))
     targets = work.targets.index_select(0, rows)[:, None]
     torch.log_softmax(logits, dim=1, out=logits)
     work.terms[0] -= logits.gather(1, targets)[:, 0] @ scale
@@ -170,17 +207,23 @@ def _block_chunk(work: Work, block: int, first: int, stop_rec: int, stop: int) -
         # rows without weight may have -inf or a huge loss: they must not turn 0 * inf into NaN
         log_p = logits.gather(1, codes)[:, 0]
         work.terms[0] -= torch.where(weight_ce > 0, log_p * weight_ce, 0.0).sum()
+    n_rec, other = stop_rec - first, None
+    if n_rec > 0 and work.head.form(block) != LossForm.expectation:
+        other = _other_form(work, block, rows[:n_rec], logits[:n_rec])
     p = logits.exp_()
     factor = p.new_zeros(p.shape) if weight_ce is None else weight_ce[:, None].expand(p.shape).clone()
-    n_rec = stop_rec - first
     if n_rec > 0:
-        error, slope = _reconstruction(work, block, rows[:n_rec], p[:n_rec])
+        error, slope = other or _reconstruction(work, block, rows[:n_rec], p[:n_rec])
         weight = work.weights_rec.index_select(0, rows[:n_rec])
         work.terms[1 + work.head.modality[block]] += error @ weight
-        factor[:n_rec] += slope.mul_((work.head.weights[work.head.modality[block]] * weight)[:, None])
+        slope.mul_((work.head.weights[work.head.modality[block]] * weight)[:, None])
+        if other is None:
+            factor[:n_rec] += slope
     if work.grad_hidden is None and work.grad_weight is None:
         return
     p.mul_(factor)
+    if other is not None:
+        p[:n_rec] += slope
     if weight_ce is not None:
         p.scatter_add_(1, codes, -weight_ce[:, None])
     work.backward(rows, h, p, start, start + size, None)

@@ -3,8 +3,9 @@
 Softmax over a modality's block, expectation over its codebook, squared distance to the true entry: differentiable in
 all logits of the block, and aware of which codes are near each other, which cross-entropy is not. What it does not
 see: |E c - c_y|^2 is zero for any distribution with the right mean, and mass outside of the block goes unnoticed; so
-it stands beside cross-entropy. These functions take logits ``(B, L, V)`` and are meant to be read and to be used in
-one's own loop; training itself uses the fused form (``fused.py``), which gives the same numbers.
+it stands beside cross-entropy. (``forms.py`` has other forms of it, for ``loss.image.form`` and its like.) These
+functions take logits ``(B, L, V)`` and are meant to be read and to be used in one's own loop; training itself uses
+the fused form (``fused.py``), which gives the same numbers.
 
 Shapes: B batch, L length, V vocabulary, K valid positions, C entries of a block, D dimensions of an entry.
 """
@@ -51,7 +52,7 @@ def combined_loss(
             counts then enter the standardisation; None: no such term.
         spectrum_codebook: mapping from group to codebook, or one for all groups.
         scalar_centers: ``(V,)`` for all columns, ``(n_columns, V)``, or a ``ScalarCodebook``.
-        config: :class:`LossConfig` or a mapping with some of its keys.
+        config: :class:`LossConfig` or a mapping with some of its keys, such as ``{"scalar": "crps"}`` for a form.
         use_ce: False leaves cross-entropy out.
         target_types: types of the next tokens, ``(B, L)``; needed where bin centres are per column.
         selection: per modality the flat positions to reconstruct at, instead of a draw of ``sample_k``.
@@ -64,7 +65,7 @@ def combined_loss(
     loss = as_loss_config(config)
     per_column = target_types is not None
     codebooks = as_codebooks(vocab, image_codebook, spectrum_codebook, scalar_centers, per_column)
-    tables = build_tables(vocab, codebooks, loss.standardize, per_column)
+    tables = build_tables(vocab, codebooks, loss.standardize, per_column, loss)
     ids = targets.detach().cpu().numpy().reshape(-1)
     types = None if target_types is None else target_types.detach().cpu().numpy().reshape(-1)
     read = read_targets(tables, ids, types, ids != PAD)

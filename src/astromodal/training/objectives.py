@@ -23,7 +23,9 @@ from ..core.vocab import PAD, VocabSpec
 from ..errors import ConfigError
 from . import fused
 from .distributed import this_rank
-from .reference import as_loss_config, expected_error, reference_terms, total_of
+from .forms import expected_error
+from .fused_forms import gaps
+from .reference import as_loss_config, reference_terms, total_of
 from .sampling import CE_STREAM, Layout, StepWeights, Targets, keyed_priorities, lay_out, read_targets, weigh
 from .standardize import MODALITIES, Codebooks, build_tables
 
@@ -62,14 +64,18 @@ class LanguageModelObjective(nn.Module):
         if not isinstance(codebooks, Codebooks):
             image, spectrum, scalar = codebooks
             codebooks = Codebooks(image, spectrum or {}, scalar)
-        self.tables = build_tables(vocab, codebooks, self.loss.standardize)
+        self.tables = build_tables(vocab, codebooks, self.loss.standardize, forms=self.loss)
         weights = [getattr(self.loss, f"weight_{m}") for m in MODALITIES]
         self.head = fused.Head.of(self.tables, weights, self.loss.ce == CEMode.block)
         entries, n_bins = fused.block_tensors(self.tables)
         dtype = torch.float64 if self._dtype() == torch.float64 else torch.float32
         for index, tensor in enumerate(entries):
-            self.register_buffer(f"entries_{index}", tensor.to(dtype), persistent=False)
+            tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
+            self.register_buffer(f"entries_{index}", tensor, persistent=False)
+        self.n_tensors = len(entries)
         self.register_buffer("n_bins", n_bins, persistent=False)
+        scalar = next((t for t in self.tables.blocks if t.modality == "scalar" and t.entries is not None), None)
+        self.has_crps = scalar is not None and bool((gaps(scalar.entries, scalar.n_bins) >= 0).all())
 
     def _check(self, model: nn.Module) -> None:
         for name in ("vocab_size", "n_types"):
@@ -90,8 +96,8 @@ class LanguageModelObjective(nn.Module):
 
     @property
     def entries(self) -> list[Tensor]:
-        """Standardised entries per block, on the model's device."""
-        return [getattr(self, f"entries_{index}") for index in range(len(self.tables.blocks))]
+        """Standardised entries per block, and the constants of their forms, on the model's device."""
+        return [getattr(self, f"entries_{index}") for index in range(self.n_tensors)]
 
     # ------------------------------------------------------------------------------------ training
 
@@ -195,24 +201,26 @@ class LanguageModelObjective(nn.Module):
 
         ``ce`` (every target), and for each modality, spectrum group and scalar column ``ce_*`` (nats, softmax over
         the whole vocabulary), ``accuracy_*`` (top-1 over the whole vocabulary) and, where there is a codebook,
-        ``error_*``: the reconstruction error against the target's own entry, as a fraction of the variance.
+        ``error_*``: the reconstruction error against the target's own entry, as a fraction of the variance. Scalars
+        also have ``crps_scalar``, in standard deviations, for any ``loss.scalar.form``: unlike the error it is proper,
+        so a wrong spread costs. (Its like for vectors, the energy score, costs C^2 per position: not in validation.)
         """
         part = batch if "targets" in batch else self._shift(batch)
         targets = self._read(part)
         everything = LossConfig(sample_k=None)
         weights = weigh(targets, everything, np.zeros(len(targets.tokens)), gather=lambda values: [values])
         layout = lay_out(targets, weights, len(self.tables.blocks), CEMode.full)
-        values = self._evaluate_rows(part, targets, layout)  # (n, 3): ce, correct, error
+        values = self._evaluate_rows(part, targets, layout)  # (n, 4): ce, correct, error, crps
         order = layout.order[: len(values)]
         names, groups = self._groups(targets)
         index = torch.as_tensor(groups[order], device=values.device)
-        sums = values.new_zeros(len(names), 4).index_add_(
+        sums = values.new_zeros(len(names), 5).index_add_(
             0, index, torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
         )
         return self._collect(names, sums)
 
     def _evaluate_rows(self, part: Batch, targets: Targets, layout: Layout) -> Tensor:
-        """Cross-entropy, top-1 hit and reconstruction error of each target, in the order of the layout, ``(n, 3)``."""
+        """Cross-entropy, top-1 hit, error and CRPS (0 but for scalars) of each target, in the order of the layout."""
         if self.fused:
             states, weight = self._hidden(part).flatten(0, 1), self.model.head_weight
         else:
@@ -221,7 +229,7 @@ class LanguageModelObjective(nn.Module):
         device = states.device
         sums = torch.float32 if device.type == "mps" else torch.float64
         n = int(layout.segments[0, -1, 2])
-        values = torch.zeros(n, 3, dtype=sums, device=device)
+        values = torch.zeros(n, 4, dtype=sums, device=device)
         order, tokens, columns = (
             torch.as_tensor(a, device=device) for a in (layout.order, targets.tokens, targets.columns)
         )
@@ -237,21 +245,24 @@ class LanguageModelObjective(nn.Module):
                 a, b = max(start, first), min(end, stop)
                 if a < b:
                     here = slice(a - first, b - first)
-                    values[a:b, 2] = self._errors(block, logits[here], ids[here], columns[rows[here]]).to(sums)
+                    found = self._errors(block, logits[here], ids[here], columns[rows[here]])
+                    values[a:b, 2 : 2 + len(found)] = torch.stack(found, dim=1).to(sums)
             log_p = torch.log_softmax(logits, dim=1, out=logits)  # in place: fresh memory costs more than the sums
             values[first:stop, 0] = -log_p.gather(1, ids[:, None])[:, 0]
         return values
 
-    def _errors(self, block: int, logits: Tensor, ids: Tensor, columns: Tensor) -> Tensor:
-        """Reconstruction errors ``(R,)`` of targets of one block."""
+    def _errors(self, block: int, logits: Tensor, ids: Tensor, columns: Tensor) -> list[Tensor]:
+        """Reconstruction errors ``(R,)``, and for scalars the CRPS ``(R,)``, of targets of one block."""
         table, entries = self.tables.blocks[block], self.entries[block].to(logits)
         own = logits[:, table.start : table.start + table.size]
         if table.modality != "scalar":
-            return expected_error(own, ids - table.start, entries)[0]
+            return [expected_error(own, ids - table.start, entries)[0]]
         beyond = torch.arange(table.size, device=ids.device) >= self.n_bins[columns][:, None]
         centers = entries[columns]  # (R, C): every row has its own column's
-        expected = (torch.softmax(own.masked_fill(beyond, float("-inf")), dim=1) * centers).sum(1)
-        return (expected - centers.gather(1, (ids - table.start)[:, None])[:, 0]).square()
+        p, codes = torch.softmax(own.masked_fill(beyond, float("-inf")), dim=1), (ids - table.start)[:, None]
+        errors = ((p * centers).sum(1) - centers.gather(1, codes)[:, 0]).square()
+        below = p.cumsum(1).sub_((torch.arange(table.size, device=ids.device) >= codes).to(p.dtype))
+        return [errors, (below.square_() * gaps(entries, self.n_bins)[columns]).sum(1)]
 
     def _groups(self, targets: Targets) -> tuple[list[tuple[str, str]], np.ndarray]:
         """Name and modality of the groups whose metrics are reported, and the group of each target."""
@@ -264,21 +275,23 @@ class LanguageModelObjective(nn.Module):
         return [*names, ("special", "special")], np.asarray(first)[targets.blocks] + targets.columns
 
     def _collect(self, names: list[tuple[str, str]], sums: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Sums per group ``(G, 4)`` as named sums and counts, with those of the modalities and of everything."""
+        """Sums per group ``(G, 5)`` as named sums and counts, with those of the modalities and of everything."""
         with_codebook = {
             t.name if t.modality != "scalar" else "scalar" for t in self.tables.blocks if t.entries is not None
         }
         has_error = [name in with_codebook or modality in with_codebook for name, modality in names]
-        found = {"ce": (sums[:, 0].sum(), sums[:, 3].sum())}
+        found = {"ce": (sums[:, 0].sum(), sums[:, 4].sum())}
         parts = {name: [index] for index, (name, _) in enumerate(names) if name != "special"}
         for modality in MODALITIES:
             parts[modality] = [index for index, (_, m) in enumerate(names) if m == modality]
         for name, indices in parts.items():
-            ce, correct, _, count = sums[indices].sum(0).unbind()
+            ce, correct, _, _, count = sums[indices].sum(0).unbind()
             found[f"ce_{name}"], found[f"accuracy_{name}"] = (ce, count), (correct, count)
             known = [index for index in indices if has_error[index]]
             if known:
-                found[f"error_{name}"] = (sums[known, 2].sum(), sums[known, 3].sum())
+                found[f"error_{name}"] = (sums[known, 2].sum(), sums[known, 4].sum())
+                if name == "scalar" and self.has_crps:
+                    found["crps_scalar"] = (sums[known, 3].sum(), sums[known, 4].sum())
         return found
 
     def summarize(self, totals: dict[str, tuple[float, float]]) -> dict[str, float]:

@@ -2,8 +2,8 @@
 
 Per modality, at given positions: softmax over the logits of *that modality's block* (that spectrum group's, that
 scalar column's bins), expectation over its codebook, squared distance to the true entry, in units of the codebook's
-spread (``standardize.py``) and summed over the dimensions. ``losses.py`` has the documented functions around it, and
-``fused.py`` the fast form, which is tested against this one.
+spread (``standardize.py``) and summed over the dimensions; or one of the other forms (``forms.py``). ``losses.py``
+has the documented functions around it, and ``fused.py`` the fast form, which is tested against this one.
 
 Shapes: N positions, V vocabulary, K positions of one block, C entries of a block, D dimensions of an entry.
 """
@@ -20,8 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config.schema import CEBalance, CEMode, LossConfig
+from ..config.schema import CEBalance, CEMode, LossConfig, LossForm, LossFormConfig
+from ..config.validate import check_form
 from ..errors import ConfigError
+from .forms import values as form_values
 from .sampling import StepWeights, Targets
 from .standardize import MODALITIES, BlockTable, Tables
 
@@ -29,41 +31,49 @@ from .standardize import MODALITIES, BlockTable, Tables
 def as_loss_config(config: Any) -> LossConfig:
     """:class:`LossConfig` from itself, a mapping with some of its keys, an object with such attributes, or None.
 
-    ``sample_k_per_modality``, as it is called in places, is ``sample_k``.
+    ``sample_k_per_modality``, as it is called in places, is ``sample_k``; a form may be given by its name alone.
 
     >>> as_loss_config({"enabled": True, "sample_k_per_modality": 64, "weight_image": 0.2}).sample_k
     64
+    >>> as_loss_config({"scalar": "crps", "image": {"form": "neighbour_ce", "n_neighbours": 8}}).scalar.form.value
+    'crps'
 
     Raises:
-        ConfigError: an unknown key, with the nearest known one.
+        ConfigError: an unknown key, with the nearest known one, or a form that the modality cannot have.
     """
-    if isinstance(config, LossConfig):
-        return config
+    values = _known_values(config, LossConfig, "loss")
+    loss = LossConfig(**values)
+    forms = {modality: _as_form(getattr(loss, modality), modality) for modality in MODALITIES}
+    return replace(loss, ce=CEMode(loss.ce), ce_balance=CEBalance(loss.ce_balance), **forms)
+
+
+def _as_form(config: Any, modality: str) -> LossFormConfig:
+    where = f"loss.{modality}"
+    config = {"form": config} if isinstance(config, str) else config
+    form = LossFormConfig(**_known_values(config, LossFormConfig, where))
+    names = [f.value for f in LossForm]
+    if form.form not in names:
+        raise ConfigError(f"one of {', '.join(names)}", got=repr(form.form), where=f"{where}.form",
+                          repair=_nearest(str(form.form), names))  # fmt: skip
+    form = replace(form, form=LossForm(form.form))
+    check_form(modality, form)
+    return form
+
+
+def _known_values(config: Any, schema: type, where: str) -> dict[str, Any]:
     values = {} if config is None else dict(config) if isinstance(config, Mapping) else dict(vars(config))
-    if "sample_k_per_modality" in values:
+    if schema is LossConfig and "sample_k_per_modality" in values:
         values["sample_k"] = values.pop("sample_k_per_modality")
-    known = [f.name for f in fields(LossConfig)]
+    known = [f.name for f in fields(schema)]
     for key in values:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            repair = f"did you mean {near[0]!r}?" if near else "use one of " + ", ".join(known)
-            raise ConfigError("a key of the loss", got=repr(key), where="loss", repair=repair)
-    config = replace(LossConfig(), **values)
-    return replace(config, ce=CEMode(config.ce), ce_balance=CEBalance(config.ce_balance))
+            raise ConfigError("a key of the loss", got=repr(key), where=where, repair=_nearest(key, known))
+    return values
 
 
-def expected_error(logits: Tensor, codes: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distance of the expected entry from the true one, and the expected entry.
-
-    Args:
-        logits: over the entries of one block, ``(K, C)``; codes: the true entries, ``(K,)``; entries: ``(C, D)``.
-
-    Returns:
-        errors ``(K,)`` and expectations ``(K, D)``.
-    """
-    entries = entries.to(logits)
-    expected = torch.softmax(logits, dim=-1) @ entries
-    return (expected - entries[codes]).square().sum(-1), expected
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else "use one of " + ", ".join(known)
 
 
 def block_logits(logits: Tensor, table: BlockTable, column: int | None) -> tuple[Tensor, Tensor | None]:
@@ -106,7 +116,7 @@ def reference_terms(
                 rows = at(here & (weights.reconstruction > 0))
                 w = torch.as_tensor(weights.reconstruction, device=device).to(logits)[rows]
                 own, entries = block_logits(logits[rows], table, column)
-                error, _ = expected_error(own, tokens[rows] - table.start, entries)
+                error = form_values(table.form, own, tokens[rows] - table.start, entries)
                 terms[table.modality] = terms[table.modality] + (error * w).sum()
     return terms
 

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..config.schema import LossConfig, LossFormConfig
+from ..config.validate import check_form
 from ..core.codebook import Codebook, ScalarCodebook
 from ..core.vocab import VocabSpec
 from ..errors import ArtifactError, ConfigError, DataError
+from .forms import check_entries
 
 MODALITIES = ("image", "scalar", "spectrum")
 
@@ -50,6 +53,7 @@ class BlockTable:
     mean: Tensor | None = None  # (D,) or (n_columns,)
     scale: Tensor | None = None  # () or (n_columns,)
     n_bins: Tensor | None = None  # (n_columns,), scalars only
+    form: LossFormConfig = field(default_factory=LossFormConfig)  # of its reconstruction term
 
 
 @dataclass(frozen=True)
@@ -102,14 +106,21 @@ class Tables:
                                     where=table.name, repair="encode again with these tokenizers")  # fmt: skip
 
 
-def build_tables(vocab: VocabSpec, codebooks: Codebooks, standardize: bool = True, per_column: bool = True) -> Tables:
+def build_tables(
+    vocab: VocabSpec,
+    codebooks: Codebooks,
+    standardize: bool = True,
+    per_column: bool = True,
+    forms: LossConfig | None = None,
+) -> Tables:
     """Standardised tables (float64) of every block of ``vocab``.
 
-    ``per_column=False``: the columns of the targets are unknown, all scalars share one row.
+    ``per_column=False``: the columns of the targets are unknown, all scalars share one row. ``forms``: whose
+    ``image``, ``scalar`` and ``spectrum`` say which form the terms take; None: the documented one.
 
     Raises:
         ArtifactError: a codebook larger than its block, or for other columns.
-        ConfigError: a codebook of a group that the vocabulary does not have.
+        ConfigError: a codebook of a group that the vocabulary does not have, or a form that it cannot have.
     """
     if not standardize:
         warnings.warn("loss.standardize=false: errors, and so the meaning of the weights, depend on the units of the "
@@ -125,6 +136,11 @@ def build_tables(vocab: VocabSpec, codebooks: Codebooks, standardize: bool = Tru
         else:
             book = codebooks.image if block.modality == "image" else codebooks.spectrum.get(block.name)
             table = _vector_table(block.name, block.modality, block.start, block.size, book, standardize)
+        if forms is not None and table.entries is not None:
+            form = getattr(forms, block.modality)
+            check_form(block.modality, form)
+            check_entries(form, block.name, table.entries, table.n_bins)
+            table = replace(table, form=form)
         lookup[block.start : block.stop] = len(blocks)
         blocks.append(table)
     lookup[: vocab.blocks[0].start] = len(blocks)
