@@ -107,6 +107,5 @@ def main() -> None:
         print(f"{name:32s} {100 * (statistics.median(ratios) - 1):+5.1f} %   ({spread})")
 
 
-
 if __name__ == "__main__":
     main()

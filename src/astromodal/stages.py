@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from .config.launch import remove_if_unused
 from .config.schema import STAGE_GROUPS, Config
 from .core.io import plain, read_jsonl, write_json
 from .core.manifest import fingerprint_config
@@ -144,8 +144,8 @@ def _continue_in(cfg: DictConfig, resume: Path) -> None:
             repair="resume=auto, or resume=runs/train_lm/<name>/<run_id>",
         )
     made = Path(cfg.run_dir)
-    if made.resolve() != run_dir.resolve() and {p.name for p in made.glob("*")} <= {".hydra"}:
-        shutil.rmtree(made, ignore_errors=True)
+    if made.resolve() != run_dir.resolve():
+        remove_if_unused(made)
     cfg.run_dir = str(run_dir)
 
 

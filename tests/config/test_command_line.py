@@ -40,6 +40,7 @@ def test_a_mistake_is_one_line_and_exit_code_1(arguments, script, tmp_path):
     assert lines[0].startswith("error: ")
     assert MISTAKES[arguments] in lines[0]
     assert not (tmp_path / "artifacts").exists()
+    assert not list(tmp_path.glob("runs/*/*/*")), "a refused configuration leaves no run behind"
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import math
 from types import SimpleNamespace
 
 import pytest
-from tests.training.toys import MemoryTracker, ToyLoader, ToyObjective, options
 
 from astromodal.errors import ConfigError
 from astromodal.training.callbacks import Best, Callback, EarlyStopping, metric_mode
 from astromodal.training.loop import TrainingLoop
+from tests.training.toys import MemoryTracker, ToyLoader, ToyObjective, options
 
 
 def fake_loop(step: int, total: int = 100) -> SimpleNamespace:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.toys import ToyLoader, ToyNet, ToyObjective, options
 from torch import nn
 
 from astromodal.core.io import FileLock, load_torch, save_torch
@@ -25,6 +24,7 @@ from astromodal.training.checkpoint import (
     load_weights,
 )
 from astromodal.training.loop import TrainingLoop
+from tests.training.toys import ToyLoader, ToyNet, ToyObjective, options
 
 
 class Colour(Enum):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.toys import ToyLoader, ToyNet, ToyObjective, options
 
 from astromodal.training.loop import TrainingLoop
+from tests.training.toys import ToyLoader, ToyNet, ToyObjective, options
 
 REPO = Path(__file__).resolve().parents[2]
 

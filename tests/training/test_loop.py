@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.training.toys import CPU, MemoryTracker, ToyLoader, ToyNet, ToyObjective, options
 from torch import Tensor, nn
 
 from astromodal.config.schema import HardwareConfig, Precision, ScheduleConfig
 from astromodal.errors import ConfigError, DataError, TrainingError
 from astromodal.training.loop import TrainingLoop
+from tests.training.toys import CPU, MemoryTracker, ToyLoader, ToyNet, ToyObjective, options
 
 
 def loop_with(objective=None, loader=None, **kwargs) -> TrainingLoop:

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
-from tests.training.toys import ToyLoader, ToyNet, ToyObjective, options
 
 from astromodal.config.schema import OptimizerConfig, OptimizerName
 from astromodal.core.tracking import Tracker
@@ -21,6 +20,7 @@ from astromodal.errors import ArtifactError, ConfigError
 from astromodal.training.callbacks import Callback, EarlyStopping
 from astromodal.training.checkpoint import load_checkpoint
 from astromodal.training.loop import LoopResult, TrainingLoop
+from tests.training.toys import ToyLoader, ToyNet, ToyObjective, options
 
 
 class Killed(BaseException):
@@ -277,7 +277,7 @@ def test_another_configuration_is_refused_with_what_differs(tmp_path: Path) -> N
         make(tmp_path, KillAt(7)).fit()
     with pytest.raises(ConfigError, match=r"optimizer.learning_rate: 0.05 -> 0.1"):
         make(tmp_path, optimizer=OptimizerConfig(learning_rate=0.1)).fit()
-    with pytest.raises(ConfigError, match="training.grad_accum_steps: 3 -> 2"):
+    with pytest.raises(ConfigError, match=r"training\.grad_accum_steps: 3 -> 2"):
         make(tmp_path, grad_accum_steps=2).fit()
 
 
@@ -292,7 +292,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
         make(tmp_path, KillAt(7)).fit()
     loop = TrainingLoop(ToyObjective(ToyNet(width=16)), ToyLoader(), output_dir=tmp_path, resume="auto", **options())
     loop.config_record = {}
-    with pytest.raises(ArtifactError, match="first.weight"):
+    with pytest.raises(ArtifactError, match=r"first\.weight"):
         loop.fit()
 
 

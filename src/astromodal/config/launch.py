@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,7 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
             validate(cfg, stage, _task_overrides())
             return task(cfg)
         except UserError as error:
+            remove_if_unused(_output_dir())
             if _is_sweep():
                 raise
             _stop(error)
@@ -69,6 +71,18 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
 def _stop(message: object) -> None:
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(1)
+
+
+def _output_dir() -> Path:
+    from hydra.core.hydra_config import HydraConfig
+
+    return Path(HydraConfig.get().runtime.output_dir)
+
+
+def remove_if_unused(folder: Path) -> None:
+    """Remove a run directory that holds nothing but Hydra's own files: what was refused leaves no run behind."""
+    if {path.name for path in folder.glob("*")} == {".hydra"}:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _task_overrides() -> list[str]:
