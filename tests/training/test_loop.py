@@ -374,3 +374,10 @@ def test_without_a_run_directory_nothing_is_written(tmp_path: Path, monkeypatch:
     result = loop_with(val_loader=ToyLoader(8), save_every=1).fit()
     assert result.best_step is not None and not list(tmp_path.iterdir())
     assert CPU.device == "cpu"
+
+
+def test_a_statistic_is_averaged_over_the_steps_that_have_it() -> None:
+    from astromodal.training.recording import over_steps_that_have_it
+
+    means = {"loss": 2.0, "image": 0.2, "seen_image": 0.25, "spectrum": 0.0, "seen_spectrum": 0.0}
+    assert over_steps_that_have_it(means) == {"loss": 2.0, "image": 0.8}

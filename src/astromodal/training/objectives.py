@@ -150,17 +150,19 @@ class LanguageModelObjective(nn.Module):
         sampled = weights.reconstruction > 0
         counts = [int((weights.ce > 0).sum())]
         counts += [int((sampled & (targets.modality == index)).sum()) for index in range(len(MODALITIES))]
+        # The weights of a modality sum to 1 over a step that has positions of it, and to 0 over one that has none.
+        seen = [float(weights.reconstruction[targets.modality == index].sum()) for index in range(len(MODALITIES))]
         return {
             "loss_order": torch.from_numpy(layout.order),
             "loss_segments": layout.segments,
             "loss_columns": torch.from_numpy(targets.columns),
             "loss_weights_ce": torch.from_numpy(weights.ce).to(dtype),
             "loss_weights_rec": torch.from_numpy(weights.reconstruction).to(dtype),
-            "loss_counts": torch.tensor(counts, dtype=torch.float32),
+            "loss_counts": torch.tensor([*counts, *seen], dtype=dtype),
         }
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """This micro-batch's share of the step's loss, and of ``ce image scalar spectrum loss n_*``.
+        """This micro-batch's share of the step's loss, and of ``ce image scalar spectrum loss n_* seen_*``.
 
         Terms are before their weights; nothing here waits for the device. ``batch`` comes from :meth:`prepare`.
         """
@@ -175,7 +177,9 @@ class LanguageModelObjective(nn.Module):
             total, terms = self._reference(batch)
         counts = batch["loss_counts"]
         stats = dict(zip(("ce", *MODALITIES), terms.unbind(), strict=True)) | {"loss": total.detach()}
-        return total, stats | {f"n_{m}": counts[1 + i] for i, m in enumerate(MODALITIES)} | {"n_ce": counts[0]}
+        for i, m in enumerate(MODALITIES):
+            stats |= {f"n_{m}": counts[1 + i], f"seen_{m}": counts[1 + len(MODALITIES) + i]}
+        return total, stats | {"n_ce": counts[0]}
 
     def _model_inputs(self, batch: Batch) -> tuple[tuple, dict]:
         extra = {"next_types": batch["target_types"]} if self.next_types else {}

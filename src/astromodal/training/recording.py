@@ -21,6 +21,7 @@ def log_step(loop: TrainingLoop) -> None:
     """
     means = loop.meter.read()
     require_finite_means(loop.global_step, means)
+    means = over_steps_that_have_it(means)
     values = {k if k.startswith("optim/") else f"train/{k}": v for k, v in means.items()}
     values |= loop.learning_rates
     if loop.precision.scaler is not None:
@@ -35,6 +36,23 @@ def log_step(loop: TrainingLoop) -> None:
                       loss, lr, values["perf/step_ms"])  # fmt: skip
     loop.meter.reset()
     loop.clock.reset()
+
+
+def over_steps_that_have_it(means: dict[str, float]) -> dict[str, float]:
+    """Means of ``x`` over the steps in which it occurred, where ``seen_x`` tells the share of those; else as they are.
+
+    Most objects lack most modalities, so many steps have no image at all; as zeros they would flatter the mean.
+
+    >>> over_steps_that_have_it({"loss": 2.0, "image": 0.2, "seen_image": 0.25, "spectrum": 0.0, "seen_spectrum": 0.0})
+    {'loss': 2.0, 'image': 0.8}
+    """
+    kept = {name: value for name, value in means.items() if not name.startswith("seen_")}
+    for name in [n.removeprefix("seen_") for n in means if n.startswith("seen_")]:
+        if means[f"seen_{name}"] > 0:
+            kept[name] /= means[f"seen_{name}"]
+        else:
+            kept.pop(name, None)
+    return kept
 
 
 def validate(loop: TrainingLoop) -> bool:
