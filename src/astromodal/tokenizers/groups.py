@@ -17,7 +17,7 @@ from ..quantizers import Quantizer, Reservoir, build_quantizer
 from .patches import cut, n_patches, patch_features
 
 MIN_ROWS_PER_CODE = 4
-MAX_PRECISION = 10.0  # per pixel, in units of the spectrum's scale: where weights in the fit level off
+MAX_PRECISION = 3.0  # per pixel, in units of the spectrum's scale: where weights in the fit level off
 MIN_CODES = 16
 
 
