@@ -10,6 +10,7 @@ import numpy as np
 
 from .config.schema import Config, ScalarConfig
 from .core.io import load_torch, write_json
+from .core.random import seed_everything
 from .core.rank import is_main, rank, world_size
 from .core.runs import RunContext
 from .data.scalars import inverse_transform, transform
@@ -97,8 +98,6 @@ class LanguageModelRun:
         )
 
     def _objective(self) -> LanguageModelObjective:
-        from .core.random import seed_everything
-
         seed_everything(self.config.seed)  # the initial weights are those of the seed
         model = self.config.model
         network = CausalTransformerLM(

@@ -22,6 +22,7 @@ import numpy as np
 from .. import errors
 from ..core.manifest import fingerprint_arrays, fingerprint_config, fingerprint_file, read_manifest, update_manifest
 from ..errors import ArtifactError, ArtifactMissingError, DataError, UserError
+from ..tokenizers.base import plain
 from .field import encode_field
 from .store import tokenizer_fingerprints
 
@@ -112,7 +113,7 @@ def encode_survey(
 def field_inputs(cube: Datacube, tokenizers: Any, split: np.ndarray, data: DataConfig) -> dict[str, str]:
     """Fingerprints of everything that a field's token files depend on."""
     images = data.images
-    meaning = {name: _plain(getattr(data, name)) for name in ("id_column", "scalars", "spectra", "images")}
+    meaning = {name: plain(getattr(data, name)) for name in ("id_column", "scalars", "spectra", "images")}
     inputs = {
         "cube": cube.fingerprint(),
         **tokenizer_fingerprints(tokenizers),
@@ -122,12 +123,6 @@ def field_inputs(cube: Datacube, tokenizers: Any, split: np.ndarray, data: DataC
     if images is not None and images.zero_point_file:
         inputs["zero_points"] = fingerprint_file(images.zero_point_file)
     return inputs
-
-
-def _plain(value: Any) -> Any:
-    from ..tokenizers.base import plain as plain_config
-
-    return plain_config(value)
 
 
 def _check_splits(cubes: Sequence[Datacube], splits: Mapping[str, np.ndarray]) -> None:
