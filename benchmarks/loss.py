@@ -42,7 +42,7 @@ from astromodal.config.schema import CEMode, LossConfig
 from astromodal.core.codebook import Codebook, ScalarCodebook
 from astromodal.core.vocab import build_vocab_spec
 from astromodal.training import fused
-from astromodal.training.reference import reference_terms, total_of
+from astromodal.training.reference import reference_terms, term_weights, total_of
 from astromodal.training.sampling import lay_out, read_targets, weigh
 from astromodal.training.standardize import MODALITIES, Codebooks, build_tables
 
@@ -92,10 +92,13 @@ class Case:
         arrays = [self.targets.columns, layout.order, weights.ce.astype("f4"), weights.reconstruction.astype("f4")]
         moved = [torch.as_tensor(a, device=self.device) for a in arrays]
         segments, n_bins = torch.from_numpy(layout.segments), n_bins.to(self.device)
-        head = fused.Head.of(self.tables, [0.1] * 3, ce == CEMode.block)
+        head = fused.Head.of(self.tables, ce == CEMode.block)
+        factors = torch.full((3,), 0.1, device=self.device)
 
         def run() -> None:
-            fused.fused_loss(self.hidden, self.head, self.tokens, *moved, segments, entries, n_bins, head)[0].backward()
+            fused.fused_loss(self.hidden, self.head, self.tokens, *moved, segments, factors, entries, n_bins, head)[
+                0
+            ].backward()
 
         return run
 
@@ -107,7 +110,7 @@ class Case:
             logits = self.hidden @ self.head.t()
             terms = reference_terms(logits, self.targets, self.tables, weights, loss.ce)
             assert set(terms) == {"ce", *MODALITIES}
-            total_of(terms, loss).backward()
+            total_of(terms, term_weights(loss)).backward()
 
         return run
 

@@ -12,7 +12,7 @@ from astromodal.config.schema import SCALAR_FORMS, CEBalance, CEMode, LossConfig
 from astromodal.core.codebook import Codebook, ScalarCodebook
 from astromodal.core.vocab import PAD, build_vocab_spec
 from astromodal.training import fused, fused_chunks
-from astromodal.training.reference import reference_terms, total_of
+from astromodal.training.reference import reference_terms, term_weights, total_of
 from astromodal.training.sampling import StepWeights, lay_out, read_targets, weigh
 from astromodal.training.standardize import MODALITIES, Codebooks, build_tables
 
@@ -67,12 +67,13 @@ def both(tokens, types, loss: LossConfig, dtype=torch.float64, seed=0, codebooks
         *(w.astype(np.float32 if dtype != torch.float64 else np.float64) for w in (weights.ce, weights.reconstruction))
     )
     terms = reference_terms(hidden @ weight.t(), targets, tables, rounded, loss.ce)
-    total = total_of(terms, loss)
+    total = total_of(terms, term_weights(loss))
     results.append(
         (total, torch.stack([terms[n] for n in ("ce", *MODALITIES)]), *torch.autograd.grad(total, (hidden, weight)))
     )
     layout = lay_out(targets, weights, len(tables.blocks), loss.ce)
-    head = fused.Head.of(tables, [getattr(loss, f"weight_{m}") for m in MODALITIES], loss.ce == CEMode.block)
+    head = fused.Head.of(tables, loss.ce == CEMode.block)
+    factors = torch.tensor(list(term_weights(loss).values()), dtype=torch.float64)
     entries, n_bins = fused.block_tensors(tables)
     hidden, weight = (t.to(dtype).requires_grad_() for t in start)
     context = torch.autocast("cpu", dtype=autocast) if autocast else torch.autocast("cpu", enabled=False)
@@ -80,7 +81,7 @@ def both(tokens, types, loss: LossConfig, dtype=torch.float64, seed=0, codebooks
         total, terms = fused.fused_loss(
             hidden, weight, torch.from_numpy(tokens), torch.from_numpy(targets.columns), torch.from_numpy(layout.order),
             torch.from_numpy(weights.ce).to(dtype), torch.from_numpy(weights.reconstruction).to(dtype),
-            torch.from_numpy(layout.segments), entries, n_bins, head,
+            torch.from_numpy(layout.segments), factors, entries, n_bins, head,
         )  # fmt: skip
     results.append((total, terms, *torch.autograd.grad(total, (hidden, weight))))
     return results
@@ -210,7 +211,7 @@ def test_gradients_agree_with_finite_differences():
     targets = read_targets(tables, tokens, types, tokens != PAD)
     weights = weigh(targets, loss, np.zeros(12))
     layout = lay_out(targets, weights, len(tables.blocks), loss.ce)
-    head = fused.Head.of(tables, [1.0, 2.0, 0.5], False)
+    head = fused.Head.of(tables, False)
     entries, n_bins = fused.block_tensors(tables)
     fixed = [
         torch.from_numpy(a)
@@ -220,7 +221,9 @@ def test_gradients_agree_with_finite_differences():
     weight = torch.randn(VOCAB.vocab_size, D, dtype=torch.float64, requires_grad=True)
 
     def value() -> torch.Tensor:
-        return fused.fused_loss(hidden, weight, *fixed, entries, n_bins, head)[0]
+        return fused.fused_loss(
+            hidden, weight, *fixed, torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64), entries, n_bins, head
+        )[0]
 
     for tensor, gradient in zip((hidden, weight), torch.autograd.grad(value(), (hidden, weight)), strict=True):
         flat, slopes = tensor.detach().view(-1), []
@@ -245,8 +248,8 @@ def test_a_second_backward_is_refused_clearly():
     arrays = (tokens, targets.columns, layout.order, weights.ce, weights.reconstruction, layout.segments)
     hidden = torch.randn(12, D, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(VOCAB.vocab_size, D, dtype=torch.float64)
-    total, _ = fused.fused_loss(hidden, weight, *map(torch.from_numpy, arrays), *fused.block_tensors(tables),
-                                fused.Head.of(tables, [1, 1, 1], False))  # fmt: skip
+    total, _ = fused.fused_loss(hidden, weight, *map(torch.from_numpy, arrays), torch.ones(3),
+                                *fused.block_tensors(tables), fused.Head.of(tables, False))  # fmt: skip
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="retain_graph"):
         total.backward()
@@ -275,7 +278,7 @@ def test_no_intermediate_has_the_size_of_all_logits(monkeypatch):
     hidden = torch.randn(2000, D, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(VOCAB.vocab_size, D, dtype=torch.float64, requires_grad=True)
     with Largest() as largest:
-        total, _ = fused.fused_loss(hidden, weight, *map(torch.from_numpy, arrays), *fused.block_tensors(tables),
-                                    fused.Head.of(tables, [1, 1, 1], False))  # fmt: skip
+        total, _ = fused.fused_loss(hidden, weight, *map(torch.from_numpy, arrays), torch.ones(3),
+                                    *fused.block_tensors(tables), fused.Head.of(tables, False))  # fmt: skip
         total.backward()
     assert largest.elements <= 2000 * D < 2000 * VOCAB.vocab_size

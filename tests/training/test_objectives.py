@@ -281,7 +281,7 @@ def slow_validation(objective, batch) -> dict[str, tuple[float, float]]:
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_validation_equals_a_loop_over_positions(wrapped, monkeypatch):
-    monkeypatch.setattr("astromodal.training.objectives.EVALUATION_ROWS", 7)
+    monkeypatch.setattr("astromodal.training.scoring.CHUNK_ROWS", 7)
     objective = make(LossConfig(weight_image=7.0, sample_k=1))
     if wrapped:
         objective = LanguageModelObjective(LogitsOnly(objective.model), VOCAB, make_codebooks(), LossConfig())

@@ -30,6 +30,7 @@ def _compute(
     weights_ce: Tensor,
     weights_rec: Tensor,
     segments: Tensor,
+    term_weights: Tensor,
     entries: Sequence[Tensor],
     n_bins: Tensor,
     head: Head,
@@ -44,16 +45,14 @@ def _compute(
     with torch.autocast(hidden.device.type, enabled=False):
         work = Work(
             head, hidden, weight.to(dtype), targets, columns, order, weights_ce.to(sums), weights_rec.to(sums),
-            [e.to(sums) if e.is_floating_point() else e for e in entries], n_bins,
+            term_weights.to(sums), [e.to(sums) if e.is_floating_point() else e for e in entries], n_bins,
             buffer=torch.empty(room, dtype=sums, device=hidden.device),
             terms=torch.zeros(4, dtype=sums, device=hidden.device),
             grad_hidden=torch.zeros_like(hidden) if needs[0] else None,
             grad_weight=torch.zeros(weight.shape, dtype=sums, device=weight.device) if needs[1] else None,
         )  # fmt: skip
         walk(work, plan, chunk_elements)
-    total = work.terms[0].clone()
-    for index, factor in enumerate(head.weights):
-        total += factor * work.terms[1 + index]
+    total = work.terms[0] + (work.term_weights * work.terms[1:]).sum()
     grad_weight = None if work.grad_weight is None else work.grad_weight.to(weight.dtype)
     return total, work.terms, work.grad_hidden, grad_weight
 
@@ -80,27 +79,27 @@ class _FusedLoss(torch.autograd.Function):
             raise RuntimeError("the fused loss gives its gradient once: it does not support retain_graph")
         gradients, ctx.gradients = ctx.gradients, None  # autograd may then keep the tensors instead of copying them
         scaled = [None if g is None else g.mul_(grad_total) for g in gradients]
-        return (*scaled, *[None] * 10)
+        return (*scaled, *[None] * 11)
 
 
 # The same as one opaque operator, for torch.compile: the walk's loops depend on the counts, the graph must not.
 _SCHEMA = (
     "(Tensor hidden, Tensor weight, Tensor targets, Tensor columns, Tensor order, Tensor weights_ce, "
-    "Tensor weights_rec, Tensor segments, Tensor[] entries, Tensor n_bins, int[] starts, int[] sizes, int[] modality, "
-    "float[] weights, int[] forms, float[] betas, int n_columns, bool block_ce, ScalarType dtype, bool grads) "
-    "-> (Tensor, Tensor, Tensor, Tensor)"
+    "Tensor weights_rec, Tensor segments, Tensor term_weights, Tensor[] entries, Tensor n_bins, int[] starts, "
+    "int[] sizes, int[] modality, int[] forms, float[] betas, int n_columns, bool block_ce, ScalarType dtype, "
+    "bool grads) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 
 
 @torch.library.custom_op("astromodal::fused_loss", mutates_args=(), schema=_SCHEMA)
 def _fused_operator(
-    hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, entries, n_bins,
-    starts, sizes, modality, weights, forms, betas, n_columns, block_ce, dtype, grads,
+    hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, term_weights, entries, n_bins,
+    starts, sizes, modality, forms, betas, n_columns, block_ce, dtype, grads,
 ):  # fmt: skip
-    head = Head(list(starts), list(sizes), list(modality), list(weights), n_columns, block_ce, list(forms), list(betas))
+    head = Head(list(starts), list(sizes), list(modality), n_columns, block_ce, list(forms), list(betas))
     total, terms, grad_hidden, grad_weight = _compute(
-        hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, entries, n_bins, head, dtype,
-        (grads, grads),
+        hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, term_weights, entries, n_bins, head,
+        dtype, (grads, grads),
     )  # fmt: skip
     empty = hidden.new_empty(0)
     return (
@@ -125,13 +124,13 @@ def _(hidden, weight, *rest):
 
 def _keep_gradients(ctx, inputs, output) -> None:
     ctx.save_for_backward(output[2], output[3])
-    ctx.n_entries = len(inputs[8])
+    ctx.n_entries = len(inputs[9])
 
 
 def _operator_backward(ctx, grad_total, *_):
     grad_hidden, grad_weight = ctx.saved_tensors
-    nothing = [None] * 6
-    return grad_hidden * grad_total, grad_weight * grad_total, *nothing, [None] * ctx.n_entries, *[None] * 11
+    nothing = [None] * 7
+    return grad_hidden * grad_total, grad_weight * grad_total, *nothing, [None] * ctx.n_entries, *[None] * 10
 
 
 _fused_operator.register_autograd(_operator_backward, setup_context=_keep_gradients)
@@ -153,6 +152,7 @@ def fused_loss(
     weights_ce: Tensor,
     weights_rec: Tensor,
     segments: Tensor,
+    term_weights: Tensor,
     entries: Sequence[Tensor],
     n_bins: Tensor,
     head: Head,
@@ -164,6 +164,7 @@ def fused_loss(
         targets, columns: ids and rows of the scalar table, ``(N,)``.
         order, segments: from :func:`~astromodal.training.sampling.lay_out`; ``segments`` stays on the CPU.
         weights_ce, weights_rec: from :func:`~astromodal.training.sampling.weigh`, in the order of the positions.
+        term_weights: of image, scalar and spectrum in the total, ``(3,)``, on the device.
         entries, n_bins: from :func:`block_tensors`, on the device.
 
     The products run in autocast's dtype, everything else in float32 (float64 for float64 input). In bf16 the value is
@@ -172,11 +173,12 @@ def fused_loss(
     dtype = product_dtype(hidden, weight)
     if torch.compiler.is_compiling():
         total, terms, *_ = _fused_operator(
-            hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, list(entries), n_bins,
-            head.starts, head.sizes, head.modality, head.weights, head.forms, head.betas, head.n_columns, head.block_ce,
+            hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, term_weights, list(entries),
+            n_bins, head.starts, head.sizes, head.modality, head.forms, head.betas, head.n_columns, head.block_ce,
             dtype, torch.is_grad_enabled(),
         )  # fmt: skip
         return total, terms.detach()
     return _FusedLoss.apply(
-        hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, entries, n_bins, head, dtype
-    )
+        hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, term_weights, entries, n_bins, head,
+        dtype,
+    )  # fmt: skip

@@ -33,20 +33,17 @@ class Head:
     starts: list[int]
     sizes: list[int]
     modality: list[int]  # index in MODALITIES
-    weights: list[float]  # of image, scalar and spectrum reconstruction in the total
     n_columns: int  # more than 1: the scalar block has a row of centres per column
     block_ce: bool  # cross-entropy over the target's block instead of the whole vocabulary
     forms: list[int]  # of the reconstruction: index in FORMS
     betas: list[float]  # weight of the variance, with form expectation_spread
 
     @classmethod
-    def of(cls, tables: Tables, weights: Sequence[float], block_ce: bool) -> Head:
-        """``weights`` are those of image, scalar and spectrum."""
+    def of(cls, tables: Tables, block_ce: bool) -> Head:
         return cls(
             starts=[t.start for t in tables.blocks],
             sizes=[t.size for t in tables.blocks],
             modality=[MODALITIES.index(t.modality) for t in tables.blocks],
-            weights=[float(w) for w in weights],
             n_columns=tables.n_columns,
             block_ce=block_ce,
             forms=[FORMS.index(form_of(t.form, t.modality)) for t in tables.blocks],
@@ -87,6 +84,7 @@ class Work:
     order: Tensor  # (N,)
     weights_ce: Tensor  # (N,)
     weights_rec: Tensor  # (N,)
+    term_weights: Tensor  # (3,): of image, scalar and spectrum reconstruction in the total
     entries: list[Tensor]  # of the blocks, then the constants of their forms
     n_bins: Tensor
     buffer: Tensor  # flat room for a chunk's logits, in the dtype of the sums
@@ -180,7 +178,7 @@ def _full_chunk(work: Work, first: int, stop: int, segments: list[list[int]]) ->
             error, gradient = _other_form(work, block, here, torch.log_softmax(own, dim=1, out=own))
         weight = work.weights_rec.index_select(0, here)
         work.terms[1 + work.head.modality[block]] += error @ weight
-        share = work.head.weights[work.head.modality[block]] * weight / scale[a - first : b - first]
+        share = work.term_weights[work.head.modality[block]] * weight / scale[a - first : b - first]
         additions.append((part, gradient.mul_(share[:, None])))
     targets = work.targets.index_select(0, rows)[:, None]
     torch.log_softmax(logits, dim=1, out=logits)
@@ -216,7 +214,7 @@ def _block_chunk(work: Work, block: int, first: int, stop_rec: int, stop: int) -
         error, slope = other or _reconstruction(work, block, rows[:n_rec], p[:n_rec])
         weight = work.weights_rec.index_select(0, rows[:n_rec])
         work.terms[1 + work.head.modality[block]] += error @ weight
-        slope.mul_((work.head.weights[work.head.modality[block]] * weight)[:, None])
+        slope.mul_((work.term_weights[work.head.modality[block]] * weight)[:, None])
         if other is None:
             factor[:n_rec] += slope
     if work.grad_hidden is None and work.grad_weight is None:

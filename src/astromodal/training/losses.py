@@ -22,7 +22,7 @@ from torch import Tensor
 from ..config.schema import CEMode, LossConfig
 from ..core.vocab import PAD, SPECIALS, Block, VocabSpec
 from ..errors import ConfigError
-from .reference import as_loss_config, block_logits, reference_terms, total_of
+from .reference import as_loss_config, block_logits, reference_terms, term_weights, total_of
 from .sampling import StepWeights, Targets, read_targets, weigh
 from .standardize import MODALITIES, Codebooks, Tables, as_codebooks, build_tables
 
@@ -74,7 +74,7 @@ def combined_loss(
     if selection is not None and loss.enabled:
         weights = StepWeights(weights.ce, _selected(read, selection))
     terms = reference_terms(logits.reshape(-1, logits.shape[-1]), read, tables, weights, loss.ce)
-    total = total_of(terms, loss)
+    total = total_of(terms, term_weights(loss))
     stats = {"loss_ce": terms["ce"], **{_STATS[m]: terms[m] for m in MODALITIES}, "loss_total": total}
     stats = {name: value.detach() for name, value in stats.items()}
     counts = {"n_ce": int((weights.ce > 0).sum())}

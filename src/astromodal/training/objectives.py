@@ -23,13 +23,10 @@ from ..core.vocab import PAD, VocabSpec
 from ..errors import ConfigError
 from . import fused
 from .distributed import this_rank
-from .forms import expected_error
-from .fused_forms import gaps
 from .reference import as_loss_config, reference_terms, total_of
-from .sampling import CE_STREAM, Layout, StepWeights, Targets, keyed_priorities, lay_out, read_targets, weigh
+from .sampling import CE_STREAM, StepWeights, Targets, keyed_priorities, lay_out, read_targets, weigh
+from .scoring import Scorer
 from .standardize import MODALITIES, Codebooks, build_tables
-
-EVALUATION_ROWS = 1024  # positions whose logits exist at once
 
 
 class LanguageModelObjective(nn.Module):
@@ -65,17 +62,18 @@ class LanguageModelObjective(nn.Module):
             image, spectrum, scalar = codebooks
             codebooks = Codebooks(image, spectrum or {}, scalar)
         self.tables = build_tables(vocab, codebooks, self.loss.standardize, forms=self.loss)
-        weights = [getattr(self.loss, f"weight_{m}") for m in MODALITIES]
-        self.head = fused.Head.of(self.tables, weights, self.loss.ce == CEMode.block)
+        self.head = fused.Head.of(self.tables, self.loss.ce == CEMode.block)
         entries, n_bins = fused.block_tensors(self.tables)
         dtype = torch.float64 if self._dtype() == torch.float64 else torch.float32
+        weights = [float(getattr(self.loss, f"weight_{m}")) for m in MODALITIES]
+        # A tensor, because target shares of the gradient change it while the graph stays (``ledger.py``).
+        self.register_buffer("term_weights", torch.tensor(weights, dtype=dtype), persistent=False)
         for index, tensor in enumerate(entries):
             tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
             self.register_buffer(f"entries_{index}", tensor, persistent=False)
         self.n_tensors = len(entries)
         self.register_buffer("n_bins", n_bins, persistent=False)
-        scalar = next((t for t in self.tables.blocks if t.modality == "scalar" and t.entries is not None), None)
-        self.has_crps = scalar is not None and bool((gaps(scalar.entries, scalar.n_bins) >= 0).all())
+        self.scorer = Scorer(self.tables, vocab)
 
     def _check(self, model: nn.Module) -> None:
         for name in ("vocab_size", "n_types"):
@@ -171,7 +169,7 @@ class LanguageModelObjective(nn.Module):
             total, terms = fused.fused_loss(
                 hidden.reshape(-1, hidden.shape[-1]), self.model.head_weight, batch["targets"].reshape(-1),
                 batch["loss_columns"], batch["loss_order"], batch["loss_weights_ce"], batch["loss_weights_rec"],
-                torch.as_tensor(batch["loss_segments"]), self.entries, self.n_bins, self.head,
+                torch.as_tensor(batch["loss_segments"]), self.term_weights, self.entries, self.n_bins, self.head,
             )  # fmt: skip
         else:
             total, terms = self._reference(batch)
@@ -189,114 +187,37 @@ class LanguageModelObjective(nn.Module):
         inputs, extra = self._model_inputs(batch)
         return self.model.hidden(*inputs, **extra)
 
-    def _reference(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _logits(self, batch: Batch) -> Tensor:
         inputs, extra = self._model_inputs(batch)
-        logits = self.model(*inputs, **extra)
+        return self.model(*inputs, **extra)
+
+    def _reference(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = self._logits(batch)
         weights = StepWeights(batch["loss_weights_ce"].cpu().numpy(), batch["loss_weights_rec"].cpu().numpy())
         flat = logits.reshape(-1, logits.shape[-1])
         terms = reference_terms(flat, self._read(batch), self.tables, weights, self.loss.ce)
-        return total_of(terms, self.loss), torch.stack([terms[name].detach() for name in ("ce", *MODALITIES)])
+        weights = dict(zip(MODALITIES, self.term_weights, strict=True))
+        return total_of(terms, weights), torch.stack([terms[name].detach() for name in ("ce", *MODALITIES)])
 
     # ---------------------------------------------------------------------------------- validation
 
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        """Sums and counts over all positions of a batch of whole sequences; nothing is weighted or sampled.
-
-        ``ce`` (every target), and for each modality, spectrum group and scalar column ``ce_*`` (nats, softmax over
-        the whole vocabulary), ``accuracy_*`` (top-1 over the whole vocabulary) and, where there is a codebook,
-        ``error_*``: the reconstruction error against the target's own entry, as a fraction of the variance. Scalars
-        also have ``crps_scalar``, in standard deviations, for any ``loss.scalar.form``: unlike the error it is proper,
-        so a wrong spread costs. (Its like for vectors, the energy score, costs C^2 per position: not in validation.)
-        """
+        """Sums and counts over all positions of a batch of whole sequences, of what ``scoring.py`` describes."""
         part = batch if "targets" in batch else self._shift(batch)
         targets = self._read(part)
-        everything = LossConfig(sample_k=None)
-        weights = weigh(targets, everything, np.zeros(len(targets.tokens)), gather=lambda values: [values])
+        weights = weigh(
+            targets, LossConfig(sample_k=None), np.zeros(len(targets.tokens)), gather=lambda values: [values]
+        )
         layout = lay_out(targets, weights, len(self.tables.blocks), CEMode.full)
-        values = self._evaluate_rows(part, targets, layout)  # (n, 4): ce, correct, error, crps
-        order = layout.order[: len(values)]
-        names, groups = self._groups(targets)
-        index = torch.as_tensor(groups[order], device=values.device)
-        sums = values.new_zeros(len(names), 5).index_add_(
-            0, index, torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
-        )
-        return self._collect(names, sums)
+        states, weight = self.states(part)
+        return self.scorer.sums(states, weight, targets, layout, self.entries, self.n_bins)
 
-    def _evaluate_rows(self, part: Batch, targets: Targets, layout: Layout) -> Tensor:
-        """Cross-entropy, top-1 hit, error and CRPS (0 but for scalars) of each target, in the order of the layout."""
+    def states(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Last hidden states ``(N, D)`` and the head's weight; of a model without them, logits ``(N, V)`` and None."""
         if self.fused:
-            states, weight = self._hidden(part).flatten(0, 1), self.model.head_weight
-        else:
-            inputs, extra = self._model_inputs(part)
-            states, weight = self.model(*inputs, **extra).flatten(0, 1), None
-        device = states.device
-        sums = torch.float32 if device.type == "mps" else torch.float64
-        n = int(layout.segments[0, -1, 2])
-        values = torch.zeros(n, 4, dtype=sums, device=device)
-        order, tokens, columns = (
-            torch.as_tensor(a, device=device) for a in (layout.order, targets.tokens, targets.columns)
-        )
-        for first in range(0, n, EVALUATION_ROWS):
-            stop = min(first + EVALUATION_ROWS, n)
-            rows = order[first:stop]
-            with torch.autocast(device.type, enabled=False):  # bf16 logits would tie, and blur top-1
-                logits = states[rows] if weight is None else states[rows].to(weight.dtype) @ weight.t()
-            logits = logits if logits.dtype == torch.float64 else logits.float()
-            ids = tokens[rows]
-            values[first:stop, 1] = (logits.argmax(1) == ids).to(sums)
-            for block, (start, end, _) in enumerate(layout.segments[0, :-1].tolist()):
-                a, b = max(start, first), min(end, stop)
-                if a < b:
-                    here = slice(a - first, b - first)
-                    found = self._errors(block, logits[here], ids[here], columns[rows[here]])
-                    values[a:b, 2 : 2 + len(found)] = torch.stack(found, dim=1).to(sums)
-            log_p = torch.log_softmax(logits, dim=1, out=logits)  # in place: fresh memory costs more than the sums
-            values[first:stop, 0] = -log_p.gather(1, ids[:, None])[:, 0]
-        return values
-
-    def _errors(self, block: int, logits: Tensor, ids: Tensor, columns: Tensor) -> list[Tensor]:
-        """Reconstruction errors ``(R,)``, and for scalars the CRPS ``(R,)``, of targets of one block."""
-        table, entries = self.tables.blocks[block], self.entries[block].to(logits)
-        own = logits[:, table.start : table.start + table.size]
-        if table.modality != "scalar":
-            return [expected_error(own, ids - table.start, entries)[0]]
-        beyond = torch.arange(table.size, device=ids.device) >= self.n_bins[columns][:, None]
-        centers = entries[columns]  # (R, C): every row has its own column's
-        p, codes = torch.softmax(own.masked_fill(beyond, float("-inf")), dim=1), (ids - table.start)[:, None]
-        errors = ((p * centers).sum(1) - centers.gather(1, codes)[:, 0]).square()
-        below = p.cumsum(1).sub_((torch.arange(table.size, device=ids.device) >= codes).to(p.dtype))
-        return [errors, (below.square_() * gaps(entries, self.n_bins)[columns]).sum(1)]
-
-    def _groups(self, targets: Targets) -> tuple[list[tuple[str, str]], np.ndarray]:
-        """Name and modality of the groups whose metrics are reported, and the group of each target."""
-        names, first = [], []
-        for table in self.tables.blocks:
-            first.append(len(names))
-            scalar = table.modality == "scalar" and self.tables.n_columns > 1
-            names += [(c, "scalar") for c in self.vocab.scalar_columns] if scalar else [(table.name, table.modality)]
-        first.append(len(names))
-        return [*names, ("special", "special")], np.asarray(first)[targets.blocks] + targets.columns
-
-    def _collect(self, names: list[tuple[str, str]], sums: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Sums per group ``(G, 5)`` as named sums and counts, with those of the modalities and of everything."""
-        with_codebook = {
-            t.name if t.modality != "scalar" else "scalar" for t in self.tables.blocks if t.entries is not None
-        }
-        has_error = [name in with_codebook or modality in with_codebook for name, modality in names]
-        found = {"ce": (sums[:, 0].sum(), sums[:, 4].sum())}
-        parts = {name: [index] for index, (name, _) in enumerate(names) if name != "special"}
-        for modality in MODALITIES:
-            parts[modality] = [index for index, (_, m) in enumerate(names) if m == modality]
-        for name, indices in parts.items():
-            ce, correct, _, _, count = sums[indices].sum(0).unbind()
-            found[f"ce_{name}"], found[f"accuracy_{name}"] = (ce, count), (correct, count)
-            known = [index for index in indices if has_error[index]]
-            if known:
-                found[f"error_{name}"] = (sums[known, 2].sum(), sums[known, 4].sum())
-                if name == "scalar" and self.has_crps:
-                    found["crps_scalar"] = (sums[known, 3].sum(), sums[known, 4].sum())
-        return found
+            return self._hidden(batch).flatten(0, 1), self.model.head_weight
+        return self._logits(batch).flatten(0, 1), None
 
     def summarize(self, totals: dict[str, tuple[float, float]]) -> dict[str, float]:
         """Means over the whole split, and ``score``: the mean ``error_*`` of the modalities present (else ``ce``)."""

@@ -121,6 +121,11 @@ def reference_terms(
     return terms
 
 
-def total_of(terms: Mapping[str, Tensor], loss: LossConfig) -> Tensor:
+def total_of(terms: Mapping[str, Tensor], weights: Mapping[str, Any]) -> Tensor:
     """``ce + weight_image * image + weight_scalar * scalar + weight_spectrum * spectrum``."""
-    return terms["ce"] + sum(getattr(loss, f"weight_{m}") * terms[m] for m in MODALITIES)
+    return terms["ce"] + sum(weights[m] * terms[m] for m in MODALITIES)
+
+
+def term_weights(loss: LossConfig) -> dict[str, float]:
+    """Weight of each modality's reconstruction in the total, as configured."""
+    return {m: float(getattr(loss, f"weight_{m}")) for m in MODALITIES}
