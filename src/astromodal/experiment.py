@@ -21,6 +21,7 @@ from .models import CausalTransformerLM
 from .sequences import BucketSampler, SequenceDataset, SequenceLoader, build_layout, build_sequences
 from .tokenizers import TokenizerSet
 from .tokens import TokenStore
+from .training.ledger import ledger_of
 from .training.loop import LoopResult, TrainingLoop
 from .training.objectives import LanguageModelObjective
 from .training.standardize import Codebooks
@@ -141,7 +142,7 @@ class LanguageModelRun:
         run.log.info(
             "sequences: %s; longest %d; vocabulary %d", rows, self.packed.summary["longest"], self.vocab.vocab_size
         )
-        callbacks = []
+        callbacks = ledger_of(self.objective)
         if has_val and self.codebooks.scalar is not None and "scalar" in self.layout.modalities:
             self.physical = PhysicalCallback(
                 self._physical(), self.loader("val", values=True), next_types=config.sequence.next_types

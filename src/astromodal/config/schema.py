@@ -365,6 +365,11 @@ class LossConfig:
     weight_image: float = 0.1
     weight_scalar: float = 0.1
     weight_spectrum: float = 0.1
+    share_image: Optional[float] = None  # of the gradient, beside cross-entropy; its weight adapts; null: weight_image
+    share_scalar: Optional[float] = None
+    share_spectrum: Optional[float] = None
+    share_rate: float = 0.1  # of the way to the weight that gives the share, per measurement
+    ledger_every: Optional[int] = 100  # steps between measurements of the gradient's shares; null: off
     standardize: bool = True  # codebooks to zero mean and unit total variance
     image: LossFormConfig = field(default_factory=LossFormConfig)
     scalar: LossFormConfig = field(default_factory=LossFormConfig)

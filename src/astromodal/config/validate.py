@@ -43,6 +43,8 @@ _BOUNDS: dict[str, tuple[float, bool]] = {
     "model.dropout": (0, True),
     "model.max_len": (2, True),
     "loss.sample_k": (0, True),
+    "loss.ledger_every": (1, True),
+    "loss.share_rate": (0, False),
     "loss.weight_image": (0, True),
     "loss.weight_scalar": (0, True),
     "loss.weight_spectrum": (0, True),
@@ -164,8 +166,29 @@ def _check_model_and_loss(cfg: DictConfig) -> None:
         raise ConfigError(expected, got=heads, where="model", repair=f"model.n_heads={close}")
     if not cfg.loss.use_ce and not cfg.loss.enabled:
         raise ConfigError("loss.use_ce or loss.enabled", got="neither", where="loss", repair="loss=combined")
+    check_shares(cfg.loss)
     for modality in MODALITIES:
         check_form(modality, cfg.loss[modality])
+
+
+def check_shares(loss: Any) -> None:
+    """Refuse target shares of the gradient that cannot be held.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    for modality in ("image", "scalar", "spectrum"):
+        key, share = f"loss.share_{modality}", getattr(loss, f"share_{modality}")
+        if share is None or not loss.enabled:
+            continue
+        if not 0 < share < 1:
+            raise ConfigError("a share between 0 and 1, or null", got=share, where=key)
+        if not loss.use_ce:
+            raise ConfigError("loss.use_ce=true, whose gradient is shared with", got="false", where=key,
+                              repair=f"use loss.weight_{modality}")  # fmt: skip
+        if loss.ledger_every is None:
+            raise ConfigError("loss.ledger_every, which measures the shares", got="null", where=key,
+                              repair="loss.ledger_every=100")  # fmt: skip
 
 
 def check_form(modality: str, form: Any) -> None:

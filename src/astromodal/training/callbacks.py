@@ -20,6 +20,9 @@ HIGHER_IS_BETTER = ("accuracy", "top1", "r2")
 class Callback:
     """Base class; override what is needed. ``loop`` has ``global_step``, ``epoch``, ``objective``, ``stop(reason)``."""
 
+    def on_step_begin(self, loop: TrainingLoop, batches: list[dict[str, Any]]) -> None:
+        """Before every optimizer step, with its prepared micro-batches on the CPU."""
+
     def on_step_end(self, loop: TrainingLoop) -> None:
         """After every optimizer step; must not read device tensors (that would stall the GPU)."""
 

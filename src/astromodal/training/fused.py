@@ -12,16 +12,17 @@ Shapes: N positions, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .fused_chunks import GPU_CHUNK_ELEMENTS, Head, Work, block_tensors, chunk_rows, walk
 
-__all__ = ["Head", "block_tensors", "fused_loss", "product_dtype"]
+__all__ = ["Head", "block_tensors", "fused_loss", "open_work", "product_dtype"]
 
 
-def _compute(
+def open_work(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -36,21 +37,30 @@ def _compute(
     head: Head,
     dtype: torch.dtype,
     needs: tuple[bool, bool],
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Total, the four terms, and the gradients of the total; sums are float32 or, for float64 input, float64."""
+) -> tuple[Work, list[list[list[int]]], int | None]:
+    """Buffers and inputs of one walk, its segments, and the elements of a chunk; outside of autocast.
+
+    Sums are float32 or, for float64 input, float64. ``needs``: gradients of hidden states and head.
+    """
     sums = torch.float64 if dtype == torch.float64 else torch.float32
     chunk_elements = GPU_CHUNK_ELEMENTS if hidden.is_cuda else None
     plan = segments.tolist()  # lives on the CPU: no synchronisation
     room = _room(plan, len(weight), head, chunk_elements)
+    work = Work(
+        head, hidden, weight.to(dtype), targets, columns, order, weights_ce.to(sums), weights_rec.to(sums),
+        term_weights.to(sums), [e.to(sums) if e.is_floating_point() else e for e in entries], n_bins,
+        buffer=torch.empty(room, dtype=sums, device=hidden.device),
+        terms=torch.zeros(4, dtype=sums, device=hidden.device),
+        grad_hidden=torch.zeros_like(hidden) if needs[0] else None,
+        grad_weight=torch.zeros(weight.shape, dtype=sums, device=weight.device) if needs[1] else None,
+    )  # fmt: skip
+    return work, plan, chunk_elements
+
+
+def _compute(hidden: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Total, the four terms, and the gradients of the total, from the arguments of :func:`open_work`."""
     with torch.autocast(hidden.device.type, enabled=False):
-        work = Work(
-            head, hidden, weight.to(dtype), targets, columns, order, weights_ce.to(sums), weights_rec.to(sums),
-            term_weights.to(sums), [e.to(sums) if e.is_floating_point() else e for e in entries], n_bins,
-            buffer=torch.empty(room, dtype=sums, device=hidden.device),
-            terms=torch.zeros(4, dtype=sums, device=hidden.device),
-            grad_hidden=torch.zeros_like(hidden) if needs[0] else None,
-            grad_weight=torch.zeros(weight.shape, dtype=sums, device=weight.device) if needs[1] else None,
-        )  # fmt: skip
+        work, plan, chunk_elements = open_work(hidden, weight, *rest)
         walk(work, plan, chunk_elements)
     total = work.terms[0] + (work.term_weights * work.terms[1:]).sum()
     grad_weight = None if work.grad_weight is None else work.grad_weight.to(weight.dtype)

@@ -118,7 +118,7 @@ class Work:
                 part += slope.t() @ h
 
 
-def _mask_columns(work: Work, block: int, rows: Tensor, logits: Tensor) -> None:
+def mask_columns(work: Work, block: int, rows: Tensor, logits: Tensor) -> None:
     """Rule out the bins that a row's column does not have, in place."""
     if MODALITIES[work.head.modality[block]] == "scalar" and work.n_bins.numel():
         n_bins = work.n_bins[work.columns.index_select(0, rows)]
@@ -156,6 +156,16 @@ def _other_form(work: Work, block: int, rows: Tensor, log_p: Tensor) -> tuple[Te
     return value_and_grad(work.head.form(block), log_p, own)
 
 
+def form_gradient(work: Work, block: int, rows: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (R,) of a block's form and their gradients at its logits ``own`` (R, C), which are overwritten."""
+    mask_columns(work, block, rows, own)
+    if work.head.form(block) != LossForm.expectation:
+        return _other_form(work, block, rows, torch.log_softmax(own, dim=1, out=own))
+    p = torch.softmax(own, dim=1)
+    error, slope = _reconstruction(work, block, rows, p)
+    return error, slope.mul_(p)
+
+
 def _full_chunk(work: Work, first: int, stop: int, segments: list[list[int]]) -> None:
     """Cross-entropy over the vocabulary for rows ``first:stop`` of the order, and their share of reconstruction."""
     rows = work.order[first:stop]
@@ -168,14 +178,7 @@ def _full_chunk(work: Work, first: int, stop: int, segments: list[list[int]]) ->
             continue
         columns = slice(work.head.starts[block], work.head.starts[block] + work.head.sizes[block])
         part, here = logits[a - first : b - first, columns], rows[a - first : b - first]
-        own = part.clone()
-        _mask_columns(work, block, here, own)
-        if work.head.form(block) == LossForm.expectation:
-            p = torch.softmax(own, dim=1)
-            error, gradient = _reconstruction(work, block, here, p)
-            gradient.mul_(p)
-        else:
-            error, gradient = _other_form(work, block, here, torch.log_softmax(own, dim=1, out=own))
+        error, gradient = form_gradient(work, block, here, part.clone())
         weight = work.weights_rec.index_select(0, here)
         work.terms[1 + work.head.modality[block]] += error @ weight
         share = work.term_weights[work.head.modality[block]] * weight / scale[a - first : b - first]
@@ -197,7 +200,7 @@ def _block_chunk(work: Work, block: int, first: int, stop_rec: int, stop: int) -
     start, size = work.head.starts[block], work.head.sizes[block]
     rows = work.order[first:stop]
     h, logits = work.logits(rows, start, start + size)
-    _mask_columns(work, block, rows, logits)
+    mask_columns(work, block, rows, logits)
     torch.log_softmax(logits, dim=1, out=logits)
     codes = work.targets.index_select(0, rows)[:, None] - start
     weight_ce = work.weights_ce.index_select(0, rows) if work.head.block_ce else None

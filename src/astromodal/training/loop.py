@@ -100,6 +100,8 @@ class TrainingLoop(LoopState):
                 batches = self.objective.prepare(group, self.global_step + 1) if group is not None else []
             if group is None:
                 break
+            for callback in self.callbacks:
+                callback.on_step_begin(self, batches)
             self._train_step(batches)
             self.pending = True
             if self.global_step % self.training.log_every == 0 or self.global_step >= self.total_steps:

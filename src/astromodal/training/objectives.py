@@ -23,6 +23,7 @@ from ..core.vocab import PAD, VocabSpec
 from ..errors import ConfigError
 from . import fused
 from .distributed import this_rank
+from .gradients import drawn_counts, gradient_sums
 from .reference import as_loss_config, reference_terms, total_of
 from .sampling import CE_STREAM, StepWeights, Targets, keyed_priorities, lay_out, read_targets, weigh
 from .scoring import Scorer
@@ -212,6 +213,26 @@ class LanguageModelObjective(nn.Module):
         layout = lay_out(targets, weights, len(self.tables.blocks), CEMode.full)
         states, weight = self.states(part)
         return self.scorer.sums(states, weight, targets, layout, self.entries, self.n_bins)
+
+    @torch.no_grad()
+    def gradient_sums(self, batch: Batch) -> Tensor:
+        """What the gradient ledger adds up over the micro-batches of a step, ``(4, 10)``; see ``ledger.py``.
+
+        ``batch`` comes from :meth:`prepare`; the model must have ``hidden()``.
+        """
+        hidden, weight = self.states(batch)
+        segments = torch.as_tensor(batch["loss_segments"])
+        dtype = fused.product_dtype(hidden, weight)
+        with torch.autocast(hidden.device.type, enabled=False):
+            work, plan, chunk_elements = fused.open_work(
+                hidden, weight, batch["targets"].reshape(-1), batch["loss_columns"], batch["loss_order"],
+                batch["loss_weights_ce"], batch["loss_weights_rec"], segments, self.term_weights, self.entries,
+                self.n_bins, self.head, dtype, (False, False),
+            )  # fmt: skip
+            sums = gradient_sums(work, plan, chunk_elements)
+        weights = (batch["loss_weights_ce"].cpu().numpy(), batch["loss_weights_rec"].cpu().numpy())
+        counts = drawn_counts(self._read(batch), *weights, self.head)
+        return torch.cat([sums, counts.to(sums.device)], dim=1)
 
     def states(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Last hidden states ``(N, D)`` and the head's weight; of a model without them, logits ``(N, V)`` and None."""

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config.schema import CEBalance, CEMode, LossConfig, LossForm, LossFormConfig
-from ..config.validate import check_form
+from ..config.validate import check_form, check_shares
 from ..errors import ConfigError
 from .forms import values as form_values
 from .sampling import StepWeights, Targets
@@ -44,6 +44,7 @@ def as_loss_config(config: Any) -> LossConfig:
     values = _known_values(config, LossConfig, "loss")
     loss = LossConfig(**values)
     forms = {modality: _as_form(getattr(loss, modality), modality) for modality in MODALITIES}
+    check_shares(loss)
     return replace(loss, ce=CEMode(loss.ce), ce_balance=CEBalance(loss.ce_balance), **forms)
 
 

@@ -20,6 +20,7 @@ from torch import nn
 from ..config.schema import HardwareConfig, LossConfig, OptimizerConfig, Precision, ScheduleConfig, TrainingConfig
 from ..core.vocab import VocabSpec
 from ..errors import ArtifactMissingError, ConfigError
+from .ledger import ledger_of
 from .loop import LoopResult, TrainingLoop
 from .losses import as_loss_config
 from .objectives import LanguageModelObjective
@@ -88,6 +89,7 @@ class Trainer:
             schedule=settings["schedule"],
             hardware=hardware,
             val_loader=val_loader,
+            callbacks=[*ledger_of(objective), *loop_options.pop("callbacks", ())],
             output_dir=output_dir,
             seed=settings["seed"],
             config_record={
