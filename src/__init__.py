@@ -7,6 +7,7 @@ never a second copy of a class (an alias in ``sys.modules`` alone would still im
 import importlib
 import importlib.abc
 import importlib.machinery
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -20,7 +21,11 @@ class _Alias(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(self, name, path=None, target=None):
         if name == self.prefix or name.startswith(self.prefix + "."):
-            return importlib.machinery.ModuleSpec(name, self)
+            real = importlib.util.find_spec(name.removeprefix(__name__ + "."))
+            if real is None:
+                return None
+            package = real.submodule_search_locations is not None  # of a package, -m runs its __main__
+            return importlib.machinery.ModuleSpec(name, self, origin=real.origin, is_package=package)
         return None
 
     def create_module(self, spec):
@@ -30,6 +35,10 @@ class _Alias(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def exec_module(self, module):
         module.__spec__ = module.__spec__.loader_state
+
+    def get_code(self, name):  # for ``python -m src.astromodal.x``
+        spec = importlib.util.find_spec(name.removeprefix(__name__ + "."))
+        return spec.loader.get_code(spec.name)
 
 
 if not any(isinstance(finder, _Alias) for finder in sys.meta_path):

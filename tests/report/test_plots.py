@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from astromodal.report.plots import plot_curves, plot_cutouts, plot_scalars, plot_spectra
+from astromodal.report.plots import plot_curves, plot_cutouts, plot_gradient_shares, plot_scalars, plot_spectra
 
 
 def is_png(path):
@@ -23,10 +23,13 @@ def test_every_plot_is_written_and_is_a_picture(tmp_path):
     assert is_png(plot_spectra([spectrum, spectrum | {"valid": np.zeros(100, bool)}], tmp_path / "spectra.png"))
     column = {"name": "mag_r", "unit": "mag", "true": rng.normal(size=50), "predicted": rng.normal(size=50)}
     assert is_png(plot_scalars([column] * 7, tmp_path / "scalars.png"))
+    ledger = [{"step": i, "grad_share/image": i / 10, "grad_share/weight_image": 0.1} for i in range(3)]
+    assert is_png(plot_gradient_shares(ledger, tmp_path / "shares.png"))  # a share of 0 has no logarithm
 
 
 def test_nothing_to_draw_writes_nothing(tmp_path):
     assert plot_curves([], tmp_path / "a.png") is None
+    assert plot_gradient_shares([{"step": 1, "train/loss": 2.0}], tmp_path / "e.png") is None
     assert plot_cutouts(np.zeros((0, 3, 8, 8)), np.zeros((0, 3, 8, 8)), ["a"], tmp_path / "b.png") is None
     assert plot_spectra([], tmp_path / "c.png") is None
     assert plot_scalars([{"name": "x", "true": [], "predicted": []}], tmp_path / "d.png") is None

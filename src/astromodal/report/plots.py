@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 TRUE, MODEL, OTHER = "#333333", "#0072b2", "#d55e00"  # colour-blind safe (Okabe and Ito 2008)
+MODALITIES = {"image": MODEL, "scalar": OTHER, "spectrum": "#009e73"}
 
 
 def _save(figure: Figure, path: Path) -> Path:
@@ -55,6 +56,36 @@ def plot_curves(
             axis.axhline(reference, color=OTHER, ls="--", lw=1, label="marginal")
         axis.set(title=title, xlabel="optimizer step")
         axis.legend(fontsize=7, frameon=False)
+        axis.grid(alpha=0.25)
+    return _save(figure, path)
+
+
+def plot_gradient_shares(records: Sequence[Mapping[str, float]], path: Path) -> Path | None:
+    """What the gradient ledger measured, against the optimizer step: shares, agreement with cross-entropy, weights.
+
+    Args:
+        records: lines of ``metrics.jsonl``.
+    """
+    panels = (
+        ("", "share of the modality's gradient", "log"),
+        ("cosine_", "cosine with cross-entropy's", "linear"),
+        ("weight_", "weight of the reconstruction", "log"),
+    )
+    curves = {
+        (prefix, name): _points(records, f"grad_share/{prefix}{name}") for prefix, _, _ in panels for name in MODALITIES
+    }
+    if not any(curves.values()):
+        return None
+    figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
+    for axis, (prefix, title, scale) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for name, colour in MODALITIES.items():
+            points = [(step, value) for step, value in curves[prefix, name] if scale == "linear" or value > 0]
+            if points:
+                axis.plot(*zip(*points, strict=True), color=colour, marker="o", ms=3, lw=1.2, label=name)
+        if axis.lines:
+            axis.set_yscale(scale)
+            axis.legend(fontsize=7, frameon=False)
+        axis.set(title=title, xlabel="optimizer step")
         axis.grid(alpha=0.25)
     return _save(figure, path)
 

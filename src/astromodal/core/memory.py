@@ -1,0 +1,19 @@
+"""How much memory a process has needed so far."""
+
+from __future__ import annotations
+
+import resource
+import sys
+
+
+def peak_memory() -> dict[str, float]:
+    """``peak_memory_mb`` of this process (resident, in 10^6 bytes) and, where a GPU was used, ``peak_memory_gpu_mb``.
+
+    Both are the highest since the process began, so that of a sweep's later jobs includes the earlier ones.
+    """
+    unit = 1 if sys.platform == "darwin" else 1024  # what getrusage counts in
+    found = {"peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)}
+    torch = sys.modules.get("torch")  # not imported for this alone
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        found["peak_memory_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    return found
