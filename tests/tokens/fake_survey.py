@@ -106,6 +106,7 @@ class FakeScalar(FakePart):
         return SimpleNamespace(
             tokens=tokens, present=batch.present, clipped=clipped, nondetected=batch.nondetected,
             values=batch.values, errors=batch.errors,
+            sigma=np.where(batch.present, np.nan_to_num(batch.values) / 64 + 0.125, 0.0).astype(np.float16),
         )  # fmt: skip
 
 
@@ -118,6 +119,10 @@ class FakeSpectrum(FakePart):
     def encode(self, group, batch):
         patches = batch.flux.reshape(len(batch.flux), self.length(group), 2).sum(2)
         return (np.abs(patches * 1000) % V_SPECTRUM).astype(np.uint16), batch.present
+
+    def sigma(self, group, batch):
+        patches = batch.flux.reshape(len(batch.flux), self.length(group), 2).sum(2)
+        return (1 + np.abs(patches)).astype(np.float16)
 
     def codebooks(self):
         return {group: Codebook(np.arange(V_SPECTRUM)[:, None]) for group in self.groups}

@@ -41,11 +41,16 @@ def test_each_row_holds_the_codes_of_its_object_and_nothing_where_a_modality_is_
             assert (files["scalar"]["tokens"][row] == scalars.tokens[0]).all()
             assert (files["scalar"]["present"][row] == scalars.present[0]).all()
             assert (files["scalar"]["nondetected"][row] == scalars.nondetected[0]).all()
+            assert (files["scalar"]["sigma"][row] == scalars.sigma[0]).all()
             for group in tokenizers.spectrum.groups:
-                codes, present = tokenizers.spectrum.encode(group, read_spectra(batch, data, group))
+                spectra = read_spectra(batch, data, group)
+                codes, present = tokenizers.spectrum.encode(group, spectra)
+                sigma = tokenizers.spectrum.sigma(group, spectra)[0]
                 first, last = files["spectrum"][f"offsets_{group}"][row : row + 2]
                 found = files["spectrum"][f"tokens_{group}"][first:last].tolist()
                 assert found == (codes[0].tolist() if present[0] else [])
+                errors = files["spectrum"][f"sigma_{group}"][first:last].tolist()
+                assert errors == (sigma.tolist() if present[0] else [])
                 assert files["spectrum"][f"present_{group}"][row] == present[0]
             image = tokenizers.image.encode(read_images(batch, data, cube.field))
             assert files["image"]["present"][row] == files["latents"]["present"][row] == image.present[0]
@@ -72,6 +77,8 @@ def test_files_have_the_documented_names_types_and_shapes(survey):
     image = load_npz(root / "tokens/image_tokens/datacube_F0_tokens.npz")
     assert image["tokens"].dtype == np.uint16 and image["present"].dtype == bool
     assert image["tokens"].shape == (cubes[0].n_rows, 4)
+    scalar, spectrum = (load_npz(token_paths(root / "tokens", "F0")[kind]) for kind in ("scalar", "spectrum"))
+    assert scalar["sigma"].dtype == spectrum["sigma_bp"].dtype == np.float16
 
 
 def test_the_summary_counts_what_the_files_hold(survey):

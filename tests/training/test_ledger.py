@@ -110,6 +110,18 @@ def test_a_share_means_the_same_for_every_sample_k():
     assert float(sums[0, 9]) > float(sums[0, 8]) == 6  # images: more positions than are drawn
 
 
+def test_a_rare_modality_is_measured_when_it_comes():
+    ledger = GradientLedger(make(LossConfig(ledger_every=10)))
+    steps = []
+    ledger.measured["scalar"] = 21
+    for step in range(22, 80):
+        present = ["scalar"] + ["image"] * (step % 7 == 0)
+        if ledger.is_due(step, present):
+            steps.append(step)
+            ledger.measured |= dict.fromkeys(present, step)
+    assert steps == [28, 38, 42, 52, 56, 66, 70]  # scalars at least every 10 steps, images too where there are any
+
+
 class Batches:
     """The same few batches in every epoch."""
 
@@ -146,9 +158,8 @@ def test_measuring_changes_nothing():
 def test_it_is_logged_at_its_period():
     tracker = MemoryTracker()
     loop_of(LossConfig(ledger_every=5), tracker).fit()
-    assert list(tracker.column("grad_share/image")) == [5, 10, 15]
-    assert tracker.column("grad_share/weight_scalar") == {5: pytest.approx(0.1), 10: pytest.approx(0.1),
-                                                          15: pytest.approx(0.1)}  # fmt: skip
+    assert list(tracker.column("grad_share/image")) == [1, 2, 4, 8, 13]  # doubling, up to the period
+    assert list(tracker.column("grad_share/weight_scalar").values()) == [pytest.approx(0.1)] * 5
     assert ledger_of(make(LossConfig(ledger_every=None))) == []
     assert ledger_of(make(LossConfig(enabled=False))) == []
 
@@ -177,6 +188,7 @@ def test_a_vanished_gradient_does_not_send_the_weight_to_infinity():
     objective = make(LossConfig(share_image=0.5))
     ledger = GradientLedger(objective)
     ledger._adapt({"norm_image": 1e-30, "norm_ce_image": 1.0})
+    ledger.measured["image"] = 1
     assert float(objective.term_weights[0]) == pytest.approx(1e4)
     ledger._adapt({"norm_image": 0.0, "norm_ce_image": 1.0})
     assert float(objective.term_weights[0]) == pytest.approx(1e4)
@@ -222,7 +234,7 @@ def test_a_model_without_hidden_states_trains_without_a_ledger_and_refuses_share
 @pytest.mark.parametrize(
     "change",
     [{"share_image": 0.0}, {"share_scalar": 1.0}, {"share_image": 0.1, "ledger_every": None},
-     {"share_spectrum": 0.1, "use_ce": False}],
+     {"share_spectrum": 0.1, "use_ce": False}, {"share_image": 0.1, "enabled": False}],
 )  # fmt: skip
 def test_shares_that_cannot_be_held_are_refused(change):
     with pytest.raises(ConfigError, match="share_"):

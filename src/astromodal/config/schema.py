@@ -80,7 +80,16 @@ class LossForm(str, Enum):
     neighbour_ce = "neighbour_ce"  # cross-entropy to soft targets over the nearby codes
 
 
+class ErrorUse(str, Enum):
+    """What a reconstruction term does with the error of its target, where one is known."""
+
+    ignore = "ignore"
+    weight = "weight"  # positions weigh 1 / (1 + sigma^2): noisy targets pull less
+    width = "width"  # soft targets are widened by sigma
+
+
 SCALAR_FORMS = (LossForm.crps, LossForm.wasserstein, LossForm.hl_gauss)  # need entries in an order
+WIDTH_FORMS = (LossForm.hl_gauss, LossForm.neighbour_ce)  # have targets that errors can widen
 
 
 class Precision(str, Enum):
@@ -90,6 +99,29 @@ class Precision(str, Enum):
     float32 = "float32"
     bf16 = "bf16"
     fp16 = "fp16"
+
+
+class Parallel(str, Enum):
+    """What several processes under torchrun do with the model."""
+
+    auto = "auto"  # ddp under torchrun; a single process otherwise
+    ddp = "ddp"  # each holds the whole model and averages gradients
+    fsdp = "fsdp"  # each holds a share of weights, gradients and optimizer state: for models that do not fit
+
+
+class OnNonfinite(str, Enum):
+    """What to do with a step whose loss or gradient is NaN or infinite."""
+
+    stop = "stop"  # end the run and say which step, objects and term
+    skip = "skip"  # drop the update, as fp16 does on overflow; gives up after 25 in a row
+
+
+class MonitorMode(str, Enum):
+    """Direction in which the monitored metric improves."""
+
+    auto = "auto"  # by its name: accuracies, coverages and R2 rise, everything else falls
+    min = "min"
+    max = "max"
 
 
 class ScheduleName(str, Enum):
@@ -106,6 +138,7 @@ class OptimizerName(str, Enum):
     adamw = "adamw"
     adam = "adam"
     muon = "muon"
+    riemannian_adam = "riemannian_adam"  # for geoopt's manifold parameters; needs the package geoopt
 
 
 class WandbMode(str, Enum):
@@ -336,6 +369,7 @@ class ModelConfig:
     dropout: float = 0.1
     max_len: int = 2048
     tie_head: bool = True  # head shares the token embedding
+    activation_checkpointing: bool = False  # blocks are computed again in the backward pass: less memory, more time
 
 
 # ------------------------------------------------------------------- loss, optimizer, schedule
@@ -350,6 +384,7 @@ class LossFormConfig:
     sigma_bins: float = 0.75  # hl_gauss: sigma of the target, in widths of the true bin
     n_neighbours: int = 16  # neighbour_ce: codes that share a target, the true one included
     temperature: float = 1.0  # neighbour_ce: sigma of the target, in median distances between nearest codes
+    errors: ErrorUse = ErrorUse.ignore  # scalars and spectra: errors of the targets, in the weight or in the width
 
 
 @dataclass
@@ -368,7 +403,7 @@ class LossConfig:
     share_image: Optional[float] = None  # of the gradient, beside cross-entropy; its weight adapts; null: weight_image
     share_scalar: Optional[float] = None
     share_spectrum: Optional[float] = None
-    share_rate: float = 0.1  # of the way to the weight that gives the share, per measurement
+    share_rate: float = 0.3  # of the way to the weight that gives the share, per measurement
     ledger_every: Optional[int] = 100  # steps between measurements of the gradient's shares; null: off
     standardize: bool = True  # codebooks to zero mean and unit total variance
     image: LossFormConfig = field(default_factory=LossFormConfig)
@@ -414,10 +449,15 @@ class TrainingConfig:
     max_val_batches: Optional[int] = None  # null: the whole validation split
     save_every: Optional[int] = 5000  # steps
     keep_last: int = 3  # step checkpoints kept
+    checkpoint_async: bool = True  # written in the background; holds one more copy of the state in CPU memory
     monitor: str = "val/score"  # decides what is best; never contains the loss weights
+    monitor_mode: MonitorMode = MonitorMode.auto  # whether it is to fall or to rise
     patience: Optional[int] = None  # validations without improvement before stopping
-    min_delta: float = 0.0
+    min_delta: float = 0.0  # what an improvement has to exceed to count for patience
+    early_stop_start_ratio: float = 0.0  # share of the run before which patience does not count
     ema_decay: Optional[float] = None
+    on_nonfinite: OnNonfinite = OnNonfinite.stop  # skip waits for the GPU at every step
+    spike_factor: Optional[float] = 10.0  # report a logged loss this many MADs above its median; null: off
     num_workers: int = 0  # loader processes; 0 is fastest for memory-mapped tokens
     pin_memory: bool = True
     persistent_workers: bool = True
@@ -436,6 +476,8 @@ class HardwareConfig:
     tf32: bool = True
     compile: bool = False
     deterministic: bool = False
+    parallel: Parallel = Parallel.auto  # several processes, under torchrun
+    rank_timeout_s: Optional[float] = 60.0  # a process without a sign of life for so long ends the run; null: off
     n_threads: Optional[int] = None  # null: all cores
     n_processes: int = 1  # worker processes of encode.py
 
@@ -451,9 +493,10 @@ class PathsConfig:
 
 @dataclass
 class TrackingConfig:
-    """Weights & Biases; metrics.jsonl is written in any case."""
+    """Weights & Biases and TensorBoard; metrics.jsonl is written in any case."""
 
     wandb: WandbMode = WandbMode.auto
+    tensorboard: bool = False  # event files in <run>/tensorboard/; needs the package tensorboard
     project: str = "astromodal"
     entity: Optional[str] = None
     group: Optional[str] = None  # null: the sweep's id in a sweep

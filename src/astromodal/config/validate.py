@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any
@@ -10,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigError
 from .explain import all_keys, nearest, schema_of
-from .schema import SCALAR_FORMS, STAGE_GROUPS, Config, LossForm
+from .packages import require_package
+from .schema import SCALAR_FORMS, STAGE_GROUPS, WIDTH_FORMS, Config, ErrorUse, LossForm, OptimizerName
 
 MODALITIES = ("scalar", "spectrum", "image")
 
@@ -63,12 +65,16 @@ _BOUNDS: dict[str, tuple[float, bool]] = {
     "training.save_every": (1, True),
     "training.keep_last": (1, True),
     "training.patience": (1, True),
+    "training.min_delta": (0, True),
+    "training.spike_factor": (0, False),
     "training.num_workers": (0, True),
+    "hardware.rank_timeout_s": (0, False),
     "hardware.n_threads": (1, True),
     "hardware.n_processes": (1, True),
 }
 _BELOW_ONE = ("model.dropout", "training.ema_decay", "data.splits.val_fraction", "data.splits.test_fraction")
-_AT_MOST_ONE = ("schedule.min_lr_ratio", "schedule.decay_fraction", "tokenizer.image.min_valid_fraction")
+_AT_MOST_ONE = ("schedule.min_lr_ratio", "schedule.decay_fraction", "tokenizer.image.min_valid_fraction",
+                "training.early_stop_start_ratio")  # fmt: skip
 
 
 def validate(cfg: DictConfig, stage: str, overrides: list[str] = ()) -> None:
@@ -85,6 +91,7 @@ def validate(cfg: DictConfig, stage: str, overrides: list[str] = ()) -> None:
     for key in _unknown_keys(cfg):
         raise ConfigError("a configuration key that exists", got=key, repair=nearest(key, all_keys()))
     _check_bounds(cfg)
+    _check_processes(cfg, stage)
     _check_combinations(cfg, stage)
 
 
@@ -140,11 +147,24 @@ def _check_bounds(cfg: DictConfig) -> None:
 
 def _check_combinations(cfg: DictConfig, stage: str) -> None:
     _check_data(cfg)
+    if cfg.tracking.tensorboard:
+        require_package("tensorboard", "tracking.tensorboard=true", "tracking.tensorboard=false")
     if stage == "train_tokenizers":
         _check_tokenizer(cfg)
     elif stage == "train_lm":
         _check_model_and_loss(cfg)
         _check_sequence(cfg)
+
+
+def _check_processes(cfg: DictConfig, stage: str) -> None:
+    """Several processes need torchrun, and only training knows what to do with them."""
+    n_launched, parallel = int(os.environ.get("WORLD_SIZE", "1")), cfg.hardware.parallel.value
+    if stage != "train_lm" and n_launched > 1 and "RANK" in os.environ:
+        repair = "python encode.py hardware.n_processes=<n>" if stage == "encode" else f"python {stage}.py"
+        raise ConfigError(f"one process for {stage}.py", got=f"{n_launched} of torchrun", repair=repair)
+    if stage == "train_lm" and parallel != "auto" and "RANK" not in os.environ:
+        raise ConfigError(f"several processes for hardware.parallel={parallel}", got="one", where="hardware",
+                          repair="torchrun --nproc-per-node=<processes> train_lm.py …, or hardware=auto")  # fmt: skip
 
 
 def _check_data(cfg: DictConfig) -> None:
@@ -159,6 +179,8 @@ def _check_data(cfg: DictConfig) -> None:
 
 
 def _check_model_and_loss(cfg: DictConfig) -> None:
+    if cfg.optimizer.name == OptimizerName.riemannian_adam:
+        require_package("geoopt", "optimizer=riemannian_adam", "optimizer=adamw")
     width, heads = cfg.model.d_model, cfg.model.n_heads
     if width % heads:
         close = min((n for n in range(1, 65) if width % n == 0), key=lambda n: abs(n - heads))
@@ -169,6 +191,7 @@ def _check_model_and_loss(cfg: DictConfig) -> None:
     check_shares(cfg.loss)
     for modality in MODALITIES:
         check_form(modality, cfg.loss[modality])
+        check_width(modality, cfg.loss[modality], cfg.loss.standardize)
 
 
 def check_shares(loss: Any) -> None:
@@ -179,8 +202,11 @@ def check_shares(loss: Any) -> None:
     """
     for modality in ("image", "scalar", "spectrum"):
         key, share = f"loss.share_{modality}", getattr(loss, f"share_{modality}")
-        if share is None or not loss.enabled:
+        if share is None:
             continue
+        if not loss.enabled:
+            raise ConfigError("loss.enabled=true, the term that would have the share", got="false", where=key,
+                              repair="loss=combined")  # fmt: skip
         if not 0 < share < 1:
             raise ConfigError("a share between 0 and 1, or null", got=share, where=key)
         if not loss.use_ce:
@@ -189,6 +215,17 @@ def check_shares(loss: Any) -> None:
         if loss.ledger_every is None:
             raise ConfigError("loss.ledger_every, which measures the shares", got="null", where=key,
                               repair="loss.ledger_every=100")  # fmt: skip
+
+
+def check_width(modality: str, form: Any, standardize: bool) -> None:
+    """Refuse targets as wide as their errors where entries are not in the errors' unit.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if form.errors == ErrorUse.width and not standardize:
+        raise ConfigError("loss.standardize=true, the unit of the errors", got="false",
+                          where=f"loss.{modality}.errors=width", repair="errors=weight")  # fmt: skip
 
 
 def check_form(modality: str, form: Any) -> None:
@@ -204,6 +241,14 @@ def check_form(modality: str, form: Any) -> None:
         usable = [f.value for f in LossForm if f not in SCALAR_FORMS]
         raise ConfigError(f"one of {', '.join(usable)}", got=f"{form.form.value}, which needs entries in an order",
                           where=f"loss.{modality}.form", repair=f"loss.{modality}.form=energy")  # fmt: skip
+    key = f"loss.{modality}.errors"
+    if form.errors != ErrorUse.ignore and modality == "image":
+        raise ConfigError(f"{key}=ignore", got=f"{form.errors.value}, but images have no errors", where=key,
+                          repair=f"{key}=ignore")  # fmt: skip
+    if form.errors == ErrorUse.width and form.form not in WIDTH_FORMS:
+        usable = " or ".join(f.value for f in WIDTH_FORMS if modality == "scalar" or f not in SCALAR_FORMS)
+        raise ConfigError(f"form {usable}, whose targets have a width", got=form.form.value, where=f"{key}=width",
+                          repair=f"{key}=weight, or change loss.{modality}.form")  # fmt: skip
     for name, least, inclusive in (
         ("beta", 0, True), ("sigma_bins", 0, False), ("n_neighbours", 1, True), ("temperature", 0, False)
     ):  # fmt: skip

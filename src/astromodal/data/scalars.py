@@ -38,6 +38,7 @@ class ScalarBatch:
     fit: np.ndarray  # (n, c) bool: present, in the quality range, error not above max_error
     columns: tuple[str, ...]
     reasons: dict[str, dict[str, int]]  # column → reason → rows
+    uncertain: np.ndarray | None = None  # (n, c) bool: present, with an error above max_error; None: nowhere
 
     def __len__(self) -> int:
         return len(self.values)
@@ -108,6 +109,21 @@ def inverse_transform(values: np.ndarray, config: ScalarConfig) -> np.ndarray:
     return np.sinh(values) * values.dtype.type(config.softening)
 
 
+def transform_error(values: np.ndarray, errors: np.ndarray, config: ScalarConfig) -> np.ndarray:
+    """Standard errors of physical values in the column's transform space, to first order: |dT/dx| times the error.
+
+    >>> transform_error(np.array([100.0]), np.array([10.0]), ScalarConfig(transform=Transform.log10)).round(4)
+    array([0.0434])
+    """
+    kind = Transform(config.transform)
+    if kind is Transform.identity:
+        return np.asarray(errors)
+    if kind is Transform.log10:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(values > 0, errors / (np.log(10.0) * np.abs(values)), np.nan)
+    return errors / np.hypot(values, config.softening)
+
+
 def read_scalars(
     batch: Any,
     data: DataConfig,
@@ -125,7 +141,7 @@ def read_scalars(
     """
     n, c = batch.num_rows, len(columns)
     values, errors = np.full((n, c), np.nan, np.float32), np.full((n, c), np.nan, np.float32)
-    present, nondetected, fit = (np.zeros((n, c), bool) for _ in range(3))
+    present, nondetected, fit, uncertain = (np.zeros((n, c), bool) for _ in range(4))
     reasons = {}
     for j, (name, config) in enumerate(columns.items()):
         error = None
@@ -145,8 +161,9 @@ def read_scalars(
             good, large = _judge_errors(error, present[:, j], config, counts)
             errors[:, j] = np.where(good, error, np.nan)
             fit[:, j] &= ~large
+            uncertain[:, j] = large & present[:, j]
         reasons[name] = counts
-    return ScalarBatch(values, errors, present, nondetected, fit, tuple(columns), reasons)
+    return ScalarBatch(values, errors, present, nondetected, fit, tuple(columns), reasons, uncertain)
 
 
 def in_range(values: np.ndarray, low: float | None, high: float | None) -> np.ndarray:

@@ -62,10 +62,12 @@ class SequenceDataset:
         seed: of the permutations; they are a function of (seed, epoch, object) alone.
         max_len: upper limit of the rounding of L; the sequences themselves fit by the layout.
         with_values: add ``scalar_values`` to the batches.
+        with_sigma: add ``sigma`` to the batches.
 
     A batch is a dict of ``tokens`` and ``types`` (B, L) int64, ``attn_mask`` (B, L) bool (True is real),
     ``object_index`` (B,) int64 (unique over all splits) and, with ``with_values``, ``scalar_values`` (B, c) float32 in
-    physical units, NaN where not observed.
+    physical units, NaN where not observed; with ``with_sigma``, ``sigma`` (B, L) float32, the standard error of each
+    token's target in units of its codebook (``tokenizers/sigma.py``), 0 where there is none.
     """
 
     def __init__(
@@ -77,12 +79,14 @@ class SequenceDataset:
         seed: int = 0,
         max_len: int | None = None,
         with_values: bool = False,
+        with_sigma: bool = False,
     ) -> None:
         self.packed = packed if isinstance(packed, PackedSequences) else PackedSequences(packed)
         self.order = str(getattr(order, "value", order))
         if self.order not in ("fixed", "random"):
             raise ConfigError("sequence.order fixed or random", got=repr(order))
-        self.split, self.seed, self.epoch, self.with_values = split, int(seed), 0, with_values
+        self.split, self.seed, self.epoch = split, int(seed), 0
+        self.with_values, self.with_sigma = with_values, with_sigma
         self.max_len = max_len
         self._first = self.packed.first_index(split)
         self._open()
@@ -90,7 +94,7 @@ class SequenceDataset:
     def _open(self) -> None:
         arrays = self.packed.split(self.split)
         self._tokens, self._types, self._offsets = arrays["tokens"], arrays["types"], arrays["offsets"]
-        self._values = arrays["scalar_values"]
+        self._values, self._sigma = arrays["scalar_values"], arrays["sigma"]
         vocab = self.packed.manifest["config"]["layout"]["vocab"]
         self._n_types = int(vocab["n_types"])
         self.lengths = Lengths(self._offsets)
@@ -137,16 +141,20 @@ class SequenceDataset:
         types = self._types.take(positions, mode="clip").astype(np.int64)
         tokens *= mask
         types *= mask
+        sigma = self._sigma.take(positions, mode="clip").astype(np.float32) * mask if self.with_sigma else None
         object_index = self._first + indices
         if self.order == "random":
             target = self._targets(types, object_index, epoch)
             tokens, types = _scatter(tokens, target), _scatter(types, target)
+            sigma = None if sigma is None else _scatter(sigma, target)
         batch = {
             "tokens": torch.from_numpy(tokens),
             "types": torch.from_numpy(types),
             "attn_mask": torch.from_numpy(mask),
             "object_index": torch.from_numpy(object_index),
         }
+        if sigma is not None:
+            batch["sigma"] = torch.from_numpy(sigma)
         if self.with_values:
             batch["scalar_values"] = torch.from_numpy(self._values[indices])
         return batch

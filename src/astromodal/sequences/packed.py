@@ -65,8 +65,8 @@ class PackedSequences:
         }
 
     def split(self, name: str) -> dict[str, np.ndarray]:
-        """Arrays of one split: ``tokens, types`` (flat), ``offsets`` (n + 1,), ``field, row, object_hash`` (n,),
-        ``scalar_values`` (n, c; physical, NaN where not observed)."""
+        """Arrays of one split: ``tokens, types, sigma`` (flat), ``offsets`` (n + 1,), ``field, row, object_hash``
+        (n,), ``scalar_values`` (n, c; physical, NaN where not observed)."""
         if name not in SPLITS:
             raise ArtifactMissingError(f"a split from {', '.join(SPLITS)}", got=repr(name))
         return self._arrays[name]

@@ -33,7 +33,7 @@ from .layout import SequenceLayout
 from .packed import SPLITS, PackedSequences
 from .slots import PackedChunk, check_field, pack_rows
 
-_VERSION = 1  # of the files; another one makes old files be packed again
+_VERSION = 2  # of the files; another one makes old files be packed again
 _CHUNK_TOKENS = 1 << 21  # slots filled at once: bounds the memory, whatever the layout
 _HISTOGRAM_STEP = 64  # tokens per bin of the length histogram
 _POLL_SECONDS = 0.2
@@ -205,6 +205,7 @@ def _append(
         rows, positions = split == which, of_token == which
         writer.append("tokens", chunk.tokens[positions])
         writer.append("types", chunk.types[positions])
+        writer.append("sigma", chunk.sigma[positions])
         writer.append("offsets", ends[which] + np.cumsum(chunk.lengths[rows]))
         writer.append("field", np.full(int(rows.sum()), index, np.uint16))
         writer.append("row", chunk.rows[rows].astype(np.int64))

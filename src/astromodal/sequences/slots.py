@@ -18,6 +18,7 @@ class PackedChunk:
 
     tokens: np.ndarray  # flat
     types: np.ndarray  # flat
+    sigma: np.ndarray  # flat, float16: standard error of each token's target, 0 for none
     lengths: np.ndarray  # (m,)
     rows: np.ndarray  # (m,) rows of the field that have a sequence
 
@@ -30,6 +31,7 @@ def pack_rows(field: FieldTokens, start: int, stop: int, layout: SequenceLayout,
     """
     n, width = stop - start, layout.max_length
     tokens = np.zeros((n, width), _token_dtype(layout))
+    sigma = np.zeros((n, width), np.float16)
     keep = np.zeros((n, width), bool)
     tokens[:, 0], tokens[:, -1] = BOS, EOS
     keep[:, 0] = keep[:, -1] = True
@@ -38,7 +40,7 @@ def pack_rows(field: FieldTokens, start: int, stop: int, layout: SequenceLayout,
     slot = 1
     for segment in layout.segments:
         cells = slice(slot, slot + segment.length)
-        present = _fill(tokens[:, cells], field, segment, layout, start, stop)
+        present = _fill(tokens[:, cells], sigma[:, cells], field, segment, layout, start, stop)
         keep[:, cells] = present[:, None]
         if missing == "token":
             tokens[~present, slot] = MISS
@@ -49,13 +51,15 @@ def pack_rows(field: FieldTokens, start: int, stop: int, layout: SequenceLayout,
     keep &= something[:, None]
     lengths = keep.sum(1, dtype=np.int64)
     types = np.broadcast_to(slot_types, keep.shape)
-    return PackedChunk(tokens[keep], types[keep], lengths[something], start + np.flatnonzero(something))
+    rows = start + np.flatnonzero(something)
+    return PackedChunk(tokens[keep], types[keep], sigma[keep], lengths[something], rows)
 
 
 def _fill(
-    cells: np.ndarray, field: FieldTokens, segment: Segment, layout: SequenceLayout, start: int, stop: int
-) -> np.ndarray:
-    """Write one segment's global ids into its slots; returns which rows have it (others are left as they are)."""
+    cells: np.ndarray, sigma: np.ndarray, field: FieldTokens, segment: Segment, layout: SequenceLayout, start: int,
+    stop: int,
+) -> np.ndarray:  # fmt: skip
+    """Write one segment's global ids and errors into its slots; returns which rows have it (others stay)."""
     if segment.modality == "scalar":
         j = layout.columns.index(segment.name)
         undetected = np.asarray(field.scalar["nondetected"][start:stop, j])
@@ -63,11 +67,14 @@ def _fill(
         codes = field.scalar["tokens"][start:stop, j][present]
         cells[present, 0] = _global(codes, segment, field)
         cells[undetected, 0] = NONDET
+        sigma[present, 0] = field.scalar["sigma"][start:stop, j][present]
         return present | undetected
     if segment.modality == "spectrum":
         part = field.spectra[segment.name]
         present = np.asarray(part.present[start:stop])
-        codes = part.tokens[part.offsets[start] : part.offsets[stop]].reshape(-1, segment.length)
+        where = slice(int(part.offsets[start]), int(part.offsets[stop]))
+        codes = part.tokens[where].reshape(-1, segment.length)
+        sigma[present] = part.sigma[where].reshape(-1, segment.length)
     else:
         present = np.asarray(field.image["present"][start:stop])
         codes = field.image["tokens"][start:stop][present]

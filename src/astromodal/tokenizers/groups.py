@@ -6,6 +6,7 @@ Shape legend: n objects, P pixels, p pixels per patch, L patches, C codes.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable
 
 import numpy as np
@@ -35,6 +36,11 @@ class GroupCodec:
     @property
     def length(self) -> int:
         return n_patches(self.n_pixels, self.patch_size)
+
+    @functools.cached_property
+    def scale(self) -> float:
+        """Square root of the codebook's total variance, in which errors of tokens are taken."""
+        return self.quantizer.codebook.scale
 
     def features(
         self, flux: np.ndarray, precision: np.ndarray, has_ivar: np.ndarray, precision_weight: float

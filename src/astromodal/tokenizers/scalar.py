@@ -26,6 +26,7 @@ from ..errors import DataError
 from ..metrics import ErrorSums, bits_per_symbol, codes_used, perplexity
 from ..quantizers import QuantileBinner, Reservoir
 from .base import Tokenizer, plain
+from .sigma import scalar_sigma
 
 if TYPE_CHECKING:
     from ..core.runs import RunContext
@@ -48,6 +49,7 @@ class ScalarTokens:
     nondetected: np.ndarray  # bool: observed, not detected; no bin
     values: np.ndarray  # float32
     errors: np.ndarray  # float32, NaN where unknown
+    sigma: np.ndarray  # float16: the errors in the codebook's units, 0 where unknown (see sigma.py)
 
 
 class ScalarTokenizer(Tokenizer):
@@ -64,6 +66,7 @@ class ScalarTokenizer(Tokenizer):
         super().__init__(ScalarTokenizerConfig() if config is None else config)
         self.configs: dict[str, ScalarConfig] = {}
         self.binners: list[QuantileBinner] = []
+        self._scale: np.ndarray | None = None  # of the codebook, once asked for
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -111,7 +114,7 @@ class ScalarTokenizer(Tokenizer):
                 where=f"columns {', '.join(self.configs)}",
                 repair="check data.scalars: column names, sentinels, min and max",
             )
-        self.binners = [self._fit_column(sample.rows) for sample in samples]
+        self.binners, self._scale = [self._fit_column(sample.rows) for sample in samples], None
         report = self._report(cubes, rows.held_out, data, rows.held_out_name)
         for j, (name, entry) in enumerate(report["columns"].items()):
             entry |= {"n_fit": samples[j].n_seen, "n_bins": self.n_bins[j], "status": self._status(j, n_observed[j])}
@@ -169,7 +172,9 @@ class ScalarTokenizer(Tokenizer):
             column = np.ascontiguousarray(values[seen, j])
             tokens[seen, j] = self.binners[j].encode(column)
             clipped[seen, j] = self.binners[j].clipped(column)
-        return ScalarTokens(tokens, present, clipped, batch.nondetected, batch.values, batch.errors)
+        self._scale = self.codebook.scale if self._scale is None else self._scale
+        sigma = scalar_sigma(batch, self.configs, self._scale, present)
+        return ScalarTokens(tokens, present, clipped, batch.nondetected, batch.values, batch.errors, sigma)
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
         """Physical values (n, c) float32 of the bins' centres; meaningful where the token was present."""

@@ -30,6 +30,7 @@ from ..quantizers import KMeans, Reservoir, quantizer_config
 from .base import Tokenizer, plain
 from .groups import GroupCodec, fit_group
 from .patches import join
+from .sigma import patch_sigma
 
 if TYPE_CHECKING:
     from ..core.runs import RunContext
@@ -184,6 +185,12 @@ class SpectrumTokenizer(Tokenizer):
             codes = codec.quantizer.encode(features.reshape(-1, features.shape[-1]))
             tokens[seen] = codes.reshape(-1, codec.length)
         return tokens, seen
+
+    def sigma(self, group: str, batch: SpectrumBatch) -> np.ndarray:
+        """Standard errors (n, L) float16 of the tokens that :meth:`encode` gives, in their codebook's units."""
+        codec = self._codec(group)
+        precision = batch.precision * codec.spread
+        return patch_sigma(precision, batch.has_ivar, codec.patch_size, codec.scale)
 
     def decode_normalized(self, group: str, tokens: np.ndarray) -> np.ndarray:
         """Flux (n, P) float32 in units of each spectrum's scale."""

@@ -25,6 +25,7 @@ from ..errors import ArtifactError, ArtifactMissingError, DataError, UserError
 from ..tokenizers.base import plain
 from .field import encode_field
 from .store import tokenizer_fingerprints
+from .writer import FORMAT
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig
@@ -144,7 +145,7 @@ def _up_to_date(folder: Path, wanted: Mapping[str, Mapping[str, str]]) -> dict[s
     done = {}
     for field, inputs in wanted.items():
         entry = entries.get(field)
-        if entry and entry["inputs"] == inputs and _whole(folder, entry):
+        if entry and entry.get("format") == FORMAT and entry["inputs"] == inputs and _whole(folder, entry):
             done[field] = entry["summary"]
     return done
 

@@ -109,7 +109,7 @@ class _FieldReader:
             tokens, present = self.tokenizers.spectrum.encode(group, spectra)
             self.present[group] += int(present.sum())
             self._count_reasons(group, spectra.counts)
-            writer.add_spectrum(group, tokens, present)
+            writer.add_spectrum(group, tokens, present, self.tokenizers.spectrum.sigma(group, spectra))
 
     def _count_reasons(self, name: str, reasons: Mapping[str, Any]) -> None:
         for reason, n in reasons.items():

@@ -5,13 +5,16 @@
     image_tokens/datacube_<field>_tokens.npz              ids, tokens (n, T) uint16, present (n,)
     image_latents/datacube_<field>_latents.npz            ids, latents (n, c, h, w) float32, present (n,)
     scalar_tokens/datacube_<field>_scalar_tokens.npz      ids, tokens (n, c) uint16, present, clipped, nondetected
-                                                          (n, c) bool, values, errors (n, c) float32 physical, columns
+                                                          (n, c) bool, values, errors (n, c) float32 physical,
+                                                          sigma (n, c) float16, columns
     spectrum_tokens/datacube_<field>_spectrum_tokens.npz  ids and, per group, tokens_<group> (flat) uint16,
-                                                          offsets_<group> (n + 1,) int64, present_<group> (n,) bool
+                                                          sigma_<group> (flat) float16, offsets_<group> (n + 1,)
+                                                          int64, present_<group> (n,) bool
     splits/datacube_<field>_splits.npz                    ids, split (n,) uint8: 0 train, 1 val, 2 test
     manifest.json                                         one entry per field: inputs, fingerprint, hashes, sizes
 
 Row i is the same object in all of them. What an object lacks is ``present=False``; its code 0 means nothing.
+``sigma`` is the standard error of a token's target in units of its codebook (``tokenizers/sigma.py``), 0 for none.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import numpy as np
 from ..core.io import map_npz
 from ..core.manifest import fingerprint_config, fingerprint_file, read_manifest
 from ..errors import ArtifactError, ArtifactMissingError
-from .writer import token_paths
+from .writer import FORMAT, token_paths
 
 COMMAND = "python encode.py"
 _COMPARE_ROWS = 65536  # ids compared at once
@@ -46,6 +49,7 @@ class SpectrumPart:
     tokens: np.ndarray  # flat, uint16
     offsets: np.ndarray  # (n + 1,) int64
     present: np.ndarray  # (n,) bool
+    sigma: np.ndarray  # flat, float16: standard error of each token's target
     length: int  # tokens per spectrum
 
 
@@ -90,7 +94,9 @@ class TokenStore:
         return list(self.entries)
 
     def __iter__(self) -> Iterator[FieldTokens]:
-        """Open field after field."""
+        """Open field after field; all of them are known before the first is opened."""
+        for field in self.entries:
+            self._entry(field)
         return (self.open(field) for field in self.entries)
 
     def select(self, fields: list[str]) -> TokenStore:
@@ -98,6 +104,7 @@ class TokenStore:
 
         Raises:
             ArtifactMissingError: one of them was not encoded.
+        ArtifactError: one of them has the files of another version.
         """
         for field in fields:
             self._entry(field)
@@ -117,6 +124,14 @@ class TokenStore:
                 got=f"fields {', '.join(self.entries)}",
                 where=self.folder,
                 repair=f"run {COMMAND}",
+            )
+        found = self.entries[field].get("format", 1)
+        if found != FORMAT:
+            raise ArtifactError(
+                f"token files of format {FORMAT}",
+                got=f"format {found}",
+                where=f"{self.folder}, field {field}",
+                repair=f"run {COMMAND}, which encodes old fields again",
             )
         return self.entries[field]
 
@@ -198,6 +213,7 @@ def _assemble(field: str, members: Mapping[str, Mapping[str, np.ndarray]], entry
             members["spectrum"][f"tokens_{group}"],
             members["spectrum"][f"offsets_{group}"],
             members["spectrum"][f"present_{group}"],
+            members["spectrum"][f"sigma_{group}"],
             int(length),
         )
         for group, length in entry["group_lengths"].items()
@@ -221,13 +237,14 @@ def _check_shapes(tokens: FieldTokens, n: int, folder: Path) -> None:
         "split": (tokens.split.shape, (n,)),
         "ids": (tokens.ids.shape, (n,)),
     }
-    for name in ("tokens", "present", "clipped", "nondetected", "values", "errors") if tokens.scalar else ():
+    for name in ("tokens", "present", "clipped", "nondetected", "values", "errors", "sigma") if tokens.scalar else ():
         shapes[f"scalar {name}"] = (tokens.scalar[name].shape, (n, len(tokens.columns)))
     for group, part in tokens.spectra.items():
         shapes[f"{group} present"] = (part.present.shape, (n,))
         shapes[f"{group} offsets"] = (part.offsets.shape, (n + 1,))
         end = int(part.offsets[-1]) if len(part.offsets) else 0
         shapes[f"{group} tokens"] = (part.tokens.shape, (end,))
+        shapes[f"{group} sigma"] = (part.sigma.shape, (end,))
     for kind, arrays, name in (("image", tokens.image, "tokens"), ("latents", tokens.latents, "latents")):
         if arrays:
             shapes[f"{kind} {name}"] = (arrays[name].shape[:1], (n,))

@@ -16,6 +16,8 @@ import numpy as np
 from ..core.io import NpzWriter
 from ..core.manifest import fingerprint_config, fingerprint_file, update_manifest
 
+FORMAT = 2  # of the token files: 2 has the errors of scalar and spectrum tokens (sigma)
+
 _FILES = {
     "image": ("image_tokens", "tokens"),
     "latents": ("image_latents", "latents"),
@@ -63,15 +65,23 @@ class FieldWriter:
             writer.append(name, np.asarray(getattr(scalars, name), bool))
         for name in ("values", "errors"):
             writer.append(name, np.asarray(getattr(scalars, name), np.float32))
+        writer.append("sigma", np.asarray(scalars.sigma, np.float16))
 
-    def add_spectrum(self, group: str, tokens: np.ndarray, present: np.ndarray) -> None:
-        """Append a batch of one group: ``tokens (n, L)``, of which only rows with ``present`` are kept."""
+    def add_spectrum(
+        self, group: str, tokens: np.ndarray, present: np.ndarray, sigma: np.ndarray | None = None
+    ) -> None:
+        """Append a batch of one group: ``tokens`` and ``sigma (n, L)``, of which only rows with ``present`` are kept.
+
+        ``sigma=None``: no errors are known.
+        """
         writer, present = self._writer("spectrum"), np.asarray(present, bool)
         length = int(tokens.shape[1])
         if group not in self._ends:
             self._ends[group], self._lengths[group] = 0, length
             writer.append(f"offsets_{group}", np.zeros(1, np.int64))
         writer.append(f"tokens_{group}", np.asarray(tokens[present], np.uint16).reshape(-1))
+        sigma = np.zeros(tokens.shape, np.float16) if sigma is None else np.asarray(sigma, np.float16)
+        writer.append(f"sigma_{group}", sigma[present].reshape(-1))
         writer.append(f"offsets_{group}", self._ends[group] + np.cumsum(present, dtype=np.int64) * length)
         writer.append(f"present_{group}", present)
         self._ends[group] += int(present.sum()) * length
@@ -105,6 +115,7 @@ class FieldWriter:
         names = {kind: self._final[kind].relative_to(self.folder).as_posix() for kind in self._writers}
         whole = {
             **entry,
+            "format": FORMAT,
             "rows": len(ids),
             "columns": list(self._columns),
             "group_lengths": self._lengths,

@@ -24,6 +24,9 @@ wrong*: every form that depends on p alone has a gradient proportional to p, whi
 ``hl_gauss`` and ``neighbour_ce`` keep one of order 1, as cross-entropy does. *Mass outside of the block*: no form sees
 it; the cross-entropy over the whole vocabulary does.
 
+Errors. With ``errors=width`` a target is as wide as the error of what was measured: both cross-entropies take a
+``sigma (K,)``, the standard error in the unit of the entries, and add its variance to that of their targets.
+
 Shapes: K positions, C entries of a block, D dimensions of an entry, M neighbours.
 """
 
@@ -34,10 +37,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..config.schema import LossForm, LossFormConfig
+from ..config.schema import ErrorUse, LossForm, LossFormConfig
 from ..errors import ConfigError
 
 MAX_ENERGY_CODES = 2**14  # the distances of all pairs then take 1 GiB in float32
+MAX_WIDTH = 1.0  # of a target, from errors: the population's own; a wider one would only fill the outermost bins
 
 
 def expected_error(logits: Tensor, codes: Tensor, entries: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,17 +115,27 @@ def wasserstein(logits: Tensor, codes: Tensor, entries: Tensor, options: LossFor
     return (torch.softmax(logits, dim=-1) * (centers - centers[codes][:, None]).abs()).sum(-1)
 
 
-def hl_gauss(logits: Tensor, codes: Tensor, entries: Tensor, options: LossFormConfig) -> Tensor:
+def hl_gauss(
+    logits: Tensor, codes: Tensor, entries: Tensor, options: LossFormConfig, sigma: Tensor | None = None
+) -> Tensor:
     """Cross-entropy to a Gaussian around y, integrated over the bins.
 
     Imani & White 2018; Farebrother et al. 2024, arXiv:2403.03950, where sigma is 0.75 bin widths. Here bins differ in
     width: they meet halfway between centres, sigma is in widths of the true bin, and the outermost bins take the
     tails. Minimiser: the mean of these targets, the distribution of y widened by sigma. Never below their entropy.
+    With errors, sigma^2 is that plus the variance of the error, taken as at most ``MAX_WIDTH``.
     """
-    edges, sigma = gaussian_targets(entries[:, 0].double(), options.sigma_bins)
-    below = torch.special.ndtr((edges - entries[:, :1].double()) / sigma[:, None])
+    entries = entries.double()
+    edges, width = gaussian_targets(entries[:, 0], options.sigma_bins)
+    width = width[codes] if sigma is None else torch.hypot(width[codes], error_width(sigma.double()))
+    below = torch.special.ndtr((edges - entries[codes]) / width[:, None])
     targets = below.diff(dim=1, prepend=torch.zeros_like(below[:, :1])).to(logits)
-    return -(targets[codes] * torch.log_softmax(logits, dim=-1)).sum(-1)
+    return -(targets * torch.log_softmax(logits, dim=-1)).sum(-1)
+
+
+def error_width(sigma: Tensor) -> Tensor:
+    """What a standard error adds to the width of a target."""
+    return sigma.clamp(max=MAX_WIDTH)
 
 
 def gaussian_targets(centers: Tensor, sigma_bins: float) -> tuple[Tensor, Tensor]:
@@ -139,16 +153,25 @@ def gaussian_targets(centers: Tensor, sigma_bins: float) -> tuple[Tensor, Tensor
     return edges, (sigma_bins * widths).clamp(min=1e-6)  # equal centres make bins without width
 
 
-def neighbour_ce(logits: Tensor, codes: Tensor, entries: Tensor, options: LossFormConfig) -> Tensor:
+def neighbour_ce(
+    logits: Tensor, codes: Tensor, entries: Tensor, options: LossFormConfig, sigma: Tensor | None = None
+) -> Tensor:
     """Cross-entropy to soft targets over the ``n_neighbours`` codes nearest to y, as exp(-d^2 / 2 tau^2).
 
     Label smoothing (Szegedy et al. 2016) by distance, as in soft neighbour targets for vector-quantised codes; tau is
     ``temperature`` times the codebook's median distance between nearest codes. Minimiser: the mean of these targets,
-    the distribution of y widened by tau. Never below their entropy.
+    the distribution of y widened by tau. Never below their entropy. With errors tau^2 grows by their variance per
+    dimension, sigma^2 / D: the total that the kernel adds is then that of the error, as far as the M codes reach.
     """
-    near, weights = neighbour_targets(entries, options.n_neighbours, options.temperature)
-    log_p = torch.log_softmax(logits, dim=-1)
-    return -(weights.to(logits)[codes] * log_p.gather(-1, near.to(codes.device)[codes])).sum(-1)
+    near, far, tau = (t.to(codes.device) for t in neighbours(entries, options.n_neighbours, options.temperature))
+    variance = tau.square() if sigma is None else widened(tau, sigma.double(), entries.shape[1])[:, None]
+    shares = torch.softmax(-far[codes].square() / (2 * variance), dim=1)
+    return -(shares.to(logits) * torch.log_softmax(logits, dim=-1).gather(-1, near[codes])).sum(-1)
+
+
+def widened(tau: Tensor, sigma: Tensor, n_dimensions: int) -> Tensor:
+    """Variance per dimension of a neighbour target whose observation has the total standard error ``sigma``."""
+    return tau.square() + error_width(sigma).square() / n_dimensions
 
 
 def neighbour_targets(entries: Tensor, n_neighbours: int, temperature: float) -> tuple[Tensor, Tensor]:
@@ -158,6 +181,12 @@ def neighbour_targets(entries: Tensor, n_neighbours: int, temperature: float) ->
     >>> near[3].tolist(), shares[0].round(decimals=4).tolist()
     ([3, 2], [0.6225, 0.3775])
     """
+    near, far, tau = neighbours(entries, n_neighbours, temperature)
+    return near, torch.softmax(-far.square() / (2 * tau**2), dim=1)
+
+
+def neighbours(entries: Tensor, n_neighbours: int, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The nearest codes of each code, itself first, ``(C, M)``, their distances ``(C, M)`` and tau ``()``, float64."""
     entries, n = entries.double(), min(max(n_neighbours, 2), len(entries))
     found = [
         torch.cdist(part, entries, compute_mode="donot_use_mm_for_euclid_dist").topk(n, largest=False)
@@ -165,12 +194,11 @@ def neighbour_targets(entries: Tensor, n_neighbours: int, temperature: float) ->
     ]
     far, near = (torch.cat(parts) for parts in zip(*found, strict=True))
     steps = far[:, 1:2][far[:, 1:2] > 0]
-    tau = temperature * (steps.median() if len(steps) else 1.0)
-    far, near = far[:, :n_neighbours], near[:, :n_neighbours]
-    return near, torch.softmax(-far.square() / (2 * tau**2), dim=1)
+    tau = temperature * (steps.median() if len(steps) else torch.ones_like(far[0, 0]))
+    return near[:, :n_neighbours], far[:, :n_neighbours], tau
 
 
-READABLE: dict[LossForm, Callable[[Tensor, Tensor, Tensor, LossFormConfig], Tensor]] = {
+READABLE: dict[LossForm, Callable[..., Tensor]] = {
     LossForm.expectation: expectation,
     LossForm.expectation_spread: expectation_spread,
     LossForm.energy: energy,
@@ -181,8 +209,15 @@ READABLE: dict[LossForm, Callable[[Tensor, Tensor, Tensor, LossFormConfig], Tens
 }
 
 
-def values(options: LossFormConfig, logits: Tensor, codes: Tensor, entries: Tensor) -> Tensor:
-    """The form that ``options`` ask for: ``(K,)`` from logits ``(K, C)``, codes ``(K,)`` and entries ``(C, D)``."""
+def values(
+    options: LossFormConfig, logits: Tensor, codes: Tensor, entries: Tensor, sigma: Tensor | None = None
+) -> Tensor:
+    """The form that ``options`` ask for: ``(K,)`` from logits ``(K, C)``, codes ``(K,)`` and entries ``(C, D)``.
+
+    ``sigma (K,)``: standard errors of the targets, which only ``errors=width`` reads.
+    """
+    if options.errors == ErrorUse.width and sigma is not None:
+        return READABLE[options.form](logits, codes, entries, options, sigma)
     return READABLE[options.form](logits, codes, entries, options)
 
 

@@ -34,6 +34,7 @@ def open_work(
     term_weights: Tensor,
     entries: Sequence[Tensor],
     n_bins: Tensor,
+    sigma: Tensor,
     head: Head,
     dtype: torch.dtype,
     needs: tuple[bool, bool],
@@ -48,7 +49,7 @@ def open_work(
     room = _room(plan, len(weight), head, chunk_elements)
     work = Work(
         head, hidden, weight.to(dtype), targets, columns, order, weights_ce.to(sums), weights_rec.to(sums),
-        term_weights.to(sums), [e.to(sums) if e.is_floating_point() else e for e in entries], n_bins,
+        term_weights.to(sums), [e.to(sums) if e.is_floating_point() else e for e in entries], n_bins, sigma.to(sums),
         buffer=torch.empty(room, dtype=sums, device=hidden.device),
         terms=torch.zeros(4, dtype=sums, device=hidden.device),
         grad_hidden=torch.zeros_like(hidden) if needs[0] else None,
@@ -89,27 +90,27 @@ class _FusedLoss(torch.autograd.Function):
             raise RuntimeError("the fused loss gives its gradient once: it does not support retain_graph")
         gradients, ctx.gradients = ctx.gradients, None  # autograd may then keep the tensors instead of copying them
         scaled = [None if g is None else g.mul_(grad_total) for g in gradients]
-        return (*scaled, *[None] * 11)
+        return (*scaled, *[None] * 12)
 
 
 # The same as one opaque operator, for torch.compile: the walk's loops depend on the counts, the graph must not.
 _SCHEMA = (
     "(Tensor hidden, Tensor weight, Tensor targets, Tensor columns, Tensor order, Tensor weights_ce, "
-    "Tensor weights_rec, Tensor segments, Tensor term_weights, Tensor[] entries, Tensor n_bins, int[] starts, "
-    "int[] sizes, int[] modality, int[] forms, float[] betas, int n_columns, bool block_ce, ScalarType dtype, "
-    "bool grads) -> (Tensor, Tensor, Tensor, Tensor)"
+    "Tensor weights_rec, Tensor segments, Tensor term_weights, Tensor[] entries, Tensor n_bins, Tensor sigma, "
+    "int[] starts, int[] sizes, int[] modality, int[] forms, float[] betas, int n_columns, bool block_ce, "
+    "ScalarType dtype, bool grads) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 
 
 @torch.library.custom_op("astromodal::fused_loss", mutates_args=(), schema=_SCHEMA)
 def _fused_operator(
-    hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, term_weights, entries, n_bins,
+    hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, term_weights, entries, n_bins, sigma,
     starts, sizes, modality, forms, betas, n_columns, block_ce, dtype, grads,
 ):  # fmt: skip
     head = Head(list(starts), list(sizes), list(modality), n_columns, block_ce, list(forms), list(betas))
     total, terms, grad_hidden, grad_weight = _compute(
-        hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, term_weights, entries, n_bins, head,
-        dtype, (grads, grads),
+        hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, term_weights, entries, n_bins,
+        sigma, head, dtype, (grads, grads),
     )  # fmt: skip
     empty = hidden.new_empty(0)
     return (
@@ -140,7 +141,7 @@ def _keep_gradients(ctx, inputs, output) -> None:
 def _operator_backward(ctx, grad_total, *_):
     grad_hidden, grad_weight = ctx.saved_tensors
     nothing = [None] * 7
-    return grad_hidden * grad_total, grad_weight * grad_total, *nothing, [None] * ctx.n_entries, *[None] * 10
+    return grad_hidden * grad_total, grad_weight * grad_total, *nothing, [None] * ctx.n_entries, *[None] * 11
 
 
 _fused_operator.register_autograd(_operator_backward, setup_context=_keep_gradients)
@@ -166,6 +167,7 @@ def fused_loss(
     entries: Sequence[Tensor],
     n_bins: Tensor,
     head: Head,
+    sigma: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Total loss and its terms (cross-entropy, image, scalar, spectrum), the latter without gradient and weights.
 
@@ -176,19 +178,21 @@ def fused_loss(
         weights_ce, weights_rec: from :func:`~astromodal.training.sampling.weigh`, in the order of the positions.
         term_weights: of image, scalar and spectrum in the total, ``(3,)``, on the device.
         entries, n_bins: from :func:`block_tensors`, on the device.
+        sigma: by which the targets of forms with soft targets are widened, ``(N,)``; None or empty: by nothing.
 
     The products run in autocast's dtype, everything else in float32 (float64 for float64 input). In bf16 the value is
     within 1e-2 and the gradient within 3e-2 (relative, in norm) of float32.
     """
     dtype = product_dtype(hidden, weight)
+    sigma = weights_rec[:0] if sigma is None else sigma
     if torch.compiler.is_compiling():
         total, terms, *_ = _fused_operator(
             hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, term_weights, list(entries),
-            n_bins, head.starts, head.sizes, head.modality, head.forms, head.betas, head.n_columns, head.block_ce,
-            dtype, torch.is_grad_enabled(),
+            n_bins, sigma, head.starts, head.sizes, head.modality, head.forms, head.betas, head.n_columns,
+            head.block_ce, dtype, torch.is_grad_enabled(),
         )  # fmt: skip
         return total, terms.detach()
     return _FusedLoss.apply(
-        hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, term_weights, entries, n_bins, head,
-        dtype,
+        hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, term_weights, entries, n_bins,
+        sigma, head, dtype,
     )  # fmt: skip

@@ -87,6 +87,7 @@ class Work:
     term_weights: Tensor  # (3,): of image, scalar and spectrum reconstruction in the total
     entries: list[Tensor]  # of the blocks, then the constants of their forms
     n_bins: Tensor
+    sigma: Tensor  # (N,): by which targets are widened; empty: none is
     buffer: Tensor  # flat room for a chunk's logits, in the dtype of the sums
     terms: Tensor  # (4,): ce, image, scalar, spectrum
     grad_hidden: Tensor | None
@@ -152,7 +153,8 @@ def _other_form(work: Work, block: int, rows: Tensor, log_p: Tensor) -> tuple[Te
         columns = work.columns.index_select(0, rows)
     codes = work.targets.index_select(0, rows) - work.head.starts[block]
     extra = work.head.constants(block, work.entries)
-    own = Rows(codes, work.entries[block], columns, extra, work.head.betas[block])
+    sigma = work.sigma.index_select(0, rows) if work.sigma.numel() else None
+    own = Rows(codes, work.entries[block], columns, extra, work.head.betas[block], sigma)
     return value_and_grad(work.head.form(block), log_p, own)
 
 

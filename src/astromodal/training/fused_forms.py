@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from ..config.schema import LossForm, LossFormConfig
-from .forms import distances, gaussian_targets, neighbour_targets
+from .forms import distances, error_width, gaussian_targets, neighbours, widened
 
 FORMS = tuple(LossForm)
-N_CONSTANTS = {LossForm.energy: 1, LossForm.crps: 1, LossForm.hl_gauss: 3, LossForm.neighbour_ce: 2}
+N_CONSTANTS = {LossForm.energy: 1, LossForm.crps: 1, LossForm.hl_gauss: 3, LossForm.neighbour_ce: 3}
 
 
 def form_of(options: LossFormConfig, modality: str) -> LossForm:
@@ -39,7 +39,8 @@ def constants(form: LossForm, options: LossFormConfig, entries: Tensor, n_bins: 
     Returns:
         energy: distances ``(C, C)``. crps: gap above each bin ``(S, C)``, 0 from the last on. hl_gauss: upper edge of
         each bin, inf from the last on, and its centre, both :func:`in_two_parts` ``(2, S, C)``, and sigma of a target
-        in it, ``(S, C)``. neighbour_ce: codes, int64, and shares, both ``(S, C, M)``.
+        in it, ``(S, C)``. neighbour_ce: codes, int64, and -d^2 / 2, -inf for padding, both ``(S, C, M)``, and tau,
+        ``(S, C)``.
     """
     if form == LossForm.energy:
         return [distances(entries)]
@@ -53,13 +54,14 @@ def constants(form: LossForm, options: LossFormConfig, entries: Tensor, n_bins: 
             edges[index, : len(own_edges)], sigma[index, : len(own_sigma)] = own_edges, own_sigma
         return [in_two_parts(edges), in_two_parts(entries), sigma]
     if form == LossForm.neighbour_ce:
-        found = [neighbour_targets(row, options.n_neighbours, options.temperature) for row in rows]
-        shape = (len(rows), max(len(row) for row in rows), max(near.shape[1] for near, _ in found))
-        codes, shares = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.float64)
-        for index, (near, share) in enumerate(found):
+        found = [neighbours(row, options.n_neighbours, options.temperature) for row in rows]
+        shape = (len(rows), max(len(row) for row in rows), max(near.shape[1] for near, _, _ in found))
+        codes, exponents = torch.zeros(shape, dtype=torch.int64), torch.full(shape, -torch.inf, dtype=torch.float64)
+        width = torch.ones(shape[:2], dtype=torch.float64)
+        for index, (near, far, tau) in enumerate(found):
             here = (index, slice(near.shape[0]), slice(near.shape[1]))
-            codes[here], shares[here] = near, share
-        return [codes, shares]
+            codes[here], exponents[here], width[index] = near, -far.square() / 2, tau
+        return [codes, exponents, width]
     return []
 
 
@@ -88,6 +90,7 @@ class Rows:
     columns: Tensor | None  # (R,), for scalars: the row of ``entries`` and of the constants
     constants: list[Tensor]
     beta: float = 0.0  # of expectation_spread
+    sigma: Tensor | None = None  # (R,): standard errors that widen the targets
 
     def of_column(self, table: Tensor) -> Tensor:
         """Each row's column of a table ``(S, C)``: ``(R, C)``, or ``(1, C)`` where there is one column only."""
@@ -155,15 +158,21 @@ _BY_SLOPE = {
 
 
 def _hl_gauss(log_p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-    edges, centers, sigma = rows.constants
+    edges, centers, table = rows.constants
+    sigma = rows.at_code(table)
+    if rows.sigma is not None:
+        sigma = torch.hypot(sigma, error_width(rows.sigma))
     above, left_out = (rows.of_column(e) - rows.at_code(c)[:, None] for e, c in zip(edges, centers, strict=True))
-    targets = torch.special.ndtr((above + left_out) / rows.at_code(sigma)[:, None])
+    targets = torch.special.ndtr((above + left_out) / sigma[:, None])
     targets[:, 1:] -= targets[:, :-1].clone()
     value = -torch.where(targets > 0, targets * log_p, 0.0).sum(1)  # 0 * -inf beyond a column's bins
     return value, log_p.exp().sub_(targets)
 
 
 def _neighbour_ce(log_p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-    near, shares = (rows.at_code(table) for table in rows.constants)
+    near, exponents, tau = (rows.at_code(table) for table in rows.constants)
+    n_dimensions = 1 if rows.columns is not None else rows.entries.shape[1]
+    variance = tau.square() if rows.sigma is None else widened(tau, rows.sigma, n_dimensions)
+    shares = torch.softmax(exponents / variance[:, None], dim=1)
     found = torch.where(shares > 0, log_p.gather(1, near), 0.0)  # padding of columns with few bins
     return -(shares * found).sum(1), log_p.exp().scatter_add_(1, near, -shares)

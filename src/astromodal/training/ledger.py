@@ -18,7 +18,7 @@ times k / n), so that a share means the same for every ``sample_k``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,9 +73,11 @@ def read_ledger(table: Tensor, weights: list[float]) -> dict[str, float]:
 
 
 class GradientLedger(Callback):
-    """Measures the shares every ``loss.ledger_every`` steps, logs ``grad_share/*``, and lets weights follow targets.
+    """Measures the shares at a period, logs ``grad_share/*``, and lets weights follow targets.
 
-    While a modality with a target share has not been met yet, every step is measured (for one period at most).
+    Many steps lack a modality altogether, so the period is each modality's own: it is measured at the first step that
+    has it, and again at the first that has it ``loss.ledger_every`` steps later. In the beginning, where gradients
+    change fast, sooner: when the steps since the last measurement are as many as there were before it.
 
     Raises:
         ConfigError: target shares for a model without ``hidden()``, whose gradients cannot be taken apart.
@@ -85,22 +87,23 @@ class GradientLedger(Callback):
         self.objective, self.loss = objective, objective.loss
         check_shares(objective.loss)
         self.shares = target_shares(objective.loss)
-        self.met: list[str] = []  # modalities whose weight was set by a measurement
+        self.measured: dict[str, int] = {}  # step of each modality's last measurement
         if self.shares and not objective.fused:
             raise ConfigError("a model with hidden() and head_weight", got=type(objective.model).__name__,
                               where=f"loss.share_{next(iter(self.shares))}", repair="use loss.weight_*")  # fmt: skip
 
-    def is_due(self, step: int) -> bool:
-        """Whether ``step`` is measured."""
+    def is_due(self, step: int, present: Iterable[str]) -> bool:
+        """Whether a step with these modalities is measured."""
         every = self.loss.ledger_every
-        if every is None or not self.objective.fused:
-            return False
-        return step % every == 0 or (step <= every and any(name not in self.met for name in self.shares))
+        return every is not None and any(
+            name not in self.measured or step - self.measured[name] >= min(every, self.measured[name])
+            for name in present
+        )
 
     def on_step_begin(self, loop: TrainingLoop, batches: list[dict]) -> None:
         """Measure with the weights as they are before the step, without dropout; adapt; record."""
         step = loop.global_step + 1
-        if not self.is_due(step):
+        if not self.is_due(step, present_in(batches)):
             return
         was_training = self.objective.training
         self.objective.eval()
@@ -112,6 +115,7 @@ class GradientLedger(Callback):
         table = sum_over_ranks(torch.stack(parts).sum(0))
         figures = read_ledger(table, self.objective.term_weights.tolist())
         self._adapt(figures)
+        self.measured |= {name: step for name in MODALITIES if name in figures}
         loop.tracker.log(step, {f"{loop.metric_prefix}grad_share/{name}": value for name, value in figures.items()})
 
     def _adapt(self, figures: Mapping[str, float]) -> None:
@@ -122,20 +126,22 @@ class GradientLedger(Callback):
                 continue
             share, weights = self.shares[name], self.objective.term_weights
             wanted = min(max(share / (1 - share) * ce / own, MIN_WEIGHT), MAX_WEIGHT)
-            if name in self.met:
+            if name in self.measured:
                 old = float(weights[index])
                 wanted = old * (wanted / old) ** self.loss.share_rate
-            else:
-                self.met.append(name)
             weights[index] = wanted
 
     def state_dict(self) -> dict[str, Any]:
-        return {"weights": self.objective.term_weights.tolist(), "met": list(self.met)} if self.shares else {}
+        return {"weights": self.objective.term_weights.tolist(), "measured": dict(self.measured)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state:
-            self.objective.term_weights.copy_(torch.tensor(state["weights"], dtype=self.objective.term_weights.dtype))
-            self.met = list(state["met"])
+        self.objective.term_weights.copy_(torch.tensor(state["weights"], dtype=self.objective.term_weights.dtype))
+        self.measured = dict(state["measured"])
+
+
+def present_in(batches: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Modalities with reconstructed positions in the step of these prepared micro-batches, on any rank."""
+    return [name for name, n in zip(MODALITIES, batches[0]["loss_n_drawn"], strict=True) if n > 0]
 
 
 def target_shares(loss: LossConfig) -> dict[str, float]:

@@ -23,7 +23,7 @@ from ..config.schema import CEMode, LossConfig
 from ..core.vocab import PAD, SPECIALS, Block, VocabSpec
 from ..errors import ConfigError
 from .reference import as_loss_config, block_logits, reference_terms, term_weights, total_of
-from .sampling import StepWeights, Targets, read_targets, weigh
+from .sampling import StepWeights, Targets, check_sigma, position_weights, read_targets, weigh
 from .standardize import MODALITIES, Codebooks, Tables, as_codebooks, build_tables
 
 _generator = torch.Generator().manual_seed(0)  # draws of combined_loss: changing sample_k disturbs no other draw
@@ -41,6 +41,7 @@ def combined_loss(
     use_ce: bool = True,
     *,
     target_types: Tensor | None = None,
+    target_sigma: Tensor | None = None,
     selection: Mapping[str, Tensor] | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -55,6 +56,8 @@ def combined_loss(
         config: :class:`LossConfig` or a mapping with some of its keys, such as ``{"scalar": "crps"}`` for a form.
         use_ce: False leaves cross-entropy out.
         target_types: types of the next tokens, ``(B, L)``; needed where bin centres are per column.
+        target_sigma: standard errors of the next tokens in units of their codebooks, ``(B, L)``, 0 for none; needed
+            with ``errors`` of a form other than ``ignore``.
         selection: per modality the flat positions to reconstruct at, instead of a draw of ``sample_k``.
         generator: for the draws; default: one of its own.
 
@@ -63,16 +66,18 @@ def combined_loss(
         ``loss_total`` and the numbers of positions ``n_ce n_image n_scalar n_spectrum``.
     """
     loss = as_loss_config(config)
+    check_sigma(loss, target_sigma)
     per_column = target_types is not None
     codebooks = as_codebooks(vocab, image_codebook, spectrum_codebook, scalar_centers, per_column)
     tables = build_tables(vocab, codebooks, loss.standardize, per_column, loss)
     ids = targets.detach().cpu().numpy().reshape(-1)
     types = None if target_types is None else target_types.detach().cpu().numpy().reshape(-1)
-    read = read_targets(tables, ids, types, ids != PAD)
+    sigma = None if target_sigma is None else target_sigma.detach().cpu().numpy().reshape(-1)
+    read = read_targets(tables, ids, types, ids != PAD, sigma)
     draws = torch.rand(2, len(ids), generator=generator or _generator, dtype=torch.float64).numpy()
     weights = weigh(read, loss, draws[0], draws[1], use_ce=use_ce, gather=lambda values: [values])
     if selection is not None and loss.enabled:
-        weights = StepWeights(weights.ce, _selected(read, selection))
+        weights = StepWeights(weights.ce, _selected(read, selection, loss))
     terms = reference_terms(logits.reshape(-1, logits.shape[-1]), read, tables, weights, loss.ce)
     total = total_of(terms, term_weights(loss))
     stats = {"loss_ce": terms["ce"], **{_STATS[m]: terms[m] for m in MODALITIES}, "loss_total": total}
@@ -83,12 +88,12 @@ def combined_loss(
     return total, stats | {name: torch.tensor(count) for name, count in counts.items()}
 
 
-def _selected(targets: Targets, selection: Mapping[str, Tensor]) -> np.ndarray:
+def _selected(targets: Targets, selection: Mapping[str, Tensor], loss: LossConfig) -> np.ndarray:
     weights = np.zeros(len(targets.tokens))
     for name, positions in selection.items():
         flat = np.asarray(positions.cpu() if isinstance(positions, Tensor) else positions).reshape(-1)
         flat = flat[targets.modality[flat] == MODALITIES.index(name)]
-        weights[flat] = 1.0 / max(len(flat), 1)
+        weights[flat] = position_weights(targets.sigma[flat], len(flat), getattr(loss, name), lambda values: [values])
     return weights
 
 

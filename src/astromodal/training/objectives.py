@@ -25,7 +25,17 @@ from . import fused
 from .distributed import this_rank
 from .gradients import drawn_counts, gradient_sums
 from .reference import as_loss_config, reference_terms, total_of
-from .sampling import CE_STREAM, StepWeights, Targets, keyed_priorities, lay_out, read_targets, weigh
+from .sampling import (
+    CE_STREAM,
+    Layout,
+    StepWeights,
+    Targets,
+    check_sigma,
+    keyed_priorities,
+    lay_out,
+    read_targets,
+    weigh,
+)
 from .scoring import Scorer
 from .standardize import MODALITIES, Codebooks, build_tables
 
@@ -43,6 +53,8 @@ class LanguageModelObjective(nn.Module):
     Raises:
         ConfigError: a model too small for the vocabulary, or without ``next_types`` where they are asked for.
     """
+
+    dynamic_shapes = True  # batches differ in length, the last ones in size: compiled once for all of them
 
     def __init__(
         self,
@@ -101,9 +113,15 @@ class LanguageModelObjective(nn.Module):
     # ------------------------------------------------------------------------------------ training
 
     def prepare(self, batches: list[Batch], step: int) -> list[Batch]:
-        """Shift all micro-batches of one optimizer step, and settle what each of their positions weighs."""
+        """Shift all micro-batches of one optimizer step, and settle what each of their positions weighs.
+
+        Raises:
+            ConfigError: a batch without ``sigma``, where the loss reads the errors of its targets.
+        """
+        for batch in batches:
+            check_sigma(self.loss, batch.get("sigma"))
         parts = [self._shift(batch) for batch in batches]
-        read = [self._read(part) for part in parts]
+        read = [self._read(part, part.pop("target_sigma", None)) for part in parts]
         everything = Targets.concatenate(read)
         objects = _object_indices(batches)
         lengths = [part["targets"].shape[1] for part in parts]
@@ -118,7 +136,7 @@ class LanguageModelObjective(nn.Module):
         for part, targets in zip(parts, read, strict=True):
             stop = start + len(targets.tokens)
             own = StepWeights(weights.ce[start:stop], weights.reconstruction[start:stop])
-            part |= self._plan(targets, own)
+            part |= self._plan(targets, own) | {"loss_n_drawn": np.asarray(weights.n_drawn)}
             start = stop
         return parts
 
@@ -126,18 +144,22 @@ class LanguageModelObjective(nn.Module):
         """Inputs and targets from whole sequences; what else the batch holds is kept."""
         tokens, types, mask = batch["tokens"], batch["types"], batch["attn_mask"].bool()
         real = mask[:, 1:] & (tokens[:, 1:] != PAD)
-        return dict(batch) | {
+        shifted = {
             "tokens": tokens[:, :-1],
             "types": types[:, :-1],
             "attn_mask": mask[:, :-1],
             "targets": torch.where(real, tokens[:, 1:], PAD),
             "target_types": types[:, 1:],
         }
+        if "sigma" in batch:
+            shifted["target_sigma"] = batch["sigma"][:, 1:]
+        return {name: value for name, value in batch.items() if name != "sigma"} | shifted
 
-    def _read(self, part: Batch) -> Targets:
+    def _read(self, part: Batch, sigma: Tensor | None = None) -> Targets:
         tokens = part["targets"].cpu().numpy().reshape(-1)
         types = part["target_types"].cpu().numpy().reshape(-1) if self.vocab.scalar_columns else None
-        return read_targets(self.tables, tokens, types, tokens != PAD)
+        sigma = None if sigma is None else sigma.cpu().numpy().reshape(-1)
+        return read_targets(self.tables, tokens, types, tokens != PAD, sigma)
 
     def _plan(self, targets: Targets, weights: StepWeights) -> Batch:
         """What the loss of one micro-batch needs, as tensors.
@@ -157,6 +179,7 @@ class LanguageModelObjective(nn.Module):
             "loss_columns": torch.from_numpy(targets.columns),
             "loss_weights_ce": torch.from_numpy(weights.ce).to(dtype),
             "loss_weights_rec": torch.from_numpy(weights.reconstruction).to(dtype),
+            "loss_sigma": torch.from_numpy(targets.widths(self.loss)).to(dtype),
             "loss_counts": torch.tensor([*counts, *seen], dtype=dtype),
         }
 
@@ -171,6 +194,7 @@ class LanguageModelObjective(nn.Module):
                 hidden.reshape(-1, hidden.shape[-1]), self.model.head_weight, batch["targets"].reshape(-1),
                 batch["loss_columns"], batch["loss_order"], batch["loss_weights_ce"], batch["loss_weights_rec"],
                 torch.as_tensor(batch["loss_segments"]), self.term_weights, self.entries, self.n_bins, self.head,
+                batch["loss_sigma"],
             )  # fmt: skip
         else:
             total, terms = self._reference(batch)
@@ -196,7 +220,8 @@ class LanguageModelObjective(nn.Module):
         logits = self._logits(batch)
         weights = StepWeights(batch["loss_weights_ce"].cpu().numpy(), batch["loss_weights_rec"].cpu().numpy())
         flat = logits.reshape(-1, logits.shape[-1])
-        terms = reference_terms(flat, self._read(batch), self.tables, weights, self.loss.ce)
+        sigma = batch["loss_sigma"] if len(batch["loss_sigma"]) else None
+        terms = reference_terms(flat, self._read(batch, sigma), self.tables, weights, self.loss.ce)
         weights = dict(zip(MODALITIES, self.term_weights, strict=True))
         return total_of(terms, weights), torch.stack([terms[name].detach() for name in ("ce", *MODALITIES)])
 
@@ -205,14 +230,25 @@ class LanguageModelObjective(nn.Module):
     @torch.no_grad()
     def evaluate(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
         """Sums and counts over all positions of a batch of whole sequences, of what ``scoring.py`` describes."""
+        states, weight, targets, layout = self._to_score(batch)
+        return self.scorer.sums(states, weight, targets, layout, self.entries, self.n_bins)
+
+    @torch.no_grad()
+    def score_positions(self, batch: Batch) -> tuple[Tensor, np.ndarray, Targets]:
+        """What ``Scorer.rows`` tells of each target ``(P, 4)``, which of the ``N`` positions it is ``(P,)``, and all
+        targets ``(N,)``."""
+        states, weight, targets, layout = self._to_score(batch)
+        values = self.scorer.rows(states, weight, targets, layout, self.entries, self.n_bins)
+        return values, layout.order[: len(values)], targets
+
+    def _to_score(self, batch: Batch) -> tuple[Tensor, Tensor | None, Targets, Layout]:
         part = batch if "targets" in batch else self._shift(batch)
         targets = self._read(part)
         weights = weigh(
             targets, LossConfig(sample_k=None), np.zeros(len(targets.tokens)), gather=lambda values: [values]
         )
         layout = lay_out(targets, weights, len(self.tables.blocks), CEMode.full)
-        states, weight = self.states(part)
-        return self.scorer.sums(states, weight, targets, layout, self.entries, self.n_bins)
+        return *self.states(part), targets, layout
 
     @torch.no_grad()
     def gradient_sums(self, batch: Batch) -> Tensor:
@@ -227,7 +263,7 @@ class LanguageModelObjective(nn.Module):
             work, plan, chunk_elements = fused.open_work(
                 hidden, weight, batch["targets"].reshape(-1), batch["loss_columns"], batch["loss_order"],
                 batch["loss_weights_ce"], batch["loss_weights_rec"], segments, self.term_weights, self.entries,
-                self.n_bins, self.head, dtype, (False, False),
+                self.n_bins, batch["loss_sigma"], self.head, dtype, (False, False),
             )  # fmt: skip
             sums = gradient_sums(work, plan, chunk_elements)
         weights = (batch["loss_weights_ce"].cpu().numpy(), batch["loss_weights_rec"].cpu().numpy())

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config.schema import CEBalance, CEMode, LossConfig, LossForm, LossFormConfig
-from ..config.validate import check_form, check_shares
+from ..config.schema import CEBalance, CEMode, ErrorUse, LossConfig, LossForm, LossFormConfig
+from ..config.validate import check_form, check_shares, check_width
 from ..errors import ConfigError
 from .forms import values as form_values
 from .sampling import StepWeights, Targets
@@ -45,6 +45,8 @@ def as_loss_config(config: Any) -> LossConfig:
     loss = LossConfig(**values)
     forms = {modality: _as_form(getattr(loss, modality), modality) for modality in MODALITIES}
     check_shares(loss)
+    for modality, form in forms.items():
+        check_width(modality, form, loss.standardize)
     return replace(loss, ce=CEMode(loss.ce), ce_balance=CEBalance(loss.ce_balance), **forms)
 
 
@@ -56,7 +58,11 @@ def _as_form(config: Any, modality: str) -> LossFormConfig:
     if form.form not in names:
         raise ConfigError(f"one of {', '.join(names)}", got=repr(form.form), where=f"{where}.form",
                           repair=_nearest(str(form.form), names))  # fmt: skip
-    form = replace(form, form=LossForm(form.form))
+    uses = [use.value for use in ErrorUse]
+    if form.errors not in uses:
+        raise ConfigError(f"one of {', '.join(uses)}", got=repr(form.errors), where=f"{where}.errors",
+                          repair=_nearest(str(form.errors), uses))  # fmt: skip
+    form = replace(form, form=LossForm(form.form), errors=ErrorUse(form.errors))
     check_form(modality, form)
     return form
 
@@ -117,7 +123,8 @@ def reference_terms(
                 rows = at(here & (weights.reconstruction > 0))
                 w = torch.as_tensor(weights.reconstruction, device=device).to(logits)[rows]
                 own, entries = block_logits(logits[rows], table, column)
-                error = form_values(table.form, own, tokens[rows] - table.start, entries)
+                sigma = torch.as_tensor(targets.sigma, device=device).to(logits)[rows]
+                error = form_values(table.form, own, tokens[rows] - table.start, entries, sigma)
                 terms[table.modality] = terms[table.modality] + (error * w).sum()
     return terms
 

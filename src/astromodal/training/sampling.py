@@ -6,6 +6,11 @@ micro-batches and ranks, so accumulation and data parallelism give the gradient 
 without replacement, so the mean over the k drawn of n positions is unbiased for the mean over all; its variance is
 (1/k)(1 - k/n) times the variance of a single position (Cochran 1977, section 2.5).
 
+With ``errors=weight`` a position weighs in its modality's mean by 1 / (1 + sigma^2), sigma its target's standard error
+in units of the codebook's spread. That is the share of signal in the variance of what was observed (Wiener 1949), and
+the inverse variance of a target that scatters by its noise and by the population's spread: of all weighted means the
+one of least variance (Aitken 1935). Exact targets weigh 1, so none takes over, as it would with 1 / sigma^2.
+
 All of this runs on the CPU in NumPy, before a batch is copied to the device: the loss itself never has to ask the
 device how many positions there are.
 """
@@ -17,8 +22,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ..config.schema import CEBalance, CEMode, LossConfig
+from ..config.schema import CEBalance, CEMode, ErrorUse, LossConfig, LossFormConfig
 from ..core.random import keyed_uniform
+from ..errors import ConfigError
 from .distributed import gather as gather_ranks
 from .standardize import MODALITIES, Tables
 
@@ -38,18 +44,29 @@ class Targets:
     kinds: np.ndarray  # int8, see SPECIAL; by which the cross-entropy is balanced
     modality: np.ndarray  # int8: index in MODALITIES where the target is a code with a codebook, else -1
     coded: np.ndarray  # bool: the target is a code of some block, not a special
+    sigma: np.ndarray  # float32: standard error of the target in units of its codebook, 0 for none
 
     @classmethod
     def concatenate(cls, parts: Sequence[Targets]) -> Targets:
         """The targets of several micro-batches as one."""
         return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
 
+    def widths(self, loss: LossConfig) -> np.ndarray:
+        """By how much each target is widened, ``(N,)``, 0 for terms without; empty where no term asks for it."""
+        asked = [loss.enabled and getattr(loss, modality).errors == ErrorUse.width for modality in MODALITIES]
+        if not any(asked):
+            return np.zeros(0, np.float32)
+        return np.where(np.asarray([*asked, False])[self.modality], self.sigma, np.float32(0))  # -1: no code
 
-def read_targets(tables: Tables, tokens: np.ndarray, types: np.ndarray | None, real: np.ndarray) -> Targets:
+
+def read_targets(
+    tables: Tables, tokens: np.ndarray, types: np.ndarray | None, real: np.ndarray, sigma: np.ndarray | None = None
+) -> Targets:
     """Classify targets; ``real`` is False at padding, which has no part in any term.
 
-    A special that has the type of a modality (a value that was observed but not detected) counts with that
-    modality in the balanced cross-entropy, never in the reconstruction.
+    Without ``sigma``, or where it is no positive number, targets are exact. A special that has the type of a modality
+    (a value that was observed but not detected) counts with that modality in the balanced cross-entropy, never in the
+    reconstruction.
     """
     tokens = np.where(real, tokens, 0)
     blocks = tables.blocks_of(tokens)
@@ -66,7 +83,26 @@ def read_targets(tables: Tables, tokens: np.ndarray, types: np.ndarray | None, r
     columns = tables.columns_of(types, scalar & real)
     tables.check_codes(tokens, blocks, columns)
     kinds = np.where(real, kinds, -1).astype(np.int8)
-    return Targets(tokens, blocks, columns, kinds, modality, real & (blocks < no_block))
+    errors = np.zeros(len(tokens), np.float32)
+    if sigma is not None:
+        errors = np.where(sigma > 0, sigma, errors).astype(np.float32)
+    return Targets(tokens, blocks, columns, kinds, modality, real & (blocks < no_block), errors)
+
+
+def uses_errors(loss: LossConfig) -> bool:
+    """Whether any term reads the errors of its targets."""
+    return loss.enabled and any(getattr(loss, modality).errors != ErrorUse.ignore for modality in MODALITIES)
+
+
+def check_sigma(loss: LossConfig, sigma: object) -> None:
+    """Refuse targets without errors where a term reads them.
+
+    Raises:
+        ConfigError: with the name of what the errors come from.
+    """
+    if sigma is None and uses_errors(loss):
+        raise ConfigError("errors of the targets, which loss.*.errors asks for", got="a batch without sigma",
+                          repair="SequenceDataset(..., with_sigma=True), or errors=ignore")  # fmt: skip
 
 
 def draw(
@@ -94,6 +130,7 @@ class StepWeights:
 
     ce: np.ndarray
     reconstruction: np.ndarray
+    n_drawn: tuple[int, ...] = (0,) * len(MODALITIES)  # reconstructed positions of each modality, on all ranks together
 
 
 def weigh(
@@ -109,15 +146,30 @@ def weigh(
 
     ``ce_priorities`` are only needed with ``loss.ce_sample_k``.
     """
-    reconstruction = np.zeros(len(targets.tokens))
+    reconstruction, n_drawn = np.zeros(len(targets.tokens)), [0] * len(MODALITIES)
     if loss.enabled:
         for index in range(len(MODALITIES)):
-            drawn, n_drawn = draw(priorities, targets.modality == index, loss.sample_k, gather)
-            reconstruction[drawn] = 1.0 / max(n_drawn, 1)
+            drawn, n_drawn[index] = draw(priorities, targets.modality == index, loss.sample_k, gather)
+            form = getattr(loss, MODALITIES[index])
+            reconstruction[drawn] = position_weights(targets.sigma[drawn], n_drawn[index], form, gather)
     ce = np.zeros(len(targets.tokens))
     if use_ce and loss.use_ce:
         ce = _ce_weights(targets, loss, ce_priorities, gather)
-    return StepWeights(ce, reconstruction)
+    return StepWeights(ce, reconstruction, tuple(n_drawn))
+
+
+def position_weights(sigma: np.ndarray, n_drawn: int, form: LossFormConfig, gather: Gather) -> np.ndarray:
+    """Weights of this rank's drawn positions, ``(n,)``, which sum to 1 over the ``n_drawn`` of all ranks.
+
+    >>> weight = LossFormConfig(errors=ErrorUse.weight)
+    >>> position_weights(np.array([0.0, 1.0, 2.0]), 3, weight, lambda values: [values]).round(4).tolist()
+    [0.5882, 0.2941, 0.1176]
+    """
+    if form.errors != ErrorUse.weight:
+        return np.full(len(sigma), 1.0 / max(n_drawn, 1))
+    weights = 1.0 / (1.0 + sigma.astype(np.float64) ** 2)
+    total = float(sum(w[0] for w in gather(np.asarray([weights.sum()]))))
+    return weights / total if total > 0 else weights
 
 
 def _ce_weights(targets: Targets, loss: LossConfig, priorities: np.ndarray | None, gather: Gather) -> np.ndarray:
