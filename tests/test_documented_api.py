@@ -417,7 +417,7 @@ def test_torch_compile_is_a_switch(arguments, monkeypatch):
 
     compiled = []
     real = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda f: compiled.append(f) or real(f, backend="eager"))
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compiled.append(f) or real(f, backend="eager"))
     trainer = Trainer(
         **arguments,
         compile_model=True,  # Use torch.compile for extra speed

@@ -111,7 +111,7 @@ def test_the_script_takes_a_folder_and_a_primary_file_of_the_user(pipeline, scri
 def test_every_metric_of_the_table_is_recorded(pipeline):
     lines = (pipeline / f"runs/train_lm/default/{RUN_ID}/metrics.jsonl").read_text().splitlines()
     recorded = set().union(*map(json.loads, lines))
-    named = set(re.findall(r"`((?:val|train|optim|perf)/\w+)`", GUIDE))
+    named = set(re.findall(r"`((?:val|train|optim|perf|grad_share)/\w+)`", GUIDE))
     assert len(named) > 20 and named <= recorded, named - recorded
 
 

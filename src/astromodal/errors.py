@@ -23,9 +23,14 @@ class UserError(ValueError):
     @classmethod
     def plain(cls, message: str) -> UserError:
         """A message that does not fit the 'expected, got' form (still one line)."""
-        error = cls.__new__(cls)
+        # The constructor of the base class that C code has chosen: OSError's, for a file that is not there.
+        error = OSError.__new__(cls) if issubclass(cls, OSError) else cls.__new__(cls)
         ValueError.__init__(error, " ".join(message.split()))
         return error
+
+    def __reduce__(self) -> tuple:
+        """Errors come back from the processes of a sweep with their message as it is."""
+        return type(self).plain, (str(self),)
 
 
 class ConfigError(UserError):

@@ -9,21 +9,24 @@ from typing import Any
 import numpy as np
 
 from .config.schema import Config, ScalarConfig
-from .core.io import load_torch, write_json
+from .core.io import write_json
 from .core.random import seed_everything
 from .core.rank import is_main, rank, world_size
 from .core.runs import RunContext
 from .data.scalars import inverse_transform, transform
 from .evaluation.baselines import TypeEntries, baseline_metrics
 from .evaluation.examples import expected_entries, image_examples, spectrum_examples
+from .evaluation.object_errors import object_errors
 from .evaluation.physical import PhysicalCallback, PhysicalValidation
 from .models import CausalTransformerLM
 from .sequences import BucketSampler, SequenceDataset, SequenceLoader, build_layout, build_sequences
 from .tokenizers import TokenizerSet
 from .tokens import TokenStore
+from .training.checkpoint import load_weights
 from .training.ledger import ledger_of
 from .training.loop import LoopResult, TrainingLoop
 from .training.objectives import LanguageModelObjective
+from .training.sampling import uses_errors
 from .training.standardize import Codebooks
 
 
@@ -105,6 +108,7 @@ class LanguageModelRun:
             vocab_size=self.vocab.vocab_size, n_types=self.vocab.n_types, d_model=model.d_model,
             n_layers=model.n_layers, n_heads=model.n_heads, d_ff=model.d_ff, dropout=model.dropout,
             max_len=model.max_len, tie_head=model.tie_head, grid_width=self.grid_width,
+            activation_checkpointing=model.activation_checkpointing,
         )  # fmt: skip
         return LanguageModelObjective(
             network, self.vocab, self.codebooks, self.config.loss, self.config.seed,
@@ -116,7 +120,7 @@ class LanguageModelRun:
         training, train = self.config.training, split == "train"
         dataset = SequenceDataset(
             self.packed, split, order=self.config.sequence.order if train else "fixed", seed=self.config.seed,
-            max_len=self.config.model.max_len, with_values=values,
+            max_len=self.config.model.max_len, with_values=values, with_sigma=train and uses_errors(self.config.loss),
         )  # fmt: skip
         # figures that are not summed over the ranks are made from everything, on each of them
         shard = {} if values else {"rank": rank(), "world_size": world_size()}
@@ -155,6 +159,7 @@ class LanguageModelRun:
             config_record=self.record, progress=run.progress,
             resume=resume, init_from=config.init_from,
         )  # fmt: skip
+        run.record(model=self.loop.summary())
         return self.loop.fit()
 
     def _physical(self) -> PhysicalValidation:
@@ -179,7 +184,7 @@ class LanguageModelRun:
             return summary
         best = self.run.dir / "best_model.pt"
         if best.exists():
-            self.loop.model.load_state_dict(load_torch(best)["model_state_dict"])
+            load_weights(self.loop.model, best)
         metrics = self.loop.evaluate(self.loader("val"), averaged=False)
         if self.physical is not None:
             metrics |= self.physical.on_validation_end(self.loop, metrics)
@@ -195,6 +200,12 @@ class LanguageModelRun:
                 columns[name] = {"unit": unit, "n": errors.n, "mae": errors.absolute / errors.n,
                                  "mae_marginal": errors.marginal_absolute / errors.n}  # fmt: skip
         return summary | {"model": metrics, "baselines": baselines, "columns": columns}
+
+    def object_errors(self) -> dict[str, np.ndarray]:
+        """Errors of each validation object with the weights of :meth:`summary`, for comparisons object by object."""
+        if self.packed.n_rows("val") == 0:
+            return {}
+        return object_errors(self.loop.objective, self.loader("val"), self.loop.precision, self.config.seed)
 
     def scalar_panels(self) -> list[dict[str, Any]]:
         """Predicted and observed values of each column, for the plot."""

@@ -71,13 +71,15 @@ def encode(cfg: DictConfig) -> None:
 def train_lm(cfg: DictConfig) -> float | None:
     """Train the transformer; returns ``val/score`` of the best weights, which a sweep may minimise."""
     from .core.rank import is_main
+    from .evaluation.object_errors import save_object_errors
     from .experiment import LanguageModelRun
     from .training import distributed
     from .training.checkpoint import find_resume
     from .training.utils import resolve_device
 
     config: Config = OmegaConf.to_object(cfg)
-    distributed.join_process_group(resolve_device(config.hardware.device))  # before the run, whose id all ranks share
+    # Before the run, whose directory all processes share.
+    distributed.join_process_group(resolve_device(config.hardware.device), config.hardware.rank_timeout_s)
     record = config_record(cfg)
     fingerprint = fingerprint_config(record)
     resume = config.resume
@@ -93,13 +95,19 @@ def train_lm(cfg: DictConfig) -> float | None:
         experiment = LanguageModelRun(config, run, record)
         result = experiment.fit(resume)
         summary = experiment.summary(result)
+        examples = experiment.examples()  # on all processes: a sharded model computes on all of them or on none
+        errors = experiment.object_errors()
         if is_main():
             run.tracker.summary(tables.flatten(summary))
             write_json(run.dir / "summary.json", summary)
-            _plot_lm(run, experiment, summary)
+            if errors:
+                save_object_errors(run.dir, errors)
+            _plot_lm(run, experiment, summary, examples)
         run.log.info("%s", tables.model_table(summary))
         run.log.info("next: python train_lm.py -m loss.weight_image=0.05,0.2,1.0 %s", " ".join(_overrides(cfg)))
-        return summary["model"].get("score")
+    if run.job is None:  # a sweep's next job needs it
+        distributed.leave_process_group()
+    return summary["model"].get("score")
 
 
 # --------------------------------------------------------------------------------------- shared parts
@@ -156,7 +164,9 @@ def _overrides(cfg: DictConfig) -> list[str]:
     if not HydraConfig.initialized():
         return []
     shared = ("experiment", "data", "paths", "tokenizer_id", "hardware", "tracking")
-    return [o for o in HydraConfig.get().overrides.task if o.split("=")[0].split(".")[0] in shared]
+    alone = ("hardware=ddp", "hardware=fsdp")  # of torchrun, not of one process
+    overrides = [o for o in HydraConfig.get().overrides.task if o not in alone]
+    return [o for o in overrides if o.split("=")[0].split(".")[0] in shared]
 
 
 def _say_next(run: RunContext, cfg: DictConfig, made: str) -> None:
@@ -183,12 +193,14 @@ def _plot_tokenizer(run: RunContext, name: str, report: dict[str, Any]) -> None:
         run.tracker.image(f"{name}_reconstruction", drawn, 0)
 
 
-def _plot_lm(run: RunContext, experiment: Any, summary: dict[str, Any]) -> None:
+def _plot_lm(run: RunContext, experiment: Any, summary: dict[str, Any], examples: tuple) -> None:
     folder = run.dir / "plots"
     marginal = summary["baselines"]["marginal"] if summary.get("baselines") else None
-    images, spectra = experiment.examples()
+    images, spectra = examples
+    records = read_jsonl(run.dir / "metrics.jsonl")
     drawn = {
-        "curves": plots.plot_curves(read_jsonl(run.dir / "metrics.jsonl"), folder / "curves.png", marginal),
+        "curves": plots.plot_curves(records, folder / "curves.png", marginal),
+        "gradient_shares": plots.plot_gradient_shares(records, folder / "gradient_shares.png"),
         "scalars": plots.plot_scalars(experiment.scalar_panels(), folder / "scalars.png"),
         "spectra": plots.plot_spectra(spectra, folder / "spectra.png", labels=("tokens", "model")),
         "cutouts": plots.plot_cutouts(*images, folder / "cutouts.png", labels=("tokens", "model")) if images else None,

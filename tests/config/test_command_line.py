@@ -76,7 +76,7 @@ def test_help_is_fast_and_lists_the_groups(stage, script, tmp_path):
         result = script(stage, "--help", cwd=tmp_path)
         seconds.append(time.perf_counter() - start)
     assert result.returncode == 0
-    assert "combined | cross_entropy | reconstruction" in result.stdout
+    assert "combined | cross_entropy | recommended" in result.stdout
     assert f"python {stage}.py" in result.stdout
     assert min(seconds) < 0.35
 

@@ -137,7 +137,7 @@ def test_the_mode_never_leads_to_a_prompt(monkeypatch, tmp_path):
 
 def test_the_null_tracker_has_the_same_methods():
     methods = [n for n in vars(NullTracker) if not n.startswith("_")]
-    assert methods == ["log", "image", "summary", "close"] and all(n in vars(Tracker) for n in methods)
+    assert methods == ["log", "image", "summary", "rewind", "close"] and all(n in vars(Tracker) for n in methods)
     NullTracker().log(1, {})
 
 

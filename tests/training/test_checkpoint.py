@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import random
 from enum import Enum
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import torch
 from torch import nn
 
 from astromodal.core.io import FileLock, load_torch, save_torch
-from astromodal.errors import ArtifactError, ArtifactMissingError, UnsafeFileError
+from astromodal.errors import ArtifactError, ArtifactMissingError, ConfigError, UnsafeFileError
 from astromodal.training.checkpoint import (
     KEYS,
     CheckpointStore,
+    check_resumable,
     config_differences,
     find_resume,
     load_checkpoint,
@@ -24,6 +26,7 @@ from astromodal.training.checkpoint import (
     load_weights,
 )
 from astromodal.training.loop import TrainingLoop
+from tests.training.test_resume import assert_same
 from tests.training.toys import ToyLoader, ToyNet, ToyObjective, options
 
 
@@ -132,6 +135,62 @@ def test_an_interrupted_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypa
         loop.save()
     assert (tmp_path / "checkpoints/last.pt").read_bytes() == before
     assert not list((tmp_path / "checkpoints").glob(".*"))
+
+
+def test_a_single_flipped_bit_is_noticed_or_does_no_harm(tmp_path: Path) -> None:
+    fitted(tmp_path, ema_decay=0.9)
+    path = tmp_path / "checkpoints/last.pt"
+    whole, raw = load_checkpoint(path), path.read_bytes()
+    draws, n_refused = random.Random(0), 0
+    for place in draws.sample(range(len(raw)), 80):
+        path.write_bytes(raw[:place] + bytes([raw[place] ^ 1 << draws.randrange(8)]) + raw[place + 1 :])
+        try:
+            assert_same(load_checkpoint(path), whole)
+        except ArtifactError:
+            n_refused += 1
+    assert n_refused > 20
+
+
+def test_a_flipped_bit_in_the_last_checkpoint_falls_back_to_the_newest_whole_one(tmp_path: Path, caplog) -> None:
+    fitted(tmp_path, save_every=6)
+    path = tmp_path / "checkpoints/last.pt"
+    raw = bytearray(path.read_bytes())
+    weights = load_checkpoint(path)["model"]["first.weight"]
+    raw[raw.index(weights.numpy().tobytes()) + 2] ^= 16
+    path.write_bytes(raw)
+    assert not torch.equal(torch.load(path, weights_only=True)["model"]["first.weight"], weights)  # without a word
+    assert CheckpointStore(tmp_path).load()["global_step"] == 20
+    assert "last.pt cannot be used" in caplog.text and "continuing from best.pt, step 20" in caplog.text
+    (tmp_path / "checkpoints/best.pt").unlink()
+    assert CheckpointStore(tmp_path).load()["global_step"] == 18
+
+
+def test_a_kill_before_old_checkpoints_were_removed_leaves_none_after_the_resume(tmp_path: Path, monkeypatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(self: Path, **kwargs) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(Killed):
+            fitted(tmp_path, save_every=5, keep_last=2, checkpoint_async=False)
+    numbered = CheckpointStore(tmp_path).numbered
+    assert [p.stem for p in numbered()] == ["step_00000015", "step_00000010", "step_00000005"]
+    loop = TrainingLoop(ToyObjective(), ToyLoader(), output_dir=tmp_path, resume="auto",
+                        **options(epochs=2, save_every=None, keep_last=2))  # fmt: skip
+    loop.config_record = load_checkpoint(tmp_path / "checkpoints/last.pt")["config"]
+    loop.fit()
+    assert [p.stem for p in numbered()] == ["step_00000015", "step_00000010"]
+
+
+@pytest.mark.parametrize("key", ["checkpoint_async", "on_nonfinite", "spike_factor", "keep_last", "log_every"])
+def test_what_decides_no_result_may_change_on_a_resume(key: str) -> None:
+    old, new = ({"training": {key: value, "batch_size": 4}} for value in (1, 2))
+    check_resumable(old, new)
+    with pytest.raises(ConfigError, match=r"training\.batch_size: 4 -> 8"):
+        check_resumable(old, {"training": {key: 2, "batch_size": 8}})
 
 
 def test_init_from_begins_with_the_weights_of_a_run_directory_or_a_file(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def test_muon_gets_the_hidden_matrices_and_nothing_else(tied: bool) -> None:
 
 
 def test_muons_update_is_the_orthogonalised_momentum_scaled_by_the_shape() -> None:
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 24, bias=False), nn.Linear(24, 6, bias=False))
     before = [p.detach().clone() for p in model.parameters()]
     config = OptimizerConfig(name=OptimizerName.muon, weight_decay=0.0, muon_learning_rate=0.1)
@@ -90,7 +91,7 @@ def test_muons_update_is_the_orthogonalised_momentum_scaled_by_the_shape() -> No
         assert cosine > 0.95 and singular.min() > 0.4 and singular.max() < 1.4
 
 
-@pytest.mark.parametrize("name", list(OptimizerName))
+@pytest.mark.parametrize("name", [n for n in OptimizerName if n is not OptimizerName.riemannian_adam])
 def test_every_optimizer_lowers_the_loss_and_goes_on_exactly_from_its_state(name: OptimizerName) -> None:
     torch.manual_seed(0)
     config = OptimizerConfig(name=name, learning_rate=0.01, muon_learning_rate=0.01)
@@ -130,3 +131,95 @@ def test_muon_without_matrices_and_a_frozen_model_are_refused() -> None:
         build_optimizer(nn.LayerNorm(4), OptimizerConfig(name=OptimizerName.muon))
     with pytest.raises(ConfigError, match="trainable"):
         build_optimizer(nn.Linear(2, 2).requires_grad_(False), OptimizerConfig())
+
+
+# ----------------------------------------------------------------------------------- Riemannian Adam
+
+
+def hyperbolic(seed: int = 0) -> nn.Module:
+    """Points in a Poincaré ball and on a sphere, and a linear layer."""
+    geoopt = pytest.importorskip("geoopt")
+    torch.manual_seed(seed)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ball, self.sphere = geoopt.PoincareBall(c=1.0), geoopt.Sphere()
+            self.points = geoopt.ManifoldParameter(0.05 * torch.randn(6, 2), manifold=self.ball)
+            self.directions = geoopt.ManifoldParameter(self.sphere.random(4, 3), manifold=self.sphere)
+            self.linear = nn.Linear(2, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            target = 0.6 * torch.nn.functional.normalize(torch.arange(12.0).reshape(6, 2) - 5.5, dim=-1)
+            away = self.ball.dist(self.points, target).square().mean()
+            aim = (self.directions - torch.tensor([0.0, 0.0, 1.0])).square().sum()
+            return away + aim + (self.linear(x) - x).square().mean()
+
+    return Model()
+
+
+RIEMANNIAN = OptimizerConfig(name=OptimizerName.riemannian_adam, learning_rate=0.02)
+
+
+def descend(model: nn.Module, optimizer, n_steps: int) -> float:
+    x = torch.randn(16, 2, generator=torch.Generator().manual_seed(1))
+    for _ in range(n_steps):
+        loss = model(x)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return float(loss.detach())
+
+
+def test_points_stay_on_their_manifold_and_the_rest_gets_adamw() -> None:
+    model = hyperbolic()
+    optimizer = build_optimizer(model, RIEMANNIAN)
+    assert names_of(model, [p for g in optimizer.parts["riemannian"].param_groups for p in g["params"]]) == {
+        "points", "directions"}  # fmt: skip
+    assert all(g["weight_decay"] == 0 for g in optimizer.parts["riemannian"].param_groups)
+    assert all(g["initial_lr"] == 0.02 for g in optimizer.param_groups)
+    first = descend(model, optimizer, 1)
+    assert descend(model, optimizer, 300) < 0.05 * first
+    assert model.points.norm(dim=-1).max() < 1
+    torch.testing.assert_close(model.directions.norm(dim=-1), torch.ones(4), rtol=0, atol=1e-5)
+
+
+def test_riemannian_adam_goes_on_exactly_from_a_file(tmp_path) -> None:
+    from astromodal.core.io import load_torch, save_torch
+
+    model = hyperbolic()
+    optimizer = build_optimizer(model, RIEMANNIAN)
+    descend(model, optimizer, 13)
+    save_torch(tmp_path / "state.pt", {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    state, copy = load_torch(tmp_path / "state.pt"), hyperbolic(seed=1)
+    resumed = build_optimizer(copy, RIEMANNIAN)
+    copy.load_state_dict(state["model"])
+    resumed.load_state_dict(state["optimizer"])
+    descend(model, optimizer, 13), descend(copy, resumed, 13)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), copy.parameters(), strict=True))
+
+
+def test_the_average_of_points_is_put_back_on_their_manifold() -> None:
+    from astromodal.training.ema import ParameterAverage
+
+    model = hyperbolic()
+    average = ParameterAverage(model, 0.5)
+    with torch.no_grad():
+        model.directions.copy_(-model.directions + 0.1).div_(model.directions.norm(dim=-1, keepdim=True))
+    average.update()
+    own = model.directions.detach().clone()
+    with average.applied():
+        torch.testing.assert_close(model.directions.norm(dim=-1), torch.ones(4), rtol=0, atol=1e-5)
+        assert not torch.equal(model.directions, own)
+    assert torch.equal(model.directions, own)
+
+
+def test_riemannian_adam_without_manifold_parameters_or_without_geoopt_is_refused(monkeypatch) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("geoopt") is not None:
+        with pytest.raises(ConfigError, match="ManifoldParameter"):
+            build_optimizer(TinyLM(), RIEMANNIAN)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install geoopt, or optimizer=adamw"):
+        build_optimizer(TinyLM(), RIEMANNIAN)

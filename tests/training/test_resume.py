@@ -259,6 +259,55 @@ def test_resuming_a_finished_run_says_so_and_changes_nothing(tmp_path: Path, cap
         assert_same(a, b)
 
 
+def test_fewer_epochs_than_are_done_are_said_and_change_nothing(tmp_path: Path, caplog) -> None:
+    make(tmp_path).fit()
+    before = outcome(tmp_path)
+    with caplog.at_level("INFO"):
+        result = make(tmp_path, epochs=1).fit()
+    assert "nothing to do: 12 steps are done, more than the 4 asked for" in caplog.text and result.steps == 12
+    for a, b in zip(before, outcome(tmp_path), strict=True):
+        assert_same(a, b)
+
+
+@pytest.mark.parametrize("n_forward", [1, 2, 14, 15, 30])
+def test_a_run_killed_between_micro_batches_ends_bit_identical(uninterrupted, tmp_path, n_forward: int) -> None:
+    """A step has three micro-batches (the last of an epoch one); the process dies in the n-th forward pass."""
+    loop, count = make(tmp_path), 0
+    real = loop.objective.forward
+
+    def forward(batch):
+        nonlocal count
+        count += 1
+        if count == n_forward:
+            raise Killed
+        return real(batch)
+
+    loop.objective.forward = forward
+    with pytest.raises(Killed):
+        loop.fit()
+    assert count == n_forward
+    make(tmp_path).fit()
+    assert_same_run(uninterrupted, tmp_path)
+
+
+def test_the_checkpoint_knows_the_dashboard_run_and_a_change_of_it_is_said(tmp_path: Path, caplog) -> None:
+    class Dashboard(Tracker):
+        id = "train_lm-1"
+        wandb_id = property(lambda self: self.id)
+
+    def with_dashboard(id_: str) -> TrainingLoop:
+        loop = make(tmp_path, *([KillAt(7)] if id_ == "train_lm-1" else []))
+        loop.tracker = Dashboard(tmp_path)
+        loop.tracker.id = id_
+        return loop
+
+    with pytest.raises(Killed):
+        with_dashboard("train_lm-1").fit()
+    assert load_checkpoint(tmp_path / "checkpoints/last.pt")["loop"]["wandb_id"] == "train_lm-1"
+    with_dashboard("train_lm-2").fit()
+    assert "the run was train_lm-1 and goes on as train_lm-2" in caplog.text
+
+
 def test_early_stopping_state_survives(tmp_path: Path) -> None:
     def stopping() -> EarlyStopping:
         return EarlyStopping("val/drawn", patience=4, mode="min")

@@ -21,6 +21,9 @@ def explain(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, AssertionError) and "Unexpected type for root" in str(link):
             return str(_below_null(link))
+    missing = _missing_plugin("\n".join(str(link) for link in chain))
+    if missing is not None:
+        return str(missing)
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -36,6 +39,19 @@ def _chain(error: BaseException | None) -> list[BaseException]:
         links.append(error)
         error = error.__cause__ or error.__context__
     return links
+
+
+def _missing_plugin(text: str) -> ConfigError | None:
+    """``hydra/launcher=slurm`` without the package that brings the launcher, or without Slurm."""
+    if 'Could not detect "srun"' in text:
+        return ConfigError("a machine of a Slurm cluster", got="one without srun", where="hydra/launcher",
+                           repair="hydra/launcher=local")  # fmt: skip
+    found = re.search(r"Could not (?:load|find) 'hydra/launcher/(submitit|joblib)", text)
+    if not found:
+        return None
+    package = f"hydra-{found[1]}-launcher"
+    return ConfigError(f"the package {package}", got="it is not installed", where="hydra/launcher",
+                       repair=f"pip install {package}")  # fmt: skip
 
 
 def _below_null(error: AssertionError) -> ConfigError:

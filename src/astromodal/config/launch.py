@@ -10,7 +10,8 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,13 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
         print(_help(stage, doc or ""))
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra raises, and the one line is ours
+    if not _first_process():
+        sys.argv.append("hydra.output_subdir=null")  # under torchrun the first process writes the files
     from .register import conf_dir, register
+    from .run_id import run_id
+
+    if {"-m", "--multirun"} & set(sys.argv[1:]):
+        _hand_over(run_id())
 
     import hydra  # isort: skip - after the help
 
@@ -44,19 +51,31 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
         from .validate import validate
 
         logging.getLogger("astromodal").propagate = False  # the run has its own log; Hydra's would repeat it
+        valid = False
         try:
             validate(cfg, stage, _task_overrides())
+            valid = True
             return task(cfg)
         except UserError as error:
             remove_if_unused(_output_dir())
             if _is_sweep():
                 raise
-            _stop(error)
+            _stop(error, say=valid or _first_process())  # what is wrong with the configuration is wrong for all
 
-    try:
+    with one_line_errors("with resume=auto" if stage == "train_lm" else "what was finished is kept"):
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=stage)(job)()
+
+
+@contextmanager
+def one_line_errors(again: str) -> Iterator[None]:
+    """Block in which what the user can repair is one line and exit code 1, and an interruption exit code 130.
+
+    Args:
+        again: what running an interrupted command again means.
+    """
+    try:
+        yield
     except KeyboardInterrupt:
-        again = "with resume=auto" if stage == "train_lm" else "what was finished is kept"
         print(f"error: interrupted; run the same command again ({again})", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
@@ -68,9 +87,22 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
         _stop(message)
 
 
-def _stop(message: object) -> None:
-    print(f"error: {message}", file=sys.stderr)
+def _stop(message: object, say: bool = True) -> None:
+    if say:
+        print(f"{'' if _first_process() else '[rank ' + os.environ['RANK'] + '] '}error: {message}", file=sys.stderr)
     raise SystemExit(1)
+
+
+def _hand_over(run_id: str) -> None:
+    """What processes of a launcher (joblib, Slurm) need to find the package, and the folder of the sweep."""
+    package = str(Path(__file__).resolve().parents[2])
+    os.environ["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["ASTROMODAL_RUN_ID"] = run_id
+
+
+def _first_process() -> bool:
+    """Whether this is the first of the processes that torchrun has started, or the only one."""
+    return os.environ.get("RANK", "0") == "0" or int(os.environ.get("WORLD_SIZE", "1")) < 2
 
 
 def _output_dir() -> Path:

@@ -37,6 +37,7 @@ from .manifest import (
     update_manifest,
     write_manifest,
 )
+from .observability import MetricsBuffer, get_logger, setup_logging
 from .random import get_rng_state, keyed_uniform, seed_everything, set_rng_state
 
 # The function rank stays in core.rank: here it would hide the module of that name.
@@ -48,6 +49,7 @@ from .vocab import VocabSpec, build_vocab_spec
 __all__ = [
     "Codebook",
     "FileLock",
+    "MetricsBuffer",
     "NpzWriter",
     "NullTracker",
     "RunContext",
@@ -64,6 +66,7 @@ __all__ = [
     "fingerprint_arrays",
     "fingerprint_config",
     "fingerprint_file",
+    "get_logger",
     "get_rng_state",
     "git_state",
     "hash_ids",
@@ -87,6 +90,7 @@ __all__ = [
     "save_torch",
     "seed_everything",
     "set_rng_state",
+    "setup_logging",
     "truncate_jsonl",
     "update_manifest",
     "world_size",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,13 +121,15 @@ def load_torch(path: str | Path, map_location: Any = "cpu") -> Any:
 
     Raises:
         ArtifactMissingError: there is no such file.
-        ArtifactError: the file is damaged.
+        ArtifactError: the file is damaged, be it by a single bit.
         UnsafeFileError: it holds objects of other kinds than tensors and plain Python.
     """
     import torch
 
     try:
-        return torch.load(path, map_location=map_location, weights_only=True)
+        value = torch.load(path, map_location=map_location, weights_only=True)
+        _check_sums(path)
+        return value
     except FileNotFoundError as error:
         raise ArtifactMissingError("a file of weights", got="nothing", where=path) from error
     except (
@@ -148,6 +151,23 @@ def load_torch(path: str | Path, map_location: Any = "cpu") -> Any:
         raise ArtifactError(
             "a whole file of weights", got=reason, where=path, repair="use another checkpoint"
         ) from error
+
+
+def _check_sums(path: str | Path) -> None:
+    """Compare the file's parts with their checksums, which torch writes but does not read.
+
+    Raises:
+        ValueError: a part is damaged.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # torch's format before 1.6
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+    except zipfile.BadZipFile as error:
+        raise ValueError(str(error)) from error
+    if bad is not None:
+        raise ValueError(f"part {bad} does not have its checksum")
 
 
 # Words by which torch says that it refused to call something (and not that the file is no pickle at all).

@@ -25,6 +25,7 @@ from ..errors import ArtifactError, UserError
 from .atomic import FileLock, writing
 from .io import plain, read_json, write_json, write_text
 from .manifest import git_state, package_versions, utc_now
+from .memory import peak_memory
 from .progress import Progress, TerminalHandler, format_seconds
 from .rank import broadcast_object, is_main, rank, world_size
 from .tracking import NullTracker, Tracker
@@ -208,6 +209,7 @@ class RunContext:
         return Tracker(
             self.dir,
             mode=tracking.get("wandb", "disabled"),
+            tensorboard=bool(tracking.get("tensorboard", False)),
             project=tracking.get("project", "astromodal"),
             entity=tracking.get("entity"),
             name="-".join([str(self.config.get("name") or self.stage), self.id] + ([self.job] if self.job else [])),
@@ -239,7 +241,7 @@ class RunContext:
             self._lock.release()
 
     def _end(self, status: str, error: BaseException | None) -> None:
-        self._record |= {"status": status, "ended": utc_now(), "seconds": round(self.seconds, 3)}
+        self._record |= {"status": status, "ended": utc_now(), "seconds": round(self.seconds, 3), **peak_memory()}
         if error is not None:
             text = "".join(traceback.format_exception(error))
             self._record["error"] = {"type": type(error).__name__, "message": str(error), "traceback": text}

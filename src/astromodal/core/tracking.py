@@ -1,4 +1,4 @@
-"""The record of a run's numbers: ``metrics.jsonl``, mirrored to Weights & Biases.
+"""The record of a run's numbers: ``metrics.jsonl``, mirrored to Weights & Biases and, if asked for, to TensorBoard.
 
 The file is the record; the dashboard is a convenience. So the file is written first, and whatever goes wrong with the
 dashboard (no network, no account, a full quota) is said once and the run goes on. NaN and infinity become ``null``,
@@ -19,6 +19,7 @@ from typing import Any
 from ..errors import ArtifactError
 from .io import append_jsonl, read_json, truncate_jsonl, write_json
 from .io import plain as plain_values
+from .tensorboard import TensorBoard
 
 _MODES = ("auto", "online", "offline", "disabled")
 _log = logging.getLogger("astromodal.tracking")
@@ -70,17 +71,24 @@ class NullTracker:
     def summary(self, values: Mapping[str, Any]) -> None:
         """Final figures."""
 
+    def rewind(self, step: int) -> None:
+        """The run goes on from ``step``: what was logged beyond it will come again."""
+
     def close(self, exit_code: int = 0) -> None:
         """End of the run; ``exit_code`` 0 means success."""
 
 
 class Tracker(NullTracker):
-    """Writes ``<folder>/metrics.jsonl`` and ``summary.json``, and mirrors both to Weights & Biases.
+    """Writes ``<folder>/metrics.jsonl`` and ``summary.json``, and mirrors both to Weights & Biases and TensorBoard.
 
     Args:
         folder: run directory.
-        mode: ``auto``, ``online``, ``offline`` or ``disabled``.
+        mode: of Weights & Biases: ``auto``, ``online``, ``offline`` or ``disabled``.
+        tensorboard: also write event files to ``<folder>/tensorboard/``.
         project, entity, name, run_id, group, tags, notes, config: as Weights & Biases has them.
+
+    Raises:
+        ConfigError: ``tensorboard`` without the package of that name.
     """
 
     def __init__(
@@ -88,6 +96,7 @@ class Tracker(NullTracker):
         folder: str | Path,
         *,
         mode: str = "disabled",
+        tensorboard: bool = False,
         project: str = "astromodal",
         entity: str | None = None,
         name: str | None = None,
@@ -102,6 +111,7 @@ class Tracker(NullTracker):
         self.path = self.folder / "metrics.jsonl"
         self._start = time.time()
         self._wandb: Any = None
+        self._board = TensorBoard(self.folder / "tensorboard") if tensorboard else None
         truncate_jsonl(self.path)  # a line that a killed process left unfinished
         mode = wandb_mode(mode)
         if mode != "disabled":
@@ -148,6 +158,7 @@ class Tracker(NullTracker):
         append_jsonl(self.path, {"step": int(step), "time": round(time.time(), 3), **record})
         # The mirror also gets NaN, which its charts can show.
         self._mirror(lambda run: run.log({**_numbers(values), "step": int(step)}))
+        self._show(lambda board: board.log(step, values))
 
     def image(self, name: str, path: str | Path, step: int | None = None) -> None:
         """Show a saved picture on the dashboard."""
@@ -158,6 +169,7 @@ class Tracker(NullTracker):
             run.log({name: wandb.Image(str(path))} | ({} if step is None else {"step": int(step)}))
 
         self._mirror(send)
+        self._show(lambda board: board.image(name, path, step))
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Merge final figures into ``summary.json`` and the dashboard's summary."""
@@ -168,11 +180,18 @@ class Tracker(NullTracker):
             before = {}
         write_json(path, before | plain_values(values))
         self._mirror(lambda run: run.summary.update(plain_values(values)))
+        self._show(lambda board: board.summary(values))
+
+    def rewind(self, step: int) -> None:
+        """Cut ``metrics.jsonl`` off beyond ``step``; TensorBoard no longer shows what lies there."""
+        truncate_jsonl(self.path, step)
+        self._show(lambda board: board.rewind(step))
 
     def close(self, exit_code: int = 0) -> None:
-        """End the mirror's run; one that failed is shown as failed."""
+        """End the mirrors; a run that failed is shown as failed."""
         self._mirror(lambda run: run.finish(exit_code=exit_code))
-        self._wandb = None
+        self._show(lambda board: board.close())
+        self._wandb = self._board = None
 
     def _mirror(self, action: Callable[[Any], None]) -> None:
         """Do something with the mirror; its first error is said and ends the mirroring, never the run."""
@@ -185,6 +204,18 @@ class Tracker(NullTracker):
             run, self._wandb = self._wandb, None
             with contextlib.suppress(Exception):
                 run.finish(exit_code=1)
+
+    def _show(self, action: Callable[[TensorBoard], None]) -> None:
+        """:meth:`_mirror` for TensorBoard."""
+        if self._board is None:
+            return
+        try:
+            action(self._board)
+        except Exception as error:
+            _log.warning("TensorBoard failed, metrics.jsonl goes on: %s", _one_line(error))
+            board, self._board = self._board, None
+            with contextlib.suppress(Exception):
+                board.close()
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import ConfigError, DataError
 
@@ -24,10 +25,12 @@ DEFAULT_MAX_LEN = 2048
 class Block(nn.Module):
     """Self-attention and feed-forward layer, each behind a norm and added to the stream."""
 
-    def __init__(self, d_model: int, n_heads: int, d_ff: int, dropout: float) -> None:
+    def __init__(self, d_model: int, n_heads: int, d_ff: int, dropout: float, recompute: bool = False) -> None:
+        """``recompute``: keep nothing but the input for the backward pass, and compute the rest again there."""
         super().__init__()
         self.n_heads = n_heads
         self.dropout = dropout
+        self.recompute = recompute
         self.norm_attention = nn.LayerNorm(d_model, bias=False)
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
         self.attention_out = nn.Linear(d_model, d_model, bias=False)
@@ -37,6 +40,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """``x`` (B, L, D); ``mask`` (B, 1, L, L) True = may be seen, or None for plain causal attention."""
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return checkpoint(self._layers, x, mask, use_reentrant=False)  # draws the same dropout again
+        return self._layers(x, mask)
+
+    def _layers(self, x: Tensor, mask: Tensor | None) -> Tensor:
         batch, length, width = x.shape
         heads = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.n_heads, width // self.n_heads)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, H, L, D/H)
@@ -68,6 +76,8 @@ class CausalTransformerLM(nn.Module):
         max_len: longest sequence; ``max_seq_len`` is another name for it.
         tie_head: the output head shares the token embedding.
         grid_width: tokens per row of the image grid, for the (row, column) embedding within a modality.
+        activation_checkpointing: compute each block again in the backward pass instead of keeping what is inside
+            it (Chen et al. 2016, arXiv:1604.06174): the same numbers from less memory, at one more forward pass.
 
     Initialisation:
 
@@ -95,6 +105,7 @@ class CausalTransformerLM(nn.Module):
         max_seq_len: int | None = None,
         tie_head: bool = True,
         grid_width: int = 24,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if max_len is not None and max_seq_len is not None and max_len != max_seq_len:
@@ -110,7 +121,9 @@ class CausalTransformerLM(nn.Module):
         self.position_embedding = nn.Embedding(self.max_len, d_model)
         self.row_embedding = nn.Embedding(-(-self.max_len // grid_width), d_model)
         self.column_embedding = nn.Embedding(grid_width, d_model)
-        self.blocks = nn.ModuleList(Block(d_model, n_heads, d_ff, dropout) for _ in range(n_layers))
+        self.blocks = nn.ModuleList(
+            Block(d_model, n_heads, d_ff, dropout, activation_checkpointing) for _ in range(n_layers)
+        )
         self.norm = nn.LayerNorm(d_model, bias=False)
         self.head = None if tie_head else nn.Linear(d_model, vocab_size, bias=False)
         self._initialise()

@@ -11,6 +11,9 @@ __getattr__, __dir__, __all__ = exports(
         "trainer": "Trainer",
         "loop": "TrainingLoop LoopResult",
         "utils": "set_seed configure_cuda_performance cosine_schedule_with_warmup get_device",
+        "summary": "model_summary print_model_summary count_parameters",
+        "callbacks": "Callback CallbackList EarlyStopping EarlyStoppingCallback CheckpointCallback MetricsCallback "
+        "CoveragePlateau CoveragePlateauCallback ScheduledValue FeedbackValue Controller",
         "losses": "image_reconstruction_loss scalar_reconstruction_loss spectrum_reconstruction_loss combined_loss",
         "objectives": "LanguageModelObjective",
     },

@@ -10,14 +10,16 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..core.atomic import _sync_file, _sync_folder, writing
 from ..core.io import FileLock, atomic_path, load_torch, plain, read_json, save_torch
 from ..errors import ArtifactError, ArtifactMissingError, ConfigError
+from .sharded import forget_whole, like
 
 KEYS = ("model", "optimizer", "scheduler", "scaler", "ema", "rng", "sampler", "callbacks",
         "global_step", "epoch", "config", "history")  # fmt: skip
@@ -28,8 +30,10 @@ _OPTIONAL_PREFIX = "model."  # a checkpoint of a whole objective
 MAY_CHANGE = (
     "run_id", "run_dir", "name", "tracking", "hardware", "paths",
     "training.epochs", "training.max_steps", "training.log_every", "training.val_every", "training.save_every",
-    "training.keep_last", "training.patience", "training.min_delta", "training.num_workers", "training.pin_memory",
-    "training.persistent_workers", "training.prefetch_factor", "resume", "init_from",
+    "training.keep_last", "training.checkpoint_async", "training.patience", "training.min_delta",
+    "training.early_stop_start_ratio", "training.on_nonfinite", "training.spike_factor", "training.num_workers",
+    "training.pin_memory", "training.persistent_workers", "training.prefetch_factor", "resume", "init_from",
+    "model.activation_checkpointing",
 )  # fmt: skip
 
 
@@ -42,8 +46,21 @@ class CheckpointStore:
         self.keep_last = keep_last
         self.log = log or logging.getLogger(__name__)
 
-    def save(self, state: Mapping[str, Any], *, numbered: bool = False, best: bool = False) -> Path:
-        """Write ``last.pt`` and, if asked, copies of it as ``step_<n>.pt`` and ``best.pt``; prune old numbered ones."""
+    def save(
+        self, state: Mapping[str, Any], *, numbered: bool = False, best: bool = False, after: Iterable[Path] = (),
+        then: Iterable[Callable[[Path], None]] = (),
+    ) -> Path:  # fmt: skip
+        """Write ``last.pt`` and, if asked, copies of it as ``step_<n>.pt`` and ``best.pt``; prune old numbered ones.
+
+        Args:
+            after: files that hold what was recorded of the state; on the disk before the checkpoint is.
+            then: called with the path of ``last.pt`` when it is written.
+
+        Raises:
+            ArtifactError: a file cannot be written; ``last.pt`` is as it was.
+        """
+        for path in after:
+            _make_durable(path)
         last = self.folder / "last.pt"
         # The others first: whatever instant the run is killed at, last.pt never points past them.
         wanted = [self.folder / "best.pt"] if best else []
@@ -55,15 +72,22 @@ class CheckpointStore:
                 save_torch(path, dict(state))
                 source = path
             else:
-                _copy(source, path)
+                copy_checkpoint(source, path)
         if source is None:
             save_torch(last, dict(state))
         else:
-            _copy(source, last)
+            copy_checkpoint(source, last)
         if numbered:
-            for path in self.numbered()[max(self.keep_last, 0) :]:
-                path.unlink(missing_ok=True)
+            self.prune()
+        for job in then:
+            job(last)
         return last
+
+    def prune(self) -> None:
+        """Remove all but the newest ``keep_last`` numbered checkpoints."""
+        for path in self.numbered()[max(self.keep_last, 0) :]:
+            with writing(path):
+                path.unlink(missing_ok=True)
 
     def numbered(self) -> list[Path]:
         """``step_<n>.pt``, newest first."""
@@ -117,7 +141,15 @@ class CheckpointStore:
         return path
 
 
-def _copy(source: Path, target: Path) -> None:
+def _make_durable(path: Path) -> None:
+    """What was appended to ``path`` survives a loss of power, too, as the checkpoint after it will."""
+    if path.exists():
+        with writing(path):
+            _sync_file(path)
+            _sync_folder(path.parent)
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
     """Atomic copy (no hard link: damage to one file must not be damage to both)."""
     with atomic_path(target) as temporary:
         shutil.copyfile(source, temporary)
@@ -162,7 +194,8 @@ def load_model_state(model: nn.Module, state: Mapping[str, Tensor], where: objec
         got = [f"{k} {tuple(state[k].shape) if k in state else 'missing'}" for k in odd[:3]]
         raise ArtifactError(f"the weights of this {type(model).__name__} ({'; '.join(shapes)})", got="; ".join(got),
                             where=where, repair="use the model configuration of that run")  # fmt: skip
-    model.load_state_dict(state)
+    model.load_state_dict({key: like(value, own[key]) for key, value in state.items()})
+    forget_whole(model)
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
@@ -204,13 +237,15 @@ def _flat(values: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", value
 
 
-def check_resumable(old: Mapping | None, new: Mapping | None, where: object = None) -> None:
+def check_resumable(
+    old: Mapping | None, new: Mapping | None, where: object = None, may_change: tuple[str, ...] = MAY_CHANGE
+) -> None:
     """Refuse to resume with another configuration.
 
     Raises:
         ConfigError: naming what differs.
     """
-    differences = config_differences(old, new) if old and new else []
+    differences = config_differences(old, new, may_change) if old and new else []
     if differences:
         shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
         raise ConfigError("the configuration of the run to resume", got=shown, where=where,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ArtifactError, ConfigError
+from .sharded import forget_whole, gathered, like, local
 
 
 class ParameterAverage:
@@ -44,7 +45,7 @@ class ParameterAverage:
     @torch.no_grad()
     def restart(self) -> None:
         """Begin anew from the parameters as they are now."""
-        torch._foreach_copy_(self._shadow, self._parameters)
+        self._put(self._shadow, self._parameters)
         self.n_updates = 0
 
     @contextmanager
@@ -52,12 +53,20 @@ class ParameterAverage:
         """Inside the block the model holds the average; afterwards its own parameters, to the bit."""
         with torch.no_grad():
             own = [p.detach().clone() for p in self._parameters]
-            torch._foreach_copy_(self._parameters, self._shadow)
+            self._put(self._parameters, self._shadow)
+            for p in self._parameters:
+                if hasattr(p, "manifold"):  # the mean of points on a sphere lies inside of it
+                    p.copy_(p.manifold.projx(p))
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(self._parameters, own)
+                self._put(self._parameters, own)
+
+    def _put(self, targets: list[Tensor], values: list[Tensor]) -> None:
+        """Copy ``values`` into ``targets``, of which the model's parameters may be one."""
+        torch._foreach_copy_([local(t) for t in targets], [local(v) for v in values])
+        forget_whole(self._model)
 
     def model_state(self) -> dict[str, Tensor]:
         """The model's state dict with the average in place of its parameters (tied ones share a tensor)."""
@@ -70,7 +79,7 @@ class ParameterAverage:
         return {
             "n_updates": self.n_updates,
             "decay": self.decay,
-            "shadow": dict(zip(self._names, self._shadow, strict=True)),
+            "shadow": gathered(dict(zip(self._names, self._shadow, strict=True))),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -81,4 +90,4 @@ class ParameterAverage:
         self.n_updates = int(state["n_updates"])
         with torch.no_grad():
             for name, shadow in zip(self._names, self._shadow, strict=True):
-                shadow.copy_(state["shadow"][name])
+                shadow.copy_(like(state["shadow"][name], shadow))

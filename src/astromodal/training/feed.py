@@ -32,6 +32,7 @@ class Feed:
         self.batch = 0  # micro-batches of the current epoch that were handed out
         self._device = device
         self._parts = [p for p in (loader, *(getattr(loader, n, None) for n in _PARTS)) if p is not None]
+        self._n_accumulated = n_accumulate  # by the process that saved the restored position
         self._start: dict[str, Any] = {}  # random state with which the current epoch began
         self.n_batches = self._count()
 
@@ -105,12 +106,21 @@ class Feed:
 
     def state_dict(self) -> dict:
         """Position and random state, as tensors and plain values."""
-        return {"epoch": self.epoch, "batch": self.batch, "n_batches": self.n_batches, "start": self._start}
+        return {"epoch": self.epoch, "batch": self.batch, "n_batches": self.n_batches, "start": self._start,
+                "n_accumulate": self.n_accumulate}  # fmt: skip
 
     def load_state_dict(self, state: dict) -> None:
         """Inverse of :meth:`state_dict`."""
         self.epoch, self.batch = int(state["epoch"]), int(state["batch"])
         self.n_batches, self._start = int(state["n_batches"]), state["start"]
+        self._n_accumulated = int(state.get("n_accumulate", self.n_accumulate))
+
+    def recount(self) -> None:
+        """After a restored position of another number of processes: as many steps into the epoch, in own batches."""
+        over, steps = self.exhausted, -(-self.batch // self._n_accumulated)
+        self.n_batches = self._count()
+        # Never at the end of an epoch that is not over: its end was not reached by the processes that saved it.
+        self.batch = self.n_batches if over else min(steps * self.n_accumulate, self.n_batches - 1)
 
 
 _PARTS = ("batch_sampler", "sampler", "dataset")

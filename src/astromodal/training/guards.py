@@ -1,61 +1,137 @@
-"""Training that cannot go on says why: a loss or gradient that is not finite, or no memory left."""
+"""Training that cannot go on says why: a loss or gradient that is not finite, or no memory left.
+
+Where looking costs nothing (on the CPU) every step is looked at before its update. On a GPU looking means waiting,
+so ``training.on_nonfinite=stop`` looks at the logged means, and ``skip``, which has to know before the update, waits
+for the GPU once per step. fp16 skips steps that overflow in any case: its loss scale lives from that.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..config.schema import OnNonfinite
 from ..errors import TrainingError
+from . import distributed
+from .debug_bundle import load_bundle, replay, save_bundle, torch_rng
+
+if TYPE_CHECKING:
+    from .loop import TrainingLoop
+
+__all__ = ["StepTrace", "check_means", "explain_out_of_memory", "give_up", "load_bundle", "may_update", "replay"]
 
 _REPAIR = "lower optimizer.learning_rate or training.grad_clip, lengthen schedule.warmup_steps, or look for bad data"
 _CPU_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
-def require_finite_means(step: int, means: Mapping[str, float]) -> None:
-    """Check the logged means, at which a GPU has to stop anyway.
+@dataclass
+class StepTrace:
+    """One optimizer step while it is computed: what a report about it needs. Holds references, copies nothing."""
+
+    step: int
+    batches: list[dict[str, Any]] = field(default_factory=list)  # on the CPU, as prepared
+    rng: list[dict[str, Tensor]] = field(default_factory=list)  # before each forward pass
+    shares: list[dict[str, Tensor]] = field(default_factory=list)  # loss and statistics of each micro-batch
+    norm: Tensor | None = None  # of the gradient, before clipping
+
+    def begin(self, batch: dict[str, Any], device: torch.device) -> None:
+        """The next micro-batch is about to be computed."""
+        self.batches.append(batch)
+        self.rng.append(torch_rng(device))
+
+    def is_finite(self) -> bool:
+        """Whether losses and gradient norm are; one synchronisation."""
+        values = [share["loss"].float() for share in self.shares] + [self.norm.float()]  # type: ignore[union-attr]
+        return all(map(math.isfinite, torch.stack(values).tolist()))
+
+    def terms(self, i: int) -> dict[str, float]:
+        """Values of micro-batch ``i``."""
+        return {name: float(value) for name, value in self.shares[i].items()}
+
+    def bad_micro_batches(self) -> list[int]:
+        """Numbers of those whose loss is not finite."""
+        return [i for i, share in enumerate(self.shares) if not math.isfinite(float(share["loss"]))]
+
+    def describe(self) -> tuple[str, str]:
+        """Values, those that are not finite first; and ``step <n>`` with the objects of the bad micro-batches."""
+        terms: dict[str, float] = {}
+        for i in range(len(self.shares)):
+            for name, value in self.terms(i).items():
+                terms[name] = terms.get(name, 0.0) + value
+        terms["gradient norm"] = float(self.norm) if self.norm is not None else math.nan
+        bad = [self.batches[i].get("object_index") for i in self.bad_micro_batches()]
+        ids = [int(i) for index in bad if isinstance(index, Tensor) for i in index[:8]]
+        return _listed(terms), f"step {self.step}" + (f", objects {ids[0]} … {ids[-1]}" if ids else "")
+
+
+def may_update(loop: TrainingLoop, trace: StepTrace) -> bool:
+    """Look at a step before its update, where that is wanted; False if the update is to be skipped.
+
+    All ranks answer the same when steps are skipped.
 
     Raises:
-        TrainingError: naming the step and the terms.
+        TrainingError: it is not finite and ``training.on_nonfinite`` is ``stop``; names step, objects and terms.
     """
-    if not all(map(math.isfinite, means.values())):
-        raise TrainingError("finite losses and gradients", got=_listed(means), where=f"at or before step {step}",
-                            repair=_REPAIR)  # fmt: skip
+    skip = OnNonfinite(loop.training.on_nonfinite) is OnNonfinite.skip
+    if loop.precision.scaler is not None or (loop.device.type != "cpu" and not skip):
+        return True
+    finite = trace.is_finite()
+    if skip and distributed.n_ranks() > 1:
+        finite = not distributed.largest(int(not finite), loop.device)
+    if finite:
+        return True
+    path = save_bundle(loop, trace, before_update=True)
+    if not skip:
+        raise _error(trace, path)
+    got, where = trace.describe()
+    kept = f"; kept in {path}" if path else ""
+    loop.log.warning("%s: %s: update skipped, %d so far%s", where, got, loop.total_skipped + 1, kept)
+    return False
 
 
-def require_finite(step: int, shares: Sequence[Mapping[str, Tensor]], norm: Tensor, batches: Sequence[dict]) -> None:
-    """Check one step before its update; on the CPU, where reading a tensor costs nothing.
+def give_up(loop: TrainingLoop, trace: StepTrace) -> TrainingError:
+    """The error after too many skipped steps in a row."""
+    path = save_bundle(loop, trace, before_update=True)
+    return _error(trace, path, f", the {loop.n_skipped}th skipped step in a row")
+
+
+def _error(trace: StepTrace, path: Path | None, more: str = "") -> TrainingError:
+    got, where = trace.describe()
+    return TrainingError("a finite loss and gradient", got=got, where=where + more, repair=_repair(path))
+
+
+def _repair(path: Path | None) -> str:
+    return f"{_REPAIR} (astromodal.training.guards.load_bundle('{path}') has the step)" if path else _REPAIR
+
+
+def check_means(loop: TrainingLoop) -> dict[str, float]:
+    """The means since the last record, at which a GPU has to stop anyway.
 
     Raises:
-        TrainingError: naming the step, the terms and the objects (``object_index`` of the batch, where it has one).
+        TrainingError: one is not finite; names the step and the terms.
     """
-    loss = sum(float(share["loss"]) for share in shares)
-    if math.isfinite(loss) and math.isfinite(float(norm)):
-        return
-    terms: dict[str, float] = {}
-    for share in shares:
-        for name, value in share.items():
-            terms[name] = terms.get(name, 0.0) + float(value)
-    where = f"step {step}{_objects(shares, batches)}"
-    raise TrainingError("a finite loss and gradient", got=_listed({**terms, "gradient norm": float(norm)}), where=where,
-                        repair=_REPAIR)  # fmt: skip
+    means = loop.meter.read()
+    if all(map(math.isfinite, means.values())):
+        return means
+    path = save_bundle(loop, loop.trace, before_update=False) if loop.trace is not None else None
+    repair = _repair(path)
+    if loop.device.type != "cpu":
+        repair += "; training.on_nonfinite=skip looks at every step"
+    where = f"at or before step {loop.global_step}"
+    raise TrainingError("finite losses and gradients", got=_listed(means), where=where, repair=repair)
 
 
 def _listed(values: Mapping[str, float]) -> str:
     """Terms that are not finite first."""
     ordered = sorted(values.items(), key=lambda item: math.isfinite(item[1]))
     return ", ".join(f"{name} {value:.4g}" for name, value in ordered)
-
-
-def _objects(shares: Sequence[Mapping[str, Tensor]], batches: Sequence[dict[str, Any]]) -> str:
-    """Objects of the micro-batches whose loss is not finite."""
-    bad = [b for s, b in zip(shares, batches, strict=False) if not math.isfinite(float(s["loss"]))]
-    ids = [int(i) for b in bad if isinstance(b.get("object_index"), Tensor) for i in b["object_index"][:8]]
-    return f", objects {ids[0]} … {ids[-1]}" if ids else ""
 
 
 @contextmanager

@@ -12,24 +12,25 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..core.random import seed_everything, set_rng_state
 from ..errors import ConfigError
 from . import distributed
 from .feed import Batch
-from .guards import explain_out_of_memory, require_finite
+from .guards import StepTrace, explain_out_of_memory, give_up, may_update
 from .loop_state import LoopState, is_due
 from .preemption import Preempted, StopSignals
 from .recording import log_step, record_epoch, validate
-from .resume import cut_records, restore
+from .resume import restore
+from .rewind import rewind
 from .schedules import build_schedule, fitted_warmup
-from .utils import describe_model
+from .summary import describe
+from .utils import deterministic_kernels
 from .validation import to_device
 
 _NORM = "optim/grad_norm"
-MAX_SKIPPED = 25  # fp16 steps skipped in a row before giving up: the scale has then fallen by 2**25
+MAX_SKIPPED = 25  # steps skipped in a row before giving up: the scale of fp16 has then fallen by 2**25
 
 
 @dataclass
@@ -68,16 +69,20 @@ class TrainingLoop(LoopState):
         """Train to the end (from the checkpoint that ``resume`` names, if any).
 
         Raises:
-            TrainingError: a loss or gradient that is not finite, or no memory left; the message says what to change.
+            TrainingError: a loss or gradient that is not finite, no memory left, or another process gone; the message
+                says what to do.
+            ArtifactError: a checkpoint cannot be written; if in the background, at the next one or at the end.
             SystemExit: after SIGTERM or SIGUSR1, with everything saved.
         """
         self._begin()
         if self.done and not self.pending:
-            self.log.info("nothing to do: step %d of %d is done", self.global_step, self.total_steps)
+            self._say_done()
             return self._finish()
         self.objective.train()
         self.signals = StopSignals()
-        with self.signals, explain_out_of_memory(self.training.batch_size):
+        explained = distributed.explain_lost_rank(), explain_out_of_memory(self.training.batch_size)
+        kernels = deterministic_kernels(self.deterministic)
+        with self.signals, kernels, explained[0], explained[1], self.writing_in_background():
             self.bar = self._open_bar()
             try:
                 if self.pending:
@@ -93,6 +98,9 @@ class TrainingLoop(LoopState):
 
     def _run_epoch(self) -> None:
         """Steps to the end of the epoch, or of the run."""
+        if self.feed.batch == 0:
+            for callback in self.callbacks:
+                callback.on_epoch_start(self.epoch)
         groups = self.feed.groups()
         while not self.done:
             with self.clock.data():
@@ -119,36 +127,39 @@ class TrainingLoop(LoopState):
         factor = self.schedule(self.n_updates + 1)
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        shares: list[dict[str, Tensor]] = []
+        self.trace = trace = StepTrace(self.global_step + 1)
         for i, batch in enumerate(batches):
             self.clock.n_tokens += _n_tokens(batch)
+            trace.begin(batch, self.device)
             batch = to_device(batch, self.device, self.training.pin_memory)
             with distributed.without_sync(self._forward, skip=i + 1 < len(batches)):
                 with self.precision.autocast():
                     loss, stats = self._forward(batch)
                 # Ranks' gradients are averaged, but losses are shares: their sum is wanted.
                 self.precision.backward(loss * distributed.n_ranks() if distributed.n_ranks() > 1 else loss)
-            shares.append({"loss": loss.detach(), **{k: v for k, v in stats.items() if k != "loss"}})
-        norm = self.precision.clip(self.optimizer, self.parameters, self.training.grad_clip)
-        if self.device.type == "cpu" and self.precision.scaler is None:
-            require_finite(self.global_step + 1, shares, norm, batches)
-        updated = self.precision.step(self.optimizer)
+            trace.shares.append({"loss": loss.detach(), **{k: v for k, v in stats.items() if k != "loss"}})
+        trace.norm = self.precision.gradient_norm(self.optimizer, self.parameters)
+        updated = may_update(self, trace)
+        if updated:
+            self.precision.clip(self.parameters, trace.norm, self.training.grad_clip)
+            updated = self.precision.step(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
         self.global_step += 1
         self.clock.n_steps += 1
-        self._count_step(updated, shares, norm)
+        self._count_step(updated, trace)
         if self.bar is not None:
             self.bar.update(1)
 
-    def _count_step(self, updated: bool, shares: list[dict[str, Tensor]], norm: Tensor) -> None:
+    def _count_step(self, updated: bool, trace: StepTrace) -> None:
         """Statistics, weight average and schedule move on, unless the step was skipped."""
         self.n_skipped = 0 if updated else self.n_skipped + 1
         if not updated:
+            self.total_skipped += 1
             if self.n_skipped >= MAX_SKIPPED:
-                require_finite(self.global_step, shares, norm * torch.nan, [])
+                raise give_up(self, trace)
             return
-        shares[-1][_NORM] = norm / distributed.n_ranks()  # read() sums over the ranks
-        for share in shares:
+        trace.shares[-1][_NORM] = trace.norm / distributed.n_ranks()  # read() sums over the ranks
+        for share in trace.shares:
             values = self.meter.add(share)
             self.epoch_meter.add_vector(("loss",), values[:1])  # the loss is the first
         self.meter.end_step()
@@ -169,7 +180,8 @@ class TrainingLoop(LoopState):
                 self.feed.next_epoch()
                 self.epoch_meter.reset()
             self.pending = False
-            if epoch_over or self.done or self._improved or is_due(self.global_step, self.training.save_every):
+            due = self._improved or self._save_wanted or is_due(self.global_step, self.training.save_every)
+            if epoch_over or self.done or due:
                 self.save()
 
     # ------------------------------------------------------------------------------- the small print
@@ -181,9 +193,9 @@ class TrainingLoop(LoopState):
         if not self._begun:
             self._begun = True
             seed_everything(self.seed + distributed.this_rank())
-            self.log.info("%s, %s, %s", describe_model(self.model), self.device, self.precision.name)
-            if restore(self):
-                cut_records(self)
+            described = describe(type(self.model).__name__, self.summary())
+            self.log.info("%s, %s, %s", described, self.device, self.precision.name)
+            self.rewind_due = restore(self) or self.resume is not None
         warmup = fitted_warmup(self.schedule_config.warmup_steps, self.total_steps)
         if warmup != self.schedule_config.warmup_steps:
             self.log.info("schedule.warmup_steps=%d does not fit a run of %d steps: shortened to %d",
@@ -192,13 +204,20 @@ class TrainingLoop(LoopState):
         if self.pending_rng is not None:
             set_rng_state(self.pending_rng)
             self.pending_rng = None
+        if self.rewind_due:
+            rewind(self)
+            self.rewind_due = False
+        for callback in self.callbacks:
+            callback.on_fit_start(self)
         self.clock.reset()
 
     def _finish(self) -> LoopResult:
         """Weights of the end, and the result."""
-        if self.store is not None and self.is_main:
+        if self.store is not None:
             with self.averaged():
-                self.store.save_weights("final_model.pt", self.model.state_dict(), self.config_record)
+                weights = self.model_state()
+                if self.is_main:
+                    self.store.save_weights("final_model.pt", weights, self.config_record)
         return LoopResult(
             steps=self.global_step,
             epochs=self.epoch,
@@ -211,6 +230,7 @@ class TrainingLoop(LoopState):
     def _leave(self) -> None:
         """Save and end the process as the signal asks."""
         self.save()
+        self.finish_writing()
         kept = f"saved {self.store.folder / 'last.pt'}" if self.store else "nothing saved: no run directory"
         self.log.warning("signal %s at step %d: %s", self.signals.received, self.global_step, kept)
         raise SystemExit(self.signals.exit_code)
@@ -237,6 +257,15 @@ class TrainingLoop(LoopState):
             return False
         every = self.training.val_every
         return self.done or (epoch_over if every is None else is_due(self.global_step, every))
+
+    def _say_done(self) -> None:
+        """Nothing is left to do: the run is finished, was stopped, or fewer steps are asked for than are done."""
+        if self.global_step > self.total_steps:
+            self.log.info("nothing to do: %d steps are done, more than the %d asked for", self.global_step,
+                          self.total_steps)  # fmt: skip
+        else:
+            self.log.info("nothing to do: step %d of %d is done%s", self.global_step, self.total_steps,
+                          f" ({self.stop_reason})" if self.stop_reason else "")  # fmt: skip
 
     def _open_bar(self) -> Any:
         """A bar over the remaining steps, if the caller gave one."""

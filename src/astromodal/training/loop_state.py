@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..config.schema import HardwareConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
+from ..config.schema import HardwareConfig, MonitorMode, OptimizerConfig, ScheduleConfig, TrainingConfig
+from ..core.atomic import writing
 from ..core.tracking import NullTracker
 from . import distributed
+from .background import BackgroundWriter
 from .callbacks import Best, Callback, EarlyStopping
 from .checkpoint import CheckpointStore, load_checkpoint
 from .ema import ParameterAverage
 from .feed import Batch, Feed
-from .guards import require_finite_means
+from .guards import StepTrace, check_means
 from .meter import Clock, Meter
 from .muon import JointOptimizer
 from .optimizers import build_optimizer
 from .precision import MixedPrecision
 from .preemption import StopSignals
-from .resume import cut_records, default_record, load_state, training_state
-from .utils import configure_cuda_performance, require_deterministic, resolve_device
+from .resume import default_record, load_state, training_state
+from .sharded import gathered, shard
+from .spikes import SpikeWatch
+from .summary import training_summary
+from .utils import configure_cuda_performance, deterministic_kernels, prepare_cublas, resolve_device
 from .validation import evaluate, evaluation_mode
 
 
@@ -60,21 +66,28 @@ class LoopState:
         configs = {"training": training, "optimizer": optimizer, "schedule": schedule}
         self.config_record = default_record(configs) if config_record is None else config_record
         self._prepare_hardware(hardware)
+        self.model: nn.Module = objective.model
+        if distributed.wants_shards(hardware.parallel):
+            shard(self.model, self.device, self.precision.name)  # before the move: the whole may not fit
         self.objective: Any = objective.to(self.device)
-        self.model: nn.Module = self.objective.model
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.model, optimizer)
         self._forward = distributed.wrap(self.objective, self.device)  # all ranks now hold the weights of the first
         self.ema = ParameterAverage(self.model, training.ema_decay) if training.ema_decay is not None else None
         if hardware.compile:
-            self._forward = torch.compile(self._forward)
+            varied = {"dynamic": True} if getattr(objective, "dynamic_shapes", False) else {}
+            self._forward = torch.compile(self._forward, **varied)
         self.feed = Feed(train_loader, training.grad_accum_steps, self.device)
         self.steps_per_epoch = self.feed.steps_per_epoch  # of the first epoch: bucketing may vary it a little
         self.val_loader = val_loader
         self.callbacks = [*callbacks]
+        mode = None if training.monitor_mode == MonitorMode.auto else MonitorMode(training.monitor_mode).value
         if training.patience is not None:
-            self.callbacks.append(EarlyStopping(training.monitor, training.patience, min_delta=training.min_delta))
-        self.best = Best(training.monitor)
+            self.callbacks.append(
+                EarlyStopping(training.monitor, training.patience, mode=mode, min_delta=training.min_delta,
+                              start_ratio=training.early_stop_start_ratio)
+            )  # fmt: skip
+        self.best = Best(training.monitor, mode)
         self.is_main = distributed.this_rank() == 0
         self.tracker = tracker if tracker is not None and self.is_main else NullTracker()
         self.store = CheckpointStore(Path(output_dir), training.keep_last, self.log) if output_dir else None
@@ -83,19 +96,22 @@ class LoopState:
     def _prepare_hardware(self, hardware: HardwareConfig) -> None:
         if hardware.n_threads is not None:
             torch.set_num_threads(hardware.n_threads)
+        self.deterministic = hardware.deterministic
         if hardware.deterministic:
-            require_deterministic()
+            prepare_cublas()
         self.device = resolve_device(hardware.device)
         if self.device.type == "cuda":
             configure_cuda_performance(hardware.tf32)
-        distributed.join_process_group(self.device)
+        distributed.join_process_group(self.device, hardware.rank_timeout_s)
         self.precision = MixedPrecision(hardware.precision, self.device)
 
     def _reset_state(self) -> None:
         """Everything that a checkpoint brings back, as it is before the first step."""
         self.global_step = 0  # optimizer steps, those that fp16 skipped included
         self.n_updates = 0  # steps that moved the weights: position of the schedule
-        self.n_skipped = 0  # fp16 steps skipped in a row
+        self.n_skipped = 0  # steps skipped in a row
+        self.total_skipped = 0
+        self.spikes = SpikeWatch(self.training.spike_factor)
         self.pending = False  # the last step's validation and epoch end are still to come
         self.history: list[dict] = []
         self.last_validation: tuple[int, dict[str, float]] | None = None
@@ -103,10 +119,15 @@ class LoopState:
         self.clock = Clock()
         self.stop_reason: str | None = None
         self._improved = False
+        self._save_wanted = False
+        self.quantities: dict[str, float] = {}  # what callbacks have set, by name
         self._begun = False
+        self.rewind_due = False  # records and checkpoints may be ahead of the restored state
         self.pending_rng: dict[str, Any] | None = None  # restored random state, set when fit() begins
         self.bar: Any = None
         self.signals: StopSignals | None = None
+        self.trace: StepTrace | None = None  # of the last step
+        self.writer: BackgroundWriter | None = None  # while fit() runs, if checkpoints are written in the background
 
     # ------------------------------------------------------------------------------ where it stands
 
@@ -126,11 +147,24 @@ class LoopState:
         """Whether the run has reached its last step or was asked to stop."""
         return self.stop_reason is not None or self.global_step >= self.total_steps
 
+    @property
+    def global_batch(self) -> int:
+        """Sequences of one step over all processes, as configured."""
+        return self.training.batch_size * self.training.grad_accum_steps * distributed.n_ranks()
+
+    def request_save(self) -> None:
+        """Save when this step and what is due after it are done; for callbacks."""
+        self._save_wanted = True
+
     def stop(self, reason: str) -> None:
         """End the run after this step; for callbacks."""
         if self.stop_reason is None:
             self.stop_reason = reason
             self.log.info("stopping at step %d: %s", self.global_step, reason)
+
+    def summary(self) -> dict[str, Any]:
+        """Size and cost of the model, and tokens per step; see :mod:`astromodal.training.summary`."""
+        return training_summary(self.model, self.feed.loader, self.steps_per_epoch)
 
     @property
     def learning_rates(self) -> dict[str, float]:
@@ -144,8 +178,7 @@ class LoopState:
     def load_checkpoint(self, path: str | Path) -> None:
         """Stand where ``path`` was saved; :meth:`fit` goes on from there."""
         load_state(self, load_checkpoint(path), path)
-        self._begun = True
-        cut_records(self)
+        self._begun = self.rewind_due = True
 
     def evaluate(self, loader: Iterable[Batch], *, averaged: bool = True) -> dict[str, float]:
         """Metrics over ``loader`` with the weights that a validation would use; changes nothing.
@@ -157,19 +190,58 @@ class LoopState:
         Raises:
             DataError: the loader has no batch.
         """
-        with self.averaged() if averaged else nullcontext(), evaluation_mode(self.objective, self.seed):
+        weights = self.averaged() if averaged else nullcontext()
+        with deterministic_kernels(self.deterministic), weights, evaluation_mode(self.objective, self.seed):
             return evaluate(self.objective, loader, self.precision)
 
     def save(self) -> None:
-        """Write ``last.pt`` (and, when due, the numbered and the best checkpoint); call it on all ranks."""
+        """Write ``last.pt`` (and, when due, the numbered and the best checkpoint); call it on all ranks.
+
+        Within :meth:`fit` and with ``training.checkpoint_async`` it returns when the state is copied.
+        """
         if self.store is not None:
-            require_finite_means(self.global_step, self.meter.read())  # never keep a state that is already lost
+            check_means(self)  # never keep a state that is already lost
             state = training_state(self)
+            jobs = [job for callback in self.callbacks if (job := callback.on_save(self)) is not None]
             if self.is_main:
                 numbered = is_due(self.global_step, self.training.save_every) and not self.pending
-                self.store.save(state, numbered=numbered, best=self._improved)
+                records = getattr(self.tracker, "path", None)
+                write = partial(self.store.save, numbered=numbered, best=self._improved, then=jobs,
+                                after=() if records is None else (Path(records),))  # fmt: skip
+                if self.writer is None:
+                    write(state)
+                else:
+                    self.writer.submit(write, state)
             distributed.barrier()
-        self._improved = False
+        self._improved = self._save_wanted = False
+
+    @contextmanager
+    def writing_in_background(self) -> Iterator[None]:
+        """Block in which :meth:`save` does not wait for the disk, if so configured; its end waits.
+
+        Raises:
+            ArtifactError: the last checkpoint could not be written.
+        """
+        if self.store is None or not self.training.checkpoint_async:
+            yield
+            return
+        if self.is_main:
+            with writing(self.store.folder):
+                self.store.folder.mkdir(parents=True, exist_ok=True)  # records may come before the first checkpoint
+        try:
+            with BackgroundWriter(self.log) as self.writer:
+                yield
+        finally:
+            self.writer = None
+
+    def finish_writing(self) -> None:
+        """Wait until the last checkpoint is on the disk."""
+        if self.writer is not None:
+            self.writer.wait()
+
+    def model_state(self) -> dict[str, torch.Tensor]:
+        """The model's weights, whole; call it on all ranks. Of a sharded model only the first gets them."""
+        return gathered(self.model.state_dict())
 
     def averaged(self) -> AbstractContextManager:
         """Context in which the model holds the averaged weights, if there is an average."""

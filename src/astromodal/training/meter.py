@@ -7,7 +7,7 @@ reads once per log interval.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -69,6 +69,15 @@ class Meter:
         self.n_steps = int(state["n_steps"])
         totals = [t.to(self.device, self.dtype) for t in state["totals"]]
         self._totals = {tuple(n): t for n, t in zip(state["names"], totals, strict=True)}
+
+    def load_sum(self, states: Sequence[dict]) -> None:
+        """:meth:`load_state_dict` of another number of ranks: the first takes what all of them had."""
+        self.load_state_dict(states[0])
+        for state in states[1:]:
+            for names, total in zip(state["names"], state["totals"], strict=True):
+                self.add_vector(tuple(names), total.to(self.device, self.dtype))
+        if distributed.this_rank() > 0:
+            self._totals = {names: torch.zeros_like(total) for names, total in self._totals.items()}
 
 
 class Clock:

@@ -14,6 +14,7 @@ from torch import nn
 from ..config.schema import OptimizerConfig, OptimizerName
 from ..errors import ConfigError
 from .muon import JointOptimizer, build_muon, hidden_matrices
+from .riemannian import build_riemannian_adam, manifold_points
 
 Optimizer = torch.optim.Optimizer | JointOptimizer
 
@@ -72,10 +73,21 @@ def _muon(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     return JointOptimizer(adamw=_adamw(model, config, skip), muon=muon)
 
 
+def _riemannian_adam(model: nn.Module, config: OptimizerConfig) -> Optimizer:
+    points = manifold_points(model)
+    betas = (config.beta1, config.beta2)
+    riemannian = build_riemannian_adam(points, config.learning_rate, betas, config.eps)
+    skip = frozenset(id(p) for p in points)
+    if not parameter_groups(model, config.weight_decay, skip):
+        return JointOptimizer(riemannian=riemannian)
+    return JointOptimizer(adamw=_adamw(model, config, skip), riemannian=riemannian)
+
+
 BUILDERS: dict[OptimizerName, Callable[[nn.Module, OptimizerConfig], Optimizer]] = {
     OptimizerName.adamw: _adamw,
     OptimizerName.adam: _adam,
     OptimizerName.muon: _muon,
+    OptimizerName.riemannian_adam: _riemannian_adam,
 }
 
 

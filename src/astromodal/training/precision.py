@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..config.schema import Precision
 from ..errors import ConfigError
+from .sharded import clip, whole
 
 
 class MixedPrecision:
@@ -40,14 +41,18 @@ class MixedPrecision:
         """Add the gradient of ``loss``, scaled if need be."""
         (self.scaler.scale(loss) if self.scaler else loss).backward()
 
-    def clip(self, optimizer: object, parameters: Iterable[nn.Parameter], max_norm: float | None) -> Tensor:
-        """Norm of the true gradient (before clipping to ``max_norm``), as a tensor on the device."""
+    def gradient_norm(self, optimizer: object, parameters: Iterable[nn.Parameter]) -> Tensor:
+        """Norm of the true (unscaled) gradient, as a tensor on the device."""
         if self.scaler:
             self.scaler.unscale_(optimizer)  # type: ignore[arg-type]
-        if max_norm is not None:
-            return nn.utils.clip_grad_norm_(parameters, max_norm)
         grads = [p.grad for p in parameters if p.grad is not None]
-        return nn.utils.get_total_norm(grads) if grads else torch.zeros((), device=self.device)
+        return whole(nn.utils.get_total_norm(grads)) if grads else torch.zeros((), device=self.device)
+
+    @staticmethod
+    def clip(parameters: Iterable[nn.Parameter], norm: Tensor, max_norm: float | None) -> None:
+        """Scale gradients of norm ``norm`` down to ``max_norm``; of a NaN norm, all of them become NaN."""
+        if max_norm is not None:
+            clip(parameters, norm, max_norm)
 
     def step(self, optimizer: object) -> bool:
         """Apply the gradient; False when the step was skipped because a scaled gradient overflowed."""

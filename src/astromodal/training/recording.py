@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.io import plain, write_json
 from ..errors import ConfigError
-from .guards import require_finite_means
+from .guards import check_means
 from .validation import evaluate, evaluation_mode
 
 if TYPE_CHECKING:
@@ -19,15 +19,19 @@ def log_step(loop: TrainingLoop) -> None:
     Raises:
         TrainingError: a mean is not finite.
     """
-    means = loop.meter.read()
-    require_finite_means(loop.global_step, means)
-    means = over_steps_that_have_it(means)
+    means = over_steps_that_have_it(check_means(loop))
     values = {k if k.startswith("optim/") else f"train/{k}": v for k, v in means.items()}
     values |= loop.learning_rates
     if loop.precision.scaler is not None:
         values["optim/loss_scale"] = loop.precision.scaler.get_scale()
+    if loop.total_skipped:
+        values["optim/skipped"] = float(loop.total_skipped)
+    values |= _spike(loop, means.get("loss"))
     values |= loop.clock.read()
+    values |= {f"optim/{name}": value for name, value in loop.quantities.items()}
     loop.tracker.log(loop.global_step, {f"{loop.metric_prefix}{key}": value for key, value in values.items()})
+    for callback in loop.callbacks:
+        callback.on_log(loop, values)
     loss, lr = means.get("loss", float("nan")), values["optim/lr"]
     if loop.bar is not None:
         loop.bar.update(0, loss=loss, lr=lr)
@@ -36,6 +40,17 @@ def log_step(loop: TrainingLoop) -> None:
                       loss, lr, values["perf/step_ms"])  # fmt: skip
     loop.meter.reset()
     loop.clock.reset()
+
+
+def _spike(loop: TrainingLoop, loss: float | None) -> dict[str, float]:
+    """``optim/spike``, the height in MADs, where a spike of the loss begins; it is also said."""
+    height = loop.spikes.update(loss) if loss is not None else None
+    if height is None:
+        return {}
+    if loop.is_main:
+        loop.log.warning("step %d: the loss jumped to %.5g, %.0f times its usual spread above the median of the last "
+                         "records", loop.global_step, loss, height)  # fmt: skip
+    return {"optim/spike": height}
 
 
 def over_steps_that_have_it(means: dict[str, float]) -> dict[str, float]:
@@ -61,7 +76,7 @@ def validate(loop: TrainingLoop) -> bool:
     Raises:
         ConfigError: ``training.monitor`` is not among the metrics.
     """
-    require_finite_means(loop.global_step, loop.meter.read())
+    check_means(loop)
     step, prefix, monitor = loop.global_step, loop.metric_prefix, loop.training.monitor
     with loop.averaged(), evaluation_mode(loop.objective, loop.seed):
         metrics = evaluate(loop.objective, loop.val_loader, loop.precision,  # type: ignore[arg-type]
@@ -75,8 +90,10 @@ def validate(loop: TrainingLoop) -> bool:
             known = ", ".join(f"val/{n}" for n in sorted(metrics))
             raise ConfigError(f"training.monitor to be one of {known}", got=monitor)
         improved = loop.best.update(metrics[name], step)
-        if improved and loop.store is not None and loop.is_main:
-            loop.store.save_weights("best_model.pt", loop.model.state_dict(), loop.config_record)
+        if improved and loop.store is not None:
+            weights = loop.model_state()
+            if loop.is_main:
+                loop.store.save_weights("best_model.pt", weights, loop.config_record)
     loop.last_validation = (step, plain(metrics))
     loop.tracker.log(step, {f"{prefix}val/{key}": value for key, value in metrics.items()})
     loop.log.info("step %d, validation: %s %.5g%s", step, monitor, metrics[name], " (best)" if improved else "")
@@ -108,6 +125,6 @@ def record_epoch(loop: TrainingLoop, complete: bool) -> None:
     loop.history.append(plain(record))
     if complete:
         for callback in loop.callbacks:
-            callback.on_epoch_end(loop, record)
+            callback.on_epoch_recorded(loop, record)
     if loop.store is not None and loop.is_main:
         write_json(loop.store.run_dir / "training_history.json", loop.history)

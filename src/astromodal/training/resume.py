@@ -10,12 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.io import plain, truncate_jsonl, write_json
+from ..core.io import plain
 from ..core.random import get_rng_state
-from ..errors import ArtifactError
+from ..errors import ArtifactError, ConfigError
 from . import distributed
-from .callbacks import Callback
-from .checkpoint import CheckpointStore, check_resumable, load_checkpoint, load_model_state, load_weights
+from .checkpoint import MAY_CHANGE, CheckpointStore, check_resumable, load_checkpoint, load_model_state, load_weights
+from .hooks import named
+from .sharded import gathered, optimizer_state
 
 if TYPE_CHECKING:
     from .loop import TrainingLoop
@@ -31,31 +32,31 @@ def training_state(loop: TrainingLoop) -> dict[str, Any]:
         }
     )
     return {
-        "model": loop.model.state_dict(),
-        "optimizer": loop.optimizer.state_dict(),
+        "model": gathered(loop.model.state_dict()),
+        "optimizer": gathered(loop.optimizer.state_dict()),
         "scheduler": {"n_updates": loop.n_updates, "total_steps": loop.total_steps},
         "scaler": loop.precision.scaler.state_dict() if loop.precision.scaler else None,
         "ema": loop.ema.state_dict() if loop.ema else None,
         "rng": [rank["rng"] for rank in ranks],
         "sampler": [rank["sampler"] for rank in ranks],
-        "callbacks": {name: callback.state_dict() for name, callback in _named(loop.callbacks)},
+        "callbacks": {name: callback.state_dict() for name, callback in named(loop.callbacks)},
         "global_step": loop.global_step,
         "epoch": loop.epoch,
         "config": plain(loop.config_record),
         "history": plain(loop.history),
         "loop": {
             "meters": [rank["meters"] for rank in ranks],
+            "global_batch": loop.global_batch,
             "best": loop.best.state_dict(),
             "pending": loop.pending,
             "n_skipped": loop.n_skipped,
+            "total_skipped": loop.total_skipped,
+            "spikes": loop.spikes.state_dict(),
+            "wandb_id": getattr(loop.tracker, "wandb_id", None),
             "stop_reason": loop.stop_reason,
             "last_validation": list(loop.last_validation) if loop.last_validation else None,
         },
     }
-
-
-def _named(callbacks: list[Callback]) -> list[tuple[str, Callback]]:
-    return [(f"{i}_{type(callback).__name__}", callback) for i, callback in enumerate(callbacks)]
 
 
 def load_state(loop: TrainingLoop, state: dict[str, Any], where: object = None) -> None:
@@ -66,7 +67,7 @@ def load_state(loop: TrainingLoop, state: dict[str, Any], where: object = None) 
     """
     load_model_state(loop.model, state["model"], where)
     try:
-        loop.optimizer.load_state_dict(state["optimizer"])
+        loop.optimizer.load_state_dict(optimizer_state(loop.optimizer, state["optimizer"]))
     except (ValueError, KeyError) as error:
         raise ArtifactError("the state of this optimizer", got=str(error), where=where) from error
     if loop.precision.scaler is not None and state["scaler"]:
@@ -75,23 +76,29 @@ def load_state(loop: TrainingLoop, state: dict[str, Any], where: object = None) 
         loop.ema.load_state_dict(state["ema"]) if state["ema"] else loop.ema.restart()
     loop.n_updates = int(state["scheduler"]["n_updates"])
     loop.global_step, loop.history = int(state["global_step"]), list(state["history"])
-    rank = min(distributed.this_rank(), len(state["sampler"]) - 1)
-    loop.feed.load_state_dict(state["sampler"][rank])
-    loop.pending_rng = state["rng"][rank]
-    if len(state["sampler"]) != distributed.n_ranks():
+    rank, n_saved = distributed.this_rank(), len(state["sampler"])
+    loop.feed.load_state_dict(state["sampler"][min(rank, n_saved - 1)])
+    loop.pending_rng = state["rng"][rank] if rank < n_saved else None
+    if n_saved != distributed.n_ranks():
+        loop.feed.recount()
         loop.log.warning("saved by %d processes, resumed by %d: the rest of the epoch is cut differently",
-                         len(state["sampler"]), distributed.n_ranks())  # fmt: skip
+                         n_saved, distributed.n_ranks())  # fmt: skip
     extra = state.get("loop")
     if extra:
-        loop.meter.load_state_dict(extra["meters"][rank][0])
-        loop.epoch_meter.load_state_dict(extra["meters"][rank][1])
+        for meter, saved in zip((loop.meter, loop.epoch_meter), zip(*extra["meters"], strict=True), strict=True):
+            meter.load_state_dict(saved[rank]) if n_saved == distributed.n_ranks() else meter.load_sum(saved)
         loop.best.load_state_dict(extra["best"])
         loop.pending, loop.n_skipped = bool(extra["pending"]), int(extra["n_skipped"])
+        loop.total_skipped = int(extra.get("total_skipped", 0))
+        if "spikes" in extra:
+            loop.spikes.load_state_dict(extra["spikes"])
         loop.stop_reason = extra["stop_reason"]
         loop.last_validation = tuple(extra["last_validation"]) if extra["last_validation"] else None
-    for name, callback in _named(loop.callbacks):
+    for name, callback in named(loop.callbacks):
         if name in state["callbacks"]:
             callback.load_state_dict(state["callbacks"][name])
+        elif callback.state_dict():
+            loop.log.warning("the checkpoint has no state of %s, which begins anew", type(callback).__name__)
 
 
 def restore(loop: TrainingLoop) -> bool:
@@ -117,22 +124,38 @@ def restore(loop: TrainingLoop) -> bool:
             if loop.ema is not None:
                 loop.ema.restart()
         return False
-    check_resumable(state["config"], loop.config_record, wanted)
+    _check_processes(loop, state, wanted)
     load_state(loop, state, wanted)
+    _compare_wandb(loop, state)
     loop.log.info("resuming at step %d of %d from %s", loop.global_step, loop.total_steps, wanted)
     return True
 
 
-def cut_records(loop: TrainingLoop) -> None:
-    """Remove from the run directory what was recorded beyond the restored step."""
-    if loop.store is None or not loop.is_main:
-        return
-    if not loop.metric_prefix:  # with a prefix, the file also belongs to other loops
-        path = getattr(loop.tracker, "path", loop.store.run_dir / "metrics.jsonl")
-        n_cut = truncate_jsonl(path, loop.global_step)
-        if n_cut:
-            loop.log.info("removed %d records beyond step %d from %s", n_cut, loop.global_step, Path(path).name)
-    write_json(loop.store.run_dir / "training_history.json", loop.history)
+def _check_processes(loop: TrainingLoop, state: dict[str, Any], where: object) -> None:
+    """Refuse another configuration; with another number of processes, what is in a step may be cut differently.
+
+    Raises:
+        ConfigError: naming what differs, or another number of sequences per step.
+    """
+    n_saved, n_now, training = len(state["sampler"]), distributed.n_ranks(), loop.training
+    saved = state.get("loop", {}).get("global_batch")
+    cut = ("training.batch_size", "training.grad_accum_steps") if n_saved != n_now and saved else ()
+    check_resumable(state["config"], loop.config_record, where, (*MAY_CHANGE, *cut))
+    if cut and saved != loop.global_batch:
+        fits, rest = divmod(saved, n_now * training.batch_size)
+        repair = f"training.grad_accum_steps={fits}" if not rest else f"training.batch_size={saved // n_now or 1}"
+        raise ConfigError(
+            f"{saved} sequences per step, as {n_saved} processes had",
+            got=f"{n_now} processes x batch_size {training.batch_size} x grad_accum_steps {training.grad_accum_steps}",
+            where=where, repair=repair,
+        )  # fmt: skip
+
+
+def _compare_wandb(loop: TrainingLoop, state: dict[str, Any]) -> None:
+    """Say so when the charts go on in another Weights & Biases run than that of the checkpoint."""
+    old, new = state.get("loop", {}).get("wandb_id"), getattr(loop.tracker, "wandb_id", None)
+    if old and new and old != new:
+        loop.log.warning("Weights & Biases: the run was %s and goes on as %s", old, new)
 
 
 def default_record(loop_configs: dict[str, Any]) -> dict[str, Any]:

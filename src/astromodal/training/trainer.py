@@ -27,7 +27,11 @@ from .objectives import LanguageModelObjective
 from .standardize import as_codebooks
 
 # Documented key -> (part, its key). Keys that a part's dataclass has are found there by their own name.
-_ALIASES = {"save_every_steps": ("training", "save_every")}
+_ALIASES = {
+    "save_every_steps": ("training", "save_every"),
+    "early_stop_patience": ("training", "patience"),
+    "early_stop_min_delta": ("training", "min_delta"),
+}
 _EXTRA = ("seed", "meaningful_loss", "use_amp", "resume", "init_from")
 _DOCUMENTED_STEP = re.compile(r"(?:ckpt|checkpoint)_step_(\d+)\.pt")
 

@@ -1,16 +1,31 @@
-"""Seeds, devices, GPU switches, the documented learning-rate function, and the summary of a model."""
+"""Seeds, devices, GPU switches, and the documented learning-rate function; the summary of a model is re-exported."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
-from torch import nn
 
 from ..core.random import seed_everything
 from ..errors import ConfigError
 from .schedules import cosine_factor
+from .summary import count_parameters, describe_model, model_summary, print_model_summary
+
+__all__ = [
+    "configure_cuda_performance",
+    "cosine_schedule_with_warmup",
+    "count_parameters",
+    "describe_model",
+    "deterministic_kernels",
+    "get_device",
+    "model_summary",
+    "print_model_summary",
+    "require_deterministic",
+    "resolve_device",
+    "set_seed",
+]
 
 
 def set_seed(seed: int, deterministic: bool = False) -> None:
@@ -22,9 +37,33 @@ def set_seed(seed: int, deterministic: bool = False) -> None:
 
 def require_deterministic() -> None:
     """From now on the same input gives the same bits, on GPUs too, at some cost in speed."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    prepare_cublas()
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
+
+
+def prepare_cublas() -> None:
+    """Have cuBLAS use fixed workspaces, without which torch refuses its kernels as not deterministic.
+
+    It reads the variable when it starts, so this comes before the first product on a GPU and is never undone.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+@contextmanager
+def deterministic_kernels(wanted: bool = True) -> Iterator[None]:
+    """Block with :func:`require_deterministic`, if ``wanted``; afterwards the settings are what they were."""
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    require_deterministic()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def configure_cuda_performance(tf32: bool = True) -> None:
@@ -36,10 +75,10 @@ def configure_cuda_performance(tf32: bool = True) -> None:
 
 
 def get_device(prefer_cuda: bool = True) -> torch.device:
-    """CUDA, else Apple's MPS, else CPU; with ``prefer_cuda=False`` the CPU."""
+    """CUDA, else Apple's MPS, else CPU; with ``prefer_cuda=False`` MPS, else CPU."""
     if prefer_cuda and torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
-    if prefer_cuda and torch.backends.mps.is_available():
+    if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
 
@@ -75,49 +114,3 @@ def cosine_schedule_with_warmup(
     0.0001
     """
     return base_lr * cosine_factor(step, warmup_steps, total_steps, min_lr_ratio)
-
-
-def model_summary(model: nn.Module, length: int | None = None) -> dict[str, Any]:
-    """Size and cost of a model.
-
-    Args:
-        length: sequence length at which attention is counted (needs ``model.n_layers`` and ``model.d_model``).
-
-    Returns:
-        ``parts`` (parameters per child), ``parameters``, ``trainable``, ``bytes`` (parameters and buffers), and
-        ``flops_per_token``: 6 per weight of a linear map (2 forward, 4 backward) plus ``6 L d`` per layer of
-        causal attention (Kaplan et al. 2020, arXiv:2001.08361; Chowdhery et al. 2022, arXiv:2204.02311, app. B).
-    """
-    seen: set[int] = set()
-    parts: dict[str, int] = {}
-    for name, child in [*model.named_children(), ("(own)", model)]:
-        new = [p for p in child.parameters() if id(p) not in seen]
-        seen |= {id(p) for p in new}
-        if new:
-            parts[name] = sum(p.numel() for p in new)
-    tensors = [*model.parameters(), *model.buffers()]
-    weights = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)}
-    head = getattr(model, "head_weight", None)
-    if isinstance(head, torch.Tensor):
-        weights[id(head)] = head.numel()
-    flops = 6 * sum(weights.values())
-    n_layers, width = getattr(model, "n_layers", None), getattr(model, "d_model", None)
-    if length and isinstance(n_layers, int) and isinstance(width, int):
-        flops += 6 * n_layers * length * width
-    return {
-        "parts": parts,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "trainable": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "bytes": sum(t.numel() * t.element_size() for t in tensors),
-        "flops_per_token": flops,
-    }
-
-
-def describe_model(model: nn.Module) -> str:
-    """:func:`model_summary` as one line."""
-    summary = model_summary(model)
-    parts = ", ".join(f"{name} {count:,}" for name, count in summary["parts"].items())
-    return (
-        f"{type(model).__name__}: {summary['parameters']:,} parameters ({parts}), "
-        f"{summary['bytes'] / 2**20:.1f} MiB, {summary['flops_per_token'] / 1e6:.2f} MFLOP per token and step"
-    )
