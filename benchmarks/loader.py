@@ -48,11 +48,12 @@ def write_tokens(root: Path, n: int, everything: bool, fraction: float) -> Token
                     nondetected=~present & False,
                     values=rng.normal(size=present.shape),
                     errors=np.ones(present.shape),
+                    sigma=np.ones(present.shape),
                 ),
                 COLUMNS,
             )
             for group, length in GROUPS.items() if everything else ():
-                writer.add_spectrum(group, rng.integers(0, 1024, (m, length)), np.ones(m, bool))
+                writer.add_spectrum(group, rng.integers(0, 1024, (m, length)), np.ones(m, bool), np.ones((m, length)))
             if everything:
                 tokens = rng.integers(0, 2048, (m, IMAGE))
                 writer.add_image(tokens, np.zeros((m, 1, 1, 1)), np.ones(m, bool))
@@ -121,14 +122,15 @@ def measure(kind: str, n: int, repeats: int, seconds: float, n_reopened: int) ->
         packing = n / (time.perf_counter() - started)
         before = anonymous_mib()
 
-        def loader(order: str) -> SequenceLoader:
-            dataset = SequenceDataset(packed, "train", order=order)
+        def loader(order: str, with_sigma: bool = False) -> SequenceLoader:
+            dataset = SequenceDataset(packed, "train", order=order, with_sigma=with_sigma)
             return SequenceLoader(dataset, BucketSampler(dataset.lengths, BATCH))
 
         variants: dict[str, Callable[[], Iterator[int]]] = {
             f"npz reopened per row ({n_reopened} objects)": lambda: reopened(small, n_reopened, everything),
             "loader, fixed order": lambda: loader_rows(loader("fixed")),
             "loader, random order": lambda: loader_rows(loader("random")),
+            "loader, fixed order, with sigma": lambda: loader_rows(loader("fixed", True)),
         }
         running = {name: make() for name, make in variants.items()}
         rates: dict[str, list[float]] = {name: [] for name in variants}
