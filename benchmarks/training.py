@@ -109,7 +109,8 @@ class Bench:
         return TrainingLoop(
             objective, loader, callbacks=callbacks, output_dir=folder,
             tracker=None if folder is None else Tracker(folder),
-            training=TrainingConfig(epochs=1, log_every=1 if folder else 50, save_every=None),
+            # Checkpoints are written in the foreground here, so that all of their cost is seen.
+            training=TrainingConfig(epochs=1, log_every=1 if folder else 50, save_every=None, checkpoint_async=False),
             optimizer=OptimizerConfig(), schedule=ScheduleConfig(warmup_steps=1),
             hardware=HardwareConfig(device=self.device, precision=dtype, compile=self.options.compile, n_threads=1),
         )  # fmt: skip
@@ -199,10 +200,12 @@ class Bench:
             tokens = self.n_tokens / median(seconds)
             against = median(f / s for f, s in zip(first, seconds, strict=True))
             own = tokens * flops / rates[name.rsplit(" ", 1)[1]]
+            mfu = "-" if np.isnan(peak) else f"{100 * tokens * flops / peak:.1f}%"
             print(f"{name:32} {median(seconds) / len(self.rows):8.3f} {tokens:9,.0f} {100 * own:10.0f}% "
-                  f"{100 * tokens * flops / peak:5.1f}% {against:17.2f}x")  # fmt: skip
+                  f"{mfu:>6} {against:17.2f}x")  # fmt: skip
             self.record.setdefault("speed", {})[name] = {
-                "seconds": seconds, "tokens_per_second": tokens, "of_products": own, "mfu": tokens * flops / peak,
+                "seconds": seconds, "tokens_per_second": tokens, "of_products": own,
+                "mfu": None if np.isnan(peak) else tokens * flops / peak,
                 "against_first": against,
             }  # fmt: skip
 

@@ -364,8 +364,9 @@ def test_an_interrupted_encoding_is_repeated(workplace: Workplace, number: int):
     process = subprocess.Popen(
         [sys.executable, str(REPO / "encode.py"), *BASE, "encode.overwrite=true", "data.batch_rows=1"],
         cwd=workplace.folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let jobs in the background ignore it
     )  # fmt: skip
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not list((workplace.store / "tokens").glob(".staging/*/*/*")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.005)

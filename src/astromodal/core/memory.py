@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 
@@ -11,9 +12,19 @@ def peak_memory() -> dict[str, float]:
 
     Both are the highest since the process began, so that of a sweep's later jobs includes the earlier ones.
     """
-    unit = 1 if sys.platform == "darwin" else 1024  # what getrusage counts in
-    found = {"peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)}
+    found = {"peak_memory_mb": round(_peak_bytes() / 1e6, 1)}
     torch = sys.modules.get("torch")  # not imported for this alone
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         found["peak_memory_gpu_mb"] = round(torch.cuda.max_memory_allocated() / 1e6, 1)
     return found
+
+
+def _peak_bytes() -> int:
+    """Peak of the resident size."""
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+        for line in lines:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    # Elsewhere; on Linux it would count what the parent process held when it started this one.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
