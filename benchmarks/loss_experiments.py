@@ -81,8 +81,13 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "mixed_1": ("loss=combined", *every("weight_{}", 1.0), "loss.scalar.form=crps"),
     "mixed_3": ("loss=recommended",),  # weights 3
     "mixed_4": ("loss=combined", *every("weight_{}", 4.0), "loss.scalar.form=crps"),
-    "errors_1": ("loss=combined", *every("weight_{}", 1.0), "loss.scalar.form=crps", "loss.scalar.errors=weight",
-                 "loss.spectrum.errors=weight"),
+    "errors_1": (
+        "loss=combined",
+        *every("weight_{}", 1.0),
+        "loss.scalar.form=crps",
+        "loss.scalar.errors=weight",
+        "loss.spectrum.errors=weight",
+    ),
     "mixed_gauss_1": ("loss=combined", *every("weight_{}", 1.0), "loss.scalar.form=hl_gauss"),
     "mixed_share50": ("loss=combined", *every("share_{}", 0.5), *FAST, "loss.scalar.form=crps"),
     "share10": ("loss=combined", *every("share_{}", 0.1), *FAST),
