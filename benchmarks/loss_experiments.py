@@ -10,7 +10,7 @@ tokens are made once per data set; a (variant, seed) that is finished is not run
 Each run is one thread of a tiny model; ``--override`` reaches every run (``--override training.max_steps=1000``).
 
 Figures are of the best weights (``best_model.pt``, by ``val/score``) on the held-out sky: means over positions from
-``summary.json``, and per object from ``paired.py``, for the bootstrap.
+``summary.json``, and per object from ``object_errors.npz``, for the bootstrap.
 """
 
 from __future__ import annotations
@@ -109,8 +109,6 @@ def main() -> None:
                 list(pool.map(lambda cell, d=data, f=folder: run_cell(d, f, *cell, arguments.override), cells))
     if arguments.report:
         folders = {data: arguments.work.absolute() / data for data in arguments.data}
-        for folder in folders.values():
-            score_objects(folder)
         for path in write_report(folders, arguments.variants, arguments.report, arguments.against, arguments.seeds):
             print(path)
 
@@ -171,14 +169,6 @@ def run_cell(data: str, folder: Path, variant: str, seed: int, override: list[st
     write_json(finished, {"overrides": overrides, "cpu_seconds": seconds})
     score, wall = read_json(run / "summary.json")["model"]["score"], time.perf_counter() - started
     print(f"{data} {variant} {seed}: score {score:.4f}, {seconds:.0f} CPU s, {wall:.0f} s", flush=True)
-
-
-def score_objects(folder: Path) -> None:
-    """Errors per object of the finished runs that do not have them yet, all in one process."""
-    done = sorted(path.parent for path in folder.glob("runs/train_lm/*/*/finished.json"))
-    missing = [str(run) for run in done if not (run / "objects.npz").exists()]
-    if missing:
-        launch([str(REPO / "benchmarks" / "paired.py"), *missing], folder, folder / "paired.log")
 
 
 def launch(arguments: list[str], folder: Path, log: Path, run_id: str | None = None) -> float:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from paired import Comparison, compare
+from paired import FILE, Comparison, compare
 
 from astromodal.core.io import read_json, write_text
 from astromodal.report.plots import MODEL, OTHER, TRUE
@@ -63,7 +63,7 @@ def collect(folder: Path, variants: Sequence[str], seeds: Sequence[int]) -> list
     found = []
     for variant in variants:
         runs = {seed: folder / "runs" / "train_lm" / variant / f"seed{seed}" for seed in seeds}
-        runs = {seed: run for seed, run in runs.items() if (run / "objects.npz").exists()}
+        runs = {seed: run for seed, run in runs.items() if (run / FILE).exists()}
         if runs:
             loss = read_json(next(iter(runs.values())) / "config.json")["loss"]
             summaries = [read_json(run / "summary.json") for run in runs.values()]

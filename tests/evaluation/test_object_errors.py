@@ -17,7 +17,13 @@ from tests.training.test_objectives import VOCAB, cut, make, make_batch, make_co
 
 N = 13
 PRECISION = MixedPrecision(Precision.auto, torch.device("cpu"))
-NAMES = {"ce": "n_ce", "error_image": "n_image", "error_scalar": "n_scalar", "error_spectrum": "n_spectrum"}
+NAMES = {
+    "ce": "n_ce",
+    "error_image": "n_image",
+    "error_scalar": "n_scalar",
+    "error_spectrum": "n_spectrum",
+    "crps_scalar": "n_scalar",
+}
 
 
 def test_each_object_has_the_errors_it_has_alone():

@@ -20,6 +20,7 @@ from astromodal.training.reference import reference_terms
 from astromodal.training.sampling import StepWeights
 from astromodal.training.standardize import MODALITIES
 from tests.training.test_objectives import VOCAB, LogitsOnly, cut, make, make_batch, make_codebooks
+from tests.training.test_resume import Killed
 from tests.training.toys import MemoryTracker, options
 
 LOSSES = [
@@ -192,10 +193,6 @@ def test_a_vanished_gradient_does_not_send_the_weight_to_infinity():
     assert float(objective.term_weights[0]) == pytest.approx(1e4)
     ledger._adapt({"norm_image": 0.0, "norm_ce_image": 1.0})
     assert float(objective.term_weights[0]) == pytest.approx(1e4)
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
 
 
 class KillAt(Callback):

@@ -200,7 +200,7 @@ def check_shares(loss: Any) -> None:
     Raises:
         ConfigError: naming the key.
     """
-    for modality in ("image", "scalar", "spectrum"):
+    for modality in MODALITIES:
         key, share = f"loss.share_{modality}", getattr(loss, f"share_{modality}")
         if share is None:
             continue

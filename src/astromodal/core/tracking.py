@@ -194,28 +194,26 @@ class Tracker(NullTracker):
         self._wandb = self._board = None
 
     def _mirror(self, action: Callable[[Any], None]) -> None:
-        """Do something with the mirror; its first error is said and ends the mirroring, never the run."""
-        if self._wandb is None:
-            return
-        try:
-            action(self._wandb)
-        except Exception as error:
-            _log.warning("Weights & Biases failed, metrics.jsonl goes on: %s", _one_line(error))
-            run, self._wandb = self._wandb, None
-            with contextlib.suppress(Exception):
-                run.finish(exit_code=1)
+        """Do something with the mirror at Weights & Biases."""
+        self._wandb = _kept("Weights & Biases", self._wandb, action, lambda run: run.finish(exit_code=1))
 
     def _show(self, action: Callable[[TensorBoard], None]) -> None:
         """:meth:`_mirror` for TensorBoard."""
-        if self._board is None:
-            return
-        try:
-            action(self._board)
-        except Exception as error:
-            _log.warning("TensorBoard failed, metrics.jsonl goes on: %s", _one_line(error))
-            board, self._board = self._board, None
-            with contextlib.suppress(Exception):
-                board.close()
+        self._board = _kept("TensorBoard", self._board, action, lambda board: board.close())
+
+
+def _kept(name: str, mirror: Any, action: Callable[[Any], None], end: Callable[[Any], None]) -> Any:
+    """``mirror`` after ``action``; its first error is said and ends the mirroring (None), never the run."""
+    if mirror is None:
+        return None
+    try:
+        action(mirror)
+    except Exception as error:
+        _log.warning("%s failed, metrics.jsonl goes on: %s", name, _one_line(error))
+        with contextlib.suppress(Exception):
+            end(mirror)
+        return None
+    return mirror
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ..training.standardize import MODALITIES
 from ..training.validation import evaluation_mode, to_device
 
 FILE = "object_errors.npz"
+_TABLE = (1 + len(MODALITIES), 4)  # sums of an object
 
 
 def object_errors(
@@ -36,12 +37,12 @@ def object_errors(
 
     Returns:
         ``object_index (n,)`` int64, ``ce (n,)`` in nats, ``error_<modality> (n,)`` as a fraction of the variance for
-        each modality that has a codebook and occurs, and ``n_ce``, ``n_<modality>`` ``(n,)`` int64, the positions that
-        these are means over; NaN where an object has none.
+        each modality that has a codebook and occurs, ``crps_scalar (n,)`` where validation has it, and ``n_ce``,
+        ``n_<modality>`` ``(n,)`` int64, the positions that these are means over; NaN where an object has none.
     """
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(0)
-    found: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, np.int64), np.zeros((0, 2 + 2 * len(MODALITIES))))]
+    found: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, np.int64), np.zeros((0, *_TABLE)))]
     with evaluation_mode(objective, seed):
         for batch in loader:
             index = np.asarray(batch["object_index"], np.int64)
@@ -51,11 +52,11 @@ def object_errors(
     mine = tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
     indices, sums = (np.concatenate(parts) for parts in zip(*distributed.gather(mine), strict=True))
     index, first = np.unique(indices, return_index=True)
-    return {"object_index": index} | _means(sums[first])
+    return {"object_index": index} | _means(sums[first], objective.scorer.has_crps)
 
 
 def _sums(values: Tensor, order: np.ndarray, modality: np.ndarray, n_objects: int) -> Tensor:
-    """Sums and counts per object ``(B, 8)``: of cross-entropy, and of the error of each modality.
+    """Sums per object and modality (first: positions without error), ``(B, 4, 4)``: cross-entropy, error, CRPS, count.
 
     Args:
         values: cross-entropy, hit, error and CRPS of the scored positions ``(P, 4)``.
@@ -63,28 +64,26 @@ def _sums(values: Tensor, order: np.ndarray, modality: np.ndarray, n_objects: in
         modality: of every position ``(N,)``, index in ``MODALITIES``, -1 for none.
     """
     if not n_objects:
-        return values.new_zeros(0, 2 + 2 * len(MODALITIES))
+        return values.new_zeros(0, *_TABLE)
     objects = order // (len(modality) // n_objects)
-    parts = 1 + len(MODALITIES)  # the first takes what has no error
-    cell = torch.as_tensor(objects * parts + modality[order] + 1, device=values.device)
+    cell = torch.as_tensor(objects * _TABLE[0] + modality[order] + 1, device=values.device)
     ones = torch.ones_like(values[:, 0])
-    table = values.new_zeros(n_objects * parts, 3)
-    table.index_add_(0, cell, torch.stack([values[:, 0], values[:, 2], ones], dim=1))
-    table = table.view(n_objects, parts, 3)
-    ce = table[:, :, [0, 2]].sum(1)  # positions of every kind
-    return torch.cat([ce, table[:, 1:, 1:].flatten(1)], dim=1)
+    table = values.new_zeros(n_objects * _TABLE[0], _TABLE[1])
+    table.index_add_(0, cell, torch.stack([values[:, 0], values[:, 2], values[:, 3], ones], dim=1))
+    return table.view(n_objects, *_TABLE)
 
 
-def _means(sums: np.ndarray) -> dict[str, np.ndarray]:
-    """Named means and counts from the sums and counts ``(n, 8)`` of all objects."""
-    totals, counts = sums[:, 0::2], sums[:, 1::2]
+def _means(sums: np.ndarray, has_crps: bool) -> dict[str, np.ndarray]:
+    """Named means and counts from the sums ``(n, 4, 4)`` of all objects."""
+    ce, n_ce = sums[:, :, 0].sum(1), sums[:, :, 3].sum(1)  # positions of every kind
     with np.errstate(invalid="ignore"):
-        means = totals / counts
-    arrays = {"ce": means[:, 0], "n_ce": counts[:, 0].astype(np.int64)}
-    for column, modality in enumerate(MODALITIES, start=1):
-        if counts[:, column].any():
-            arrays[f"error_{modality}"] = means[:, column]
-            arrays[f"n_{modality}"] = counts[:, column].astype(np.int64)
+        arrays = {"ce": ce / n_ce, "n_ce": n_ce.astype(np.int64)}
+        for index, modality in enumerate(MODALITIES, start=1):
+            _, error, crps, n = sums[:, index].T
+            if n.any():
+                arrays |= {f"error_{modality}": error / n, f"n_{modality}": n.astype(np.int64)}
+                if modality == "scalar" and has_crps:
+                    arrays["crps_scalar"] = crps / n
     return arrays
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,11 +162,20 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         ArtifactMissingError, ArtifactError, UnsafeFileError: as :func:`astromodal.core.io.load_torch`; or the file
             is not a checkpoint of this program.
     """
+    return load_with_keys(path, KEYS, "a checkpoint", "use one from checkpoints/, or init_from for weights alone")
+
+
+def load_with_keys(path: str | Path, keys: Sequence[str], expected: str, repair: str) -> dict[str, Any]:
+    """A file of tensors and plain values that has ``keys``.
+
+    Raises:
+        ArtifactMissingError, ArtifactError, UnsafeFileError: as :func:`astromodal.core.io.load_torch`; or the file
+            is not what was ``expected``.
+    """
     state = load_torch(path)
-    missing = [key for key in KEYS if key not in state] if isinstance(state, dict) else list(KEYS)
+    missing = [key for key in keys if key not in state] if isinstance(state, dict) else list(keys)
     if missing:
-        raise ArtifactError("a checkpoint", got=f"a file without {', '.join(missing)}", where=path,
-                            repair="use one from checkpoints/, or init_from for weights alone")  # fmt: skip
+        raise ArtifactError(expected, got=f"a file without {', '.join(missing)}", where=path, repair=repair)
     return state
 
 

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..core.io import load_torch, plain, save_torch
+from ..core.io import plain, save_torch
 from ..core.random import get_rng_state
 from ..errors import ArtifactError
 from . import distributed
-from .checkpoint import load_model_state
+from .checkpoint import load_model_state, load_with_keys
 from .precision import MixedPrecision
 from .sharded import is_sharded, local
 from .validation import to_device
@@ -111,12 +111,7 @@ def load_bundle(path: str | Path) -> dict[str, Any]:
     Raises:
         ArtifactMissingError, ArtifactError, UnsafeFileError: nothing there, a damaged file, or another kind of file.
     """
-    bundle = load_torch(path)
-    missing = [key for key in _KEYS if key not in bundle] if isinstance(bundle, dict) else list(_KEYS)
-    if missing:
-        raise ArtifactError("a debug bundle", got=f"a file without {', '.join(missing)}", where=path,
-                            repair="use debug/step_<n>/bundle.pt of a run")  # fmt: skip
-    return bundle
+    return load_with_keys(path, _KEYS, "a debug bundle", "use debug/step_<n>/bundle.pt of a run")
 
 
 def replay(objective: Any, bundle: Mapping[str, Any]) -> list[dict[str, float]]:

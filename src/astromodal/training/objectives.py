@@ -24,7 +24,7 @@ from ..errors import ConfigError
 from . import fused
 from .distributed import this_rank
 from .gradients import drawn_counts, gradient_sums
-from .reference import as_loss_config, reference_terms, total_of
+from .reference import as_loss_config, reference_terms, term_weights, total_of
 from .sampling import (
     CE_STREAM,
     Layout,
@@ -78,9 +78,9 @@ class LanguageModelObjective(nn.Module):
         self.head = fused.Head.of(self.tables, self.loss.ce == CEMode.block)
         entries, n_bins = fused.block_tensors(self.tables)
         dtype = torch.float64 if self._dtype() == torch.float64 else torch.float32
-        weights = [float(getattr(self.loss, f"weight_{m}")) for m in MODALITIES]
         # A tensor, because target shares of the gradient change it while the graph stays (``ledger.py``).
-        self.register_buffer("term_weights", torch.tensor(weights, dtype=dtype), persistent=False)
+        weights = torch.tensor(list(term_weights(self.loss).values()), dtype=dtype)
+        self.register_buffer("term_weights", weights, persistent=False)
         for index, tensor in enumerate(entries):
             tensor = tensor.to(dtype) if tensor.is_floating_point() else tensor
             self.register_buffer(f"entries_{index}", tensor, persistent=False)
