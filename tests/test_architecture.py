@@ -11,7 +11,7 @@ import pytest
 
 ORDER = (
     *("errors", "lazy", "config", "core", "metrics", "data", "quantizers", "codecs", "models", "training"),
-    *("tokenizers", "tokens", "sequences", "evaluation", "report", "experiment", "stages", "sample_k_study"),
+    *("recipes", "tokenizers", "tokens", "sequences", "evaluation", "report", "experiment", "stages", "sample_k_study"),
 )
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "astromodal"
 FILES = sorted(p for p in SOURCE.rglob("*.py") if p != SOURCE / "__init__.py")

@@ -24,9 +24,17 @@ NEXT = {"train_tokenizers": "encode", "encode": "train_lm"}
 
 
 def train_tokenizers(cfg: DictConfig) -> None:
-    """Fit the configured tokenizers on the training objects, save them, report their quality on held-out objects."""
+    """Fit the configured tokenizers on the training objects, save them, report their quality on held-out objects.
+
+    With ``recipe`` set, train that codec on its home problem instead.
+    """
     config: Config = OmegaConf.to_object(cfg)
     with RunContext.open(cfg, "train_tokenizers") as run:
+        if config.recipe is not None:
+            from .recipes import run_recipe
+
+            run.tracker.summary(run_recipe(config, run))
+            return
         cubes, splits = open_survey(config, run)
         root = Path(config.paths.store) / "tokenizers"
         reports: dict[str, dict[str, Any]] = {}

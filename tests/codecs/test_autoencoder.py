@@ -16,7 +16,7 @@ CONFIGS = [AutoencoderConfig(width=16, n_blocks=1), AutoencoderConfig(width=12, 
 
 def make(config=CONFIGS[0], n_bands=3, size=16, seed=0):
     torch.manual_seed(seed)
-    codec = build_codec(config, n_bands, size)
+    codec = build_codec(config, (n_bands, size, size))
     with torch.no_grad():  # blocks start as the identity: give every path something to say
         for parameter in codec.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -34,10 +34,10 @@ def blobs(n, n_bands=3, size=16, seed=0):
     return torch.tensor(colour * shape[:, None] + 0.05 * rng.normal(size=(n, n_bands, size, size)), dtype=torch.float32)
 
 
-def as_batch(x, valid=None, inside=None):
+def as_batch(x, valid=None, inside=None, outside_weight=0.25):
     valid = torch.ones_like(x, dtype=torch.bool) if valid is None else valid
     inside = torch.ones(len(x), *x.shape[2:], dtype=torch.bool) if inside is None else inside
-    return {"image": x, "valid": valid, "inside": inside}
+    return {"x": x, "valid": valid, "weight": valid * torch.where(inside, 1.0, outside_weight)[:, None]}
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=["2 channels", "3 channels"])
@@ -78,7 +78,7 @@ def test_a_missing_band_is_not_the_same_as_empty_sky():
 
 def test_invalid_pixels_have_no_gradient_and_no_part_in_the_loss():
     codec = make().eval()
-    objective = codec.objective(outside_weight=0.2, bands="gri")
+    objective = codec.objective("gri")
     x = blobs(3)
     valid = torch.rand_like(x) > 0.3
     valid[0, 2] = False
@@ -94,7 +94,7 @@ def test_invalid_pixels_have_no_gradient_and_no_part_in_the_loss():
 
 def test_the_loss_is_the_weighted_mean_and_pixels_outside_weigh_less():
     codec = make().eval()
-    objective = codec.objective(outside_weight=0.25, bands="gri")
+    objective = codec.objective("gri")
     x, valid = blobs(2), torch.rand(2, 3, 16, 16) > 0.3
     inside = torch.rand(2, 16, 16) > 0.5
     loss, stats = objective(objective.prepare([as_batch(x, valid, inside)], 1)[0])
@@ -110,7 +110,7 @@ def test_the_loss_is_the_weighted_mean_and_pixels_outside_weigh_less():
 
 def test_micro_batches_of_a_step_add_up_to_the_whole_step():
     codec = make().eval()
-    objective = codec.objective(outside_weight=0.1, bands="gri")
+    objective = codec.objective("gri")
     assert isinstance(objective, Objective)
     x, valid, inside = blobs(6), torch.rand(6, 3, 16, 16) > 0.4, torch.rand(6, 16, 16) > 0.5
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_micro_batches_of_a_step_add_up_to_the_whole_step():
 
 
 def test_a_step_without_valid_pixels_has_loss_zero():
-    objective = make().objective(outside_weight=0.1, bands="gri")
+    objective = make().objective("gri")
     batch = as_batch(blobs(2), torch.zeros(2, 3, 16, 16, dtype=torch.bool))
     loss, _ = objective(objective.prepare([batch], 1)[0])
     loss.backward()
@@ -130,7 +130,7 @@ def test_a_step_without_valid_pixels_has_loss_zero():
 
 
 def test_evaluation_is_additive_and_predicting_the_mean_scores_one():
-    objective = make().objective(outside_weight=1.0, bands="gri").eval()
+    objective = make().objective("gri").eval()
     x = blobs(6)
     means = x.mean((0, 2, 3))
 
@@ -152,7 +152,7 @@ def test_evaluation_is_additive_and_predicting_the_mean_scores_one():
 
 def test_bands_hidden_from_the_encoder_are_still_asked_of_the_decoder():
     codec = make().eval()
-    objective = codec.objective(outside_weight=1.0, bands="gri")
+    objective = codec.objective("gri")
     x = blobs(2)
     seen = torch.tensor([[True, False, True], [True, True, True]])
     batch = objective.prepare([as_batch(x) | {"seen": seen}], 1)[0]
@@ -163,8 +163,8 @@ def test_bands_hidden_from_the_encoder_are_still_asked_of_the_decoder():
 
 def test_reconstruction_of_blobs_beats_the_mean_by_a_large_factor():
     torch.manual_seed(0)
-    codec = build_codec(AutoencoderConfig(width=24, n_blocks=1), 3, 16)
-    objective = codec.objective(outside_weight=1.0, bands="gri")
+    codec = build_codec(AutoencoderConfig(width=24, n_blocks=1), (3, 16, 16))
+    objective = codec.objective("gri")
     optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
     x = blobs(512)
     for step in range(500):
@@ -190,10 +190,10 @@ def test_a_codec_survives_saving_as_plain_values(tmp_path):
 
 def test_impossible_codecs_are_refused():
     with pytest.raises(ConfigError, match=r"multiple of 4, got 30 \(data\.images\.size\)"):
-        build_codec(CONFIGS[0], 3, 30)
+        build_codec(CONFIGS[0], (3, 30, 30))
     with pytest.raises(ConfigError, match=r"width of 1 or more, got 0"):
-        build_codec(AutoencoderConfig(width=0), 3, 32)
+        build_codec(AutoencoderConfig(width=0), (3, 32, 32))
     with pytest.raises(ConfigError, match="a codec of autoencoder, got vq"):
-        build_codec(AutoencoderConfig(name="vq"), 3, 32)
+        build_codec(AutoencoderConfig(name="vq"), (3, 32, 32))
     with pytest.raises(ArtifactError, match="saved codec"):
         codec_from_dict({"name": "other"})

@@ -89,10 +89,10 @@ def test_every_cutout_comes_once_per_epoch_and_epochs_differ_reproducibly(tmp_pa
         loader.set_epoch(epoch)
         batches = list(loader)
         assert len(batches) == len(loader) == 5
-        orders.append(torch.cat([b["image"][:, 0, 0, 0] for b in batches]).tolist())
+        orders.append(torch.cat([b["x"][:, 0, 0, 0] for b in batches]).tolist())
     assert sorted(orders[0]) == list(range(37)) and orders[0] == orders[2] != orders[1]
     plain = CutoutLoader(cache, 8, ELLIPSE, train=False, limit=10)
-    assert torch.cat([b["image"][:, 0, 0, 0] for b in plain]).tolist() == list(range(10))
+    assert torch.cat([b["x"][:, 0, 0, 0] for b in plain]).tolist() == list(range(10))
     assert "seen" not in next(iter(plain))
 
 
@@ -105,7 +105,7 @@ def test_image_validity_and_mask_are_turned_together(tmp_path):
     cache = CutoutCache(tmp_path / "c", n, SHAPE)
     cache.add(x, valid, np.tile([3.0, 1.2, 30.0], (n, 1)))
     batch = next(iter(CutoutLoader(cache, n, ELLIPSE, train=True)))
-    assert torch.equal(batch["image"][:, 1].bool(), batch["inside"])
+    assert torch.equal(batch["x"][:, 1].bool(), batch["inside"])
     assert (~batch["valid"][:, 0]).flatten(1).sum(1).tolist() == [1] * n
     assert len(torch.unique(batch["inside"], dim=0)) == 8 // 2 * 2  # no symmetry of the square maps it onto itself
     places = torch.nonzero(~batch["valid"][:, 0])[:, 1:]

@@ -8,7 +8,8 @@ from ..lazy import exports
 __getattr__, __dir__, __all__ = exports(
     __name__,
     {
-        "base": "Codec build_codec codec_from_dict",
-        "autoencoder": "Autoencoder AutoencoderObjective",
+        "base": "Codec build_codec codec_config codec_from_dict",
+        "autoencoder": "Autoencoder",
+        "reconstruction": "ReconstructionObjective",
     },
 )

@@ -15,7 +15,6 @@ Shapes: B batch, C bands, S pixels on a side, Z latent channels, G = S / 4, W wi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,7 +26,6 @@ from .base import Codec
 
 if TYPE_CHECKING:
     from ..config.schema import AutoencoderConfig
-    from ..core.objective import Batch
 
 PATCH = 4  # pixels per latent position and direction
 LATENT_NOISE = 0.02  # standard deviation, about half a cell of 2048 codes
@@ -56,7 +54,7 @@ class Autoencoder(Codec):
 
     Args:
         config: ``latent_channels``, ``width``, ``n_blocks``.
-        n_bands: C. size: S, a multiple of 4.
+        array_shape: ``(C, S, S)``, S a multiple of 4.
 
     Raises:
         ConfigError: the size is no multiple of 4, or a count is below 1.
@@ -64,8 +62,9 @@ class Autoencoder(Codec):
 
     name = "autoencoder"
 
-    def __init__(self, config: AutoencoderConfig, n_bands: int, size: int) -> None:
+    def __init__(self, config: AutoencoderConfig, array_shape: tuple[int, ...]) -> None:
         super().__init__()
+        n_bands, _, size = array_shape
         if size % PATCH or size < PATCH:
             raise ConfigError(
                 f"cutouts whose size is a multiple of {PATCH}", got=size, where="data.images.size", repair="cut them"
@@ -73,7 +72,7 @@ class Autoencoder(Codec):
         for key, value in (("width", config.width), ("latent_channels", config.latent_channels), ("n_bands", n_bands)):
             if value < 1:
                 raise ConfigError(f"{key} of 1 or more", got=value, where=f"tokenizer.image.codec.{key}")
-        self.config, self.n_bands, self.size = config, n_bands, size
+        self.config, self.array_shape = config, array_shape
         width, pixels = config.width, n_bands * PATCH**2
         self.stem = nn.Conv2d(pixels + n_bands, width, 1)
         self.encoder = nn.Sequential(*(ResidualBlock(width) for _ in range(config.n_blocks)))
@@ -88,7 +87,7 @@ class Autoencoder(Codec):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        side = self.size // PATCH
+        side = self.array_shape[-1] // PATCH
         return self.config.latent_channels, side, side
 
     def encode(self, x: Tensor, valid: Tensor) -> Tensor:
@@ -110,87 +109,3 @@ class Autoencoder(Codec):
         if self.training:
             latents = latents + LATENT_NOISE * torch.randn_like(latents)
         return self.decode(latents)
-
-    def objective(self, *, outside_weight: float, bands: Sequence[str]) -> AutoencoderObjective:
-        return AutoencoderObjective(self, outside_weight=outside_weight, bands=bands)
-
-
-class AutoencoderObjective(nn.Module):
-    """Weighted squared error in arcsinh space, normalised by the weights of the whole optimizer step.
-
-    A valid pixel weighs 1 inside of the object's ellipse and ``outside_weight`` outside; an invalid one, and so a
-    missing band, weighs nothing. A batch holds ``image`` (B, C, S, S), ``valid`` (same, bool), ``inside`` (B, S, S,
-    bool) and, in training, ``seen`` (B, C, bool): bands that are hidden from the encoder but asked of the decoder,
-    so that missing bands are nothing new to it.
-    """
-
-    def __init__(self, model: Codec, *, outside_weight: float, bands: Sequence[str]) -> None:
-        super().__init__()
-        self.model = model
-        self.outside_weight = float(outside_weight)
-        self.bands = tuple(bands)
-
-    def weight(self, batch: Batch) -> Tensor:
-        """Weight of every pixel, ``(B, C, S, S)``."""
-        inside = batch["inside"].to(torch.float32)
-        return batch["valid"] * (self.outside_weight + (1.0 - self.outside_weight) * inside)[:, None]
-
-    def prepare(self, batches: list[Batch], step: int) -> list[Batch]:
-        """Add ``weight_total``, the sum of the weights over the step's micro-batches (and ranks)."""
-        weights = torch.stack([self.weight(batch).sum(dtype=torch.float64) for batch in batches])
-        total = _sum_over_ranks(weights.sum()).clamp_min(1e-6).to(torch.float32)
-        for batch in batches:
-            batch["weight_total"] = total
-        return batches
-
-    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Share of the step's mean squared error."""
-        valid = batch["valid"]
-        shown = valid & batch["seen"][:, :, None, None] if "seen" in batch else valid
-        x = torch.where(valid, batch["image"], 0.0)
-        error = self.model(x, shown).float() - x
-        loss = (self.weight(batch) * error.square()).sum() / batch["weight_total"]
-        return loss, {"loss": loss.detach()}
-
-    @torch.no_grad()
-    def evaluate(self, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-        """Per band the weighted sums of squared error, value and squared value."""
-        x = torch.where(batch["valid"], batch["image"], 0.0)
-        weight = self.weight(batch)
-        error = self.model(x, batch["valid"]).float() - x
-        over = (0, 2, 3)
-        total = weight.sum(over)
-        sums = {"error": error.square(), "value": x, "square": x.square()}
-        columns = {name: (weight * values).sum(over) for name, values in sums.items()}
-        return {
-            f"{name}_{band}": (column[i], total[i])
-            for name, column in columns.items()
-            for i, band in enumerate(self.bands)
-        }
-
-    def summarize(self, totals: dict[str, tuple[float, float]]) -> dict[str, float]:
-        """Mean squared error and, per band, its share of the variance (1 = no better than the band's mean)."""
-        metrics, errors, weights, shares = {}, 0.0, 0.0, []
-        for band in self.bands:
-            error, weight = totals[f"error_{band}"]
-            if weight <= 0:
-                continue
-            mean = totals[f"value_{band}"][0] / weight
-            variance = totals[f"square_{band}"][0] / weight - mean**2
-            share = error / weight / variance if variance > 0 else float(error > 0)
-            metrics[f"variance_fraction_{band}"] = share
-            shares.append(share)
-            errors, weights = errors + error, weights + weight
-        metrics["loss"] = errors / weights if weights > 0 else math.nan
-        metrics["score"] = sum(shares) / len(shares) if shares else math.nan  # lower is better
-        return metrics
-
-
-def _sum_over_ranks(total: Tensor) -> Tensor:
-    """Sum of a CPU scalar over all ranks; itself in a single process."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return total
-    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    shared = total.to(device)
-    torch.distributed.all_reduce(shared)
-    return shared.cpu()

@@ -3,11 +3,15 @@
 One contract test runs over every codec. A codec is built from its configuration dataclass and saved as plain
 values (``to_dict``) beside its weights, so that ``torch.load(weights_only=True)`` suffices to read it back.
 
-Shapes: B batch, C bands, S pixels on a side, Z latent channels, G = S / 4 latent positions on a side.
+An array has channels first: a cutout is ``(C, S, S)``, a spectrum ``(1, P)``. Latents are vectors of Z numbers on a
+grid of one or two dimensions, ``(Z, G, G)`` or ``(Z, L)``; each becomes a token.
+
+Shapes: B batch, C channels, S pixels on a side, P pixels of a spectrum, Z latent channels, G and L latent positions.
 """
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,58 +19,86 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from ..config import schema
 from ..errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from ..core.objective import Objective
 
+# name: module, class, configuration (in config/schema.py), dimensions of the arrays beside the channels
+CODECS = {"autoencoder": ("autoencoder", "Autoencoder", "AutoencoderConfig", (2,))}
+
 
 class Codec(nn.Module, ABC):
-    """Arrays ``(B, C, S, S)`` with validity to latents ``(B, Z, G, G)`` and back.
+    """Arrays ``(B, C, *space)`` with validity to latents ``(B, Z, *grid)`` and back.
 
     In ``eval()`` mode both directions are deterministic, and what an invalid pixel holds never matters.
     """
 
     name: ClassVar[str]
     config: Any  # the dataclass it was built from
-    n_bands: int
-    size: int
+    array_shape: tuple[int, ...]  # (C, *space)
 
     @property
     @abstractmethod
-    def latent_shape(self) -> tuple[int, int, int]:
-        """``(Z, G, G)``."""
+    def latent_shape(self) -> tuple[int, ...]:
+        """``(Z, *grid)``."""
 
     @abstractmethod
     def encode(self, x: Tensor, valid: Tensor) -> Tensor:
-        """Latents of normalised cutouts ``x``; ``valid`` (bool or 0/1, same shape) marks the pixels to trust."""
+        """Latents of normalised arrays ``x``; ``valid`` (bool or 0/1, same shape) marks the pixels to trust."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Normalised cutouts from latents."""
+        """Normalised arrays from latents."""
 
-    @abstractmethod
-    def objective(self, *, outside_weight: float, bands: Sequence[str]) -> Objective:
-        """What the training loop optimises."""
+    def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        """Reconstruction; in training mode with whatever noise the codec trains with."""
+        return self.decode(self.encode(x, valid))
+
+    def objective(self, channels: Sequence[str]) -> Objective:
+        """What the training loop optimises; ``channels`` are the C names that metrics are reported by."""
+        from .reconstruction import ReconstructionObjective
+
+        return ReconstructionObjective(self, channels)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the weights, as plain values; read back by :func:`codec_from_dict`."""
         config = {key: value for key, value in asdict(self.config).items() if key != "training"}
-        return {"name": self.name, "n_bands": self.n_bands, "size": self.size, "config": config}
+        return {"name": self.name, "array_shape": list(self.array_shape), "config": config}
 
 
-def build_codec(config: Any, n_bands: int, size: int) -> Codec:
-    """The codec that ``config.name`` asks for.
+def build_codec(config: Any, array_shape: Sequence[int]) -> Codec:
+    """The codec that ``config.name`` asks for, with fresh weights.
 
     Raises:
-        ConfigError: no codec has this name, or it cannot take images of this size.
+        ConfigError: no codec of this name takes such arrays, or it cannot take arrays of this size.
     """
-    from .autoencoder import Autoencoder
-
-    known: dict[str, type[Codec]] = {Autoencoder.name: Autoencoder}
+    n_dims = len(array_shape) - 1
+    known = [name for name, (*_, dims) in CODECS.items() if n_dims in dims]
     if config.name not in known:
-        raise ConfigError(f"a codec of {', '.join(known)}", got=config.name, where="tokenizer.image.codec.name")
-    return known[config.name](config, n_bands=n_bands, size=size)
+        where = "tokenizer.image.codec" if n_dims == 2 else "tokenizer.spectrum.codec"
+        raise ConfigError(f"a codec of {', '.join(known) or 'none'}", got=config.name, where=where)
+    module, name, *_ = CODECS[config.name]
+    kind = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+    return kind(config, tuple(int(n) for n in array_shape))
+
+
+def codec_config(values: Mapping[str, Any]) -> Any:
+    """The typed configuration of a codec from plain values with a ``name``.
+
+    Raises:
+        ArtifactError: no codec has that name, or it has no such setting.
+    """
+    values = dict(values)
+    training = values.pop("training", None)
+    try:
+        kind = getattr(schema, CODECS[values["name"]][2])
+        return kind(**values) if training is None else kind(**values, training=schema.CodecTrainingConfig(**training))
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(
+            "the settings of a known codec", got=repr(error), repair="fit the tokenizer again"
+        ) from error
 
 
 def codec_from_dict(values: Mapping[str, Any]) -> Codec:
@@ -75,11 +107,10 @@ def codec_from_dict(values: Mapping[str, Any]) -> Codec:
     Raises:
         ArtifactError: the values are not those of a known codec.
     """
-    from ..config.schema import AutoencoderConfig
-
-    known = {"autoencoder": AutoencoderConfig}
     try:
-        config = known[values["name"]](**values["config"])
-        return build_codec(config, n_bands=int(values["n_bands"]), size=int(values["size"]))
-    except (KeyError, TypeError) as error:
-        raise ArtifactError("a saved codec with name, n_bands, size and config", got=repr(error)) from error
+        config, shape = values["config"], values["array_shape"]
+    except KeyError as error:
+        raise ArtifactError(
+            "a saved codec with name, array_shape and config", got=f"no {error}", repair="fit the tokenizer again"
+        ) from error
+    return build_codec(codec_config(config), shape)

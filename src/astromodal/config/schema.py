@@ -529,6 +529,7 @@ class Config:
     paths: PathsConfig = field(default_factory=PathsConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    recipe: Any = None  # train_tokenizers.py: a codec on its home problem, instead of the tokenizers
     encode: EncodeConfig = field(default_factory=EncodeConfig)
     vocab: VocabConfig = field(default_factory=VocabConfig)
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
@@ -543,7 +544,7 @@ class Config:
 
 _SHARED = ("stage", "name", "run_id", "run_dir", "seed", "tokenizer_id", "paths", "data", "hardware", "tracking")
 STAGE_GROUPS: dict[str, tuple[str, ...]] = {
-    "train_tokenizers": (*_SHARED, "tokenizer"),
+    "train_tokenizers": (*_SHARED, "tokenizer", "recipe"),
     "encode": (*_SHARED, "encode"),
     "train_lm": (
         *_SHARED,

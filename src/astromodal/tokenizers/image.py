@@ -151,14 +151,13 @@ class ImageTokenizer(Tokenizer):
         log = self._log(run)
         self.codec_ = self.quantizer_ = None
         torch.manual_seed(seed)
-        codec = build_codec(self.config.codec, len(data.images.bands), data.images.size)
+        codec = build_codec(self.config.codec, (len(data.images.bands), data.images.size, data.images.size))
         self.scaling_ = fit_scaling(self, cubes, choice.fit, data, log)
         scratch = self.scratch or (run.dir if run is not None else None)
         with tempfile.TemporaryDirectory(prefix="cutouts_", dir=scratch) as folder:
-            shape = (codec.n_bands, codec.size, codec.size)
             capacity = self.config.codec.training.max_fit_objects
-            train = CutoutCache(Path(folder) / "train.f16", capacity, shape, seed)
-            held_out = CutoutCache(Path(folder) / "held_out.f16", HELD_OUT_OBJECTS, shape, seed + 1)
+            train = CutoutCache(Path(folder) / "train.f16", capacity, codec.array_shape, seed)
+            held_out = CutoutCache(Path(folder) / "held_out.f16", HELD_OUT_OBJECTS, codec.array_shape, seed + 1)
             counts = collect(self, cubes, choice, data, train, held_out, log)
             judged = held_out if len(held_out) else train
             result = train_codec(codec, train, held_out, self, run, seed)
@@ -238,7 +237,7 @@ class ImageTokenizer(Tokenizer):
     def decode_latents(self, latents: np.ndarray) -> DecodedImages:
         """Cutouts from latents ``(n, Z, G, G)``."""
         codec = self.fitted()
-        x = np.empty((len(latents), codec.n_bands, codec.size, codec.size), dtype=np.float32)
+        x = np.empty((len(latents), *codec.array_shape), dtype=np.float32)
         for start in range(0, len(latents), self.chunk):
             part = torch.from_numpy(latents[start : start + self.chunk]).to(self.device)
             x[start : start + len(part)] = codec.decode(part).float().cpu().numpy()

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..codecs.base import codec_from_dict
-from ..config.schema import AutoencoderConfig, CodecTrainingConfig, ImageTokenizerConfig
+from ..codecs.base import codec_config, codec_from_dict
+from ..config.schema import ImageTokenizerConfig
 from ..core import io
 from ..data.photometry import ArcsinhScaling
 from ..errors import ArtifactError
@@ -72,9 +72,7 @@ def read_bundle(cls: type[ImageTokenizer], folder: Path) -> ImageTokenizer:
 
 def config_from(values: Mapping[str, Any]) -> ImageTokenizerConfig:
     """The typed configuration from a saved plain one."""
-    codec = dict(values["codec"])
-    training = CodecTrainingConfig(**codec.pop("training"))
     others = {key: value for key, value in values.items() if key not in ("codec", "quantizer")}
     return ImageTokenizerConfig(
-        **others, codec=AutoencoderConfig(**codec, training=training), quantizer=quantizer_config(values["quantizer"])
+        **others, codec=codec_config(values["codec"]), quantizer=quantizer_config(values["quantizer"])
     )

@@ -117,7 +117,9 @@ class CutoutCache:
 
 
 class CutoutLoader:
-    """Batches of a cache for the training loop: ``image``, ``valid``, ``inside`` and, in training, ``seen``.
+    """Batches of a cache for the training loop: ``x``, ``valid``, ``inside``, ``weight`` and, in training, ``seen``.
+
+    A valid pixel weighs 1 inside of the object's ellipse and ``outside_weight`` outside.
 
     Training batches are shuffled, each cutout is flipped and turned by a multiple of 90 degrees together with its
     mask, and some bands are hidden from the encoder; all of it is a function of ``(seed, epoch)``.
@@ -125,6 +127,7 @@ class CutoutLoader:
     Args:
         ellipse: ``scale`` and ``min_radius`` of :func:`astromodal.data.images.elliptical_mask`.
         limit: use only the first so many cutouts.
+        outside_weight: weight of valid pixels outside of the ellipse.
     """
 
     def __init__(
@@ -136,7 +139,9 @@ class CutoutLoader:
         train: bool,
         seed: int = 0,
         limit: int | None = None,
+        outside_weight: float = 1.0,
     ) -> None:
+        self.outside_weight = float(outside_weight)
         self.cache, self.batch_size, self.ellipse = cache, batch_size, ellipse
         self.train, self.seed, self.epoch = train, seed, 0
         self.n_rows = len(cache) if limit is None else min(limit, len(cache))
@@ -156,6 +161,8 @@ class CutoutLoader:
             batch = self.batch(rows)
             if self.train:
                 batch = self._augment(batch, rng)
+            inside = batch["inside"].to(torch.float32)
+            batch["weight"] = batch["valid"] * (self.outside_weight + (1.0 - self.outside_weight) * inside)[:, None]
             if number % RELEASE_EVERY == RELEASE_EVERY - 1:
                 self.cache.release()
             yield batch
@@ -165,17 +172,17 @@ class CutoutLoader:
         image, valid = self.cache.take(rows)
         a, b, theta = self.cache.ellipses[rows].T
         inside = elliptical_mask(a, b, theta, image.shape[-1], **self.ellipse)
-        return {"image": image, "valid": valid, "inside": torch.from_numpy(inside)}
+        return {"x": image, "valid": valid, "inside": torch.from_numpy(inside)}
 
     @staticmethod
     def _augment(batch: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
         """One of the eight symmetries of the square per cutout (a loop over symmetries), and hidden bands."""
-        n, n_bands = batch["image"].shape[:2]
+        n, n_bands = batch["x"].shape[:2]
         symmetry = torch.from_numpy(rng.integers(8, size=n))
         for kind in range(1, 8):
             rows = torch.nonzero(symmetry == kind)[:, 0]
             if len(rows):
-                for name in ("image", "valid", "inside"):
+                for name in ("x", "valid", "inside"):
                     turned = torch.rot90(batch[name][rows], kind % 4, (-2, -1))
                     batch[name][rows] = turned.flip(-1) if kind >= 4 else turned
         batch["seen"] = torch.from_numpy(rng.random((n, n_bands)) >= BAND_DROPOUT)

@@ -173,13 +173,14 @@ def train_codec(
     from ..training.loop import TrainingLoop
 
     settings = tokenizer.config.codec.training
-    loader = CutoutLoader(train, settings.batch_size, tokenizer.ellipse, train=True, seed=seed)
+    weighting = {"outside_weight": tokenizer.config.outside_weight}
+    loader = CutoutLoader(train, settings.batch_size, tokenizer.ellipse, train=True, seed=seed, **weighting)
     validation = None
     if len(held_out):
         size = min(settings.batch_size, len(held_out))
-        validation = CutoutLoader(held_out, size, tokenizer.ellipse, train=False, limit=VALIDATION_OBJECTS)
+        validation = CutoutLoader(held_out, size, tokenizer.ellipse, train=False, limit=VALIDATION_OBJECTS, **weighting)
     loop = TrainingLoop(
-        codec.objective(outside_weight=tokenizer.config.outside_weight, bands=tokenizer.scaling_.bands),
+        codec.objective(tokenizer.scaling_.bands),
         loader,
         training=loop_settings(settings, len(loader)),
         optimizer=OptimizerConfig(learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, beta2=0.99),
@@ -211,7 +212,7 @@ def fit_codebook(tokenizer: ImageTokenizer, cache: CutoutCache, seed: int) -> KM
     share = min(n_positions, max(1, config.quantizer.max_fit_rows // max(1, len(cache))))
     vectors, weights = [], []
     for batch in loader:
-        latents = tokenizer.encode_normalized(batch["image"], batch["valid"])
+        latents = tokenizer.encode_normalized(batch["x"], batch["valid"])
         m, n_channels = latents.shape[:2]
         flat = latents.reshape(m, n_channels, -1).transpose(0, 2, 1)  # (m, L, Z)
         weight = vector_weights(

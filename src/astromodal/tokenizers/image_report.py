@@ -55,12 +55,12 @@ def report_on(tokenizer: ImageTokenizer, cache: CutoutCache) -> tuple[dict[str, 
     examples: dict[str, Any] = {}
     centre = tokenizer.codebook.mean[None, :, None, None]
     for batch in CutoutLoader(cache, tokenizer.config.batch_size, tokenizer.ellipse, train=False):
-        latents = tokenizer.encode_normalized(batch["image"], batch["valid"])
+        latents = tokenizer.encode_normalized(batch["x"], batch["valid"])
         tokens = tokenizer.quantize(latents)
         quantized = tokenizer.dequantize(tokens)
         coded = tokenizer.decode_latents(quantized).normalized
         exact = tokenizer.decode_latents(latents).normalized
-        x, valid, inside = (batch[name].numpy() for name in ("image", "valid", "inside"))
+        x, valid, inside = (batch[name].numpy() for name in ("x", "valid", "inside"))
         sums.add(x, coded, exact, valid, inside)
         usage += np.bincount(tokens.reshape(-1), minlength=len(usage))
         latent_sums += (latents.size, ((latents - quantized) ** 2).sum(), ((latents - centre) ** 2).sum())
