@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+TEST_STAMP := $(VENV)/.ready-test
 
 .PHONY: help setup demo test test-slow lint clean
 
@@ -14,6 +15,11 @@ $(STAMP): requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $(STAMP)
 
+$(TEST_STAMP): $(STAMP) requirements-test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps sweeps==0.3.0
+	@touch $(TEST_STAMP)
+
 setup: $(STAMP)  ## make the virtual environment .venv from requirements.txt
 
 demo: $(STAMP)  ## synthetic sky -> tokenizers -> tokens -> transformer, under 4 minutes on two cores
@@ -21,10 +27,10 @@ demo: $(STAMP)  ## synthetic sky -> tokenizers -> tokens -> transformer, under 4
 	$(BIN)/python encode.py experiment=demo
 	$(BIN)/python train_lm.py experiment=demo
 
-test: $(STAMP)  ## the test suite
+test: $(TEST_STAMP)  ## the test suite
 	$(BIN)/python -m pytest -m "not slow"
 
-test-slow: $(STAMP)  ## the tests that take minutes
+test-slow: $(TEST_STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
 lint:  ## ruff, if it is installed

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parents[1]
-STAGES = ("train_tokenizers", "encode", "train_lm")
+STAGES = ("train_tokenizers", "encode", "train_lm", "evaluate")
 
 
 @pytest.fixture(scope="session")

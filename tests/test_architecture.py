@@ -11,7 +11,8 @@ import pytest
 
 ORDER = (
     *("errors", "lazy", "config", "core", "metrics", "data", "quantizers", "codecs", "models", "training"),
-    *("recipes", "tokenizers", "tokens", "sequences", "evaluation", "report", "experiment", "stages", "sample_k_study"),
+    *("recipes", "tokenizers", "tokens", "sequences", "evaluation", "report", "tracking", "experiment", "preview"),
+    *("stages", "multirun", "sample_k_study"),
 )
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "astromodal"
 FILES = sorted(p for p in SOURCE.rglob("*.py") if p != SOURCE / "__init__.py")
@@ -38,7 +39,7 @@ def test_a_part_imports_only_from_parts_before_its_own(path):
     assert not later, f"{own} imports {later}"
 
 
-@pytest.mark.parametrize("stage", ["train_tokenizers", "encode", "train_lm"])
+@pytest.mark.parametrize("stage", ["train_tokenizers", "encode", "train_lm", "evaluate"])
 def test_the_scripts_are_thin(stage, repo):
     assert len((repo / f"{stage}.py").read_text().splitlines()) < 40
 

@@ -598,7 +598,7 @@ def test_packages_that_are_listed_by_hand_are_all_listed(repo):
         pytest.skip("pyproject.toml does not list packages by hand")
     source = repo / "src"
     found = {str(p.parent.relative_to(source)).replace(os.sep, ".") for p in source.glob("astromodal/**/__init__.py")}
-    assert set(listed) == found | {"astromodal.conf"}
+    assert set(listed) == found | {"astromodal.conf", "hydra_plugins"}
 
 
 @pytest.mark.slow

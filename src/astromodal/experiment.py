@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from .config.schema import Config, ScalarConfig
+from .config.schema import Config, ScalarConfig, TrainingConfig
 from .core.io import write_json
 from .core.random import seed_everything
 from .core.rank import is_main, rank, world_size
 from .core.runs import RunContext
+from .core.vocab import stages_of
 from .data.scalars import inverse_transform, transform
 from .evaluation.baselines import TypeEntries, baseline_metrics
 from .evaluation.examples import expected_entries, image_examples, spectrum_examples
@@ -20,6 +21,7 @@ from .evaluation.object_errors import object_errors
 from .evaluation.physical import PhysicalCallback, PhysicalValidation
 from .models import CausalTransformerLM
 from .sequences import BucketSampler, SequenceDataset, SequenceLoader, build_layout, build_sequences
+from .sequences.layout import Segment
 from .tokenizers import TokenizerSet
 from .tokens import TokenStore
 from .training.checkpoint import load_weights
@@ -57,9 +59,7 @@ class LanguageModelRun:
     def __init__(self, config: Config, run: RunContext, record: dict[str, Any]) -> None:
         self.config, self.run = config, run
         self.tokenizers = TokenizerSet.load(Path(config.paths.store) / "tokenizers")
-        store = TokenStore(config.paths.store)
-        if config.data.fields is not None:
-            store = store.select(list(config.data.fields))
+        store = TokenStore.of(config)
         store.check_tokenizers(self.tokenizers)
         sequence = config.sequence
         self.layout = build_layout(
@@ -71,6 +71,7 @@ class LanguageModelRun:
         self.packed = build_sequences(
             store, self.layout, sequence.missing, run_id=run.id, log=run.log, progress=run.progress
         )
+        run.add_input("tokens", store.fingerprint)
         run.add_input("sequences", self.packed.fingerprint)
         for name, fingerprint in self.tokenizers.fingerprints.items():
             run.add_input(f"{name}_tokenizer", fingerprint)
@@ -152,15 +153,21 @@ class LanguageModelRun:
                 self._physical(), self.loader("val", values=True), next_types=config.sequence.next_types
             )
             callbacks.append(self.physical)
-        self.loop = TrainingLoop(
-            self.objective, self.loader("train"), training=config.training, optimizer=config.optimizer,
-            schedule=config.schedule, hardware=config.hardware, val_loader=self.loader("val") if has_val else None,
-            tracker=run.tracker, log=run.log, output_dir=run.dir, callbacks=callbacks, seed=config.seed,
-            config_record=self.record, progress=run.progress,
-            resume=resume, init_from=config.init_from,
+        self.loop = self.training_loop(
+            config.training, callbacks=callbacks, val_loader=self.loader("val") if has_val else None,
+            tracker=run.tracker, output_dir=run.dir, progress=run.progress, resume=resume, init_from=config.init_from,
         )  # fmt: skip
         run.record(model=self.loop.summary())
         return self.loop.fit()
+
+    def training_loop(self, training: TrainingConfig, **keywords: Any) -> TrainingLoop:
+        """The loop over this run's objective and training split; ``keywords`` are those of :class:`TrainingLoop`."""
+        config = self.config
+        return TrainingLoop(
+            self.objective, self.loader("train"), training=training, optimizer=config.optimizer,
+            schedule=config.schedule, hardware=config.hardware, log=self.run.log, seed=config.seed,
+            config_record=self.record, **keywords,
+        )  # fmt: skip
 
     def _physical(self) -> PhysicalValidation:
         configs: dict[str, ScalarConfig] = self.tokenizers.scalar.configs
@@ -221,17 +228,22 @@ class LanguageModelRun:
         images, spectra = None, []
         if self.packed.n_rows("val") == 0:
             return images, spectra
-        for segment in self.layout.segments:
-            if segment.modality == "scalar":
-                continue
-            book = self.codebooks.image if segment.name == "image" else self.codebooks.spectrum[segment.name]
-            codes, expected = expected_entries(
-                self.loop.model, self.loader("val"), self.vocab, segment.name, book, segment.length, self.loop.device,
-                next_types=self.config.sequence.next_types, n_objects=3 if segment.name == "image" else 1,
-            )  # fmt: skip
-            if len(codes) and segment.name == "image":
+        segments = {segment.name: segment for segment in self.layout.segments if segment.modality != "scalar"}
+        for name, stages in stages_of(list(segments)).items():
+            found = [self._expected(segments[stage], 3 if name == "image" else 1) for stage in stages]
+            codes = found[0][0] if len(found) == 1 else np.stack([codes for codes, _ in found], axis=2)
+            expected = sum(expected for _, expected in found)  # of each stage given the true codes of the stages before
+            if len(codes) and name == "image":
                 tokenizer = self.tokenizers.image.use(self.config.hardware)
                 images = (*image_examples(tokenizer, codes, expected), list(tokenizer.scaling_.bands))
             elif len(codes):
-                spectra += spectrum_examples(self.tokenizers.spectrum, segment.name, codes, expected)
+                spectra += spectrum_examples(self.tokenizers.spectrum, name, codes, expected)
         return images, spectra
+
+    def _expected(self, segment: Segment, n_objects: int) -> tuple[np.ndarray, np.ndarray]:
+        """Codes (n, L) and the model's expected entries (n, L, D) of one part of the first objects that have it."""
+        book = self.codebooks.image if segment.name == "image" else self.codebooks.spectrum[segment.name]
+        return expected_entries(
+            self.loop.model, self.loader("val"), self.vocab, segment.name, book, segment.length, self.loop.device,
+            next_types=self.config.sequence.next_types, n_objects=n_objects,
+        )  # fmt: skip

@@ -1,7 +1,10 @@
-"""The three stages: from a configuration to artifacts and a run directory. The wiring, nothing else."""
+"""The stages: from a configuration to artifacts and a run directory. The wiring, nothing else."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +12,10 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from .config.launch import remove_if_unused
-from .config.schema import STAGE_GROUPS, Config
-from .core.io import plain, read_jsonl, write_json
-from .core.manifest import fingerprint_config
+from .config.schema import Config
+from .core.config_record import config_record
+from .core.io import read_jsonl, write_json
+from .core.manifest import fingerprint_config, fingerprint_file
 from .core.runs import RunContext
 from .data import assign_splits, check_unique_ids, discover
 from .data.datacube import Datacube
@@ -29,7 +33,7 @@ def train_tokenizers(cfg: DictConfig) -> None:
     With ``recipe`` set, train that codec on its home problem instead.
     """
     config: Config = OmegaConf.to_object(cfg)
-    with RunContext.open(cfg, "train_tokenizers") as run:
+    with _begin(cfg, config, "train_tokenizers") as run:
         if config.recipe is not None:
             from .recipes import run_recipe
 
@@ -44,10 +48,10 @@ def train_tokenizers(cfg: DictConfig) -> None:
                 continue
             run.log.info("fitting the %s tokenizer", name)
             kind = tokenizer_class(name)
-            tokenizer = kind(settings, config.hardware) if name == "image" else kind(settings)
+            tokenizer = kind(settings) if name == "scalar" else kind(settings, config.hardware)
             reports[name] = tokenizer.fit(cubes, splits, config.data, run, config.seed)
             tokenizer.save(root / folder, run.id)
-            run.add_input(f"{name}_tokenizer", tokenizer.fingerprint)
+            run.add_output(f"{name}_tokenizer", tokenizer.fingerprint)
             _plot_tokenizer(run, name, reports[name])
         run.tracker.summary(tables.tokenizer_summary(reports))
         run.log.info("%s", tables.tokenizer_table(reports))
@@ -56,13 +60,14 @@ def train_tokenizers(cfg: DictConfig) -> None:
 
 def encode(cfg: DictConfig) -> None:
     """Encode every field that is not up to date."""
-    from .tokens import encode_survey
+    from .tokens import TokenStore, encode_survey
 
     config: Config = OmegaConf.to_object(cfg)
-    with RunContext.open(cfg, "encode") as run:
+    with _begin(cfg, config, "encode") as run:
         tokenizers = TokenizerSet.load(Path(config.paths.store) / "tokenizers")
-        if tokenizers.image is not None:
-            tokenizers.image.use(config.hardware)
+        for tokenizer in (tokenizers.spectrum, tokenizers.image):
+            if tokenizer is not None:
+                tokenizer.use(config.hardware)
         for name, fingerprint in tokenizers.fingerprints.items():
             run.add_input(f"{name}_tokenizer", fingerprint)
         cubes, splits = open_survey(config, run)
@@ -70,6 +75,7 @@ def encode(cfg: DictConfig) -> None:
             cubes, tokenizers, splits, config.data, config.paths.store,
             n_processes=config.hardware.n_processes, overwrite=config.encode.overwrite, run=run,
         )  # fmt: skip
+        run.add_output("tokens", TokenStore.of(config).fingerprint)
         write_json(run.dir / "encoding.json", summary)
         run.tracker.summary({"rows": summary["rows"], "bytes": summary["bytes"], "seconds": summary["seconds"]})
         run.log.info("%s", tables.encoding_table(summary))
@@ -86,15 +92,24 @@ def train_lm(cfg: DictConfig) -> float | None:
     from .training.utils import resolve_device
 
     config: Config = OmegaConf.to_object(cfg)
+    if config.preview:
+        from .preview import preview_run
+
+        remove_if_unused(Path(config.run_dir))
+        print(preview_run(cfg))
+        return None
     # Before the run, whose directory all processes share.
     distributed.join_process_group(resolve_device(config.hardware.device), config.hardware.rank_timeout_s)
-    record = config_record(cfg)
+    record = config_record(cfg, "train_lm")
     fingerprint = fingerprint_config(record)
     resume = config.resume
-    if resume == "auto":
+    continuing = _is_begun(config)
+    if continuing:
+        resume = "auto"  # what the job's own folder holds
+    elif resume == "auto":
         found = find_resume(Path(config.paths.runs) / "train_lm", fingerprint)
         resume = None if found is None else str(found)
-    if resume is not None:
+    if resume is not None and not continuing:
         _continue_in(cfg, Path(resume))
     with RunContext.open(cfg, "train_lm", resume=resume is not None) as run:
         run.record(config_fingerprint=fingerprint)
@@ -110,6 +125,8 @@ def train_lm(cfg: DictConfig) -> float | None:
             write_json(run.dir / "summary.json", summary)
             if errors:
                 save_object_errors(run.dir, errors)
+            if (run.dir / "best_model.pt").is_file():
+                run.add_output("model", fingerprint_file(run.dir / "best_model.pt"))
             _plot_lm(run, experiment, summary, examples)
         run.log.info("%s", tables.model_table(summary))
         run.log.info("next: python train_lm.py -m loss.weight_image=0.05,0.2,1.0 %s", " ".join(_overrides(cfg)))
@@ -118,7 +135,74 @@ def train_lm(cfg: DictConfig) -> float | None:
     return summary["model"].get("score")
 
 
+def evaluate(cfg: DictConfig) -> None:
+    """Predict with a trained model; write the catalogue of predictions."""
+    from .evaluation.prediction import Predictor, write_predictions
+    from .evaluation.sources import encoded_fields, reads_tokens
+    from .evaluation.trained import find_weights, load_trained
+    from .tokens import TokenStore
+    from .training.utils import configure_cuda_performance, deterministic_kernels, resolve_device
+
+    config: Config = OmegaConf.to_object(cfg)
+    settings, hardware = config.evaluate, config.hardware
+    with _begin(cfg, config, "evaluate") as run, contextlib.ExitStack() as stack:
+        tokens = reads_tokens(config)
+        # of new data any model may be asked
+        weights = find_weights(settings.run, config.paths.runs, config.paths.store if tokens else None)
+        device = resolve_device(hardware.device)
+        configure_cuda_performance(hardware.tf32)
+        stack.enter_context(deterministic_kernels(hardware.deterministic))
+        trained = load_trained(weights, config.paths.store, run.log)
+        run.log.info("model of %s", weights)
+        run.add_input("model", trained.fingerprint)
+        for name, fingerprint in trained.tokenizers.fingerprints.items():
+            run.add_input(f"{name}_tokenizer", fingerprint)
+        predictor = Predictor(trained, settings, hardware, device, config.seed, run.log)
+        if tokens:
+            store = TokenStore.of(config)
+            store.check_tokenizers(trained.tokenizers)
+            run.add_input("tokens", store.fingerprint)
+            rows, fields = sum(int(entry["rows"]) for entry in store.entries.values()), iter(store)
+        else:
+            cubes, splits = open_survey(config, run)
+            rows = sum(cube.n_rows for cube in cubes)
+            fields = encoded_fields(cubes, splits, trained.tokenizers, config.data, run.dir, run.log)
+        bar = stack.enter_context(run.progress(rows, "predicting", unit="object"))
+        summary = write_predictions(predictor, fields, run.dir, settings.splits, bar.update)
+        run.add_output("catalogue", fingerprint_file(run.dir / "catalogue.parquet"))
+        write_json(run.dir / "prediction.json", summary | predictor.meaning())
+        run.tracker.summary({key: value for key, value in summary.items() if isinstance(value, int | float)})
+        _say_flags(run, summary)
+        run.log.info("catalogue of %d objects in %s", summary["objects"], run.dir / "catalogue.parquet")
+        run.log.info("next: python evaluate.py evaluate.given=[spectrum] evaluate.predict=[scalar] %s",
+                     " ".join(_overrides(cfg)))  # fmt: skip
+
+
 # --------------------------------------------------------------------------------------- shared parts
+
+
+def _say_flags(run: RunContext, summary: dict[str, Any]) -> None:
+    """Warn about quantities that were not, or not well, predicted for some objects."""
+    for name, counts in summary["flags"].items():
+        said = ", ".join(f"{n} {flag}" for flag, n in counts.items() if n and flag != "UNCONDITIONAL")
+        if said:
+            run.log.info("%s: flags of %d objects: %s", name, summary["objects"], said)
+
+
+def _is_begun(config: Config) -> bool:
+    """Whether this is a job of a continued sweep whose folder holds an earlier attempt."""
+    return config.sweep.resume is not None and (Path(config.run_dir) / "run.json").is_file()
+
+
+@contextmanager
+def _begin(cfg: DictConfig, config: Config, stage: str) -> Iterator[RunContext]:
+    """A run of a stage that has no half-way states: an unfinished attempt is made again in its folder."""
+    begun = _is_begun(config)
+    with RunContext.open(cfg, stage, resume=begun) as run:
+        run.record(config_fingerprint=fingerprint_config(config_record(cfg, stage)))
+        if begun:
+            run.tracker.rewind(-1)
+        yield run
 
 
 def open_survey(config: Config, run: RunContext) -> tuple[list[Datacube], dict[str, np.ndarray]]:
@@ -135,13 +219,6 @@ def open_survey(config: Config, run: RunContext) -> tuple[list[Datacube], dict[s
     counts = np.bincount(np.concatenate(list(splits.values())), minlength=3)
     run.log.info("%d fields, %d objects: %d train, %d val, %d test", len(cubes), counts.sum(), *counts[:3])
     return cubes, splits
-
-
-def config_record(cfg: DictConfig) -> dict[str, Any]:
-    """What decides the result of a training run: the groups that it reads, without names and places."""
-    values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-    left_out = ("stage", "name", "run_id", "run_dir", "resume", "paths", "tracking")
-    return {key: plain(values[key]) for key in STAGE_GROUPS["train_lm"] if key not in left_out}
 
 
 def _in_survey(config: Config, name: str) -> bool:

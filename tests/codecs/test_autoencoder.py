@@ -193,7 +193,7 @@ def test_impossible_codecs_are_refused():
         build_codec(CONFIGS[0], (3, 30, 30))
     with pytest.raises(ConfigError, match=r"width of 1 or more, got 0"):
         build_codec(AutoencoderConfig(width=0), (3, 32, 32))
-    with pytest.raises(ConfigError, match="a codec of autoencoder, got vq"):
+    with pytest.raises(ConfigError, match=r"a codec of autoencoder, .*got vq"):
         build_codec(AutoencoderConfig(name="vq"), (3, 32, 32))
     with pytest.raises(ArtifactError, match="saved codec"):
         codec_from_dict({"name": "other"})

@@ -26,6 +26,7 @@ MISTAKES = {
     "data.splits.val_fraction=0.6 data.splits.test_fraction=0.5": "val_fraction + test_fraction < 1",
     "tokenizer.scalar.n_bins=4": "give it to the stage that uses 'tokenizer'",
     "hparams=sample_k": "train_lm.py -m hparams=sample_k",
+    "-m seed=0,1 --cfg job": "expected -m or --cfg, got both",
     "--config-name=nothing": "Cannot find primary config 'nothing'",
     "loss.weight_image=[1": "no viable alternative",
 }
@@ -60,6 +61,7 @@ def test_a_mistake_is_one_line_and_exit_code_1(arguments, script, tmp_path):
         ("encode", "data=kids_viking data.root=/nowhere", "kids_cut_Ks"),
         ("encode", "data=splus data.root=/nowhere", "splus_cut_F378"),
         ("train_lm", "experiment=demo", "name: demo"),
+        ("evaluate", "evaluate.given=[spectrum,mag_pstotal_r]", "- mag_pstotal_r"),
     ],
 )
 def test_overrides_compose(stage, arguments, expected, script, tmp_path):
@@ -68,7 +70,7 @@ def test_overrides_compose(stage, arguments, expected, script, tmp_path):
     assert expected in result.stdout
 
 
-@pytest.mark.parametrize("stage", ["train_tokenizers", "encode", "train_lm"])
+@pytest.mark.parametrize("stage", ["train_tokenizers", "encode", "train_lm", "evaluate"])
 def test_help_is_fast_and_lists_the_groups(stage, script, tmp_path):
     seconds = []
     for _ in range(3):
@@ -95,7 +97,7 @@ def test_configuration_errors_import_no_torch(repo, tmp_path):
 
 def test_every_experiment_and_every_option_composes(repo, script, tmp_path):
     for experiment in sorted((repo / "conf" / "experiment").glob("*.yaml")):
-        for stage in ("train_tokenizers", "encode", "train_lm"):
+        for stage in ("train_tokenizers", "encode", "train_lm", "evaluate"):
             result = script(stage, f"experiment={experiment.stem}", "--cfg", "job", cwd=tmp_path)
             assert result.returncode == 0, result.stderr
 

@@ -1,13 +1,15 @@
 """The peak of memory rises with what was used, and stays."""
 
 import json
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from astromodal.core.io import read_json
-from astromodal.core.memory import peak_memory
+from astromodal.core.memory import forget_peak, peak_memory
 from astromodal.core.runs import RunContext
 
 
@@ -27,4 +29,14 @@ def test_every_run_records_it(tmp_path):
     with pytest.raises(RuntimeError), RunContext.open({"run_dir": str(tmp_path / "f"), "run_id": "b"}, "encode"):
         raise RuntimeError
     for name in "rf":
-        assert 5 < read_json(tmp_path / name / "run.json")["peak_memory_mb"] <= peak_memory()["peak_memory_mb"]
+        assert 5 < read_json(tmp_path / name / "run.json")["peak_memory_mb"] < 100_000
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux")
+def test_the_peak_of_what_was_before_is_forgotten():
+    block = np.ones(60_000_000)  # 480 MB
+    high = peak_memory()["peak_memory_mb"]
+    del block
+    assert peak_memory()["peak_memory_mb"] > high - 5  # the kernel counts in batches
+    forget_peak()
+    assert peak_memory()["peak_memory_mb"] < high - 300

@@ -103,7 +103,7 @@ def test_a_dashboard_that_fails_is_said_once_and_loses_no_metric(tmp_path, monke
     tracker.summary({"a": 1})
     tracker.close()
     assert len(read_jsonl(tmp_path / "metrics.jsonl")) == 5
-    assert len(caplog.records) == 1 and "\n" not in caplog.records[0].getMessage()
+    assert len(caplog.records) == 1 and "\n" not in caplog.records[0].getMessage() and tracker.broke_off
 
 
 def test_online_falls_back_to_offline_and_then_to_nothing(tmp_path, monkeypatch, caplog):
@@ -137,7 +137,8 @@ def test_the_mode_never_leads_to_a_prompt(monkeypatch, tmp_path):
 
 def test_the_null_tracker_has_the_same_methods():
     methods = [n for n in vars(NullTracker) if not n.startswith("_")]
-    assert methods == ["log", "image", "summary", "rewind", "close"] and all(n in vars(Tracker) for n in methods)
+    assert methods == ["log", "image", "summary", "rewind", "lineage", "close"]
+    assert all(n in vars(Tracker) for n in methods)
     NullTracker().log(1, {})
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from astromodal.errors import DataError
 from astromodal.metrics import bootstrap
-from astromodal.metrics.bootstrap import paired_bootstrap
+from astromodal.metrics.bootstrap import bootstrap_figures, paired_bootstrap
 
 
 def pairs(rng: np.random.Generator, n: int, difference: float = 0.3, own: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -90,3 +90,36 @@ def test_several_columns_resample_whole_objects():
 def test_what_cannot_be_compared_is_refused(a, b):
     with pytest.raises(DataError):
         paired_bootstrap(a, b, 10)
+
+
+def test_the_interval_of_any_figure_has_the_width_of_its_theory():
+    values = np.random.default_rng(11).normal(3.0, 2.0, 900)
+    found = bootstrap_figures(lambda a: {"mean": a.mean(), "median": np.median(a)}, values, n_resamples=1500)
+    assert found["mean"].value == values.mean()
+    assert found["mean"].high - found["mean"].low == pytest.approx(2 * 1.96 * 2.0 / 30, rel=0.1)
+    width = 2 * 1.96 * 2.0 / 30 * np.sqrt(np.pi / 2)  # the median's error is 1.25 times that of the mean
+    assert found["median"].high - found["median"].low == pytest.approx(width, rel=0.25)
+
+
+def test_rows_of_several_arrays_stay_together_and_missing_ones_are_counted():
+    x = np.arange(50.0)
+    y = np.stack([2 * x, -x], axis=1)
+    y[3, 1] = np.nan
+
+    def figures(a, b):
+        assert (b[:, 0] == 2 * a).all() and (b[:, 1] == -a).all()
+        return {"sum": a.sum(), "never": np.nan}
+
+    found = bootstrap_figures(figures, x, y, n_resamples=20, seed=3)
+    assert found["sum"].value == x.sum() - 3 and (found["sum"].n_objects, found["sum"].n_dropped) == (49, 1)
+    assert np.isnan(found["never"].low)
+    assert found["sum"] == bootstrap_figures(figures, x, y, n_resamples=20, seed=3)["sum"]
+    assert found["sum"] != bootstrap_figures(figures, x, y, n_resamples=20, seed=4)["sum"]
+    with pytest.raises(DataError):
+        bootstrap_figures(figures, x, y[:4])
+
+
+def test_without_objects_or_resamples_there_is_no_interval():
+    found = bootstrap_figures(lambda a: {"mean": a.mean() if len(a) else np.nan}, np.full(4, np.nan))["mean"]
+    assert np.isnan(found.value) and np.isnan(found.low) and (found.n_objects, found.n_dropped) == (0, 4)
+    assert np.isnan(bootstrap_figures(lambda a: {"mean": a.mean()}, np.ones(3), n_resamples=0)["mean"].low)

@@ -55,8 +55,9 @@ def test_every_stage_records_how_it_ran_and_what_it_read(pipeline: Workplace, st
     assert set(record["git"]) == {"revision", "dirty"}
     wanted = {f"{name}_tokenizer" for name in ("scalar", "spectrum", "image")}
     wanted |= {"sequences"} if stage == "train_lm" else {"datacube_SYN-0001", "datacube_SYN-0002"}
-    assert set(record["inputs"]) >= wanted
-    assert all(len(fingerprint) == 32 for fingerprint in record["inputs"].values())
+    recorded = record["inputs"] | record["outputs"]
+    assert set(recorded) >= wanted
+    assert all(len(fingerprint) == 32 for fingerprint in recorded.values())
     for name in (f"{stage}.log", "config.yaml", ".hydra/config.yaml"):
         assert (folder / name).stat().st_size, name
     assert json.loads((folder / "config.json").read_text())["stage"] == stage
@@ -64,9 +65,11 @@ def test_every_stage_records_how_it_ran_and_what_it_read(pipeline: Workplace, st
 
 
 def test_stages_agree_about_their_inputs(pipeline: Workplace):
-    inputs = [pipeline.record(stage)["inputs"] for stage in ("train_tokenizers", "encode", "train_lm")]
+    fitted, encoded, trained = (pipeline.record(stage) for stage in ("train_tokenizers", "encode", "train_lm"))
     for name in ("scalar_tokenizer", "spectrum_tokenizer", "image_tokenizer"):
-        assert len({recorded[name] for recorded in inputs}) == 1
+        assert fitted["outputs"][name] == encoded["inputs"][name] == trained["inputs"][name]
+    assert encoded["outputs"]["tokens"] == trained["inputs"]["tokens"] and set(trained["outputs"]) == {"model"}
+    assert not set(fitted["inputs"]) & set(fitted["outputs"])
 
 
 def test_pictures_are_png(pipeline: Workplace):
@@ -337,9 +340,10 @@ def test_a_sweep_makes_one_run_directory_per_job(workplace: Workplace, script):
 
 
 def test_one_failing_job_of_a_sweep_gives_one_line_and_exit_code_1(workplace: Workplace):
-    line = launch_stage("train_lm", "-m", *SURVEY, *MODEL, "training.max_steps=1", "model.max_len=2048,100",
-                        cwd=workplace.folder).error()  # fmt: skip
-    assert "model.max_len" in line
+    outcome = launch_stage("train_lm", "-m", *SURVEY, *MODEL, "training.max_steps=1", "model.max_len=2048,100",
+                           cwd=workplace.folder)  # fmt: skip
+    assert "1 of 2 jobs failed" in outcome.error()
+    assert "job 1 (model.max_len=100) failed: ConfigError: expected sequences of at most" in outcome.stdout
     (sweep,) = (workplace.folder / "runs" / "train_lm" / "sweeps").iterdir()
     assert json.loads((sweep / "0" / "run.json").read_text())["status"] == "DONE"
     assert json.loads((sweep / "1" / "run.json").read_text())["status"] == "FAILED"

@@ -75,7 +75,9 @@ def test_a_command_of_the_readme_runs(place: Path, request: pytest.FixtureReques
     (folder / "default.yaml").write_text(local)
     outcome = launch_stage(stage, *arguments, "--config-dir", str(place / "conf"), cwd=place)
     assert outcome.returncode == 0, outcome.stderr
-    if "--cfg" in arguments:
+    if "preview=true" in arguments:
+        assert "nothing was started" in outcome.stdout
+    elif "--cfg" in arguments:
         assert f"stage: {stage}" in outcome.stdout
     else:
         assert "done in" in outcome.stderr and "next: " in outcome.stderr

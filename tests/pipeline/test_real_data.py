@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from astromodal.core.io import load_npz
+from astromodal.evaluation.catalogue import FLAGS, read_catalogue
 from astromodal.tokens import TokenStore
 
 from .conftest import MODEL, Outcome, launch_stage
@@ -147,3 +148,23 @@ def test_a_subset_of_real_fields_is_one_override(splus: Survey):
     outcome = launch_stage("train_lm", *splus.data, *SETTINGS["splus"]["train_lm"], "name=subset",
                            "data.fields=[DESI,BOSS3655]", cwd=splus.folder)  # fmt: skip
     assert outcome.returncode == 0, outcome.stderr
+
+
+@pytest.mark.parametrize(("name", "field", "asked"), [("splus", "DESI", "desi_b"), ("kids", "KIDS-A", "image")])
+def test_real_objects_are_predicted_with_units_and_flags(name: str, field: str, asked: str, request):
+    survey = request.getfixturevalue(name)
+    arguments = (f"data.fields=[{field}]", f"evaluate.predict=[scalar,{asked}]", "evaluate.given=[before]",
+                 "evaluate.n_samples=2", "evaluate.batch_size=256", "run_id=real")  # fmt: skip
+    outcome = launch_stage("evaluate", *survey.data, *arguments, cwd=survey.folder)
+    assert outcome.returncode == 0, outcome.stderr
+    table, meaning = read_catalogue(survey.folder / "runs" / "evaluate" / "default" / "real")
+    tokens = survey.tokens[field]
+    assert table["id"].to_pylist() == tokens.ids.tolist() and len(table) == ROWS[survey.name][field]
+    predicted = [n for n, question in meaning["questions"].items() if question["modality"] == "scalar"]
+    assert len(predicted) > 5 and all(f"{n}_q16" in table.column_names for n in predicted)
+    for n in predicted:
+        values = table[f"{n}_mean"].to_numpy(zero_copy_only=False)
+        lacks = table[f"{n}_flag"].to_numpy() & FLAGS["LACKS_GIVEN"] > 0
+        assert (np.isfinite(values) == ~lacks).all()
+    rows = [row for row in table[f"{asked}_mean"].to_pylist() if row is not None]
+    assert len(rows) == len(table) and all(np.isfinite(row).all() for row in rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from sklearn.cluster import MiniBatchKMeans
@@ -29,6 +31,71 @@ def test_the_inertia_is_no_worse_than_that_of_minibatch_kmeans(n_dims):
 
 
 @pytest.mark.parametrize("n_dims", [2, 16])
+@pytest.mark.parametrize("in_order", [True, False])
+def test_a_small_subsample_and_one_pass_are_about_as_good(n_dims, in_order, monkeypatch):
+    monkeypatch.setattr(module, "MIN_LLOYD_ROWS", 500)
+    X = mixture(30_000, n_dims)
+    X = X[np.argsort(X[:, 0])] if in_order else X  # rows come field by field, not shuffled
+    ours = KMeans(KMeansConfig(n_codes=128), 0).fit(X)
+    theirs = MiniBatchKMeans(128, random_state=0, n_init=1, batch_size=1024).fit(X)
+    inertia = float(((X - theirs.cluster_centers_[theirs.predict(X)]) ** 2).sum())
+    assert ours.inertia_ <= 1.03 * inertia
+    whole = module.KMeans(KMeansConfig(n_codes=128), 0)
+    monkeypatch.setattr(module, "MIN_LLOYD_ROWS", len(X))
+    assert ours.inertia_ <= 1.06 * whole.fit(X).inertia_
+
+
+@pytest.mark.parametrize("n_dims", [2, 16])
+def test_the_codebook_does_not_depend_on_threads_or_on_who_multiplies(n_dims, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(module, "MIN_LLOYD_ROWS", 500)
+    X, config = mixture(12_000, n_dims), KMeansConfig(n_codes=64)
+    books, n_threads = [], torch.get_num_threads()
+    try:
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            books.append(KMeans(config, 3).fit(X).codebook)
+    finally:
+        torch.set_num_threads(n_threads)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    books.append(KMeans(config, 3).fit(X).codebook)
+    for book in books[1:]:
+        assert np.array_equal(book.entries, books[0].entries) and np.array_equal(book.counts, books[0].counts)
+
+
+def test_running_means_are_weighted_means_of_the_rows_of_a_code(monkeypatch):
+    monkeypatch.setattr(module, "MIN_LLOYD_ROWS", 200)
+    rng = np.random.default_rng(0)
+    centers = 20 * np.eye(8)[rng.integers(8, size=5000)]
+    X = (centers + rng.normal(size=(5000, 8))).astype(np.float32)  # far apart: nobody changes sides
+    weights = rng.uniform(0.5, 3, 5000)
+    quantizer = KMeans(KMeansConfig(n_codes=8)).fit(X, weights)
+    codes = quantizer.encode(X)
+    means = np.stack([np.average(X[codes == k], axis=0, weights=weights[codes == k]) for k in range(8)])
+    assert np.allclose(quantizer.centroids_, means, atol=1e-4) and quantizer.n_iter_ <= 3
+
+
+def test_codes_without_rows_after_the_pass_are_revived(monkeypatch):
+    X = mixture(4000, 8)
+    lost = np.concatenate([X[:10], np.full((2, 8), 1e3, np.float32)])
+    rng, w = np.random.default_rng(0), np.ones(len(X), np.float32)
+    found = KMeans(KMeansConfig(n_codes=12))._running_means(X, w, lost.copy(), rng)
+    assert np.abs(found).max() < 50 and len(np.unique(found, axis=0)) == 12
+
+
+def test_the_next_code_is_the_nearest_of_the_neighbours():
+    X = mixture(3000, 2)
+    centroids = X[:60].copy()
+    codes, _ = module.NearestEntry(centroids).query(X)
+    moved = centroids + 0.02 * np.random.default_rng(0).normal(size=centroids.shape).astype(np.float32)
+    found, errors = module.Neighbours(X).follow(codes, moved)
+    expected, distances = module.NearestEntry(moved).query(X)
+    assert (found == expected).mean() > 0.99
+    np.testing.assert_allclose(errors[found == expected], distances[found == expected], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("n_dims", [2, 16])
 def test_all_rows_take_part_when_iterations_use_a_subsample(n_dims, monkeypatch):
     monkeypatch.setattr(module, "MIN_LLOYD_ROWS", 500)
     X = mixture(6000, n_dims)
@@ -46,6 +113,21 @@ def test_codes_that_lose_all_rows_are_revived_where_the_error_is_largest(n_dims)
     assert n_dead == 3 and mass.tolist() == [520, 0, 0, 0]
     assert (updated[1] == 50).all() and np.abs(updated).max() <= 50
     assert len(np.unique(updated, axis=0)) == 4  # the twenty equal outliers revive one code only
+
+
+@pytest.mark.parametrize("n_trials", [1, 3])
+def test_seeds_are_drawn_in_proportion_to_weight_and_squared_distance(n_trials):
+    X = np.array([[0.0, 0.0]] * 600 + [[3.0, 0.0]] * 100 + [[0.0, 1.0]] * 100, np.float32)
+    weights = np.where(X[:, 1] > 0, 3.0, 1.0).astype(np.float32)
+    far = 0
+    for seed in range(300):
+        first, second = seed_centroids(X, 2, np.random.default_rng(seed), weights, 1)
+        if not first.any():  # then 900 : 300 by weight times squared distance
+            far += second[0] > 0
+    n = sum(not seed_centroids(X, 1, np.random.default_rng(seed), weights, 1).any() for seed in range(300))
+    assert abs(n / 300 - 0.6) < 0.09 and abs(far / n - 0.75) < 0.1
+    best = [seed_centroids(X, 2, np.random.default_rng(seed), weights, n_trials)[1] for seed in range(60)]
+    assert len(best) == 60 and all((b == X).all(1).any() for b in best)
 
 
 def test_seeds_are_rows_and_distinct():

@@ -117,4 +117,4 @@ def test_standardised_coefficients_have_standardised_errors(survey):
     codec = tokenizer.codecs["xp"]
     variance = (1 / (batch.precision[batch.present] * codec.spread) ** 2).sum(1)
     found = tokenizer.sigma("xp", batch)[batch.present, 0]
-    np.testing.assert_allclose(found, np.minimum(np.sqrt(variance) / codec.scale, MAX_SIGMA), rtol=2e-3)
+    np.testing.assert_allclose(found, np.minimum(np.sqrt(variance) / codec.scales[0], MAX_SIGMA), rtol=2e-3)

@@ -124,6 +124,9 @@ class FakeSpectrum(FakePart):
         patches = batch.flux.reshape(len(batch.flux), self.length(group), 2).sum(2)
         return (1 + np.abs(patches)).astype(np.float16)
 
+    def encode_parts(self, group, batch):
+        return {group: (*self.encode(group, batch), self.sigma(group, batch))}
+
     def codebooks(self):
         return {group: Codebook(np.arange(V_SPECTRUM)[:, None]) for group in self.groups}
 

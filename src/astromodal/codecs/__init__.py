@@ -10,6 +10,12 @@ __getattr__, __dir__, __all__ = exports(
     {
         "base": "Codec build_codec codec_config codec_from_dict",
         "autoencoder": "Autoencoder",
+        "vae": "VariationalCodec",
+        "vector_vae": "VariationalAutoencoder VectorObjective",
+        "masked_autoencoder": "MaskedAutoencoder",
+        "masking": "hidden_blocks masked_mse masked_sse",
+        "ternary_vae": "TernaryCodec",
+        "hyperbolic_vae": "TernaryVAE",
         "reconstruction": "ReconstructionObjective",
     },
 )

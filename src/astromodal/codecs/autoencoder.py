@@ -32,19 +32,19 @@ LATENT_NOISE = 0.02  # standard deviation, about half a cell of 2048 codes
 
 
 class ResidualBlock(nn.Module):
-    """``x + conv(silu(norm(conv(silu(norm(x))))))`` with 3 x 3 convolutions; starts as the identity."""
+    """``x + conv(silu(norm(conv(silu(norm(x))))))``, convolutions over 3 (x 3) positions; starts as the identity."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, convolution: type[nn.Conv1d] | type[nn.Conv2d] = nn.Conv2d) -> None:
         super().__init__()
         groups = math.gcd(8, width)
         self.norm1 = nn.GroupNorm(groups, width)
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv1 = convolution(width, width, 3, padding=1)
         self.norm2 = nn.GroupNorm(groups, width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = convolution(width, width, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, W, G, G) -> (B, W, G, G)
+    def forward(self, x: Tensor) -> Tensor:  # (B, W, *grid) -> (B, W, *grid)
         x1 = self.conv1(F.silu(self.norm1(x)))
         return x + self.conv2(F.silu(self.norm2(x1)))
 
@@ -92,11 +92,15 @@ class Autoencoder(Codec):
 
     def encode(self, x: Tensor, valid: Tensor) -> Tensor:
         """``x`` and ``valid`` ``(B, C, S, S)`` to latents ``(B, Z, G, G)`` in (-1, 1)."""
+        return torch.tanh(self.to_latents(self.features(x, valid)))
+
+    def features(self, x: Tensor, valid: Tensor) -> Tensor:
+        """``x`` and ``valid`` ``(B, C, S, S)`` to what latents are read from, ``(B, W, G, G)``."""
         invalid = F.avg_pool2d((~valid.bool()).to(x.dtype), PATCH)  # (B, C, G, G), 0 where all is well
         x = torch.where(valid.bool(), x, torch.zeros((), dtype=x.dtype, device=x.device))  # also stops NaN
         patches = torch.cat([F.pixel_unshuffle(x, PATCH), invalid], dim=1)
         patches = patches.contiguous(memory_format=torch.channels_last)
-        return torch.tanh(self.to_latents(self.encoder(self.stem(patches))))
+        return self.encoder(self.stem(patches))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents ``(B, Z, G, G)`` to ``(B, C, S, S)``."""

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
     from ..core.objective import Objective
 
 # name: module, class, configuration (in config/schema.py), dimensions of the arrays beside the channels
-CODECS = {"autoencoder": ("autoencoder", "Autoencoder", "AutoencoderConfig", (2,))}
+CODECS = {
+    "autoencoder": ("autoencoder", "Autoencoder", "AutoencoderConfig", (2,)),
+    "masked_autoencoder": ("masked_autoencoder", "MaskedAutoencoder", "MaskedAutoencoderConfig", (1,)),
+    "ternary_vae": ("ternary_vae", "TernaryCodec", "TernaryCodecConfig", (1, 2)),
+    "vae": ("vae", "VariationalCodec", "VAEConfig", (1, 2)),
+}
 
 
 class Codec(nn.Module, ABC):

@@ -15,13 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError
+from ..errors import ConfigError, UserError
 
 EXAMPLES = {
     "train_tokenizers": ("tokenizer=image", "data=splus data.root=/data/cubes", "-m tokenizer.scalar.n_bins=256,1024"),
     "encode": ("data=splus data.root=/data/cubes", "hardware.n_processes=2", "encode.overwrite=true"),
     "train_lm": ("loss.weight_image=0.2 model=tiny", "-m loss.weight_image=0.05,0.1,0.2", "resume=auto"),
-}
+    "evaluate": ("evaluate.run=runs/train_lm/default/<run_id>", "evaluate.given=[spectrum] evaluate.predict=[scalar]",
+                 "evaluate.given=[before] evaluate.splits=[val,test]"),
+}  # fmt: skip
 
 
 def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
@@ -37,11 +39,17 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra raises, and the one line is ours
     if not _first_process():
         sys.argv.append("hydra.output_subdir=null")  # under torchrun the first process writes the files
+    from .continued import continued
     from .register import conf_dir, register
     from .run_id import run_id
 
-    if {"-m", "--multirun"} & set(sys.argv[1:]):
+    again = "with resume=auto" if stage == "train_lm" else "what was finished is kept"
+    with one_line_errors(again):
+        sys.argv[1:] = continued(_flags_first(sys.argv[1:]), stage)
+        _one_mode(sys.argv[1:], stage)
+    if "-m" in sys.argv[1:]:
         _hand_over(run_id())
+        again = f"or go on: python {stage}.py -m sweep.resume=<folder of the sweep>"
 
     import hydra  # isort: skip - after the help
 
@@ -59,10 +67,14 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
         except UserError as error:
             remove_if_unused(_output_dir())
             if _is_sweep():
+                print(f"error in job {_output_dir().name}: {error}", file=sys.stderr)  # the table repeats it at the end
                 raise
             _stop(error, say=valid or _first_process())  # what is wrong with the configuration is wrong for all
+        finally:
+            if _is_sweep():
+                _forget(sys.exception())
 
-    with one_line_errors("with resume=auto" if stage == "train_lm" else "what was finished is kept"):
+    with one_line_errors(again):
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=stage)(job)()
 
 
@@ -85,6 +97,40 @@ def one_line_errors(again: str) -> Iterator[None]:
         if message is None or os.environ.get("ASTROMODAL_TRACEBACK"):
             raise
         _stop(message)
+
+
+def _flags_first(arguments: list[str]) -> list[str]:
+    """``-m`` before the overrides: between them, Hydra's parser takes those after it for mistakes."""
+    flags = ("-m", "--multirun")
+    return [*["-m"][: len(set(flags) & set(arguments))], *(a for a in arguments if a not in flags)]
+
+
+def _one_mode(arguments: list[str], stage: str) -> None:
+    """Refuse to show a configuration and to sweep at once, which Hydra answers with a traceback."""
+    shown = [a for a in arguments if a in ("--cfg", "-c", "--info", "-i") or a.startswith(("--cfg=", "--info="))]
+    if shown and "-m" in arguments:
+        raise ConfigError(f"-m or {shown[0]}", got="both", where="command line",
+                          repair=f"python {stage}.py -m … preview=true shows the jobs of a sweep")  # fmt: skip
+
+
+def _forget(error: BaseException | None) -> None:
+    """Give back what a job held before the next one begins in this process.
+
+    The launcher keeps the error of a job, and with its traceback every frame: model, batches and optimizer.
+    """
+    import gc
+    import traceback
+
+    if error is not None:
+        traceback.clear_frames(error.__traceback__)
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()  # compiled code of the job's model
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _stop(message: object, say: bool = True) -> None:

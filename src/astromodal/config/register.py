@@ -22,7 +22,7 @@ def conf_dir() -> Path:
     )
 
 
-def default_tokenizer_id() -> str:
+def default_tokenizer_id(stage: str) -> str:
     """``default``; in a sweep of the tokenizers, one folder per job, so that jobs do not overwrite each other."""
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -30,8 +30,8 @@ def default_tokenizer_id() -> str:
     if not HydraConfig.initialized():
         return "default"
     hydra = HydraConfig.get()
-    if hydra.mode == RunMode.MULTIRUN and hydra.job.name == "train_tokenizers":
-        return f"{run_id()}-{hydra.job.num}"
+    if hydra.mode == RunMode.MULTIRUN and stage == "train_tokenizers":
+        return f"{run_id()}-{hydra.sweep.subdir}"
     return "default"
 
 
@@ -40,6 +40,15 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="base_schema", node=schema.Config)
     store.store(group="codec_schema", name="autoencoder", node=schema.AutoencoderConfig)
+    store.store(group="codec_schema", name="masked_autoencoder", node=schema.MaskedAutoencoderConfig)
+    store.store(group="codec_schema", name="patches", node=schema.PatchesConfig)
+    store.store(group="codec_schema", name="vae", node=schema.VAEConfig)
     store.store(group="quantizer_schema", name="kmeans", node=schema.KMeansConfig)
+    store.store(group="quantizer_schema", name="residual_kmeans", node=schema.ResidualKMeansConfig)
+    store.store(group="quantizer_schema", name="fsq", node=schema.FSQConfig)
+    store.store(group="recipe_schema", name="ebird_vae", node=schema.EbirdVAERecipeConfig)
+    store.store(group="recipe_schema", name="spectrum_mae", node=schema.SpectrumMAERecipeConfig)
+    store.store(group="codec_schema", name="ternary_vae", node=schema.TernaryCodecConfig)
+    store.store(group="recipe_schema", name="ternary_vae", node=schema.TernaryVAERecipeConfig)
     OmegaConf.register_new_resolver("new_run_id", run_id, replace=True)
     OmegaConf.register_new_resolver("default_tokenizer_id", default_tokenizer_id, replace=True)

@@ -92,6 +92,21 @@ SCALAR_FORMS = (LossForm.crps, LossForm.wasserstein, LossForm.hl_gauss)  # need 
 WIDTH_FORMS = (LossForm.hl_gauss, LossForm.neighbour_ce)  # have targets that errors can widen
 
 
+class Corruption(str, Enum):
+    """What a denoising codec does to its input in training."""
+
+    gaussian = "gaussian"  # adds noise
+    masking = "masking"  # sets numbers to 0; of images and spectra: hides pixels
+    flip = "flip"  # 0 becomes 1 and 1 becomes 0; for 0/1 data only
+
+
+class Likelihood(str, Enum):
+    """What a variational autoencoder takes its data for."""
+
+    bernoulli = "bernoulli"  # numbers in [0, 1]
+    gaussian = "gaussian"
+
+
 class Precision(str, Enum):
     """Arithmetic of the forward and backward pass."""
 
@@ -268,6 +283,27 @@ class KMeansConfig:
 
 
 @dataclass
+class ResidualKMeansConfig:
+    """Vector quantizer: k-means codebooks in stages, each over what the ones before it left over."""
+
+    name: str = "residual_kmeans"
+    n_stages: int = 3  # codes per vector
+    n_codes: int = 1024  # of each stage
+    max_fit_rows: int = 400_000  # reservoir of training vectors
+    max_iter: int = 50
+    tol: float = 1e-4
+
+
+@dataclass
+class FSQConfig:
+    """Vector quantizer without a learned codebook: each number of a vector is rounded to a few levels."""
+
+    name: str = "fsq"
+    levels: List[int] = field(default_factory=lambda: [8, 5, 5, 5])  # one per number of a vector; their product: codes
+    max_fit_rows: int = 400_000  # reservoir of training vectors, for the bounds
+
+
+@dataclass
 class CodecTrainingConfig:
     """How a codec is trained."""
 
@@ -294,6 +330,190 @@ class AutoencoderConfig:
 
 
 @dataclass
+class VAEConfig:
+    """Codec: denoising variational autoencoder; the latents are posterior means."""
+
+    name: str = "vae"
+    latent_channels: int = 2
+    width: int = 64
+    n_blocks: int = 2  # residual blocks on each side
+    patch_size: int = 16  # spectra: pixels per latent position (images: 4 x 4)
+    beta: float = 1.0  # weight of the KL divergence; more: fewer bits per latent
+    free_bits: float = 0.0  # nats per latent number that cost nothing
+    kl_warmup_steps: int = 0  # optimizer steps over which beta rises from 0
+    corruption: Corruption = Corruption.gaussian  # of the input in training; the target stays clean
+    noise_std: float = 0.1  # corruption=gaussian: standard deviation, in normalised units
+    corruption_rate: float = 0.1  # corruption=masking: share of the pixels
+    training: CodecTrainingConfig = field(default_factory=CodecTrainingConfig)
+
+
+@dataclass
+class PatchesConfig:
+    """Spectrum codec that learns nothing: patches of (flux, precision) are quantised as they are."""
+
+    name: str = "patches"
+
+
+@dataclass
+class MaskedAutoencoderConfig:
+    """Spectrum codec: transformer over patches, some blocks hidden in training, to (latent_channels, L) latents."""
+
+    name: str = "masked_autoencoder"
+    patch_size: int = 32  # pixels per token of the encoder, at most; divides pixels_per_latent
+    pixels_per_latent: Optional[int] = None  # null: the group's tokenizer.spectrum.patch_size
+    latent_channels: int = 4
+    width: int = 96
+    n_layers: int = 2  # of the encoder
+    n_heads: int = 4
+    decoder_layers: int = 1
+    n_blocks: int = 16  # contiguous blocks that a spectrum is divided into
+    n_mask: int = 1  # blocks hidden from the encoder in training
+    visible_weight: float = 1.0  # of an error at a visible pixel; 1 at a hidden one
+    latent_noise: float = 0.02  # standard deviation, in training; latents lie in (-1, 1)
+    training: CodecTrainingConfig = field(
+        default_factory=lambda: CodecTrainingConfig(epochs=100, max_steps=2000, learning_rate=2.0e-3)
+    )
+
+
+@dataclass
+class TernaryCodecConfig:
+    """Codec of cutouts and spectra: the latents are trits (-1, 0, 1), which the quantizer fsq codes without loss."""
+
+    name: str = "ternary_vae"
+    latent_channels: int = 9  # trits per latent position: 3**9 = 19,683 codes
+    width: int = 64
+    n_blocks: int = 2  # residual blocks on each side
+    patch_size: int = 16  # spectra: pixels per latent position (images: 4 x 4)
+    balance: float = 0.0  # weight of the term that keeps the three values equally frequent
+    training: CodecTrainingConfig = field(default_factory=CodecTrainingConfig)
+
+
+@dataclass
+class TernaryGeometryConfig:
+    """The Poincaré ball that the latent of the ternary VAE lies on."""
+
+    latent_dim: int = 16
+    curvature: float = 1.0  # c: the ball has curvature -c
+    n_points: int = 16  # learned points of the ball whose distances the decoder sees; 0: none
+
+
+@dataclass
+class TernaryNetworkConfig:
+    """Encoder and decoder of the ternary VAE."""
+
+    width: int = 128
+    n_layers: int = 2  # hidden layers on each side
+
+
+@dataclass
+class TernaryOptimizerConfig:
+    """Optimizer of the ternary VAE: adamw, adam, or riemannian_adam, for which the points lie on geoopt's ball."""
+
+    name: OptimizerName = OptimizerName.adamw
+    learning_rate: float = 3.0e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 50
+    min_lr_ratio: float = 0.02
+
+
+@dataclass
+class TernaryLossWeights:
+    """Weights of the loss terms of the ternary VAE; 0 switches one off."""
+
+    reconstruction: float = 1.0
+    kl: float = 0.05  # times the controller's beta
+    ranking: float = 0.5  # times the curriculum's difficulty
+    radial: float = 3.0
+    repulsion: float = 0.1
+    entropy: float = 0.1
+
+
+@dataclass
+class TernaryLossSettings:
+    """Constants of the loss terms of the ternary VAE; radii and distances are hyperbolic."""
+
+    free_bits: float = 0.02  # nats per latent dimension that the KL divergence does not cost
+    margin: float = 0.2  # of the ranking
+    outer_radius: float = 5.0  # of operations with valuation 0
+    inner_radius: float = 2.0  # of operation 0
+    radial_balance: float = 0.5  # 0: operations count alike in the radial term; 1: valuations do
+    repulsion_scale: float = 1.0  # distance over which the repulsion falls to 1/e
+
+
+@dataclass
+class CurriculumConfig:
+    """Difficulty against epoch, from start to end."""
+
+    shape: str = "linear"  # linear, cosine, exponential
+    start_difficulty: float = 0.1
+    end_difficulty: float = 1.0
+    warmup_epochs: int = 5
+
+
+@dataclass
+class HomeostasisConfig:
+    """Controller that keeps the KL divergence within target_kl +- kl_tolerance by its weight."""
+
+    enabled: bool = True
+    target_kl: float = 17.0  # nats per operation; without loss at least log(19683) = 9.9
+    kl_tolerance: float = 2.0
+
+
+@dataclass
+class TernaryVAERecipeConfig:
+    """The ternary VAE on all operations of n_trits trits."""
+
+    name: str = "ternary_vae"
+    n_trits: int = 9  # 3**9 = 19,683 operations
+    epochs: int = 40
+    batch_size: int = 512
+    grad_clip: Optional[float] = 1.0
+    resume_from: Optional[str] = None  # run directory or checkpoint of an unfinished run, to go on from
+    geometry: TernaryGeometryConfig = field(default_factory=TernaryGeometryConfig)
+    network: TernaryNetworkConfig = field(default_factory=TernaryNetworkConfig)
+    optimizer: TernaryOptimizerConfig = field(default_factory=TernaryOptimizerConfig)
+    loss_weights: TernaryLossWeights = field(default_factory=TernaryLossWeights)
+    losses: TernaryLossSettings = field(default_factory=TernaryLossSettings)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    homeostasis: HomeostasisConfig = field(default_factory=HomeostasisConfig)
+
+
+@dataclass
+class MadeUpChecklistsConfig:
+    """Made-up checklists in eBird's format, with known habitats behind them."""
+
+    n_checklists: int = 8000  # before incomplete ones and other protocols are dropped
+    n_species: int = 200
+    n_habitats: int = 8
+    layout: str = "new"  # new, old: names of the columns since 2025, and before
+
+
+@dataclass
+class EbirdVAERecipeConfig:
+    """The denoising VAE of species checklists."""
+
+    name: str = "ebird_vae"
+    path: Optional[str] = None  # eBird's file of observations, plain or .gz; null: made-up checklists
+    sampling_path: Optional[str] = None  # eBird's file of sampling events, for checklists without species
+    nrows: Optional[int] = None  # read only the first so many rows
+    made_up: MadeUpChecklistsConfig = field(default_factory=MadeUpChecklistsConfig)
+    min_species_observations: int = 30  # species on fewer checklists are left out
+    val_size: float = 0.2
+    latent_dimension: int = 16
+    hidden_dimension: int = 512
+    epochs: int = 50
+    batch_size: int = 128
+    learning_rate: float = 1.0e-3
+    noise_std: float = 0.1  # corruption=gaussian
+    corruption: Corruption = Corruption.gaussian
+    corruption_rate: float = 0.1  # corruption=masking and flip: share of the input
+    beta: float = 1.0  # weight of the KL divergence
+    free_bits: float = 0.0  # nats per latent that cost nothing
+    kl_warmup_epochs: int = 0  # epochs over which beta rises from 0
+    resume_from: Optional[str] = None  # run directory or checkpoint of an unfinished run, to go on from
+
+
+@dataclass
 class ScalarTokenizerConfig:
     """Quantile bins per catalogue column."""
 
@@ -310,6 +530,7 @@ class SpectrumTokenizerConfig:
     patch_size: int = 32  # pixels per token
     patch_sizes: Dict[str, int] = field(default_factory=dict)  # per group, instead of patch_size
     precision_weight: float = 0.25  # weight of log1p(precision) beside the flux in a feature
+    codec: Any = None  # null, or name patches: features are patches; else the latents of a network
     quantizer: Any = MISSING
 
 
@@ -334,6 +555,40 @@ class TokenizerConfig:
     scalar: Optional[ScalarTokenizerConfig] = None
     spectrum: Optional[SpectrumTokenizerConfig] = None
     image: Optional[ImageTokenizerConfig] = None
+
+
+@dataclass
+class SpectrumMAERecipeConfig:
+    """``experiment=spectrum_mae``: the masked autoencoder on a set of one-dimensional spectra."""
+
+    name: str = "spectrum_mae"
+    path: Optional[str] = None  # Parquet file, or a pattern of several; null: made-up absorbance spectra
+    column: str = "spectrum"  # list column with the spectra; gaiaxp_flux in datacubes
+    normalize: str = "snv"  # each spectrum to mean 0 and standard deviation 1; none
+    n_synthetic: int = 800  # made-up spectra
+    val_fraction: float = 0.15
+    test_fraction: float = 0.2  # where the file does not say which rows are for training
+    n_blocks: int = 20  # contiguous blocks; values beyond the last whole one are left out
+    n_mask: int = 15  # hidden blocks
+    patch_size: int = 35  # values per token, at most; divides the length of a block
+    latent_dim: int = 16
+    d_model: int = 128
+    n_heads: int = 4
+    n_layers: int = 4
+    dropout: float = 0.0
+    latent_normalize: bool = False  # latent vectors of length 1
+    epochs: int = 200
+    batch_size: int = 64
+    learning_rate: float = 1.0e-3
+    weight_decay: float = 0.05
+    warmup_epochs: int = 5
+    grad_clip: Optional[float] = 1.0
+    ema_decay: Optional[float] = 0.99  # null: off
+    loss_type: str = "mse"  # mse | sse
+    reduction: str = "mean"  # mean | sum | batch_mean
+    early_stop_patience: Optional[int] = 50  # epochs; null: off
+    early_stop_start_ratio: float = 0.5  # share of the epochs before which patience does not count
+    resume_from: Optional[str] = None  # run directory or checkpoint of an unfinished run, to go on from
 
 
 # ------------------------------------------------------------------- vocabulary, sequence, model
@@ -502,9 +757,18 @@ class TrackingConfig:
     group: Optional[str] = None  # null: the sweep's id in a sweep
     tags: List[str] = field(default_factory=list)
     notes: Optional[str] = None
+    lineage: bool = True  # tokenizers -> tokens -> model as artifacts of W&B: names and fingerprints, no files
 
 
 # -------------------------------------------------------------------------------------- the whole
+
+
+@dataclass
+class SweepConfig:
+    """Sweeps: what ``-m`` runs."""
+
+    resume: Optional[str] = None  # folder of a sweep to go on with; its own command need not be repeated
+    retry_failed: bool = False  # also run again what has failed
 
 
 @dataclass
@@ -514,9 +778,36 @@ class EncodeConfig:
     overwrite: bool = False  # encode again what is up to date
 
 
+class EvaluateInput(str, Enum):
+    """What ``evaluate.py`` reads."""
+
+    auto = "auto"  # the token files of paths.store where there are any, else the datacubes
+    tokens = "tokens"
+    datacubes = "datacubes"  # encoded with the run's tokenizers, one field at a time, and not kept
+
+
+@dataclass
+class EvaluateConfig:
+    """``evaluate.py``. Names are modalities (scalar, spectrum, image), groups of spectra, or columns."""
+
+    run: str = "auto"  # run directory of train_lm.py, or a file of weights; auto: the newest finished run
+    input: EvaluateInput = EvaluateInput.auto
+    splits: Optional[List[str]] = None  # train, val, test; null: every object
+    given: Optional[List[str]] = None  # null: all else that the object has; [before]: what stands before; []: nothing
+    predict: Optional[List[str]] = None  # null: every scalar column
+    any_order: bool = False  # ask a model trained with sequence.order=fixed also against its order
+    quantiles: List[float] = field(default_factory=lambda: [0.025, 0.16, 0.84, 0.975])
+    posterior: bool = False  # the whole binned posterior of every asked column
+    n_samples: int = 16  # per object, of an asked spectrum or cutout
+    temperature: float = 1.0  # of the samples; below 1: nearer to the likeliest code
+    top_p: float = 1.0  # samples are drawn from the likeliest codes that together have this probability
+    embeddings: List[str] = field(default_factory=list)  # mean, last: hidden states of what is given
+    batch_size: int = 64  # sequences at once
+
+
 @dataclass
 class Config:
-    """The whole configuration, shared by the three stages; ``STAGE_GROUPS`` says which stage reads what."""
+    """The whole configuration, shared by the stages; ``STAGE_GROUPS`` says which stage reads what."""
 
     stage: str = MISSING  # set by the script
     name: str = "default"  # of the run: runs/<stage>/<name>/<run_id>
@@ -526,11 +817,14 @@ class Config:
     tokenizer_id: str = MISSING  # folder of the tokenizers and tokens in artifacts/<data.name>/
     resume: Optional[str] = None  # auto (newest unfinished run with this configuration), a run directory, a checkpoint
     init_from: Optional[str] = None  # weights to start a new run from (fine-tuning)
+    preview: bool = False  # train_lm.py: say what it would cost, and stop
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     recipe: Any = None  # train_tokenizers.py: a codec on its home problem, instead of the tokenizers
     encode: EncodeConfig = field(default_factory=EncodeConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     vocab: VocabConfig = field(default_factory=VocabConfig)
     sequence: SequenceConfig = field(default_factory=SequenceConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -542,7 +836,8 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
-_SHARED = ("stage", "name", "run_id", "run_dir", "seed", "tokenizer_id", "paths", "data", "hardware", "tracking")
+_SHARED = ("stage", "name", "run_id", "run_dir", "seed", "tokenizer_id", "paths", "data", "hardware", "tracking",
+           "sweep")  # fmt: skip
 STAGE_GROUPS: dict[str, tuple[str, ...]] = {
     "train_tokenizers": (*_SHARED, "tokenizer", "recipe"),
     "encode": (*_SHARED, "encode"),
@@ -550,6 +845,7 @@ STAGE_GROUPS: dict[str, tuple[str, ...]] = {
         *_SHARED,
         "resume",
         "init_from",
+        "preview",
         "vocab",
         "sequence",
         "model",
@@ -558,4 +854,5 @@ STAGE_GROUPS: dict[str, tuple[str, ...]] = {
         "schedule",
         "training",
     ),
+    "evaluate": (*_SHARED, "evaluate"),
 }

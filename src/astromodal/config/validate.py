@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigError
 from .explain import all_keys, nearest, schema_of
+from .levels import check_image_levels, check_patch_levels
 from .packages import require_package
 from .schema import SCALAR_FORMS, STAGE_GROUPS, WIDTH_FORMS, Config, ErrorUse, LossForm, OptimizerName
 
@@ -33,11 +34,46 @@ _BOUNDS: dict[str, tuple[float, bool]] = {
     "tokenizer.spectrum.patch_size": (1, True),
     "tokenizer.spectrum.quantizer.n_codes": (2, True),
     "tokenizer.image.quantizer.n_codes": (2, True),
+    "tokenizer.spectrum.quantizer.n_stages": (1, True),
+    "tokenizer.image.quantizer.n_stages": (1, True),
     "tokenizer.image.softening": (0, False),
     "tokenizer.image.codec.width": (1, True),
     "tokenizer.image.codec.latent_channels": (1, True),
+    "tokenizer.image.codec.beta": (0, True),
+    "tokenizer.image.codec.free_bits": (0, True),
+    "tokenizer.image.codec.kl_warmup_steps": (0, True),
+    "tokenizer.image.codec.noise_std": (0, True),
+    "tokenizer.spectrum.codec.patch_size": (1, True),
+    "tokenizer.spectrum.codec.pixels_per_latent": (1, True),
+    "tokenizer.spectrum.codec.latent_channels": (1, True),
+    "tokenizer.spectrum.codec.width": (1, True),
+    "tokenizer.spectrum.codec.n_layers": (1, True),
+    "tokenizer.spectrum.codec.decoder_layers": (0, True),
+    "tokenizer.spectrum.codec.visible_weight": (0, True),
+    "tokenizer.spectrum.codec.latent_noise": (0, True),
+    "tokenizer.spectrum.codec.training.batch_size": (1, True),
+    "tokenizer.spectrum.codec.training.learning_rate": (0, False),
+    "tokenizer.spectrum.codec.beta": (0, True),
+    "tokenizer.spectrum.codec.free_bits": (0, True),
+    "tokenizer.spectrum.codec.kl_warmup_steps": (0, True),
+    "tokenizer.spectrum.codec.noise_std": (0, True),
     "tokenizer.image.codec.training.batch_size": (1, True),
     "tokenizer.image.codec.training.learning_rate": (0, False),
+    "recipe.epochs": (1, True),
+    "recipe.batch_size": (1, True),
+    "recipe.learning_rate": (0, False),
+    "recipe.latent_dimension": (1, True),
+    "recipe.hidden_dimension": (1, True),
+    "recipe.min_species_observations": (1, True),
+    "recipe.val_size": (0, False),
+    "recipe.nrows": (1, True),
+    "recipe.beta": (0, True),
+    "recipe.free_bits": (0, True),
+    "recipe.kl_warmup_epochs": (0, True),
+    "recipe.noise_std": (0, True),
+    "recipe.made_up.n_checklists": (1, True),
+    "recipe.made_up.n_species": (2, True),
+    "recipe.made_up.n_habitats": (1, True),
     "model.d_model": (1, True),
     "model.n_layers": (1, True),
     "model.n_heads": (1, True),
@@ -71,10 +107,16 @@ _BOUNDS: dict[str, tuple[float, bool]] = {
     "hardware.rank_timeout_s": (0, False),
     "hardware.n_threads": (1, True),
     "hardware.n_processes": (1, True),
+    "evaluate.n_samples": (1, True),
+    "evaluate.temperature": (0, False),
+    "evaluate.top_p": (0, False),
+    "evaluate.batch_size": (1, True),
 }
-_BELOW_ONE = ("model.dropout", "training.ema_decay", "data.splits.val_fraction", "data.splits.test_fraction")
+_BELOW_ONE = ("model.dropout", "training.ema_decay", "data.splits.val_fraction", "data.splits.test_fraction",
+              "recipe.val_size")  # fmt: skip
 _AT_MOST_ONE = ("schedule.min_lr_ratio", "schedule.decay_fraction", "tokenizer.image.min_valid_fraction",
-                "training.early_stop_start_ratio")  # fmt: skip
+                "training.early_stop_start_ratio", "tokenizer.image.codec.corruption_rate",
+                "tokenizer.spectrum.codec.corruption_rate", "recipe.corruption_rate", "evaluate.top_p")  # fmt: skip
 
 
 def validate(cfg: DictConfig, stage: str, overrides: list[str] = ()) -> None:
@@ -154,6 +196,8 @@ def _check_combinations(cfg: DictConfig, stage: str) -> None:
     elif stage == "train_lm":
         _check_model_and_loss(cfg)
         _check_sequence(cfg)
+    elif stage == "evaluate":
+        _check_evaluate(cfg)
 
 
 def _check_processes(cfg: DictConfig, stage: str) -> None:
@@ -270,7 +314,23 @@ def _check_sequence(cfg: DictConfig) -> None:
         raise ConfigError("each modality once, and at least one", got=modalities, where="sequence.modalities")
 
 
+def _check_evaluate(cfg: DictConfig) -> None:
+    for name, known in (("splits", ("train", "val", "test")), ("embeddings", ("mean", "last"))):
+        for value in cfg.evaluate[name] or ():
+            if value not in known:
+                raise ConfigError(f"evaluate.{name} among {', '.join(known)}", got=value, where="evaluate",
+                                  repair=nearest(value, list(known)))  # fmt: skip
+    quantiles = list(cfg.evaluate.quantiles)
+    if not all(0 < q < 1 for q in quantiles) or len({*quantiles}) < len(quantiles):
+        raise ConfigError("different quantiles between 0 and 1", got=quantiles, where="evaluate.quantiles")
+    if cfg.evaluate.predict is not None and not (cfg.evaluate.predict or cfg.evaluate.embeddings):
+        raise ConfigError("something to predict, or evaluate.embeddings=[mean]", got="neither", where="evaluate")
+
+
 def _check_tokenizer(cfg: DictConfig) -> None:
+    check_image_levels(
+        _value(cfg, "tokenizer.image.quantizer.levels"), _value(cfg, "tokenizer.image.codec.latent_channels")
+    )
     spectrum = cfg.tokenizer.spectrum
     if spectrum is None:
         return
@@ -282,3 +342,7 @@ def _check_tokenizer(cfg: DictConfig) -> None:
     for group, size in spectrum.patch_sizes.items():
         if size < 1:
             raise ConfigError("patch sizes >= 1", got=size, where=f"tokenizer.spectrum.patch_sizes.{group}")
+    codec = _value(cfg, "tokenizer.spectrum.codec")
+    if codec is None or codec.get("name") == "patches":
+        patch_sizes = {group: spectrum.patch_sizes.get(group, spectrum.patch_size) for group in groups}
+        check_patch_levels(_value(cfg, "tokenizer.spectrum.quantizer.levels"), patch_sizes)

@@ -6,6 +6,7 @@ what people read in JSON (see :mod:`.json_files`). Every failure is one line tha
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import re
@@ -132,6 +133,12 @@ def load_torch(path: str | Path, map_location: Any = "cpu") -> Any:
         return value
     except FileNotFoundError as error:
         raise ArtifactMissingError("a file of weights", got="nothing", where=path) from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # torch's reader seeks to where a file that was cut has no bytes
+            raise
+        raise ArtifactError(
+            "a whole file of weights", got=error, where=path, repair="use another checkpoint"
+        ) from error
     except (
         pickle.UnpicklingError,
         RuntimeError,

@@ -25,7 +25,7 @@ from ..errors import ArtifactError, UserError
 from .atomic import FileLock, writing
 from .io import plain, read_json, write_json, write_text
 from .manifest import git_state, package_versions, utc_now
-from .memory import peak_memory
+from .memory import forget_peak, peak_memory
 from .progress import Progress, TerminalHandler, format_seconds
 from .rank import broadcast_object, is_main, rank, world_size
 from .tracking import NullTracker, Tracker
@@ -47,8 +47,29 @@ def wandb_id(stage: str, run_id: str, job: str | None, environ: Mapping[str, str
     return "-".join([stage, run_id] + ([job] if job is not None else []))
 
 
+def mirror_options(record: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """How a run is called at Weights & Biases, from its ``run.json`` and configuration: arguments of :class:`Tracker`.
+
+    Jobs of a sweep (``-m``) are a group of the sweep's id, runs of a sweep agent a group of that sweep's id.
+    """
+    tracking = config.get("tracking") or {}
+    stage, run_id, job, sweep = str(record["stage"]), str(record["run_id"]), record.get("job"), record.get("sweep_id")
+    agent = {"WANDB_SWEEP_ID": sweep, "WANDB_RUN_ID": run_id} if sweep else {}
+    return {
+        "project": tracking.get("project") or "astromodal",
+        "entity": tracking.get("entity"),
+        "name": "-".join([str(config.get("name") or stage), run_id] + ([job] if job else [])),
+        "run_id": record.get("wandb_id") or wandb_id(stage, run_id, job, agent),
+        "group": tracking.get("group") or (run_id if job is not None else sweep),
+        "job_type": stage,
+        "tags": [stage, *(tracking.get("tags") or [])],
+        "notes": tracking.get("notes"),
+        "config": config,
+    }
+
+
 def _sweep_job() -> str | None:
-    """Number of this job in a Hydra sweep."""
+    """Name of this job's folder in a Hydra sweep: its number there, also when the sweep is continued."""
     if "hydra" not in sys.modules:
         return None
     from hydra.core.hydra_config import HydraConfig
@@ -56,7 +77,7 @@ def _sweep_job() -> str | None:
 
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return None
-    return str(HydraConfig.get().job.num)
+    return str(HydraConfig.get().sweep.subdir)
 
 
 class _FileHandler(logging.FileHandler):
@@ -124,6 +145,7 @@ class RunContext:
 
     def __enter__(self) -> RunContext:
         self._start = time.monotonic()
+        forget_peak()
         if self._main:
             self._lock.acquire()
         try:
@@ -147,14 +169,14 @@ class RunContext:
         if self._main:
             self.tracker = self._new_tracker()
             if getattr(self.tracker, "wandb_id", None):
-                self._record["wandb_id"] = self.tracker.wandb_id
+                self._record |= {"wandb_id": self.tracker.wandb_id, "wandb_mode": self.tracker.wandb_mode}
                 self._write_record()
             self.log.info("%s %s in %s", "resuming" if self._record["resumed"] else "run", self.id, self.dir)
 
     def _new_record(self) -> dict[str, Any]:
         """Content of ``run.json`` at the start; what an earlier attempt left goes to ``attempts``."""
         path = self.dir / "run.json"
-        attempts, run_id, created = [], self.id, utc_now()
+        attempts, run_id, created, job = [], self.id, utc_now(), self.job
         if path.exists():
             if not self.resume:
                 old = _status_of(path)
@@ -170,6 +192,7 @@ class RunContext:
                     f"a run of {self.stage} to resume", got=f"one of {old.get('stage')}", where=self.dir
                 )
             run_id, created = old.get("run_id", run_id), old.get("created", created)
+            job = old.get("job") if job is None else job  # a job of a sweep that goes on alone stays what it was
             kept = ("started", "ended", "seconds", "status", "error", "command", "git", "process")
             attempts = [*old.get("attempts", []), {key: old[key] for key in kept if key in old}]
         return {
@@ -177,7 +200,7 @@ class RunContext:
             "stage": self.stage,
             "name": self.config.get("name"),
             "run_id": run_id,
-            "job": self.job,
+            "job": job,
             "status": "RUNNING",
             "created": created,
             "started": utc_now(),
@@ -191,8 +214,9 @@ class RunContext:
             "git": git_state(),
             "versions": package_versions(),
             "inputs": {},
+            "outputs": {},
             "attempts": attempts,
-        }
+        } | ({"sweep_id": os.environ["WANDB_SWEEP_ID"]} if os.environ.get("WANDB_SWEEP_ID") else {})
 
     def _write_config(self) -> None:
         from omegaconf import OmegaConf
@@ -205,20 +229,12 @@ class RunContext:
 
     def _new_tracker(self) -> Tracker:
         tracking = self.config.get("tracking") or {}
-        group = tracking.get("group") or (self.id if self.job is not None else None)
         return Tracker(
             self.dir,
             mode=tracking.get("wandb", "disabled"),
             tensorboard=bool(tracking.get("tensorboard", False)),
-            project=tracking.get("project", "astromodal"),
-            entity=tracking.get("entity"),
-            name="-".join([str(self.config.get("name") or self.stage), self.id] + ([self.job] if self.job else [])),
-            run_id=wandb_id(self.stage, self.id, self.job),
-            group=group,
-            job_type=self.stage,
-            tags=[self.stage, *tracking.get("tags", [])],
-            notes=tracking.get("notes"),
-            config=self.config,
+            **mirror_options(self._record, self.config)
+            | {"run_id": wandb_id(self.stage, self.id, self._record["job"])},  # a sweep agent's, if this has one
         )
 
     def __exit__(
@@ -247,9 +263,13 @@ class RunContext:
             self._record["error"] = {"type": type(error).__name__, "message": str(error), "traceback": text}
             self._to_file(text)
         self._say_end(status, error)
+        if getattr(self.tracker, "broke_off", False):
+            self._record["wandb_broke_off"] = True
         try:
             self._write_record()
         finally:
+            if status != "INTERRUPTED":  # whoever interrupts does not wait
+                self.tracker.lineage(self._record, self.config)
             self.tracker.close(exit_code=0 if status == "DONE" else 1)
 
     def _say_end(self, status: str, error: BaseException | None) -> None:
@@ -310,6 +330,10 @@ class RunContext:
     def add_input(self, name: str, fingerprint: str) -> None:
         """Record in ``run.json`` what the run reads."""
         self.record(inputs={**self._record.get("inputs", {}), name: fingerprint})
+
+    def add_output(self, name: str, fingerprint: str) -> None:
+        """Record in ``run.json`` what the run has made for other runs."""
+        self.record(outputs={**self._record.get("outputs", {}), name: fingerprint})
 
     def record(self, **values: Any) -> None:
         """Put further entries into ``run.json`` (results, notes)."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArtifactError
+from . import lineage
 from .io import append_jsonl, read_json, truncate_jsonl, write_json
 from .io import plain as plain_values
 from .tensorboard import TensorBoard
@@ -74,6 +75,9 @@ class NullTracker:
     def rewind(self, step: int) -> None:
         """The run goes on from ``step``: what was logged beyond it will come again."""
 
+    def lineage(self, record: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """What the run read and wrote, as ``run.json`` says."""
+
     def close(self, exit_code: int = 0) -> None:
         """End of the run; ``exit_code`` 0 means success."""
 
@@ -111,6 +115,8 @@ class Tracker(NullTracker):
         self.path = self.folder / "metrics.jsonl"
         self._start = time.time()
         self._wandb: Any = None
+        self.wandb_mode: str | None = None  # online or offline: how the mirror was begun
+        self.broke_off = False  # whether it failed on the way
         self._board = TensorBoard(self.folder / "tensorboard") if tensorboard else None
         truncate_jsonl(self.path)  # a line that a killed process left unfinished
         mode = wandb_mode(mode)
@@ -119,7 +125,7 @@ class Tracker(NullTracker):
                 project=project,
                 entity=entity,
                 name=name,
-                id=re.sub(r"[/\\#?%:\s]", "-", run_id)[:128] if run_id else None,
+                id=legal_id(run_id) if run_id else None,
                 group=group,
                 job_type=job_type,
                 tags=list(tags or ()),
@@ -138,6 +144,7 @@ class Tracker(NullTracker):
                 settings = wandb.Settings(silent=True, console="off", init_timeout=30.0)
                 run = wandb.init(mode=attempt, resume="allow", settings=settings, **options)
                 run.define_metric("*", step_metric="step")
+                self.wandb_mode = attempt
                 return run
             except Exception as error:
                 _log.warning("Weights & Biases (%s) is not available, the run goes on: %s", attempt, _one_line(error))
@@ -187,6 +194,15 @@ class Tracker(NullTracker):
         truncate_jsonl(self.path, step)
         self._show(lambda board: board.rewind(step))
 
+    def lineage(self, record: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+        """Show tokenizers, tokens and models as artifacts, by name and fingerprint; a failure loses only that."""
+        if self._wandb is None or not (config.get("tracking") or {}).get("lineage", True):
+            return
+        try:
+            lineage.send(self._wandb, record, config)
+        except Exception as error:
+            _log.warning("the lineage is not shown at Weights & Biases: %s", _one_line(error))
+
     def close(self, exit_code: int = 0) -> None:
         """End the mirrors; a run that failed is shown as failed."""
         self._mirror(lambda run: run.finish(exit_code=exit_code))
@@ -195,7 +211,9 @@ class Tracker(NullTracker):
 
     def _mirror(self, action: Callable[[Any], None]) -> None:
         """Do something with the mirror at Weights & Biases."""
-        self._wandb = _kept("Weights & Biases", self._wandb, action, lambda run: run.finish(exit_code=1))
+        before = self._wandb
+        self._wandb = _kept("Weights & Biases", before, action, lambda run: run.finish(exit_code=1))
+        self.broke_off = self.broke_off or (before is not None and self._wandb is None)
 
     def _show(self, action: Callable[[TensorBoard], None]) -> None:
         """:meth:`_mirror` for TensorBoard."""
@@ -214,6 +232,15 @@ def _kept(name: str, mirror: Any, action: Callable[[Any], None], end: Callable[[
             end(mirror)
         return None
     return mirror
+
+
+def legal_id(run_id: str) -> str:
+    """``run_id`` as Weights & Biases accepts it.
+
+    >>> legal_id("a/b c")
+    'a-b-c'
+    """
+    return re.sub(r"[/\\#?%:\s]", "-", run_id)[:128]
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 Ids: five specials, then one block for the images, one block of scalar bins that all columns share (the
 column is the token's *type*), and one block per group of spectra. Token files hold local codes
 (0 … size-1 of their block); a sequence holds global ids, ``block.start + code``.
+
+Where a quantizer gives several codes per vector, each stage of a group is a group of its own from there on:
+``desi_b``, ``desi_b.1``, ``desi_b.2``, from coarse to fine, each with its own tokens, block, type and codebook.
 """
 
 from __future__ import annotations
@@ -17,6 +20,28 @@ SPECIALS = ("PAD", "BOS", "EOS", "MISS", "NONDET")
 TYPE_SPECIAL, TYPE_IMAGE = 0, 1
 
 DEFAULT_SPECTRUM_GROUPS = ("desi_b", "desi_r", "desi_z", "gaiaxp_bp", "gaiaxp_rp")
+
+
+def stage_name(group: str, stage: int) -> str:
+    """Name of the tokens of one stage of a group's quantizer; stage 0 has the group's name.
+
+    >>> stage_name("desi_b", 0), stage_name("desi_b", 2)
+    ('desi_b', 'desi_b.2')
+    """
+    return group if stage == 0 else f"{group}.{stage}"
+
+
+def stages_of(groups: Sequence[str]) -> dict[str, list[str]]:
+    """The stages of each group, coarse to fine.
+
+    >>> stages_of(("desi_b", "desi_b.1", "xp"))
+    {'desi_b': ['desi_b', 'desi_b.1'], 'xp': ['xp']}
+    """
+    found: dict[str, list[str]] = {}
+    for name in groups:
+        group, dot, stage = name.rpartition(".")
+        found.setdefault(group if dot and stage.isdigit() and group in groups else name, []).append(name)
+    return found
 
 
 @dataclass(frozen=True)

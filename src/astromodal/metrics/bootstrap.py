@@ -1,4 +1,4 @@
-"""Is one model better than another, or did the held-out objects just happen to suit it? A paired bootstrap by object.
+"""How much of a figure is luck: bootstrap by object, of any figure, and of the difference between two models.
 
 Both models are judged on the same objects, and an object that is hard for one is hard for the other, so what is
 resampled are objects with both of their errors: the interval is that of the mean *difference*, which is far narrower
@@ -7,6 +7,7 @@ than the intervals of the two means (Efron & Tibshirani 1993, "An Introduction t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,61 @@ class PairedDifference(NamedTuple):
     @property
     def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0
+
+
+class Interval(NamedTuple):
+    """A figure, the ends of its interval, and how many objects it is from."""
+
+    value: float
+    low: float
+    high: float
+    n_objects: int
+    n_dropped: int  # rows with NaN in one of the arrays
+
+
+def bootstrap_figures(
+    figures: Callable[..., Mapping[str, float]],
+    *arrays: np.ndarray,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Interval]:
+    """Figures of a set of objects with their percentile intervals.
+
+    Args:
+        figures: named figures of the arrays it is given, which are ``arrays`` with their rows drawn with replacement.
+        arrays: ``(n,)`` or ``(n, k)`` each; row i of all of them is object i. Objects with a value that is not finite
+            are left out of everything and counted.
+        n_resamples: draws of n objects; 0: no interval (its ends are NaN).
+        level: share of the resamples inside of the interval. A figure that is NaN in a resample is left out there.
+
+    Raises:
+        DataError: arrays of different lengths.
+
+    >>> found = bootstrap_figures(lambda a: {"mean": a.mean()}, np.array([2.0, 2.0, np.nan]), n_resamples=20)
+    >>> found["mean"]
+    Interval(value=2.0, low=2.0, high=2.0, n_objects=2, n_dropped=1)
+    """
+    values = [np.asarray(a, np.float64) for a in arrays]
+    if not values or len({len(a) for a in values}) != 1:
+        raise DataError("arrays with a row per object", got=", ".join(str(a.shape) for a in values) or "none")
+    usable = np.logical_and.reduce([np.isfinite(a.reshape(len(a), -1)).all(1) for a in values])
+    values = [a[usable] for a in values]
+    n = int(usable.sum())
+    found = {name: float(value) for name, value in figures(*values).items()}
+    rng = np.random.default_rng(seed)
+    draws: dict[str, list[float]] = {name: [] for name in found}
+    for _ in range(n_resamples if n else 0):
+        rows = rng.integers(n, size=n)
+        for name, value in figures(*(a[rows] for a in values)).items():
+            draws[name].append(float(value))
+    tail = 50.0 * (1.0 - level)
+    intervals = {}
+    for name, value in found.items():
+        finite = np.array(draws[name])[np.isfinite(draws[name])]
+        low, high = np.percentile(finite, [tail, 100.0 - tail]) if len(finite) else (np.nan, np.nan)
+        intervals[name] = Interval(value, float(low), float(high), n, len(usable) - n)
+    return intervals
 
 
 def paired_bootstrap(

@@ -45,12 +45,22 @@ class Block(nn.Module):
         return self._layers(x, mask)
 
     def _layers(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        q, k, v = self.heads(x)
+        rate = self.dropout if self.training else 0.0
+        return self.finish(
+            x, F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate, is_causal=mask is None)
+        )
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of the stream ``x`` (B, L, D), each (B, H, L, D/H)."""
         batch, length, width = x.shape
         heads = self.qkv(self.norm_attention(x)).view(batch, length, 3, self.n_heads, width // self.n_heads)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # each (B, H, L, D/H)
-        rate = self.dropout if self.training else 0.0
-        seen = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate, is_causal=mask is None)
-        seen = self.attention_out(seen.transpose(1, 2).reshape(batch, length, width))
+        q, k, v = heads.permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def finish(self, x: Tensor, seen: Tensor) -> Tensor:
+        """The stream (B, L, D) after what attention has ``seen`` (B, H, L, D/H) and the feed-forward layer."""
+        seen = self.attention_out(seen.transpose(1, 2).reshape(x.shape))
         x = x + F.dropout(seen, self.dropout, self.training)
         inner = self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x))))
         return x + F.dropout(inner, self.dropout, self.training)
@@ -209,6 +219,14 @@ class CausalTransformerLM(nn.Module):
                 raise DataError("a mask with padding on the right only", got="real tokens after padding",
                                 repair="pass padding='any'")  # fmt: skip
         index = index_in_run(types, positions)
+        x = self.embed(tokens, types, positions, index, next_types)
+        return F.dropout(x, self.dropout, self.training), mask
+
+    def embed(
+        self, tokens: Tensor, types: Tensor, positions: Tensor, index: Tensor, next_types: Tensor | None
+    ) -> Tensor:
+        """Sum of the embeddings (B, L, D) of tokens at ``positions`` of their sequence, ``index`` of their run of
+        equal types, before a token of ``next_types``; all (B, L)."""
         x = self.token_embedding(tokens) + self.type_embedding(types) + self.position_embedding(positions)
         x = x + self.row_embedding(index // self.grid_width) + self.column_embedding(index % self.grid_width)
         # Not told is a row of its own, so that every parameter always takes part (data parallelism insists on it).
@@ -217,5 +235,4 @@ class CausalTransformerLM(nn.Module):
             if next_types is None
             else self.next_type_embedding(next_types)
         )
-        x = x + told
-        return F.dropout(x, self.dropout, self.training), mask
+        return x + told

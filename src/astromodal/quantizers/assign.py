@@ -1,20 +1,27 @@
 """Exact nearest neighbours in a codebook, fast: the assignment step of k-means and the encoder of its codes.
 
-Up to three dimensions a k-d tree; above that one matrix product per block of rows, ``argmax(x·c - |c|²/2)``.
-Both find the lowest index among equally near entries, as the obvious double loop in float64 would: what rounding
-leaves undecided is computed again in float64.
+Up to three dimensions a k-d tree, in the plane a table of cells for many rows (:mod:`.grid`); above that one matrix
+product per block of rows, ``argmax(x·c - |c|²/2)``. All find the lowest index among equally near entries, as the
+obvious double loop in float64 would: what rounding leaves undecided is computed again in float64.
 
 Shape legend: n rows, D dimensions, C codes.
 """
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 import numpy as np
 from scipy.spatial import cKDTree
 
+from .grid import CellGrid
+
 TREE_DIMS = 3  # up to here the k-d tree is faster than the product
-BLOCK_BYTES = 2 << 20  # of scores at a time: they should stay in the cache
+BLOCK_BYTES = 4 << 20  # of scores at a time: they should stay in the cache
 TREE_ROWS = 1 << 17
+GRID_AFTER = 1 << 18  # rows asked for: from here on the table of a grid pays for being built
+GAP_ROWS = 1 << 13
 MAX_PAIRS = 1 << 15  # of row and entry compared in float64 at a time
 
 
@@ -25,65 +32,110 @@ class NearestEntry:
         self.entries = np.ascontiguousarray(entries, dtype=np.float32)
         self._exact = self.entries.astype(np.float64)
         self._tree = cKDTree(self._exact) if self.entries.shape[1] <= TREE_DIMS else None
+        self._grid: CellGrid | None = None
+        self._n_asked = 0
         # Distances do not change under a shift; small numbers lose less to rounding. Not the mean: one distant entry
         # would move it away from all the others.
         self._origin = np.median(self.entries, axis=0).astype(np.float32)
-        centred = self.entries - self._origin
-        self._centred, self._centred_t = centred, np.ascontiguousarray(centred.T)
-        self._half_norms = 0.5 * np.einsum("cd,cd->c", centred, centred)
+        self._centred_t = np.ascontiguousarray((self.entries - self._origin).T)
+        self._norms = np.sqrt(np.einsum("dc,dc->c", self._centred_t, self._centred_t))
+        self._minus_half = -0.5 * np.square(self._norms)
         self._scores: np.ndarray | None = None
 
     def query(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Codes (n,) int64 and squared distances (n,) float32 of the rows of ``X`` (n, D)."""
         X = np.ascontiguousarray(X, dtype=np.float32)
-        codes = np.empty(len(X), dtype=np.int64)
-        distances = np.empty(len(X), dtype=np.float32)
-        by_tree = self._tree is not None
-        rows = TREE_ROWS if by_tree else max(BLOCK_BYTES // (4 * len(self.entries)), 16)
-        ask = self._ask_tree if by_tree else self._ask_product
-        for start in range(0, len(X), rows):
-            block = slice(start, start + rows)
-            codes[block], distances[block] = ask(X[block])
+        codes, distances = self.codes(X), np.empty(len(X), dtype=np.float32)
+        for start in range(0, len(X), GAP_ROWS):
+            block = slice(start, start + GAP_ROWS)
+            gaps = X[block] - self.entries[codes[block]]
+            np.einsum("nd,nd->n", gaps, gaps, out=distances[block])
         return codes, distances
 
-    def _ask_tree(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def codes(self, X: np.ndarray) -> np.ndarray:
+        """Codes (n,) int64 of the rows of ``X`` (n, D)."""
+        X = np.ascontiguousarray(X, dtype=np.float32)
+        self._n_asked += len(X)
+        if self._tree is None:
+            return self._ask_product(X)
+        if self._grid is None and self._n_asked >= GRID_AFTER and CellGrid.suits(self.entries):
+            self._grid = CellGrid(self._exact, self._tree)
+        if self._grid is None:
+            return self._in_blocks(X, self._ask_tree, TREE_ROWS)
+        codes, left_open = self._grid.codes(X)
+        codes[left_open] = self._in_blocks(X[left_open], self._ask_tree, TREE_ROWS)
+        return codes
+
+    @staticmethod
+    def _in_blocks(X: np.ndarray, ask: Callable[[np.ndarray], np.ndarray], n_rows: int) -> np.ndarray:
+        codes = np.empty(len(X), dtype=np.int64)
+        for start in range(0, len(X), n_rows):
+            codes[start : start + n_rows] = ask(X[start : start + n_rows])
+        return codes
+
+    def _ask_tree(self, X: np.ndarray) -> np.ndarray:
         if len(self.entries) == 1:
-            return np.zeros(len(X), np.int64), np.square(X - self._exact[0]).sum(1)
+            return np.zeros(len(X), np.int64)
         distances, codes = self._tree.query(X, k=2, workers=1)
-        nearest, codes = distances[:, 0], codes[:, 0].astype(np.int64)
-        unsure = np.flatnonzero(distances[:, 1] <= nearest * (1 + 1e-12))
+        codes = codes[:, 0].astype(np.int64)
+        unsure = np.flatnonzero(distances[:, 1] <= distances[:, 0] * (1 + 1e-12))
         if len(unsure):
             codes[unsure] = self._slowly(X[unsure])
-        return codes, np.square(nearest)
+        return codes
 
-    def _ask_product(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _ask_product(self, X: np.ndarray) -> np.ndarray:
+        codes = np.empty(len(X), dtype=np.int64)
+        best, second = np.empty((2, len(X)), dtype=np.float32)
+        n_rows = max(BLOCK_BYTES // (4 * len(self.entries)), 16)
+        for start in range(0, len(X), n_rows):
+            block = slice(start, start + n_rows)
+            scores = self._multiply(X[block] - self._origin)  # (rows, C): x·c - |c|²/2
+            found, rows = scores.argmax(1), np.arange(len(scores))
+            codes[block], best[block] = found, scores[rows, found]
+            scores[rows, found] = -np.inf
+            scores.max(1, out=second[block])
+        for start in range(0, len(X), GAP_ROWS):
+            block = slice(start, start + GAP_ROWS)
+            tolerance = self._tolerance(X[block], codes[block], best[block])
+            unsure = np.flatnonzero(second[block] >= best[block] - tolerance)
+            for rows in np.array_split(unsure, -(-len(unsure) // n_rows)) if len(unsure) else ():
+                scores = self._multiply(X[start + rows] - self._origin)
+                # twice: these products may be rounded in another way than those above
+                least = scores.max(1) - 2.0 * tolerance[rows]
+                codes[start + rows] = self._decide(X[start + rows], scores >= least[:, None])
+        return codes
+
+    def _tolerance(self, X: np.ndarray, codes: np.ndarray, best: np.ndarray) -> np.ndarray:
+        """How much nearer (n,) in score an entry other than the found one has to be for rounding not to matter.
+
+        Rounding error of a product of D terms: Higham 2002, section 3.1. An entry that beats the found one is no
+        farther from the row, which bounds its norm: one distant outlier among the entries makes no row unsure.
+        """
+        unit = np.finfo(np.float32).eps * (X.shape[1] + 2)
         centred = X - self._origin
-        scores = self._buffer(len(X))
-        np.matmul(centred, self._centred_t, out=scores)  # (rows, C)
-        scores -= self._half_norms
-        codes = scores.argmax(1)
-        rows = np.arange(len(X))
-        best = scores[rows, codes]
-        scores[rows, codes] = -np.inf
-        second = scores.max(1)
-        scores[rows, codes] = best
-        gaps = centred - self._centred[codes]
-        distances = np.einsum("nd,nd->n", gaps, gaps)
-        # Rounding error of a product of D terms (Higham 2002, section 3.1). An entry that beats the found one is no
-        # farther from the row, which bounds its norm: one distant outlier among the entries makes no row unsure.
-        norms = np.sqrt(np.einsum("nd,nd->n", centred, centred))
-        reach = norms + 1.001 * np.sqrt(distances)
-        tolerance = np.finfo(np.float32).eps * (X.shape[1] + 2) * (norms * reach + 0.5 * reach**2)
-        unsure = np.flatnonzero(second >= best - tolerance)
-        if len(unsure):
-            codes[unsure] = self._decide(X[unsure], scores[unsure] >= (best - tolerance)[unsure, None])
-        return codes, distances
+        squares = np.einsum("nd,nd->n", centred, centred)
+        norms, found = np.sqrt(squares), self._norms[codes]
+        distances = np.sqrt(np.maximum(squares - 2.0 * best, 0.0) + 2.0 * unit * (norms + found) ** 2)
+        reach = norms + 1.001 * distances
+        return unit * (norms * reach + 0.5 * reach**2)
 
-    def _buffer(self, n_rows: int) -> np.ndarray:
-        """Reused memory for the scores of a block: fresh pages cost as much as a pass over them."""
-        if self._scores is None or len(self._scores) < n_rows:
-            self._scores = np.empty((n_rows, len(self.entries)), dtype=np.float32)
-        return self._scores[:n_rows]
+    def _multiply(self, centred: np.ndarray) -> np.ndarray:
+        """Scores (rows, C), in memory that is used again: fresh pages cost as much as a pass over them.
+
+        torch's product is an eighth faster than NumPy's; loading it for that would not pay. What rounding changes is
+        decided exactly, so the codes do not depend on which of the two multiplies.
+        """
+        n = len(centred)
+        if self._scores is None or len(self._scores) < n:
+            self._scores = np.empty((n, len(self.entries)), dtype=np.float32)
+        scores, torch = self._scores[:n], sys.modules.get("torch")
+        if torch is None:
+            np.matmul(centred, self._centred_t, out=scores)
+            scores += self._minus_half
+        else:
+            parts = (torch.from_numpy(a) for a in (self._minus_half, centred, self._centred_t))
+            torch.addmm(*parts, out=torch.from_numpy(scores))
+        return scores
 
     def _decide(self, X: np.ndarray, contenders: np.ndarray) -> np.ndarray:
         """Codes (n,) among the contenders (n, C), by differences in float64; the lowest index wins a tie."""
@@ -114,4 +166,4 @@ def nearest(X: np.ndarray, entries: np.ndarray) -> np.ndarray:
     >>> nearest(np.array([[0.0], [5.0], [9.0]]), np.array([[0.0], [10.0]])).tolist()
     [0, 0, 1]
     """
-    return NearestEntry(entries).query(X)[0]
+    return NearestEntry(entries).codes(X)

@@ -1,9 +1,13 @@
-"""The contract of a quantizer: vectors in, codes out, and back to the entry that stands for the code."""
+"""The contract of a quantizer: vectors in, codes out, and back to the entries that stand for the codes.
+
+Shape legend: n rows, D dimensions, C codes, S stages (codes per vector).
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -31,15 +35,18 @@ def checked(X: np.ndarray, where: str, n_dims: int | None = None) -> np.ndarray:
 class Quantizer(ABC):
     """Fit on vectors ``(n, D)``, then encode and decode.
 
-    After :meth:`fit` or :meth:`from_state`, codes are ``0 … n_codes - 1``. There may be fewer codes than were
-    asked for: data with fewer distinct rows cannot fill more.
+    A vector becomes one code, or one per *stage*: the entries of the stages are added up. After :meth:`fit` or
+    :meth:`from_state`, codes of stage s are ``0 … sizes[s] - 1``. There may be fewer codes than were asked for: data
+    with fewer distinct rows cannot fill more.
     """
+
+    name: ClassVar[str]  # the option quantizer=<name>, and the key of the registry
 
     @abstractmethod
     def fit(self, X: np.ndarray, weights: np.ndarray | None = None) -> Self:
-        """Learn the codebook from ``X`` (n, D); ``weights`` (n,) say how much each row's error counts.
+        """Learn the codebooks from ``X`` (n, D); ``weights`` (n,) say how much each row's error counts.
 
-        The codebook's usage is in rows, whatever they weigh: it is the distribution of the tokens.
+        A codebook's usage is in rows, whatever they weigh: it is the distribution of the tokens.
 
         Raises:
             DataError: no rows, or values that are not finite.
@@ -47,7 +54,7 @@ class Quantizer(ABC):
 
     @abstractmethod
     def encode(self, X: np.ndarray) -> np.ndarray:
-        """Codes (n,) int64 of ``X`` (n, D)."""
+        """Codes int64 of ``X`` (n, D): ``(n,)``, or ``(n, n_stages)`` where there is more than one stage."""
 
     @abstractmethod
     def state(self) -> dict[str, np.ndarray]:
@@ -64,24 +71,77 @@ class Quantizer(ABC):
 
     @property
     @abstractmethod
+    def codebooks(self) -> tuple[Codebook, ...]:
+        """Of each stage: entries (C, D) and how often each was used in training (C,)."""
+
+    @property
     def codebook(self) -> Codebook:
-        """Entries (C, D) and how often each was used in training (C,)."""
+        """The codebook of a quantizer with one stage.
+
+        Raises:
+            ArtifactError: there are several; no single entry stands for a vector.
+        """
+        books = self.codebooks
+        if len(books) != 1:
+            raise ArtifactError("a quantizer with one codebook", got=f"{self.name} with {len(books)} stages")
+        return books[0]
+
+    @property
+    def n_stages(self) -> int:
+        """Codes per vector."""
+        return len(self.codebooks)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of codes of each stage."""
+        return tuple(len(book.entries) for book in self.codebooks)
 
     @property
     def n_codes(self) -> int:
+        """Number of codes of a quantizer with one stage."""
         return len(self.codebook.entries)
 
+    @property
+    def n_dims(self) -> int:
+        """Numbers per vector, D."""
+        return self.codebooks[0].entries.shape[1]
+
     def decode(self, codes: np.ndarray) -> np.ndarray:
-        """Entries (n, D) float32 of codes (n,).
+        """Vectors (n, D) float32 of codes (n,), or of (n, n_stages): the sum of the stages' entries.
 
         Raises:
-            DataError: a code is outside of the codebook.
+            DataError: a code is outside of its codebook, or the number of stages is wrong.
         """
-        codes = np.asarray(codes)
-        if codes.size and (codes.min() < 0 or codes.max() >= self.n_codes):
-            raise DataError(f"codes in 0 … {self.n_codes - 1}", got=f"{codes.min()} … {codes.max()}")
-        return self.codebook.entries[codes]
+        codes, books = np.asarray(codes), self.codebooks
+        columns = codes[:, None] if len(books) == 1 and codes.ndim == 1 else codes
+        if columns.ndim != 2 or columns.shape[1] != len(books):
+            shape = "(n,)" if len(books) == 1 else f"(n, {len(books)})"
+            raise DataError(f"codes of shape {shape}", got=f"shape {codes.shape}", where=f"{self.name}.decode")
+        return sum_of_entries(columns, books)
+
+    def clipped_share(self, X: np.ndarray) -> float:
+        """Share of the numbers in ``X`` (n, D) beyond what the codes span; 0 where codes have no bounds."""
+        return 0.0
+
+    def fit_figures(self) -> dict[str, Any]:
+        """What the fit says about itself, as plain values for reports: nothing, unless a subclass has something."""
+        return {}
 
     @staticmethod
     def _not_fitted(name: str) -> ArtifactError:
         return ArtifactError(f"a fitted {name}", got="one without a codebook", repair="call fit() or from_state()")
+
+
+def sum_of_entries(codes: np.ndarray, books: Sequence[Codebook]) -> np.ndarray:
+    """Sums (n, D) float32 of the entries that codes (n, S) name in S codebooks.
+
+    Raises:
+        DataError: a code is outside of its codebook.
+    """
+    total: np.ndarray | None = None
+    for column, book in zip(codes.T, books, strict=True):
+        if column.size and (column.min() < 0 or column.max() >= len(book.entries)):
+            raise DataError(f"codes in 0 … {len(book.entries) - 1}", got=f"{column.min()} … {column.max()}")
+        entries = book.entries[column]
+        total = entries if total is None else total + entries
+    return total

@@ -1,64 +1,51 @@
-"""k-means codebooks, fast on one core and good: k-means++ seeds, Lloyd on a subsample, one pass over all rows.
+"""k-means codebooks, fast on one core and good: k-means++ seeds, Lloyd on a subsample, a pass over all rows.
 
-Seeds are drawn by k-means++ (Arthur & Vassilvitskii 2007; above three dimensions the greedy form of their
-section 6, without which 64-dimensional codebooks stall at 10 % more inertia). Lloyd's iterations run on a subsample;
-every given row takes part in the final centroids and counts. Codes that lose all rows are revived at the rows with
-the largest error.
+Few rows, and few dimensions: Lloyd's iterations on (a subsample of) the rows, then once on all of them. Many rows of
+many dimensions: a few iterations on a subsample, then one pass over all rows in random order, whose centroids are
+running means that follow batch by batch (Bottou & Bengio 1995; Sculley 2010). With good seeds this ends lower than many
+iterations on the subsample, which fit it too well, at a third of the products. Every given row takes part in the final
+centroids and counts. Codes that lose all rows are revived at the rows with the largest error.
+
+Shape legend: n rows, D dimensions, C codes.
 """
 
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from ..config.schema import KMeansConfig
 from ..core.codebook import Codebook
 from ..errors import ArtifactError, ConfigError, DataError
 from .assign import TREE_DIMS, NearestEntry
 from .base import Quantizer, checked
+from .seeding import seed_centroids
 
-# Rows per code: of the seeding and of Lloyd's iterations. In 64 dimensions greedy seeding does nearly all the work:
-# Lloyd on 100 k instead of 32 k rows took twice the time for 0.8 % less inertia.
-LOW = {"seed_rows": 8, "lloyd_rows": 48, "n_trials": 1}  # up to TREE_DIMS dimensions
-HIGH = {"seed_rows": 8, "lloyd_rows": 16, "n_trials": 4}
 MIN_LLOYD_ROWS = 20_000
 BLOCK_ROWS = 1 << 16
+N_NEIGHBOURS = 8
+BATCH_ROWS = 1 << 13  # rows between two updates of the running means; 32 k gave 0.3 % more inertia
+MIN_BATCH_PER_CODE = 4
+
+
+@dataclass(frozen=True)
+class Effort:
+    """Rows per code of the seeding and of Lloyd's iterations, trials per seed, iterations on a subsample."""
+
+    seed_rows: int = 8
+    lloyd_rows: int = 48
+    n_trials: int = 1
+    n_sample_iter: int = 12
+
+
+LOW = Effort()  # up to TREE_DIMS dimensions
+HIGH = Effort(seed_rows=5, lloyd_rows=16, n_trials=4, n_sample_iter=2)
 
 log = logging.getLogger(__name__)
-
-
-def seed_centroids(
-    X: np.ndarray, n_codes: int, rng: np.random.Generator, weights: np.ndarray, n_trials: int
-) -> np.ndarray:
-    """k-means++ seeds (n_codes, D) among the rows of ``X`` (n, D): each drawn in proportion to its squared distance.
-
-    With ``n_trials`` > 1 the best of so many draws is taken.
-    """
-    norms = np.einsum("nd,nd->n", X, X)
-    first = int(np.searchsorted(np.cumsum(weights), rng.random() * weights.sum()))
-    chosen = np.empty(n_codes, dtype=np.int64)
-    chosen[0] = min(first, len(X) - 1)
-    closest = _squared(X, norms, chosen[:1])[:, 0]
-    for k in range(1, n_codes):
-        mass = np.cumsum(closest * weights, dtype=np.float64)
-        draws = np.searchsorted(mass, rng.random(n_trials) * mass[-1], side="right")
-        candidates = np.minimum(draws, len(X) - 1)
-        distances = np.minimum(_squared(X, norms, candidates), closest[:, None])
-        best = int(np.argmin(weights @ distances)) if n_trials > 1 else 0
-        chosen[k] = candidates[best]
-        closest = np.ascontiguousarray(distances[:, best])
-    return X[chosen]
-
-
-def _squared(X: np.ndarray, norms: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Squared distances (n, k) of all rows to the given rows."""
-    distances = X @ (-2.0 * X[rows].T)
-    distances += norms[:, None]
-    distances += norms[rows]
-    distances[rows, np.arange(len(rows))] = 0.0
-    return np.maximum(distances, 0.0, out=distances)
 
 
 def distinct_rows(X: np.ndarray, more_than: int) -> np.ndarray | None:
@@ -80,6 +67,40 @@ def _row_hashes(X: np.ndarray) -> np.ndarray:
     return hashes
 
 
+def add_up(X: np.ndarray, weights: np.ndarray, codes: np.ndarray, mass: np.ndarray, sums: np.ndarray) -> None:
+    """Add the rows of each code to ``mass`` (C,) and ``sums`` (C, D), weighted."""
+    n_codes = len(mass)
+    mass += np.bincount(codes, weights, n_codes)
+    for start in range(0, len(X), BLOCK_ROWS):
+        block = slice(start, start + BLOCK_ROWS)
+        for d in range(X.shape[1]):  # over dimensions, not rows
+            sums[:, d] += np.bincount(codes[block], weights[block] * X[block, d], n_codes)
+
+
+class Neighbours:
+    """The assignment inside of Lloyd's iterations in few dimensions: a row's next code is its present one or near it.
+
+    Not exact, and several times faster than asking the tree for every row; centroids hardly move between iterations.
+    """
+
+    def __init__(self, X: np.ndarray) -> None:
+        self._columns = np.ascontiguousarray(X.T)
+
+    def follow(self, codes: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Codes (n,) and squared distances (n,) to ``centroids`` (C, D), from the codes (n,) before they moved."""
+        k = min(N_NEIGHBOURS, len(centroids))
+        near = cKDTree(centroids).query(centroids, k=k)[1].reshape(len(centroids), k)
+        best, least = codes, np.full(len(codes), np.inf, dtype=np.float32)
+        for candidates in near.T:
+            others = candidates[codes]
+            gaps = (column - axis[others] for column, axis in zip(self._columns, centroids.T.copy(), strict=True))
+            distances = sum(np.square(gap) for gap in gaps)
+            nearer = distances < least
+            best = np.where(nearer, others, best)
+            np.minimum(distances, least, out=least)
+        return best, least
+
+
 class KMeans(Quantizer):
     """Vector quantizer with at most ``config.n_codes`` codes.
 
@@ -90,6 +111,8 @@ class KMeans(Quantizer):
         config: number of codes, iterations, tolerance (``max_fit_rows`` is for whoever collects the rows).
         seed: of subsample and seeds; equal seeds and rows give equal codebooks.
     """
+
+    name = "kmeans"
 
     def __init__(self, config: KMeansConfig | None = None, seed: int = 0) -> None:
         self.config = KMeansConfig() if config is None else config
@@ -113,32 +136,45 @@ class KMeans(Quantizer):
         w = w if len(used) == len(X) else w[w > 0]
         distinct = distinct_rows(used, self.config.n_codes)
         if distinct is None:
-            centroids = self._lloyd(used, w)
-            self._finish(used, w, centroids)
+            self._set(self._learn(used, w))
         else:
             if len(distinct) < self.config.n_codes:
                 log.info("k-means: %d distinct rows for %d codes: fewer codes", len(distinct), self.config.n_codes)
             self._set(distinct)
-            codes, errors = self._index.query(used)
-            self.counts_ = np.bincount(codes, minlength=len(distinct)).astype(np.float64)
-            self.inertia_ = float(errors @ w)
+        codes, errors = self._index.query(used)
+        self.counts_ = np.bincount(codes, minlength=len(self.centroids_)).astype(np.float64)
+        self.inertia_ = float(errors.astype(np.float64) @ w)
         return self
 
-    def _lloyd(self, X: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Centroids (C, D) from a subsample of the rows."""
+    def _learn(self, X: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Centroids (C, D) from all rows, most of the work on a subsample of them."""
         rng = np.random.default_rng([self.seed, X.shape[1]])
-        n_codes, sizes = self.config.n_codes, LOW if X.shape[1] <= TREE_DIMS else HIGH
-        n_rows = max(sizes["lloyd_rows"] * n_codes, MIN_LLOYD_ROWS)
-        if len(X) > n_rows:
+        n_codes, effort = self.config.n_codes, LOW if X.shape[1] <= TREE_DIMS else HIGH
+        n_rows = max(effort.lloyd_rows * n_codes, MIN_LLOYD_ROWS)
+        sample, w, n_iter = X, weights, self.config.max_iter
+        if 2 * len(X) > 3 * n_rows:  # for little more than the subsample, iterations on all rows end lower
             rows = np.sort(rng.choice(len(X), n_rows, replace=False))
-            X, weights = X[rows], weights[rows]
-        rows = rng.permutation(len(X))[: max(sizes["seed_rows"] * n_codes, 1000)]
-        origin = X.mean(0, dtype=np.float64).astype(np.float32)  # distances by products lose less near 0
-        centroids = seed_centroids(X[rows] - origin, n_codes, rng, weights[rows], sizes["n_trials"]) + origin
+            sample, w, n_iter = X[rows], weights[rows], min(n_iter, effort.n_sample_iter)
+        rows = rng.permutation(len(sample))[: max(effort.seed_rows * n_codes, 1000)]
+        origin = sample.mean(0, dtype=np.float64).astype(np.float32)  # distances by products lose less near 0
+        centroids = seed_centroids(sample[rows] - origin, n_codes, rng, w[rows], effort.n_trials) + origin
+        centroids = self._iterate(sample, w, centroids, n_iter)
+        if sample is X:
+            return centroids
+        if X.shape[1] <= TREE_DIMS:
+            return self._update(X, weights, *NearestEntry(centroids).query(X), centroids)[0]
+        return self._running_means(X, weights, centroids, rng)
+
+    def _iterate(self, X: np.ndarray, weights: np.ndarray, centroids: np.ndarray, n_iter: int) -> np.ndarray:
+        """At most ``n_iter`` of Lloyd's iterations, until the inertia falls by less than ``tol`` of itself."""
         previous = float("inf")
-        for n_iter in range(1, self.config.max_iter + 1):
-            self.n_iter_ = n_iter
-            codes, errors = NearestEntry(centroids).query(X)
+        neighbours = Neighbours(X) if X.shape[1] <= TREE_DIMS else None
+        n_dead = 0
+        for self.n_iter_ in range(1, n_iter + 1):
+            if neighbours is None or self.n_iter_ == 1 or n_dead:  # a revived code may be anywhere
+                codes, errors = NearestEntry(centroids).query(X)
+            else:
+                codes, errors = neighbours.follow(codes, centroids)
             inertia = float(errors.astype(np.float64) @ weights)
             centroids, _, n_dead = self._update(X, weights, codes, errors, centroids)
             if not n_dead and inertia >= (1.0 - self.config.tol) * previous:
@@ -146,39 +182,48 @@ class KMeans(Quantizer):
             previous = inertia
         return centroids
 
-    def _finish(self, X: np.ndarray, weights: np.ndarray, centroids: np.ndarray) -> None:
-        """Centroids as means of all rows, then the counts and the inertia of exactly these centroids."""
-        codes, errors = NearestEntry(centroids).query(X)
-        centroids, _, _ = self._update(X, weights, codes, errors, centroids)
-        self._set(centroids)
-        codes, errors = self._index.query(X)
-        self.counts_ = np.bincount(codes, minlength=len(centroids)).astype(np.float64)
-        self.inertia_ = float(errors.astype(np.float64) @ weights)
+    def _running_means(
+        self, X: np.ndarray, weights: np.ndarray, centroids: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Centroids (C, D) after one pass over all rows in random order, moving with every batch."""
+        order = rng.permutation(len(X))
+        mass, sums = np.zeros(len(centroids)), np.zeros(centroids.shape)
+        n_batch = max(BATCH_ROWS, MIN_BATCH_PER_CODE * len(centroids))
+        for start in range(0, len(X), n_batch):
+            rows = order[start : start + n_batch]
+            batch, w = X[rows], weights[rows]
+            codes = NearestEntry(centroids).codes(batch)
+            add_up(batch, w, codes, mass, sums)
+            alive = mass > 0
+            centroids[alive] = (sums[alive] / mass[alive, None]).astype(np.float32)
+        if not alive.all():  # rare: rows of the last batch stand for all
+            codes, errors = NearestEntry(centroids).query(batch)
+            self._revive(centroids, np.flatnonzero(~alive), batch, errors * w)
+        return centroids
 
-    @staticmethod
+    @classmethod
     def _update(
-        X: np.ndarray, weights: np.ndarray, codes: np.ndarray, errors: np.ndarray, centroids: np.ndarray
+        cls, X: np.ndarray, weights: np.ndarray, codes: np.ndarray, errors: np.ndarray, centroids: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, int]:
         """Weighted means of the rows of each code; codes without rows move to the rows with the largest error."""
-        n_codes, n_dims = centroids.shape
-        mass = np.bincount(codes, weights, n_codes)
-        sums = np.zeros((n_codes, n_dims))
-        for start in range(0, len(X), BLOCK_ROWS):
-            block = slice(start, start + BLOCK_ROWS)
-            for d in range(n_dims):  # over dimensions, not rows
-                sums[:, d] += np.bincount(codes[block], weights[block] * X[block, d], n_codes)
-        updated = centroids.copy()
-        alive = mass > 0
+        mass, sums = np.zeros(len(centroids)), np.zeros(centroids.shape)
+        add_up(X, weights, codes, mass, sums)
+        updated, alive = centroids.copy(), mass > 0
         updated[alive] = (sums[alive] / mass[alive, None]).astype(np.float32)
         dead = np.flatnonzero(~alive)
         if len(dead):
-            n_worst = min(8 * len(dead), len(X))
-            worst = np.argpartition(errors * weights, len(X) - n_worst)[len(X) - n_worst :]
-            worst = worst[np.argsort(-(errors * weights)[worst], kind="stable")]
-            _, first = np.unique(X[worst], axis=0, return_index=True)
-            rows = worst[np.sort(first)][: len(dead)]
-            updated[dead[: len(rows)]] = X[rows]
+            cls._revive(updated, dead, X, errors * weights)
         return updated, mass, len(dead)
+
+    @staticmethod
+    def _revive(centroids: np.ndarray, dead: np.ndarray, X: np.ndarray, errors: np.ndarray) -> None:
+        """Put the ``dead`` codes where the (weighted) errors are largest, each at another row; in place."""
+        n_worst = min(8 * len(dead), len(X))
+        worst = np.argpartition(errors, len(X) - n_worst)[len(X) - n_worst :]
+        worst = worst[np.argsort(-errors[worst], kind="stable")]
+        _, first = np.unique(X[worst], axis=0, return_index=True)
+        rows = worst[np.sort(first)][: len(dead)]
+        centroids[dead[: len(rows)]] = X[rows]
 
     def _set(self, centroids: np.ndarray) -> None:
         self.centroids_ = np.ascontiguousarray(centroids, dtype=np.float32)
@@ -190,10 +235,10 @@ class KMeans(Quantizer):
         return self._index.query(checked(X, "KMeans.encode", self.centroids_.shape[1]))[0]
 
     @property
-    def codebook(self) -> Codebook:
+    def codebooks(self) -> tuple[Codebook, ...]:
         if self.centroids_ is None:
             raise self._not_fitted("KMeans")
-        return Codebook(self.centroids_, self.counts_)
+        return (Codebook(self.centroids_, self.counts_),)
 
     def state(self) -> dict[str, np.ndarray]:
         """``centroids`` (C, D) and ``counts`` (C,)."""

@@ -1,8 +1,8 @@
 """Quantile bins for one column of numbers: as many values in each bin as ties allow.
 
 The centre of a bin is the mean of the training values in it, which minimises the squared error of decoding.
-A float32 sort and exact integer indexing give the quantiles that ``np.quantile(method="inverted_cdf")`` gives
-(Hyndman & Fan 1996, definition 1), an order of magnitude faster.
+Quantiles are those of ``np.quantile(method="inverted_cdf")`` (Hyndman & Fan 1996, definition 1), found without a full
+sort (:mod:`.order`); bins those of ``np.searchsorted``, found in a table (:mod:`.cells`). Both are exact.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import numpy as np
 from ..core.codebook import Codebook
 from ..errors import ArtifactError, ConfigError, DataError
 from .base import Quantizer, checked
+from .cells import BLOCK_ROWS, N_CELLS, CellMap, best_map
+from .order import Ranked
 
-LOOKUP_ROWS = 1 << 14  # values per block; fewer values than this are searched without a table
-LOOKUP_CELLS = 1 << 16
+LOOKUP_ROWS = 1 << 14  # fewer values than this are searched without a table
 
 
 def exact_quantiles(ordered: np.ndarray, n_bins: int) -> np.ndarray:
@@ -25,8 +26,12 @@ def exact_quantiles(ordered: np.ndarray, n_bins: int) -> np.ndarray:
     >>> exact_quantiles(np.arange(8.0), 4).tolist()
     [1.0, 3.0, 5.0]
     """
-    ranks = (np.arange(1, n_bins, dtype=np.int64) * len(ordered) + n_bins - 1) // n_bins
-    return ordered[ranks - 1]
+    return ordered[quantile_ranks(len(ordered), n_bins)]
+
+
+def quantile_ranks(n: int, n_bins: int) -> np.ndarray:
+    """Ranks (n_bins - 1,), from 0, of the inner quantiles of n values."""
+    return (np.arange(1, n_bins, dtype=np.int64) * n + n_bins - 1) // n_bins - 1
 
 
 class QuantileBinner(Quantizer):
@@ -46,33 +51,44 @@ class QuantileBinner(Quantizer):
     ([0, 0, 1, 1], [True, False, False, True])
     """
 
+    name = "quantile"
+
     def __init__(self, n_bins: int = 1024, min_values_per_bin: int = 8) -> None:
         if n_bins < 1 or min_values_per_bin < 1:
             raise ConfigError("n_bins and min_values_per_bin of 1 or more", got=(n_bins, min_values_per_bin))
         self.n_bins, self.min_values_per_bin = n_bins, min_values_per_bin
         self.edges_ = self.centers_ = self.spread_ = self.counts_ = None
         self._table: np.ndarray | None = None
+        self._map: CellMap | None = None
 
     def fit(self, X: np.ndarray, weights: np.ndarray | None = None) -> Self:
         """Learn bins from ``X`` (n,) or (n, 1)."""
         values = checked(X, "QuantileBinner.fit", 1)[:, 0]
         if not len(values):
             raise DataError("at least one value", got="none", where="QuantileBinner.fit")
+        n_bins = max(min(self.n_bins, len(values) // self.min_values_per_bin), 1)
+        ranked = Ranked(values) if weights is None else None
+        if ranked is not None and ranked.has_more_distinct_than(n_bins):
+            inner = np.unique(ranked.at(quantile_ranks(len(values), n_bins)))
+            inner = inner[inner < ranked.high]
+            if ranked.by_cells:
+                self.edges_ = np.concatenate([[ranked.low], inner, [ranked.high]])
+                self._learned(*ranked.moments(inner))
+                return self
         if weights is None:
-            ordered, cumulative = np.sort(values), None
+            ordered, cumulative = ranked.ordered, None
         else:
             order = np.argsort(values, kind="stable")
             ordered, cumulative = values[order], np.cumsum(np.asarray(weights, dtype=np.float64)[order])
-        inner = self._inner_edges(ordered, cumulative)
+        inner = self._inner_edges(ordered, cumulative, n_bins)
         starts = np.concatenate([[0], np.searchsorted(ordered, inner, side="right")])
         self.edges_ = np.concatenate([ordered[:1], inner, ordered[-1:]])
         self._describe(ordered, starts, None if cumulative is None else np.diff(cumulative, prepend=0.0))
-        self._table = None
         return self
 
-    def _inner_edges(self, ordered: np.ndarray, cumulative: np.ndarray | None) -> np.ndarray:
+    @staticmethod
+    def _inner_edges(ordered: np.ndarray, cumulative: np.ndarray | None, n_bins: int) -> np.ndarray:
         """Inner edges without duplicates; few distinct values get one bin each."""
-        n_bins = max(min(self.n_bins, len(ordered) // self.min_values_per_bin), 1)
         is_last = np.append(ordered[1:] != ordered[:-1], True)  # of a run of equal values
         if np.count_nonzero(is_last) <= n_bins:
             return ordered[is_last][:-1]
@@ -98,9 +114,12 @@ class QuantileBinner(Quantizer):
 
         centers = mean(ordered)
         deviation = ordered - np.repeat(centers.astype(np.float32), sizes)
-        self.centers_ = centers.astype(np.float32)
-        self.spread_ = np.sqrt(mean(np.square(deviation, out=deviation))).astype(np.float32)
-        self.counts_ = sizes.astype(np.float64)
+        self._learned(sizes, centers, mean(np.square(deviation, out=deviation)))
+
+    def _learned(self, sizes: np.ndarray, centers: np.ndarray, variances: np.ndarray) -> None:
+        self.counts_, self.centers_ = sizes.astype(np.float64), centers.astype(np.float32)
+        self.spread_ = np.sqrt(variances).astype(np.float32)
+        self._table = None
 
     def encode(self, X: np.ndarray) -> np.ndarray:
         """Bins (n,) int64 of ``X`` (n,) or (n, 1); values beyond the end bins get the end bins."""
@@ -108,30 +127,22 @@ class QuantileBinner(Quantizer):
             raise self._not_fitted("QuantileBinner")
         values = checked(X, "QuantileBinner.encode", 1)[:, 0]
         inner = self.edges_[1:-1]
-        # Beyond these spans float32 steps of the grid overflow or vanish; the plain search is always right.
-        if len(values) < LOOKUP_ROWS or len(inner) < 2 or not 1e-20 < float(inner[-1]) - float(inner[0]) < 1e20:
+        if len(values) < LOOKUP_ROWS or len(inner) < 2:
             return np.searchsorted(inner, values, side="left").astype(np.int64)
         return self._lookup(values)
 
-    def _cells(self, values: np.ndarray) -> np.ndarray:
-        """Cell of a uniform grid between the outermost inner edges; monotone in the value, rounding included."""
-        inner = self.edges_[1:-1]
-        step = (inner[-1].astype(np.float64) - inner[0]) / LOOKUP_CELLS
-        with np.errstate(over="ignore"):  # far outliers: infinity is clipped like them
-            cells = (values - inner[0]) * np.float32(1.0 / step)
-        return np.clip(cells, 0, LOOKUP_CELLS - 1, out=cells).astype(np.int32)
-
     def _lookup(self, values: np.ndarray) -> np.ndarray:
-        """Exactly the search, for many values: a table of grid cells; only cells that hold an edge are searched."""
+        """The search for many values: a table says the bin of a cell, only cells that hold an edge are searched."""
         inner = self.edges_[1:-1]
         if self._table is None:
-            n_cuts = np.bincount(self._cells(inner), minlength=LOOKUP_CELLS)
+            self._map = best_map(inner)
+            n_cuts = np.bincount(self._map(inner), minlength=N_CELLS)
             self._table = ((np.cumsum(n_cuts) - n_cuts) * 2 + (n_cuts > 0)).astype(np.int32)  # code * 2 + has an edge
         codes = np.empty(len(values), dtype=np.int64)
-        for start in range(0, len(values), LOOKUP_ROWS):  # blocks stay in the cache
-            block = values[start : start + LOOKUP_ROWS]
-            entries = self._table[self._cells(block)]
-            out = codes[start : start + LOOKUP_ROWS]
+        for start in range(0, len(values), BLOCK_ROWS):
+            block = values[start : start + BLOCK_ROWS]
+            entries = self._table[self._map(block)]
+            out = codes[start : start + BLOCK_ROWS]
             np.right_shift(entries, 1, out=out)
             unsure = np.flatnonzero(entries & 1)
             out[unsure] = np.searchsorted(inner, block[unsure], side="left")
@@ -144,12 +155,15 @@ class QuantileBinner(Quantizer):
         values = checked(X, "QuantileBinner.clipped", 1)[:, 0]
         return (values < self.edges_[0]) | (values > self.edges_[-1])
 
+    def clipped_share(self, X: np.ndarray) -> float:
+        return float(self.clipped(X).mean()) if len(X) else 0.0
+
     @property
-    def codebook(self) -> Codebook:
+    def codebooks(self) -> tuple[Codebook, ...]:
         """Centres (B, 1) and counts (B,)."""
         if self.edges_ is None:
             raise self._not_fitted("QuantileBinner")
-        return Codebook(self.centers_, self.counts_)
+        return (Codebook(self.centers_, self.counts_),)
 
     def state(self) -> dict[str, np.ndarray]:
         """``edges``, ``centers``, ``spread``, ``counts``."""

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
     from ..config.schema import Config
     from ..core.runs import RunContext
 
-RECIPES: dict[str, str] = {}  # name -> module with run(config, run)
+RECIPES: dict[str, str] = {
+    "ebird_vae": "ebird.experiment",
+    "spectrum_mae": "chemomae.experiment",
+    "ternary_vae": "ternary.experiment",
+}  # name -> module with run(config, run)
 
 
 def run_recipe(config: Config, run: RunContext) -> dict[str, Any]:

@@ -190,8 +190,12 @@ def _walk(path: Path) -> Iterator[Path]:
         inner[:] = sorted(name for name in inner if not name.startswith("."))
 
 
-def read_run(path: str | Path) -> Run | Skipped:
-    """The run of a directory, or why it cannot be used; never an exception for what lies in the directory."""
+def read_run(path: str | Path, *, needs_metric: bool = True) -> Run | Skipped:
+    """The run of a directory, or why it cannot be used; never an exception for what lies in the directory.
+
+    Args:
+        needs_metric: a finished run without a validation and without a summary cannot be used.
+    """
     path = Path(path)
     if not (path / RECORD).is_file():
         return Skipped(path, "half-written", f"no {RECORD}")
@@ -209,7 +213,7 @@ def read_run(path: str | Path) -> Run | Skipped:
     except (ArtifactError, OSError) as error:
         return Skipped(path, "unreadable", " ".join(str(error).split()))
     run = Run(path, record, _flat_config(config), records, summary, _status(path, record["status"]))
-    if run.status == "done" and not run.best and not run.summary:
+    if needs_metric and run.status == "done" and not run.best and not run.summary:
         return Skipped(path, "half-written", "done, but without a single metric")
     return run
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.random import keyed_words, splitmix64
+from ..core.vocab import stages_of
 from ..errors import ConfigError
 from .packed import PackedSequences
 
@@ -97,6 +98,9 @@ class SequenceDataset:
         self._values, self._sigma = arrays["scalar_values"], arrays["sigma"]
         vocab = self.packed.manifest["config"]["layout"]["vocab"]
         self._n_types = int(vocab["n_types"])
+        type_of = {name: index for index, name in enumerate(vocab["type_names"])}
+        stages = stages_of(vocab["spectrum_groups"]).values()
+        self._staged = [[type_of[name] for name in names] for names in stages if len(names) > 1]
         self.lengths = Lengths(self._offsets)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -163,7 +167,8 @@ class SequenceDataset:
         """Flat position of every token after the parts of each object are permuted, ``(B, L)``.
 
         A part is a run of one type, so it moves as a whole: its tokens are shifted by the difference between its first
-        position in the new order and in the old one. BOS, EOS and padding have type 0 and stay.
+        position in the new order and in the old one. BOS, EOS and padding have type 0 and stay. The stages of a
+        residual code stay in order, coarse before fine: a finer one means something only given the coarser ones.
         """
         n, width = types.shape
         rows = np.arange(n)[:, None]
@@ -173,7 +178,10 @@ class SequenceDataset:
         old = np.zeros(n * self._n_types, np.int64)
         # Assigned from the right to the left, so that the first position of a part is what remains.
         old[cells[:, ::-1].ravel()] = np.broadcast_to(np.arange(width)[::-1], (n, width)).ravel()
-        rank = np.argsort(part_draws(self.seed, epoch, object_index, self._n_types), axis=1)  # (B, T)
+        draws = part_draws(self.seed, epoch, object_index, self._n_types)  # (B, T)
+        for types_of_group in self._staged:
+            draws[:, types_of_group] = np.sort(draws[:, types_of_group], axis=1)
+        rank = np.argsort(draws, axis=1)  # (B, T)
         ordered = np.take_along_axis(sizes, rank, 1)
         new = np.empty_like(sizes)
         np.put_along_axis(new, rank, 1 + np.cumsum(ordered, 1) - ordered, 1)

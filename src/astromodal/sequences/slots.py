@@ -55,6 +55,19 @@ def pack_rows(field: FieldTokens, start: int, stop: int, layout: SequenceLayout,
     return PackedChunk(tokens[keep], types[keep], sigma[keep], lengths[something], rows)
 
 
+def segment_tokens(
+    field: FieldTokens, segment: Segment, layout: SequenceLayout, start: int, stop: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Global ids ``(n, length)`` int64 of one part of rows ``start`` to ``stop``, and which rows have it ``(n,)``.
+
+    Raises:
+        ArtifactError: a code is outside of its block.
+    """
+    cells = np.zeros((stop - start, segment.length), np.int64)
+    present = _fill(cells, np.zeros(cells.shape, np.float16), field, segment, layout, start, stop)
+    return cells, np.asarray(present, bool)
+
+
 def _fill(
     cells: np.ndarray, sigma: np.ndarray, field: FieldTokens, segment: Segment, layout: SequenceLayout, start: int,
     stop: int,

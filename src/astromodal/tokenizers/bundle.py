@@ -88,7 +88,7 @@ class TokenizerSet:
         return self._need("image").codebook
 
     def spectrum_codebooks(self) -> dict[str, Codebook]:
-        """Codebook of each group that has one."""
+        """Codebook of each part: a group that has one, or one stage of it."""
         return self._need("spectrum").codebooks()
 
     def scalar_codebook(self) -> ScalarCodebook:
@@ -112,10 +112,14 @@ class TokenizerSet:
             summary["scalar"] |= {"columns": list(self.scalar.columns), "n_bins": list(self.scalar.n_bins)}
         if self.spectrum is not None:
             groups = {
-                group: {"n_codes": codec.quantizer.n_codes, "n_tokens": codec.length, "patch_size": codec.patch_size}
-                for group, codec in self.spectrum.codecs.items()
+                name: {
+                    "n_codes": self.spectrum.codecs[group].quantizer.sizes[stage],
+                    "n_tokens": self.spectrum.length(name),
+                    "patch_size": self.spectrum.codecs[group].patch_size,
+                }
+                for name, (group, stage) in self.spectrum.parts.items()
             }
             summary["spectrum"] |= {"groups": groups, "skipped": dict(self.spectrum.skipped)}
         if self.image is not None:
-            summary["image"] |= {"n_codes": len(self.image.codebook.entries)}
+            summary["image"] |= {"n_codes": sum(self.image.quantizer_.sizes)}
         return summary

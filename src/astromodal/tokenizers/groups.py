@@ -14,8 +14,9 @@ import numpy as np
 from ..config.schema import SpectrumGroupConfig, SpectrumKind, SpectrumTokenizerConfig
 from ..data.spectra import SpectrumBatch
 from ..errors import ConfigError
-from ..quantizers import Quantizer, Reservoir, build_quantizer
-from .patches import cut, n_patches, patch_features
+from ..quantizers import Quantizer, Reservoir, build_quantizer, check_dimensions, with_at_most
+from .patches import cut, join, n_patches, patch_features
+from .sigma import patch_sigma
 
 MIN_ROWS_PER_CODE = 4
 MAX_PRECISION = 3.0  # per pixel, in units of the spectrum's scale: where weights in the fit level off
@@ -38,9 +39,9 @@ class GroupCodec:
         return n_patches(self.n_pixels, self.patch_size)
 
     @functools.cached_property
-    def scale(self) -> float:
-        """Square root of the codebook's total variance, in which errors of tokens are taken."""
-        return self.quantizer.codebook.scale
+    def scales(self) -> tuple[float, ...]:
+        """Of each stage: square root of its codebook's total variance, in which errors of its tokens are taken."""
+        return tuple(book.scale for book in self.quantizer.codebooks)
 
     def features(
         self, flux: np.ndarray, precision: np.ndarray, has_ivar: np.ndarray, precision_weight: float
@@ -48,6 +49,14 @@ class GroupCodec:
         """Feature vectors (n, L, 2 p) of normalised spectra (n, P)."""
         raw = patch_features((flux - self.center) / self.spread, precision * self.spread, self.patch_size)
         return weigh(raw, has_ivar, self.neutral, precision_weight)
+
+    def flux(self, entries: np.ndarray) -> np.ndarray:
+        """Flux (n, P) float32 in units of each spectrum's scale, from feature vectors (n, L, 2 p)."""
+        return join(entries[..., : self.patch_size], self.n_pixels) * self.spread + self.center
+
+    def sigma(self, precision: np.ndarray, has_ivar: np.ndarray, stage: int) -> np.ndarray:
+        """Standard errors (n, L) float16 of one stage's tokens, in units of that stage's codebook."""
+        return patch_sigma(precision * self.spread, has_ivar, self.patch_size, self.scales[stage])
 
 
 def weigh(raw: np.ndarray, has_ivar: np.ndarray, neutral: float, precision_weight: float) -> np.ndarray:
@@ -72,11 +81,14 @@ def fit_group(
     a code that stands for one training patch teaches a transformer nothing.
 
     Raises:
-        ConfigError: the patch size is below 1.
+        ConfigError: the patch size is below 1, or the quantizer is made for vectors of another width.
     """
     patch_size = int(config.patch_sizes.get(group, config.patch_size))
     if patch_size < 1:
         raise ConfigError("a patch_size of 1 or more", got=patch_size, where=f"spectrum group {group}")
+    where = f"spectrum group {group}, {patch_size} pixels of flux and precision per patch"
+    repair = "use tokenizer/spectrum/quantizer=kmeans, or a codec with as many latent_channels as there are levels"
+    check_dimensions(config.quantizer, 2 * patch_size, where, repair)
     sample, n_pixels = None, 0
     for batch in batches:
         seen, n_pixels = batch.present, batch.flux.shape[1]
@@ -94,9 +106,9 @@ def fit_group(
         raw = np.concatenate([(raw[:, :patch_size] - shift) / unit, raw[:, patch_size:] * unit], axis=1)
     neutral = _neutral(raw[has_ivar, patch_size:])
     X = weigh(raw[:, None].copy(), has_ivar, neutral, config.precision_weight)[:, 0]
-    n_codes = min(config.quantizer.n_codes, max(MIN_CODES, len(X) // MIN_ROWS_PER_CODE))
+    n_codes = max(MIN_CODES, len(X) // MIN_ROWS_PER_CODE)
     weights = _weights(raw[:, patch_size:], has_ivar) if group_config.kind == SpectrumKind.spectrum else None
-    quantizer = build_quantizer(dataclasses.replace(config.quantizer, n_codes=n_codes), seed).fit(X, weights)
+    quantizer = build_quantizer(with_at_most(config.quantizer, n_codes), seed).fit(X, weights)
     return GroupCodec(n_pixels, patch_size, center, spread, neutral, quantizer), sample.n_seen
 
 

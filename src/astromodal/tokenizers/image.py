@@ -1,4 +1,4 @@
-"""Tokenizer of the cutouts: arcsinh normalisation, convolutional codec, k-means over the latent vectors.
+"""Tokenizer of the cutouts: arcsinh normalisation, convolutional codec, a quantizer over the latent vectors.
 
 Fitting (``image_fit``) streams over the training cubes twice: once for the sky noise of each band, from a bounded
 number of cutouts, once to fill a cache on disk that the codec is trained from. Memory depends on neither the survey's
@@ -29,7 +29,7 @@ from ..core.codebook import Codebook
 from ..data.images import ImageBatch, elliptical_mask, image_columns
 from ..data.photometry import ArcsinhScaling, sky_statistics
 from ..errors import ArtifactError, DataError
-from ..quantizers import KMeans
+from ..quantizers import Quantizer, check_dimensions
 from ..training.utils import resolve_device
 from .base import Tokenizer
 from .image_bundle import read_bundle, write_bundle
@@ -85,7 +85,7 @@ class ImageTokenizer(Tokenizer):
         self.scratch = scratch
         self.scaling_: ArcsinhScaling | None = None
         self.codec_: Codec | None = None
-        self.quantizer_: KMeans | None = None
+        self.quantizer_: Quantizer | None = None
 
     # --------------------------------------------------------------------------------- properties
 
@@ -106,13 +106,23 @@ class ImageTokenizer(Tokenizer):
 
     @property
     def n_tokens(self) -> int:
-        """Tokens per object, L."""
+        """Positions per object, L: tokens, if a position has one."""
         _, rows, columns = self.fitted().latent_shape
         return rows * columns
 
     @property
+    def n_stages(self) -> int:
+        """Tokens per position, S."""
+        self.fitted()
+        return self.quantizer_.n_stages
+
+    @property
     def codebook(self) -> Codebook:
-        """Entries (n_codes, Z) and how often each was used by the training cutouts."""
+        """Entries (n_codes, Z) and how often each was used by the training cutouts.
+
+        Raises:
+            ArtifactError: the quantizer has several codebooks.
+        """
         self.fitted()
         return self.quantizer_.codebook
 
@@ -144,7 +154,7 @@ class ImageTokenizer(Tokenizer):
 
         Raises:
             DataError: no bands are configured, or no training object has a cutout.
-            ConfigError: the codec cannot take cutouts of this size.
+            ConfigError: the codec cannot take cutouts of this size, or the quantizer not its latents.
         """
         image_columns(data)  # refuses a survey without bands
         choice = self._start_fit(cubes, splits, data, seed)
@@ -152,6 +162,8 @@ class ImageTokenizer(Tokenizer):
         self.codec_ = self.quantizer_ = None
         torch.manual_seed(seed)
         codec = build_codec(self.config.codec, (len(data.images.bands), data.images.size, data.images.size))
+        channels = codec.latent_shape[0]
+        check_dimensions(self.config.quantizer, channels, f"latents of the codec, latent_channels={channels}")
         self.scaling_ = fit_scaling(self, cubes, choice.fit, data, log)
         scratch = self.scratch or (run.dir if run is not None else None)
         with tempfile.TemporaryDirectory(prefix="cutouts_", dir=scratch) as folder:
@@ -185,7 +197,7 @@ class ImageTokenizer(Tokenizer):
         codec = self.fitted()
         self._check_batch(batch)
         present = self.usable(batch)
-        tokens = np.zeros((len(batch), self.n_tokens), dtype=np.uint16)
+        tokens = np.zeros((len(batch), *self._token_shape()), dtype=np.uint16)
         latents = np.zeros((len(batch), *codec.latent_shape), dtype=np.float32)
         rows = np.flatnonzero(present)
         for start in range(0, len(rows), self.chunk):
@@ -210,27 +222,31 @@ class ImageTokenizer(Tokenizer):
         return latents
 
     def quantize(self, latents: np.ndarray) -> np.ndarray:
-        """Codes ``(m, L)`` uint16 of latents ``(m, Z, G, G)``, row by row of the grid."""
+        """Codes ``(m, L)`` uint16 of latents ``(m, Z, G, G)``, row by row of the grid; ``(m, L, S)`` with S > 1."""
         m, n_channels = latents.shape[:2]
         vectors = np.ascontiguousarray(latents.reshape(m, n_channels, -1).transpose(0, 2, 1)).reshape(-1, n_channels)
-        return self.quantizer_.encode(vectors).reshape(m, -1).astype(np.uint16)
+        return self.quantizer_.encode(vectors).reshape(m, *self._token_shape()).astype(np.uint16)
+
+    def _token_shape(self) -> tuple[int, ...]:
+        return (self.n_tokens,) if self.n_stages == 1 else (self.n_tokens, self.n_stages)
 
     def dequantize(self, tokens: np.ndarray) -> np.ndarray:
-        """Latents ``(m, Z, G, G)`` float32 of codes ``(m, L)``."""
+        """Latents ``(m, Z, G, G)`` float32 of codes ``(m, L)`` or ``(m, L, S)``."""
         tokens = np.asarray(tokens)
-        vectors = self.quantizer_.decode(tokens.reshape(-1).astype(np.int64))
+        vectors = self.quantizer_.decode(tokens.reshape(-1, *tokens.shape[2:]).astype(np.int64))
         grid = vectors.reshape(len(tokens), self.n_tokens, -1).transpose(0, 2, 1)
         return np.ascontiguousarray(grid).reshape(len(tokens), *self.fitted().latent_shape)
 
     def decode(self, tokens: np.ndarray) -> DecodedImages:
-        """Cutouts from codes ``(n, L)``; the sky level is not coded and therefore 0.
+        """Cutouts from codes ``(n, L)`` or ``(n, L, S)``; the sky level is not coded and therefore 0.
 
         Raises:
             DataError: the shape is wrong or a code is outside of the codebook.
         """
         tokens = np.asarray(tokens)
-        if tokens.ndim != 2 or tokens.shape[1] != self.n_tokens:
-            raise DataError(f"image tokens of shape (n, {self.n_tokens})", got=f"shape {tokens.shape}")
+        if tokens.ndim < 2 or tokens.shape[1:] != self._token_shape():
+            shape = ", ".join(map(str, self._token_shape()))
+            raise DataError(f"image tokens of shape (n, {shape})", got=f"shape {tokens.shape}")
         return self.decode_latents(self.dequantize(tokens))
 
     @torch.inference_mode()

@@ -2,7 +2,8 @@
 
 ``autoencoder_splus_cuts.pt`` holds tensors and plain values only, so that ``torch.load(weights_only=True)`` reads it;
 ``codebook_kmeans_<n_codes>.joblib`` holds the arrays ``centroids`` and ``counts``. The names are the documented ones,
-whatever the survey; ``n_codes`` is the number asked for, which few data may not fill.
+whatever the survey; ``n_codes`` is the number asked for, which few data may not fill. Other quantizers have analogous
+names (``codebook_residual_kmeans_3x1024.joblib``, ``codebook_fsq_8-5-5-5.joblib``) and their own arrays.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ..config.schema import ImageTokenizerConfig
 from ..core import io
 from ..data.photometry import ArcsinhScaling
 from ..errors import ArtifactError
-from ..quantizers import KMeans, quantizer_config
+from ..quantizers import quantizer_config, quantizer_from_state, size_label
 from .base import plain
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ def write_bundle(tokenizer: ImageTokenizer, folder: Path) -> list[Path]:
     """Write both files atomically and return their paths."""
     codec = tokenizer.fitted()
     weights = folder / WEIGHTS
-    codebook = folder / f"codebook_kmeans_{tokenizer.config.quantizer.n_codes}.joblib"
+    settings = quantizer_config(tokenizer.config.quantizer)
+    codebook = folder / f"codebook_{settings.name}_{size_label(settings)}.joblib"
     io.save_joblib(codebook, tokenizer.quantizer_.state())
     content = {
         "codec": plain(codec.to_dict()),
@@ -61,8 +63,9 @@ def read_bundle(cls: type[ImageTokenizer], folder: Path) -> ImageTokenizer:
         reason = str(error).splitlines()[-1]
         raise ArtifactError("weights that fit the saved codec", got=reason, where=folder / WEIGHTS) from error
     tokenizer.codec_ = codec.eval().to(tokenizer.device)
-    tokenizer.quantizer_ = KMeans.from_state(io.load_joblib(folder / Path(content["codebook"]).name))
-    n_channels = tokenizer.quantizer_.codebook.entries.shape[1]
+    state = io.load_joblib(folder / Path(content["codebook"]).name)
+    tokenizer.quantizer_ = quantizer_from_state(tokenizer.config.quantizer.name, state)
+    n_channels = tokenizer.quantizer_.n_dims
     if n_channels != codec.latent_shape[0]:
         raise ArtifactError(
             f"a codebook of {codec.latent_shape[0]} dimensions", got=n_channels, where=folder / content["codebook"]

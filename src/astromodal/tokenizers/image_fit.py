@@ -23,7 +23,7 @@ from ..config.schema import (
 from ..data.images import ImageBatch, ImageReader, elliptical_mask
 from ..data.photometry import ArcsinhScaling, SkyNoise, sky_statistics
 from ..errors import DataError
-from ..quantizers import KMeans, build_quantizer
+from ..quantizers import Quantizer, build_quantizer
 from .base import RowChoice
 from .image_cache import CutoutCache, CutoutLoader
 
@@ -199,7 +199,7 @@ def train_codec(
     return {"steps": int(result.steps), "epochs": int(result.epochs)}
 
 
-def fit_codebook(tokenizer: ImageTokenizer, cache: CutoutCache, seed: int) -> KMeans:
+def fit_codebook(tokenizer: ImageTokenizer, cache: CutoutCache, seed: int) -> Quantizer:
     """Codebook over the latent vectors of the cached cutouts.
 
     Vectors weigh as their pixels do in the codec's loss, so that the few over objects get codes beside the many over

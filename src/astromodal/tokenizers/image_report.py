@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..metrics.rate import bits_per_symbol, codes_used, perplexity
+from ..quantizers import usage_figures
 from .image_cache import CutoutCache, CutoutLoader
 
 if TYPE_CHECKING:
@@ -50,10 +50,11 @@ def report_on(tokenizer: ImageTokenizer, cache: CutoutCache) -> tuple[dict[str, 
     """Figures over the cutouts of ``cache``, and example arrays for plots."""
     bands = tokenizer.scaling_.bands
     sums = PixelSums(len(bands), tokenizer.config.softening)
-    usage = np.zeros(tokenizer.codebook.entries.shape[0], dtype=np.int64)
+    books = tokenizer.quantizer_.codebooks
+    usages = [np.zeros(len(book.entries), dtype=np.int64) for book in books]
     latent_sums = np.zeros(3)  # values, squared error of quantisation, squared distance from the codebook's mean
     examples: dict[str, Any] = {}
-    centre = tokenizer.codebook.mean[None, :, None, None]
+    centre = sum(book.mean for book in books)[None, :, None, None]
     for batch in CutoutLoader(cache, tokenizer.config.batch_size, tokenizer.ellipse, train=False):
         latents = tokenizer.encode_normalized(batch["x"], batch["valid"])
         tokens = tokenizer.quantize(latents)
@@ -62,26 +63,30 @@ def report_on(tokenizer: ImageTokenizer, cache: CutoutCache) -> tuple[dict[str, 
         exact = tokenizer.decode_latents(latents).normalized
         x, valid, inside = (batch[name].numpy() for name in ("x", "valid", "inside"))
         sums.add(x, coded, exact, valid, inside)
-        usage += np.bincount(tokens.reshape(-1), minlength=len(usage))
+        for usage, codes in zip(usages, tokens.reshape(-1, len(usages)).T, strict=True):
+            usage += np.bincount(codes, minlength=len(usage))
         latent_sums += (latents.size, ((latents - quantized) ** 2).sum(), ((latents - centre) ** 2).sum())
         if not examples:
             k = slice(0, N_EXAMPLES)
             examples = {"true": np.where(valid[k], x[k], np.nan), "reconstruction": coded[k], "mask": inside[k]}
-    report = _rate(tokenizer, usage) | _latents(latent_sums) | _pixels(sums, bands)
+    report = _rate(tokenizer, usages) | _latents(latent_sums) | _pixels(sums, bands)
     return report, examples | {"bands": list(bands)}
 
 
-def _rate(tokenizer: ImageTokenizer, usage: np.ndarray) -> dict[str, Any]:
+def _rate(tokenizer: ImageTokenizer, usages: list[np.ndarray]) -> dict[str, Any]:
     """Bits per object by the entropy of the usage, and what they would be without an entropy coder."""
-    return {
-        "n_codes": len(usage),
-        "n_tokens": tokenizer.n_tokens,
-        "bits_per_object": tokenizer.n_tokens * bits_per_symbol(usage),
-        "bits_per_object_uncoded": tokenizer.n_tokens * float(np.log2(max(len(usage), 2))),
-        "codes_used": codes_used(usage),
-        "perplexity": perplexity(usage),
-        "perplexity_fraction": perplexity(usage) / len(usage),
-    }
+    figures = usage_figures(usages)
+    uncoded = sum(float(np.log2(max(len(usage), 2))) for usage in usages)
+    return (
+        figures
+        | tokenizer.quantizer_.fit_figures()
+        | {
+            "n_tokens": tokenizer.n_tokens * len(usages),
+            "bits_per_object": tokenizer.n_tokens * figures["bits"],
+            "bits_per_object_uncoded": tokenizer.n_tokens * uncoded,
+            "perplexity_fraction": figures["perplexity"] * len(usages) / figures["n_codes"],
+        }
+    )
 
 
 def _latents(sums: np.ndarray) -> dict[str, float]:

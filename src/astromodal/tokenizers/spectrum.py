@@ -1,4 +1,4 @@
-"""Spectra as tokens: per group, a k-means codebook over patches of (normalised flux, log of the precision).
+"""Spectra as tokens: per group, a quantizer over patches of (normalised flux, log of the precision).
 
 A spectrum arrives divided by its own robust scale, on its group's grid, with precision = sqrt(ivar) in the same unit.
 One token stands for ``patch_size`` pixels with features ``flux`` and ``precision_weight * log1p(precision)``;
@@ -6,40 +6,54 @@ One token stands for ``patch_size`` pixels with features ``flux`` and ``precisio
 range (:mod:`.patches` says how the end is padded and masked pixels are filled). Spectra without ivar get the
 group's median precision, which favours no code. Coefficient vectors are standardised per coefficient first.
 
-Shape legend: n objects, P pixels, p pixels per patch, L patches, C codes.
+With a codec, features are the latents of a network that is trained on the group's spectra (:mod:`.learned_group`).
+
+A quantizer with S > 1 codes per patch makes S token streams of a group, its *parts*: ``desi_b``, ``desi_b.1``, …
+(``core/vocab.py``). Token files, vocabulary and losses treat every part as a group of spectra.
+
+Shape legend: n objects, P pixels, p pixels per patch, L patches, C codes, S stages.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from ..config.schema import DataConfig, KMeansConfig, SpectrumGroupConfig, SpectrumTokenizerConfig
-from ..core import io
+from ..config.schema import DataConfig, HardwareConfig, KMeansConfig, SpectrumGroupConfig, SpectrumTokenizerConfig
 from ..core.codebook import Codebook
+from ..core.vocab import stage_name
 from ..data.spectra import SpectrumBatch, grid, merge_counts, n_pixels, read_spectra, spectrum_columns
 from ..errors import ArtifactError, ConfigError, DataError
-from ..metrics import ErrorSums, bits_per_symbol, codes_used, perplexity
-from ..quantizers import KMeans, Reservoir, quantizer_config
+from ..metrics import ErrorSums
+from ..quantizers import Reservoir, quantizer_config, usage_figures
 from .base import Tokenizer, plain
 from .groups import GroupCodec, fit_group
-from .patches import join
-from .sigma import patch_sigma
+from .spectrum_bundle import FILE_NAME, read_bundle, write_bundle
 
 if TYPE_CHECKING:
     from ..core.runs import RunContext
     from ..data.datacube import Datacube
+    from .learned_group import LearnedGroup
 
-FILE_NAME = "spectrum_tokenizer_config.npz"
+__all__ = ["FILE_NAME", "SpectrumTokenizer"]
+
 REPORT_PIXELS = 200_000  # residuals kept for the median
 N_EXAMPLES = 4  # spectra per group for plots
 NO_SPECTRUM = "no spectrum in the training split"
+
+
+def _codec_settings(codec: Any) -> Any:
+    """The typed settings of a codec; None for patches as they are, so that they need no torch."""
+    if codec is None or plain(codec).get("name") == "patches":
+        return None
+    from ..codecs.base import codec_config
+
+    return codec_config(plain(codec))
 
 
 def _why_none(found: Mapping[str, int], config: SpectrumGroupConfig) -> str:
@@ -54,16 +68,22 @@ def _why_none(found: Mapping[str, int], config: SpectrumGroupConfig) -> str:
 class SpectrumTokenizer(Tokenizer):
     """One codebook per group of spectra.
 
-    Learned: ``codecs`` (group → :class:`GroupCodec`) and ``skipped`` (group → why it has none).
+    Learned: ``codecs`` (group → :class:`GroupCodec`, or :class:`~.learned_group.LearnedGroup` with a codec) and
+    ``skipped`` (group → why it has none).
+
+    Args:
+        hardware: where networks run; default: as ``HardwareConfig()`` says.
     """
 
     name = "spectrum"
     folder_name = "spectrum_tokenizers"
 
-    def __init__(self, config: SpectrumTokenizerConfig | None = None) -> None:
+    def __init__(self, config: SpectrumTokenizerConfig | None = None, hardware: HardwareConfig | None = None) -> None:
         config = SpectrumTokenizerConfig(quantizer=KMeansConfig()) if config is None else config
-        super().__init__(dataclasses.replace(config, quantizer=quantizer_config(config.quantizer)))
-        self.codecs: dict[str, GroupCodec] = {}
+        codec = _codec_settings(config.codec)
+        super().__init__(dataclasses.replace(config, quantizer=quantizer_config(config.quantizer), codec=codec))
+        self.hardware = HardwareConfig() if hardware is None else hardware
+        self.codecs: dict[str, GroupCodec | LearnedGroup] = {}
         self.skipped: dict[str, str] = {}
 
     @property
@@ -71,11 +91,17 @@ class SpectrumTokenizer(Tokenizer):
         """Groups that have a codebook, in the order of the data configuration."""
         return tuple(self.codecs)
 
-    def length(self, group: str) -> int:
-        """Tokens per spectrum of a group."""
-        return self._codec(group).length
+    @property
+    def parts(self) -> dict[str, tuple[str, int]]:
+        """Names of all token streams, coarse to fine within each group, with the group and the stage of each."""
+        stages = {group: range(codec.quantizer.n_stages) for group, codec in self.codecs.items()}
+        return {stage_name(group, s): (group, s) for group in stages for s in stages[group]}
 
-    def _codec(self, group: str) -> GroupCodec:
+    def length(self, part: str) -> int:
+        """Tokens per spectrum of a part (a group with one code per patch is one part)."""
+        return self._codec(self.parts.get(part, (part, 0))[0]).length
+
+    def _codec(self, group: str) -> GroupCodec | LearnedGroup:
         if group not in self.codecs:
             why = f"; {self.skipped[group]}" if group in self.skipped else ""
             raise ArtifactError(
@@ -120,21 +146,22 @@ class SpectrumTokenizer(Tokenizer):
         for group in (chosen := self._chosen(data)):
             found: dict[str, int] = {}
             batches = self._batches(cubes, rows.fit, data, group, found)
-            codec, n_fit = fit_group(batches, group, data.spectra[group], self.config, seed)
+            codec, n_fit = self._fit_group(batches, group, data.spectra[group], seed, run)
             if codec is None:
                 self.skipped[group] = _why_none(found, data.spectra[group])
                 log.warning("spectrum group %s: %s; it gets no codebook", group, self.skipped[group])
                 continue
-            self.codecs[group], wanted = codec, self.config.quantizer.n_codes
-            if codec.quantizer.n_codes < wanted:
-                counts = codec.quantizer.n_codes, wanted, n_fit
-                log.warning("spectrum group %s: %d codes instead of %d (%d training patches)", group, *counts)
+            self.codecs[group] = codec
+            sizes, wanted = codec.quantizer.sizes, getattr(self.config.quantizer, "n_codes", 0)
+            if min(sizes) < wanted:
+                counts = " + ".join(map(str, sizes)), wanted, n_fit
+                log.warning("spectrum group %s: %s codes instead of %d (%d training patches)", group, *counts)
             entry = self._report_group(group, self._batches(cubes, rows.held_out, data, group), data)
             split = rows.held_out_name
             if not entry["n_spectra"]:  # a rare group may have nothing in the validation split
                 split = "train"
                 entry = self._report_group(group, self._batches(cubes, rows.fit, data, group), data)
-            report[group] = entry | {"n_fit_patches": n_fit, "split": split}
+            report[group] = entry | {"n_fit_patches": n_fit, "split": split} | getattr(codec, "figures", {})
         if not self.codecs:
             columns = ", ".join(config.flux for config in chosen.values())
             raise DataError(
@@ -148,6 +175,18 @@ class SpectrumTokenizer(Tokenizer):
         bits = sum(entry["bits_per_object"] for entry in report.values())
         skipped = dict(self.skipped)
         return self._finish_fit({"groups": report, "skipped": skipped, "bits_per_object": bits, "arrays": arrays})
+
+    def _fit_group(
+        self, batches: Iterator[SpectrumBatch], group: str, group_config: SpectrumGroupConfig, seed: int,
+        run: RunContext | None,
+    ) -> tuple[GroupCodec | LearnedGroup | None, int]:  # fmt: skip
+        """Features and codebook of one group, and the number of vectors seen; None without a spectrum."""
+        if self.config.codec is None:
+            return fit_group(batches, group, group_config, self.config, seed)
+        from .learned_group import fit_learned_group
+
+        self._log(run).info("spectrum group %s: training the codec %s", group, self.config.codec.name)
+        return fit_learned_group(batches, group, group_config, self.config, seed, run, self.hardware)
 
     @staticmethod
     def _batches(
@@ -170,56 +209,74 @@ class SpectrumTokenizer(Tokenizer):
     def encode(self, group: str, batch: SpectrumBatch) -> tuple[np.ndarray, np.ndarray]:
         """Codes (n, L) uint16 and ``present`` (n,); the codes of an object that is not present mean nothing.
 
+        With S > 1 codes per patch, (n, L, S).
+
         Raises:
             ArtifactError: the group has no codebook, or the batch has another number of pixels.
         """
         codec = self._codec(group)
         if batch.flux.shape[1] != codec.n_pixels:
             raise ArtifactError(f"{codec.n_pixels} pixels, as fitted", got=batch.flux.shape[1], where=group)
-        tokens = np.zeros((len(batch.flux), codec.length), dtype=np.uint16)
+        stages = codec.quantizer.n_stages
+        shape = (codec.length, stages) if stages > 1 else (codec.length,)
+        tokens = np.zeros((len(batch.flux), *shape), dtype=np.uint16)
         seen = np.asarray(batch.present, dtype=bool)
         if seen.any():
             features = codec.features(
                 batch.flux[seen], batch.precision[seen], batch.has_ivar[seen], self.config.precision_weight
             )
             codes = codec.quantizer.encode(features.reshape(-1, features.shape[-1]))
-            tokens[seen] = codes.reshape(-1, codec.length)
+            tokens[seen] = codes.reshape(-1, *shape)
         return tokens, seen
 
-    def sigma(self, group: str, batch: SpectrumBatch) -> np.ndarray:
-        """Standard errors (n, L) float16 of the tokens that :meth:`encode` gives, in their codebook's units."""
+    def encode_parts(self, group: str, batch: SpectrumBatch) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each part of the group: codes (n, L), ``present`` (n,) and :meth:`sigma` (n, L), as token files hold them.
+
+        Raises:
+            ArtifactError: as :meth:`encode`.
+        """
+        tokens, present = self.encode(group, batch)
+        stages = tokens.reshape(*tokens.shape[:2], -1)
+        return {
+            stage_name(group, s): (stages[..., s], present, self.sigma(group, batch, s)) for s in range(stages.shape[2])
+        }
+
+    def sigma(self, group: str, batch: SpectrumBatch, stage: int = 0) -> np.ndarray:
+        """Standard errors (n, L) float16 of one stage's tokens, in units of that stage's codebook.
+
+        The noise of what a finer stage codes is that of the spectrum: earlier stages only subtract a code's entry.
+        """
         codec = self._codec(group)
-        precision = batch.precision * codec.spread
-        return patch_sigma(precision, batch.has_ivar, codec.patch_size, codec.scale)
+        return codec.sigma(batch.precision, batch.has_ivar, stage)
 
     def decode_normalized(self, group: str, tokens: np.ndarray) -> np.ndarray:
-        """Flux (n, P) float32 in units of each spectrum's scale."""
+        """Flux (n, P) float32 in units of each spectrum's scale, from codes (n, L), or (n, L, S) of all stages."""
         codec = self._codec(group)
-        tokens = np.asarray(tokens)
-        if tokens.ndim != 2 or tokens.shape[1] != codec.length:
-            raise DataError(f"tokens of shape (n, {codec.length})", got=tokens.shape, where=group)
-        entries = codec.quantizer.decode(tokens.reshape(-1).astype(np.int64))
+        tokens, stages = np.asarray(tokens), codec.quantizer.n_stages
+        shape = (codec.length,) if stages == 1 else (codec.length, stages)
+        if tokens.ndim < 2 or tokens.shape[1:] != shape:
+            raise DataError(f"tokens of shape (n, {', '.join(map(str, shape))})", got=tokens.shape, where=group)
+        entries = codec.quantizer.decode(tokens.reshape(-1, *shape[1:]).astype(np.int64))
         return self.decode_features(group, entries.reshape(len(tokens), codec.length, -1))
 
     def decode_features(self, group: str, entries: np.ndarray) -> np.ndarray:
-        """Flux (n, P) float32 in units of each spectrum's scale, from codebook entries or means of them (n, L, 2 p)."""
-        codec = self._codec(group)
-        return join(entries[..., : codec.patch_size], codec.n_pixels) * codec.spread + codec.center
+        """Flux (n, P) float32 in units of each spectrum's scale, from codebook entries or means of them (n, L, D)."""
+        return self._codec(group).flux(entries)
 
     def decode(self, group: str, tokens: np.ndarray, scale: np.ndarray) -> np.ndarray:
         """Flux (n, P) float32 in the group's physical unit, from codes (n, L) and scales (n,)."""
         return self.decode_normalized(group, tokens) * np.asarray(scale, dtype=np.float32)[:, None]
 
     def codebooks(self) -> dict[str, Codebook]:
-        """Entries (C, 2 p) in feature space: p fluxes, then p weighted log precisions."""
-        return {group: codec.quantizer.codebook for group, codec in self.codecs.items()}
+        """Of each part, entries (C, D) in feature space: p fluxes, then p weighted log precisions; or latents."""
+        return {name: self.codecs[group].quantizer.codebooks[stage] for name, (group, stage) in self.parts.items()}
 
     # ------------------------------------------------------------------------------------- report
 
     def _report_group(self, group: str, batches: Iterator[SpectrumBatch], data: DataConfig) -> dict[str, Any]:
         """Rate and error of one group; errors are in units of each spectrum's scale, and of its noise."""
         codec = self._codec(group)
-        sums, usage = ErrorSums(codec.n_pixels), np.zeros(codec.quantizer.n_codes, dtype=np.int64)
+        sums, usages = ErrorSums(codec.n_pixels), [np.zeros(n, dtype=np.int64) for n in codec.quantizer.sizes]
         residuals, examples, n = Reservoir(REPORT_PIXELS, 1, 0), [], 0
         for batch in batches:
             tokens, present = self.encode(group, batch)
@@ -227,7 +284,8 @@ class SpectrumTokenizer(Tokenizer):
             decoded, valid = self.decode_normalized(group, tokens), precision > 0
             known = np.where(batch.has_ivar[present, None], precision, 0.0)
             sums.add(flux, decoded, valid, known)
-            usage += np.bincount(tokens.reshape(-1), minlength=len(usage))
+            for usage, codes in zip(usages, tokens.reshape(-1, len(usages)).T, strict=True):
+                usage += np.bincount(codes, minlength=len(usage))
             noise = known > 0
             residuals.add((np.abs(flux - decoded) * known)[noise][:, None])
             n += len(tokens)
@@ -235,71 +293,38 @@ class SpectrumTokenizer(Tokenizer):
                 scale = batch.scale[present, None]
                 stack = (flux * scale, decoded * scale, (precision / scale) ** 2)
                 examples += list(np.stack(stack, axis=1)[: N_EXAMPLES - len(examples)])
-        bits, shown = bits_per_symbol(usage), np.array(examples).reshape(-1, 3, codec.n_pixels)
-        return {
-            "n_spectra": n,
-            "n_codes": codec.quantizer.n_codes,
-            "n_tokens": codec.length,
-            "patch_size": codec.patch_size,
-            "rmse_normalized": sums.total_rmse(),
-            "fraction_of_variance": sums.total_fraction_of_variance(),
-            "chi2_per_pixel": sums.chi2(),
-            "median_error_over_noise": float(np.median(residuals.rows)) if len(residuals.rows) else float("nan"),
-            "bits_per_object": bits * codec.length,
-            "codes_used": codes_used(usage),
-            "perplexity": perplexity(usage),
-            "unit": data.spectra[group].unit,
-            "arrays": {"wave": grid(data.spectra[group])}
-            | dict(zip(("flux", "reconstruction", "ivar"), shown.transpose(1, 0, 2), strict=True)),
-        }
+        usage, shown = usage_figures(usages), np.array(examples).reshape(-1, 3, codec.n_pixels)
+        return (
+            usage
+            | codec.quantizer.fit_figures()
+            | {
+                "n_spectra": n,
+                "n_tokens": codec.length * len(usages),
+                "patch_size": codec.patch_size,
+                "rmse_normalized": sums.total_rmse(),
+                "fraction_of_variance": sums.total_fraction_of_variance(),
+                "chi2_per_pixel": sums.chi2(),
+                "median_error_over_noise": float(np.median(residuals.rows)) if len(residuals.rows) else float("nan"),
+                "bits_per_object": usage["bits"] * codec.length,
+                "unit": data.spectra[group].unit,
+                "arrays": {"wave": grid(data.spectra[group])}
+                | dict(zip(("flux", "reconstruction", "ivar"), shown.transpose(1, 0, 2), strict=True)),
+            }
+        )
 
     # ------------------------------------------------------------------------------------ storage
 
     def _write(self, folder: Path) -> list[Path]:
-        parameters = {
-            group: {"n_pixels": codec.n_pixels, "patch_size": codec.patch_size, "neutral": codec.neutral}
-            for group, codec in self.codecs.items()
-        }
-        arrays = {
-            "groups": np.array(self.groups, dtype=np.str_),
-            "config_json": np.array(json.dumps(plain(self.config))),
-            "groups_json": np.array(json.dumps(parameters)),
-            "skipped_json": np.array(json.dumps(self.skipped)),
-            "layout_json": np.array(json.dumps(self.layout_)),
-            "inputs_json": np.array(json.dumps(self.inputs_)),
-        }
-        files = []
-        for group, codec in self.codecs.items():
-            state = codec.quantizer.state()
-            arrays |= {f"{key}_{group}": value for key, value in state.items()}
-            arrays |= {f"coefficient_mean_{group}": codec.center, f"coefficient_std_{group}": codec.spread}
-            files.append(folder / f"spectrum_kmeans_{group}.joblib")
-            io.save_joblib(files[-1], {"centroids": state["centroids"], "counts": state["counts"]})
-        arrays["centroids"] = self._documented_centroids()
-        io.save_npz(folder / FILE_NAME, arrays)
-        for stale in set(folder.glob("spectrum_kmeans_*.joblib")) - set(files):
-            stale.unlink()  # a group of an earlier fit would look like part of this one
-        return [*files, folder / FILE_NAME]
-
-    def _documented_centroids(self) -> np.ndarray:
-        """The member ``centroids``: ``(V, D)`` of a single group, else all groups, zero-padded, ``(G, V, D)``."""
-        books = [codec.quantizer.codebook.entries for codec in self.codecs.values()]
-        if len(books) == 1:
-            return books[0]
-        stack = np.zeros((len(books), *np.max([book.shape for book in books], axis=0)), dtype=np.float32)
-        for place, book in zip(stack, books, strict=True):
-            place[: len(book), : book.shape[1]] = book
-        return stack
+        return write_bundle(self, folder)
 
     @classmethod
     def _read(cls, folder: Path) -> Self:
-        arrays = io.load_npz(folder / FILE_NAME)
-        tokenizer = cls(SpectrumTokenizerConfig(**json.loads(str(arrays["config_json"]))))
-        tokenizer.skipped = json.loads(str(arrays["skipped_json"]))
-        tokenizer.layout_ = json.loads(str(arrays["layout_json"]))
-        tokenizer.inputs_ = json.loads(str(arrays["inputs_json"]))
-        for group, values in json.loads(str(arrays["groups_json"])).items():
-            quantizer = KMeans.from_state({key: arrays[f"{key}_{group}"] for key in ("centroids", "counts")})
-            center, spread = arrays[f"coefficient_mean_{group}"], arrays[f"coefficient_std_{group}"]
-            tokenizer.codecs[group] = GroupCodec(center=center, spread=spread, quantizer=quantizer, **values)
-        return tokenizer
+        return read_bundle(cls, folder)
+
+    def use(self, hardware: HardwareConfig) -> Self:
+        """Move networks, if there are any, to where ``hardware.device`` says."""
+        self.hardware = hardware
+        for codec in self.codecs.values():
+            if not isinstance(codec, GroupCodec):
+                codec.use(hardware.device)
+        return self

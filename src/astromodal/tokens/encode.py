@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
@@ -77,6 +78,7 @@ def encode_survey(
     parts = [part for part in (tokenizers.scalar, tokenizers.spectrum, tokenizers.image) if part is not None]
     if not parts:
         raise ArtifactMissingError("at least one fitted tokenizer", got="none", repair="run python train_tokenizers.py")
+    _check_stages(tokenizers.image)
     for part in parts:
         part.check(data, cubes)
     _check_splits(cubes, splits)
@@ -124,6 +126,17 @@ def field_inputs(cube: Datacube, tokenizers: Any, split: np.ndarray, data: DataC
     if images is not None and images.zero_point_file:
         inputs["zero_points"] = fingerprint_file(images.zero_point_file)
     return inputs
+
+
+def _check_stages(image: Any) -> None:
+    """Token files and vocabulary have one code per position of the image grid."""
+    n_stages = 1 if image is None else getattr(image, "n_stages", 1)
+    if n_stages > 1:
+        raise ArtifactError(
+            "an image tokenizer with one code per position",
+            got=f"one with {n_stages} stages, which sequences cannot hold",
+            repair="run python train_tokenizers.py tokenizer=image tokenizer/image/quantizer=kmeans (or fsq)",
+        )
 
 
 def _check_splits(cubes: Sequence[Datacube], splits: Mapping[str, np.ndarray]) -> None:
@@ -193,10 +206,8 @@ _worker: dict[str, Any] = {}
 
 def _start_worker(tokenizers: Any, data: DataConfig, folder: Path, n_threads: int) -> None:
     _worker.update(tokenizers=tokenizers, data=data, folder=folder)
-    if tokenizers.image is not None:
-        import torch
-
-        torch.set_num_threads(n_threads)
+    if "torch" in sys.modules:  # some tokenizer has a network
+        sys.modules["torch"].set_num_threads(n_threads)
 
 
 def _work(job: _Job) -> tuple[dict[str, Any] | None, str, str]:

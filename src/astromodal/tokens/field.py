@@ -106,10 +106,10 @@ class _FieldReader:
 
         for group in self.tokenizers.spectrum.groups:
             spectra = read_spectra(batch, self.data, group)
-            tokens, present = self.tokenizers.spectrum.encode(group, spectra)
-            self.present[group] += int(present.sum())
             self._count_reasons(group, spectra.counts)
-            writer.add_spectrum(group, tokens, present, self.tokenizers.spectrum.sigma(group, spectra))
+            for part, (tokens, present, sigma) in self.tokenizers.spectrum.encode_parts(group, spectra).items():
+                self.present[part] += int(present.sum())
+                writer.add_spectrum(part, tokens, present, sigma)
 
     def _count_reasons(self, name: str, reasons: Mapping[str, Any]) -> None:
         for reason, n in reasons.items():

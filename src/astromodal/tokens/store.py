@@ -89,6 +89,12 @@ class TokenStore:
         if not self.entries:
             raise ArtifactMissingError("token files", got="none", where=self.folder, repair=f"run {COMMAND}")
 
+    @classmethod
+    def of(cls, config: Any) -> TokenStore:
+        """The store of a configuration, restricted to ``data.fields`` where these are given."""
+        store = cls(config.paths.store)
+        return store if config.data.fields is None else store.select(list(config.data.fields))
+
     def fields(self) -> list[str]:
         """Names of the encoded fields, sorted."""
         return list(self.entries)

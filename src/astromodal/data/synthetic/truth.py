@@ -47,17 +47,19 @@ def true_parameters(data: Any, field: str | int) -> dict[str, np.ndarray]:
 
 
 def noise_limited_error(
-    data: Any, quantity: str, *, field: str | int = 0, given: Sequence[str] = ("photometry",)
-) -> np.ndarray:
+    data: Any, quantity: str, *, field: str | int = 0, given: Sequence[str] = ("photometry",),
+    rows: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """Smallest possible standard deviation of an unbiased estimate, per object of a field, ``(n,)``.
 
     Args:
         quantity: ``redshift`` (galaxies and quasars) or ``temperature`` (stars), in its own unit (K).
         given: which observables are known, of ``photometry`` (12 magnitudes), ``spectrum`` (three arms), ``xp``. They
             are taken as observed for every object, also for those that the survey has no spectrum of.
+        rows: objects to work it out for, indices of the field; default all.
 
     Returns:
-        NaN for objects that do not have the quantity.
+        NaN for objects that do not have the quantity, or are not among ``rows``.
 
     Raises:
         ConfigError: an unknown quantity or observable.
@@ -70,9 +72,10 @@ def noise_limited_error(
     p = true_parameters(data, field)
     error = np.full(len(p["kind"]), np.nan)
     kinds = (sed.STAR,) if quantity == "temperature" else (sed.GALAXY, sed.QUASAR)
+    wanted = np.ones(len(error), bool) if rows is None else np.isin(np.arange(len(error)), rows)
     for kind in kinds:
-        rows = np.flatnonzero(p["kind"] == kind)
-        for part in np.array_split(rows, max(len(rows) // _CHUNK, 1)):
+        mine = np.flatnonzero((p["kind"] == kind) & wanted)
+        for part in np.array_split(mine, max(len(mine) // _CHUNK, 1)):
             if len(part):
                 error[part] = _bound({k: v[part] for k, v in p.items()}, kind, quantity, given)
     return error

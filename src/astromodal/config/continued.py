@@ -1,0 +1,67 @@
+"""``-m sweep.resume=<folder>``: the command of the sweep is taken from its record, before Hydra reads anything."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from ..errors import ArtifactError, ArtifactMissingError, ConfigError
+
+_CONTROL = ("sweep.resume", "sweep.retry_failed", "preview", "hydra.sweep.dir")
+_FLAGS = ("-m", "--multirun")
+
+
+def without_control(arguments: list[str]) -> list[str]:
+    """``arguments`` without the flag of a sweep and without what only says how to begin it.
+
+    >>> without_control(["-m", "seed=0,1", "sweep.resume=runs/x", "preview=true"])
+    ['seed=0,1']
+    """
+    return [a for a in arguments if a not in _FLAGS and a.split("=")[0] not in _CONTROL]
+
+
+def merged(recorded: list[str], given: list[str]) -> list[str]:
+    """The recorded arguments, with those that are given anew in place of the same key's.
+
+    >>> merged(["model=tiny", "seed=0,1"], ["seed=0,1,2", "hardware=cpu"])
+    ['model=tiny', 'seed=0,1,2', 'hardware=cpu']
+    """
+    new = {a.split("=")[0]: a for a in given}
+    kept = [new.pop(a.split("=")[0], a) for a in recorded]
+    return [*kept, *new.values()]
+
+
+def continued(arguments: list[str], stage: str) -> list[str]:
+    """``arguments`` of the command line, completed by those of the sweep that ``sweep.resume`` names.
+
+    Sets ``ASTROMODAL_RUN_ID`` to the sweep's id, which decides where its jobs write.
+
+    Raises:
+        ConfigError: ``sweep.resume`` without ``-m``.
+        ArtifactMissingError: the folder is not that of a sweep. ArtifactError: it is one of another stage.
+    """
+    wanted = [a.split("=", 1)[1] for a in arguments if a.startswith("sweep.resume=")]
+    if not wanted or wanted[-1] in ("null", ""):
+        return arguments
+    if not set(arguments) & set(_FLAGS):
+        raise ConfigError(
+            "-m with sweep.resume", got="a single run", repair=f"python {stage}.py -m {' '.join(arguments)}"
+        )
+    folder = Path(wanted[-1].strip("'\""))
+    try:
+        record = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+        recorded, found, run_id = list(record["arguments"]), str(record["stage"]), str(record["run_id"])
+    except FileNotFoundError:
+        raise ArtifactMissingError(
+            "the folder of a sweep, with sweep.json", got="none", where=folder,
+            repair=f"sweep.resume=runs/{stage}/sweeps/<id>",
+        ) from None  # fmt: skip
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise ArtifactError("a readable record of a sweep", got=repr(error), where=folder / "sweep.json") from error
+    if found != stage:
+        raise ArtifactError(f"a sweep of {stage}.py", got=f"one of {found}.py", where=folder,
+                            repair=f"python {found}.py -m sweep.resume={folder}")  # fmt: skip
+    os.environ["ASTROMODAL_RUN_ID"] = run_id
+    control = [a for a in arguments if a.split("=")[0] in _CONTROL[:-1]]
+    return ["-m", *merged(recorded, without_control(arguments)), *control, f"hydra.sweep.dir='{folder}'"]

@@ -1,0 +1,167 @@
+"""The same inputs for a baseline as for the model: given quantities of an object as one row of numbers.
+
+Scalars are their raw values (NaN where missing) and whether they were looked for and not detected. Spectra and cutouts
+are their tokens' codebook entries, averaged over stretches of the spectrum or squares of the cutout. Read from the
+token files field by field; of the training rows a stated number is kept, chosen by keyed draws, so that memory does
+not grow with the survey.
+
+Shapes: n rows, s given scalars, f features, T tokens of a part, D dimensions of an entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..config.explain import nearest
+from ..core.codebook import Codebook
+from ..core.random import keyed_uniform
+from ..core.vocab import stages_of
+from ..data.splits import TRAIN
+from ..errors import ConfigError
+from .predicted import rows_of
+
+if TYPE_CHECKING:
+    from ..tokens.store import FieldTokens, TokenStore
+
+IMAGE = "image"
+STRETCHES, SQUARES = 16, 4  # averages of a spectrum; of a cutout on each side
+_SAMPLE_KEY = 0x5A3
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Names of what is given, in the order of the features."""
+
+    scalars: tuple[str, ...]
+    parts: tuple[str, ...]  # spectrum groups and the image, of those with a codebook
+    unused: tuple[str, ...]  # given, but no codebook is known: the baselines do without
+
+    def without(self, column: str) -> Inputs:
+        """The same without the asked column."""
+        return Inputs(tuple(name for name in self.scalars if name != column), self.parts, self.unused)
+
+
+class Rows(NamedTuple):
+    """Features of some objects."""
+
+    features: np.ndarray  # (n, f) float32, NaN where missing
+    target: np.ndarray  # (n,) float64, the asked column
+
+
+def choose_inputs(
+    store: TokenStore, given: Sequence[str] | None, codebooks: Mapping[str, Codebook] | None = None
+) -> Inputs:
+    """What of ``given`` a baseline can use.
+
+    Args:
+        given: scalar columns, spectrum groups, ``image``, or whole modalities; ``None``: everything.
+
+    Raises:
+        ConfigError: a name that the token files do not have.
+    """
+    first = store.open(store.fields()[0])
+    groups = [*first.spectra]
+    parts = [*groups, *([IMAGE] if first.image else [])]
+    members = {"scalar": [*first.columns], "spectrum": groups, IMAGE: parts[len(groups) :]} | stages_of(groups)
+    wanted: dict[str, None] = {}
+    for name in [*first.columns, *parts] if given is None else given:
+        if name not in members and name not in first.columns and name not in parts:
+            raise ConfigError("a modality, group or column of the token files", got=name, where="given",
+                              repair=nearest(name, [*members, *first.columns, *parts]))  # fmt: skip
+        wanted |= dict.fromkeys(members.get(name, [name]))
+    known = set(codebooks or {})
+    return Inputs(
+        tuple(name for name in wanted if name in first.columns),
+        tuple(name for name in wanted if name in parts and name in known),
+        tuple(name for name in wanted if name in parts and name not in known),
+    )
+
+
+def features(
+    tokens: FieldTokens, rows: np.ndarray, inputs: Inputs, codebooks: Mapping[str, Codebook] | None = None
+) -> np.ndarray:
+    """Features ``(n, f)`` of rows ``(n,)`` of a field, NaN where an object lacks a part."""
+    blocks = [np.zeros((len(rows), 0), np.float32)]
+    if inputs.scalars:
+        at = [tokens.columns.index(name) for name in inputs.scalars]
+        blocks += [tokens.scalar[name][rows][:, at].astype(np.float32) for name in ("values", "nondetected")]
+    for name in inputs.parts:
+        codebook = (codebooks or {})[name]
+        entries = ((codebook.entries - codebook.mean) / codebook.scale).astype(np.float32)
+        pool = _image if name == IMAGE else _spectrum
+        blocks.append(pool(tokens, name, rows, entries))
+    return np.concatenate(blocks, axis=1)
+
+
+def _spectrum(tokens: FieldTokens, group: str, rows: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    part = tokens.spectra[group]
+    cuts = np.array_split(np.arange(part.length), min(STRETCHES, part.length))
+    out = np.full((len(rows), len(cuts) * entries.shape[1]), np.nan, np.float32)
+    have = np.flatnonzero(part.present[rows])
+    codes = part.tokens[part.offsets[rows[have]][:, None] + np.arange(part.length)]  # (m, T)
+    out[have] = np.concatenate([entries[codes[:, cut]].mean(1) for cut in cuts], axis=1)
+    return out
+
+
+def _image(tokens: FieldTokens, _: str, rows: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    n_tokens = tokens.image["tokens"].shape[1]
+    side = int(np.sqrt(n_tokens))
+    place = np.arange(n_tokens)
+    step = max(-(-side // SQUARES), 1)
+    square = place // side // step * SQUARES + place % side // step  # a row of codes is a row of the cutout
+    squares = np.unique(square)
+    out = np.full((len(rows), len(squares) * entries.shape[1]), np.nan, np.float32)
+    have = np.flatnonzero(tokens.image["present"][rows])
+    codes = tokens.image["tokens"][rows[have]]
+    out[have] = np.concatenate([entries[codes[:, square == k]].mean(1) for k in squares], axis=1)
+    return out
+
+
+def training_rows(
+    store: TokenStore, column: str, inputs: Inputs, codebooks: Mapping[str, Codebook] | None = None, *,
+    max_rows: int = 50_000, seed: int = 0,
+) -> tuple[Rows, int]:  # fmt: skip
+    """At most ``max_rows`` training objects that have ``column``, and of how many they were drawn.
+
+    The choice is a function of the seed and of an object's place in the store.
+    """
+    best_keys, best_places = np.zeros(0), np.zeros((0, 2), np.int64)
+    n_seen = n_before = 0
+    for number, tokens in enumerate(store):
+        here = (tokens.split == TRAIN) & np.isfinite(tokens.scalar["values"][:, tokens.columns.index(column)])
+        rows = np.flatnonzero(here)
+        keys = np.concatenate([best_keys, keyed_uniform(seed, _SAMPLE_KEY, n_before + rows, 0)])
+        places = np.concatenate([best_places, np.stack([np.full(len(rows), number), rows], axis=1)])
+        chosen = np.argpartition(keys, max_rows)[:max_rows] if len(keys) > max_rows else slice(None)
+        best_keys, best_places = keys[chosen], places[chosen]
+        n_seen, n_before = n_seen + len(rows), n_before + len(tokens)
+    found = [_rows(store.open(field), np.sort(best_places[best_places[:, 0] == k, 1]), column, inputs, codebooks)
+             for k, field in enumerate(store.fields())]  # fmt: skip
+    return Rows(*(np.concatenate(parts) for parts in zip(*found, strict=True))), n_seen
+
+
+def _rows(
+    tokens: FieldTokens, rows: np.ndarray, column: str, inputs: Inputs, codebooks: Mapping[str, Codebook] | None
+) -> Rows:
+    target = tokens.scalar["values"][rows, tokens.columns.index(column)].astype(np.float64)
+    return Rows(features(tokens, rows, inputs, codebooks), target)
+
+
+def places_in_store(
+    store: TokenStore, fields: np.ndarray, ids: np.ndarray
+) -> Iterator[tuple[FieldTokens, np.ndarray, np.ndarray]]:
+    """Where catalogue rows stand in the token files: field after field, rows of the catalogue and of the field.
+
+    Args:
+        fields, ids: of the catalogue's rows, ``(n,)``; rows without a field are looked for in every field.
+    """
+    for field in store.fields():
+        mine = np.flatnonzero((fields == field) | (fields == ""))
+        if len(mine):
+            tokens = store.open(field)
+            place = rows_of(tokens.ids, ids[mine])
+            yield tokens, mine[place >= 0], place[place >= 0]

@@ -1,0 +1,285 @@
+"""Judging a catalogue of predictions: figures with intervals, calibration, baselines, limits; numbers only.
+
+:func:`astromodal.report.judge.judge_catalogue` calls this and writes what it finds as JSON, tables and plots. Nothing
+here needs the model. Judged are held-out objects: those of the test split, or of validation where there is no test.
+Columns are taken one after the other, so memory holds one column of the catalogue and one batch of posteriors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.codebook import Codebook
+from ..core.ids import hash_ids
+from ..core.random import keyed_uniform
+from ..data.splits import SPLIT_NAMES, TEST, TRAIN, VAL
+from ..errors import DataError
+from ..metrics.bootstrap import bootstrap_figures
+from ..metrics.photo_z import photo_z_figures
+from ..metrics.scalars import by_bins, equal_count_edges, scalar_figures, signal_to_noise
+from ..tokens.store import TokenStore
+from .comparison import LOSES, Baselines, compare
+from .drawn_errors import DrawnErrors, drawn_errors
+from .inputs import Inputs, choose_inputs, places_in_store
+from .noise_limit import limit_figures, noise_limits
+from .predicted import PredictedColumn, PredictionCatalogue
+from .recalibrated import fit_and_show
+from .recalibration import Calibration
+from .scores import Scores, calibration_record, distribution_figures, score_column
+
+if TYPE_CHECKING:
+    from ..data.datacube import Datacube
+
+Given = Sequence[str] | Mapping[str, Sequence[str]] | None
+_HALF_KEY = 0xCA11
+
+
+@dataclass(frozen=True)
+class JudgeOptions:
+    """How thoroughly to judge."""
+
+    baselines: tuple[str, ...] = ("marginal", "boosting", "neighbours")
+    max_training_rows: int = 20_000  # that a baseline learns a column from
+    n_resamples: int = 500  # of the bootstrap
+    n_bins: int = 6  # of magnitude and of signal-to-noise
+    redshifts: tuple[str, ...] = ("specz_z", "photz_z", "redshift")  # columns with photo-z figures
+    calibrate: bool = True  # fit a temperature and conformal shifts, and show their effect
+    max_calibration_rows: int = 10_000  # posteriors that a temperature is fitted to
+    max_examples: int = 3000  # objects of each column that are drawn
+    seed: int = 0
+
+
+@dataclass
+class Judgement:
+    """``result`` is what ``evaluation.json`` holds; ``examples`` and ``spectra`` what plots need beside it, by name."""
+
+    result: dict[str, Any]
+    examples: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    spectra: dict[str, dict[str, Any]] = field(default_factory=dict)  # see :meth:`DrawnErrors.spectra`
+    calibration: Calibration | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is the same for every column."""
+
+    catalogue: PredictionCatalogue
+    judged: np.ndarray  # (n,) bool, rows of the judged split
+    fitting: np.ndarray  # (n,) bool, rows that calibrations are fitted on
+    shown: np.ndarray  # (n,) bool, judged rows that no calibration was fitted on
+    options: JudgeOptions
+    units: Mapping[str, str]
+    magnitude: tuple[str, np.ndarray] | None  # name and (n,) values
+    store: TokenStore | None
+    codebooks: Mapping[str, Codebook] | None
+    data: Any
+    given: Given
+
+    def inputs(self, column: str) -> Inputs | None:
+        """What the baselines are given for a column; None without token files."""
+        if self.store is None:
+            return None
+        given = self.given.get(column, ()) if isinstance(self.given, Mapping) else self.given
+        return choose_inputs(self.store, given, self.codebooks).without(column)
+
+
+def judge(
+    catalogue: str | Path, *, given: Given = None, store: str | Path | TokenStore | None = None,
+    bins: Mapping[str, np.ndarray] | None = None, units: Mapping[str, str] | None = None,
+    magnitude: str | None = None, codebooks: Mapping[str, Codebook] | None = None, data: Any = None,
+    cubes: Sequence[Datacube] | None = None, per_object: Mapping[str, np.ndarray] | None = None,
+    weights: str | None = None, options: JudgeOptions | None = None,
+) -> Judgement:  # fmt: skip
+    """Judge every predicted column; the arguments are those of ``judge_catalogue``.
+
+    Raises:
+        DataError: the catalogue has no held-out object, or ``per_object`` has another length.
+    """
+    options = JudgeOptions() if options is None else options
+    table = PredictionCatalogue(catalogue, bins)
+    store = TokenStore(store) if isinstance(store, str | Path) else store
+    judged, fitting, split = held_out_rows(table, options.seed)
+    given = table.given if given is None else given
+    units = table.units | dict(units or {})
+    context = Context(
+        table, judged, fitting, judged & ~fitting, options, units, _magnitude(table, store, magnitude), store,
+        codebooks, data, given,
+    )  # fmt: skip
+    fitted_on = {"split": SPLIT_NAMES[VAL] if split == SPLIT_NAMES[TEST] else f"half of {split}",
+                 "objects": int(fitting.sum()), "shown_on": int((judged & ~fitting).sum())}  # fmt: skip
+    calibration = Calibration(weights or table.meaning.get("model"), fitted_on=fitted_on)
+    found = Judgement({"split": split, "n_rows": len(table), "n_judged": int(judged.sum()), "given": _plain(given),
+                       "columns": {}, "figures": {}}, calibration=calibration)  # fmt: skip
+    for name in table.columns:
+        column = table.column(name)
+        found.result["columns"][name] = _judge_column(context, column, found)
+    drawn = drawn_errors(table, cubes, data, judged) if cubes and data is not None else DrawnErrors()
+    found.spectra = drawn.spectra(data)
+    for name, values in (drawn.per_object | dict(per_object or {})).items():
+        found.result["figures"][name] = _figure(values, judged, options)
+    if found.calibration is not None and not found.calibration.columns:
+        found.calibration = None
+    found.result["loses"] = losses(found.result["columns"])
+    found.result["summary"] = summary(found.result)
+    return found
+
+
+def held_out_rows(catalogue: PredictionCatalogue, seed: int) -> tuple[np.ndarray, np.ndarray, str]:
+    """Rows to judge and rows to fit calibrations on, ``(n,)`` bool each, and the name of the judged split.
+
+    Calibrations are fitted on validation objects. Where these are the judged ones themselves, one half of them is
+    fitted on (by a hash of the id) and the other shown.
+
+    Raises:
+        DataError: all objects are training objects.
+    """
+    split = catalogue.split
+    fitting = split == VAL
+    candidates = {SPLIT_NAMES[TEST]: split == TEST, SPLIT_NAMES[VAL]: fitting, "unknown split": split != TRAIN}
+    name = next((name for name, rows in candidates.items() if rows.any()), None)
+    if name is None:
+        raise DataError("held-out objects in the catalogue", got=f"{len(split)} training objects",
+                        where=catalogue.path, repair="evaluate.splits=[val,test]")  # fmt: skip
+    judged = candidates[name]
+    if name != SPLIT_NAMES[TEST] or not fitting.any():
+        fitting = judged & (keyed_uniform(seed, _HALF_KEY, hash_ids(catalogue.ids), 0) < 0.5)
+    return judged, fitting, name
+
+
+def _judge_column(context: Context, column: PredictedColumn, found: Judgement) -> dict[str, Any]:
+    options, name = context.options, column.name
+    scores = score_column(context.catalogue, column, context.judged, seed=options.seed)
+    unit = context.units.get(name, "")
+    record: dict[str, Any] = {"unit": unit, "n": len(scores.rows), "left_out": column.left_out(context.judged),
+                              "remarks": column.remarks(context.judged)}  # fmt: skip
+    if not len(scores.rows):
+        return record
+    how = {"n_resamples": options.n_resamples, "seed": options.seed}
+    point = (scores.observed, scores.mean, scores.median)
+    record["figures"] = _intervals(bootstrap_figures(scalar_figures, *point, **how))
+    is_redshift = name in options.redshifts
+    if is_redshift:
+        record["photo_z"] = _intervals(bootstrap_figures(photo_z_figures, scores.observed, scores.median, **how))
+    if scores.source != "none":
+        record["calibration"] = calibration_record(scores)
+        record["distribution"] = _intervals(bootstrap_figures(distribution_figures, scores.pit, scores.crps, **how))
+    record |= _by_bins(context, scores, unit)
+    inputs = context.inputs(name)
+    if inputs is not None:
+        record |= _against_others(context, name, inputs, scores, is_redshift)
+    if options.calibrate and scores.source != "none":
+        record["recalibration"], fitted = fit_and_show(
+            context.catalogue, column, context.fitting, context.shown, options.max_calibration_rows, options.seed
+        )
+        if fitted is not None:
+            found.calibration.columns[name] = fitted
+    chosen = np.linspace(0, len(scores.rows) - 1, min(options.max_examples, len(scores.rows))).astype(int)
+    found.examples[name] = {key: getattr(scores, key)[chosen] for key in ("observed", "mean", "median", "std")}
+    return record
+
+
+def _against_others(context: Context, name: str, inputs: Inputs, scores: Scores, is_redshift: bool) -> dict[str, Any]:
+    table, options, record = context.catalogue, context.options, {}
+    if options.baselines:
+        baselines = Baselines(context.store, context.codebooks, options.baselines, options.max_training_rows,
+                              options.seed)  # fmt: skip
+        record["against"] = compare(baselines, name, inputs, scores, table.fields, table.ids,
+                                    is_redshift=is_redshift, n_resamples=options.n_resamples)  # fmt: skip
+    limit = noise_limits(context.data, name, context.store, inputs, table.fields[scores.rows], table.ids[scores.rows])
+    if limit is not None:
+        record["noise_limit"] = _intervals(bootstrap_figures(
+            limit_figures, *(a[np.isfinite(limit)] for a in (scores.median - scores.observed, limit)),
+            n_resamples=options.n_resamples, seed=options.seed,
+        ))  # fmt: skip
+    return record
+
+
+def _by_bins(context: Context, scores: Scores, unit: str) -> dict[str, Any]:
+    """Figures by magnitude and by signal-to-noise of the observation, where these are known."""
+    quantities = {"by_signal_to_noise": signal_to_noise(scores.observed, scores.error, unit)}
+    if context.magnitude is not None:
+        quantities["by_magnitude"] = context.magnitude[1][scores.rows]
+
+    def figures(observed: np.ndarray, mean: np.ndarray, median: np.ndarray, pit: np.ndarray, crps: np.ndarray) -> dict:
+        return scalar_figures(observed, mean, median) | dict(distribution_figures(pit, crps))
+
+    found = {}
+    for name, of in quantities.items():
+        edges = equal_count_edges(of, context.options.n_bins)
+        arrays = (scores.observed, scores.mean, scores.median, scores.pit, scores.crps)
+        rows = by_bins(figures, of, edges, *arrays)
+        if len(rows) > 1:
+            found[name] = {"of": context.magnitude[0] if name == "by_magnitude" else "signal / noise", "bins": rows,
+                           "n_unknown": int((~np.isfinite(of)).sum())}  # fmt: skip
+    return found
+
+
+def _magnitude(table: PredictionCatalogue, store: TokenStore | None, name: str | None) -> tuple[str, np.ndarray] | None:
+    """Values of the magnitude that errors are shown by ``(n,)``: from the catalogue, else from the token files."""
+    if name is None:
+        return None
+    values = table.numbers(name)
+    if store is not None and not np.isfinite(values).any():
+        for tokens, rows, places in places_in_store(store, table.fields, table.ids):
+            if name in tokens.columns:
+                values[rows] = tokens.scalar["values"][places, tokens.columns.index(name)]
+    return (name, values) if np.isfinite(values).any() else None
+
+
+def _figure(values: np.ndarray, judged: np.ndarray, options: JudgeOptions) -> dict[str, Any]:
+    values = np.asarray(values, np.float64)
+    if values.shape != judged.shape:
+        raise DataError(f"a figure for each of {len(judged)} objects", got=values.shape, where="per_object")
+
+    def figures(a: np.ndarray) -> dict[str, float]:
+        known = len(a) > 0
+        return {"mean": float(np.mean(a)) if known else np.nan, "median": float(np.median(a)) if known else np.nan}
+
+    return _intervals(bootstrap_figures(figures, values[judged], n_resamples=options.n_resamples, seed=options.seed))
+
+
+def _intervals(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Counts as plain numbers, everything else with its interval."""
+    return {name: int(i.value) if name in ("n", "n_left_out") else i._asdict() for name, i in found.items()}
+
+
+def _plain(given: Given) -> Any:
+    if given is None:
+        return None
+    return {k: list(v) for k, v in given.items()} if isinstance(given, Mapping) else list(given)
+
+
+def losses(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Where the model is worse than a baseline, beyond the interval, the largest relative loss first."""
+    found = []
+    for name, record in columns.items():
+        for baseline, entry in record.get("against", {}).get("baselines", {}).items():
+            for what, difference in entry.get("differences", {}).items():
+                if difference["verdict"] == LOSES:
+                    ratio = difference["model"] / difference["baseline"] if difference["baseline"] else float("inf")
+                    found.append({"column": name, "against": baseline, "figure": what, "ratio": ratio, **difference})
+    return sorted(found, key=lambda loss: -loss["ratio"])
+
+
+def summary(result: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of a tracker, flat: ``<column>/<figure>``."""
+    flat: dict[str, float] = {"n_judged": result["n_judged"], "n_losses": len(result["loses"])}
+    for name, record in result["columns"].items():
+        for part in ("figures", "photo_z", "distribution", "noise_limit"):
+            for figure, value in record.get(part, {}).items():
+                if isinstance(value, Mapping):
+                    flat[f"{name}/{figure if part != 'noise_limit' else 'noise_limit_' + figure}"] = value["value"]
+        if "calibration" in record:
+            flat[f"{name}/pit_ks"] = record["calibration"]["ks"]
+        marginal = record.get("against", {}).get("baselines", {}).get("marginal", {})
+        crps = marginal.get("differences", {}).get("crps")
+        if crps:
+            flat[f"{name}/crps_skill"] = 1.0 - crps["model"] / crps["baseline"] if crps["baseline"] else float("nan")
+    for name, figures in result["figures"].items():
+        flat |= {f"{name}/{figure}": value["value"] for figure, value in figures.items()}
+    return flat

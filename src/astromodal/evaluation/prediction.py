@@ -1,0 +1,285 @@
+"""Predictions for a whole survey: field by field, window by window, from token files to the catalogue.
+
+Memory is bounded by one window of objects, whatever the survey's size. Rows come in the order of the token files.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ..config.schema import EvaluateConfig, HardwareConfig
+from ..core.ids import hash_ids, normalize_ids
+from ..data.splits import SPLIT_NAMES
+from ..sequences.slots import check_field
+from ..tokens.store import FieldTokens
+from ..training.precision import MixedPrecision
+from . import catalogue as cat
+from .drawing import Drawer, DrawSettings
+from .engine import Engine
+from .posterior import ColumnBins
+from .prefixes import CELLS, Slots
+from .questions import Plan, Question, plan_questions
+from .trained import TrainedModel
+
+_SLOT_CELLS = 1 << 22  # tokens of a window
+_OUTPUT_CELLS = 1 << 23  # numbers of a window's catalogue
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows ``start`` to ``stop`` of a field."""
+
+    field: FieldTokens
+    start: int
+    stop: int
+    rows: np.ndarray  # (m,) of the window: those of the wanted splits, maybe none
+
+    @property
+    def of_field(self) -> np.ndarray:
+        return self.start + self.rows
+
+
+class Predictor:
+    """Answers the questions of a configuration for any number of fields.
+
+    Args:
+        trained: the model; it is moved to ``device``.
+        settings: ``evaluate`` of the configuration.
+        seed: of the draws.
+
+    Raises:
+        ConfigError: a name that the model does not know, or a question that it cannot answer.
+    """
+
+    def __init__(
+        self, trained: TrainedModel, settings: EvaluateConfig, hardware: HardwareConfig, device: Any, seed: int = 0,
+        log: logging.Logger | None = None,
+    ) -> None:  # fmt: skip
+        self.trained, self.settings, self.layout = trained, settings, trained.layout
+        self.log = log or logging.getLogger(__name__)
+        sequence = trained.sequence
+        scalar = trained.tokenizers.scalar
+        never = [] if scalar is None else [
+            name for name, b in zip(scalar.columns, scalar.binners, strict=True) if not b.counts_.sum()
+        ]  # fmt: skip
+        self.plan: Plan = plan_questions(
+            self.layout, order=sequence["order"], missing=sequence["missing"], next_types=sequence["next_types"],
+            given=settings.given, predict=settings.predict, any_order=settings.any_order, never=never,
+            log=self.log,
+        )  # fmt: skip
+        tokenizers, vocab = trained.tokenizers, self.layout.vocab
+        for tokenizer in (tokenizers.spectrum, tokenizers.image):
+            if tokenizer is not None:
+                tokenizer.use(hardware)
+        self.bins = None if tokenizers.scalar is None else ColumnBins(tokenizers.scalar)
+        n_bins = [] if self.bins is None else self.bins.n_bins.tolist()
+        if hardware.n_threads is not None:
+            torch.set_num_threads(hardware.n_threads)
+        self.precision = MixedPrecision(hardware.precision, device)
+        self.engine = Engine(trained.model.to(device), vocab, n_bins, self.precision, settings.batch_size)
+        draws = DrawSettings(settings.n_samples, settings.temperature, settings.top_p, seed)
+        self.drawer = Drawer(self.engine, tokenizers, self.bins, draws)
+        self.flags: dict[str, dict[str, int]] = {}
+
+    # ------------------------------------------------------------------------------------- schemas
+
+    def schema(self) -> pa.Schema:
+        """Of the catalogue."""
+        fields: list[pa.Field] = []
+        for question in self.plan.questions:
+            if question.modality == "scalar":
+                n = self.engine.n_bins[question.name] if self.settings.posterior else None
+                fields += cat.scalar_fields(question.name, self.settings.quantiles, n)
+            else:
+                fields += cat.drawn_fields(question.name, self.drawer.size(question))
+        return cat.make_schema(fields, self.meaning())
+
+    def embedding_schema(self) -> pa.Schema:
+        kind = pa.list_(pa.float32(), self.trained.model.d_model)
+        return cat.make_schema([pa.field(f"embedding_{how}", kind) for how in self.settings.embeddings], self.meaning())
+
+    def meaning(self) -> dict[str, Any]:
+        """What the files' metadata say."""
+        questions = {}
+        for q in self.plan.questions:
+            given = sorted(q.given, key=self.plan.places.__getitem__)
+            questions[q.name] = {"modality": q.modality, "unit": self._unit(q), **self._shape(q), "given": given}
+        return {
+            "model": self.trained.fingerprint, "run": self.trained.run_id, "precision": self.precision.name,
+            "questions": questions, "quantiles": list(self.settings.quantiles), "flags": cat.FLAGS,
+        }  # fmt: skip
+
+    def _unit(self, question: Question) -> str:
+        if question.modality == "scalar":
+            return str(self.trained.tokenizers.scalar.configs[question.name].unit)
+        if question.modality == "image":
+            return "nanomaggies per pixel above the sky"
+        unit = self.trained.tokenizers.spectrum.layout_["spectra"][question.name]["unit"]
+        return unit if question.scale is not None else f"{unit}, in units of the spectrum's scale"
+
+    def _shape(self, question: Question) -> dict[str, Any]:
+        """How the numbers of a list are to be read."""
+        tokenizers = self.trained.tokenizers
+        if question.modality == "image":
+            image = tokenizers.image
+            return {"shape": list(image.fitted().array_shape), "bands": list(image.scaling_.bands)}
+        if question.modality == "spectrum":
+            group = tokenizers.spectrum.layout_["spectra"][question.name]
+            return {key: group[key] for key in ("kind", "wave_min", "wave_step", "wave_unit") if key in group}
+        return {}
+
+    # ------------------------------------------------------------------------------------- windows
+
+    def window_rows(self) -> int:
+        """Rows that are looked at together."""
+        width = 1 + sum(segment.length + 1 for segment in self.layout.segments)
+        sampled = sum(2 * self.drawer.size(q) for q in self.plan.sampled)
+        bins = sum(self.engine.n_bins[q.name] for q in self.plan.scalars)
+        output = sampled + bins + len(self.settings.embeddings) * self.trained.model.d_model
+        return max(min(_SLOT_CELLS // width, _OUTPUT_CELLS // max(output, 1)), self.settings.batch_size)
+
+    def windows(self, field: FieldTokens, splits: Sequence[str] | None) -> Iterator[Window]:
+        """A field, cut into windows."""
+        step = self.window_rows()
+        wanted = list(range(len(SPLIT_NAMES))) if splits is None else [SPLIT_NAMES.index(name) for name in splits]
+        for start in range(0, len(field), step):
+            rows = np.flatnonzero(np.isin(field.split[start : start + step], wanted))
+            yield Window(field, start, min(start + step, len(field)), rows)
+
+    def predict(self, window: Window) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Columns of the catalogue and of the embeddings for one window, ``(m,)`` or ``(m, X)``."""
+        field, rows = window.field, window.rows
+        slots = Slots.read(field, window.start, window.stop, self.layout, self.plan)
+        answers = self.engine.answer(slots, rows, self.settings.embeddings)
+        ids = normalize_ids(np.asarray(field.ids[window.of_field]))
+        columns: dict[str, np.ndarray] = {
+            "id": ids, "field": np.full(len(rows), field.field),
+            "split": np.array(SPLIT_NAMES)[np.asarray(field.split[window.of_field])],
+        }  # fmt: skip
+        embeddings = dict(columns) | {f"embedding_{how}": array for how, array in answers.embeddings.items()}
+        for question in self.plan.questions:
+            flags = self._flags(question, slots, window)
+            lacks = (flags & cat.LACKS_GIVEN) > 0
+            if question.modality == "scalar":
+                found = self._scalar(question, answers.posterior[question.name], window, lacks)
+            else:
+                found, predicted = self._drawn(question, slots, window, lacks, ids)
+                flags |= np.where(predicted & ~lacks, cat.SCALE_DRAWN, 0).astype(np.uint8)
+            columns |= found | {f"{question.name}_flag": flags}
+            self._count(question.name, flags)
+        return columns, embeddings
+
+    # ------------------------------------------------------------------------------- one quantity
+
+    def _scalar(
+        self, question: Question, posterior: np.ndarray, window: Window, lacks: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        name, bins = question.name, self.bins
+        values, errors = observed(window.field, name, window.of_field)
+        found = bins.summary(posterior, bins.column(name), self.settings.quantiles, values)
+        quantiles = {cat.quantile_name(name, q): found["quantiles"][:, i]
+                     for i, q in enumerate(self.settings.quantiles)}  # fmt: skip
+        columns = {f"{name}_{key}": found[key] for key in ("mean", "median", "std", "pit")} | quantiles
+        if self.settings.posterior:
+            columns[f"{name}_posterior"] = posterior.copy()
+        for array in columns.values():
+            array[lacks] = np.nan
+        return columns | {name: values, f"{name}_err": errors}
+
+    def _drawn(
+        self, question: Question, slots: Slots, window: Window, lacks: np.ndarray, ids: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Columns of a spectrum or cutout, and whose scale was drawn, too ``(m,)``."""
+        m, size, can = len(window.rows), self.drawer.size(question), np.flatnonzero(~lacks)
+        columns = {f"{question.name}_{end}": np.full((m, size), np.nan, np.float32) for end in ("mean", "std")}
+        predicted = np.zeros(m, bool)
+        if len(can):
+            scales = None
+            if question.scale is not None:
+                scales = observed(window.field, question.scale.name, window.of_field[can])[0]
+            drawn = self.drawer.draw(slots, window.rows[can], question, hash_ids(ids[can]), scales)
+            columns[f"{question.name}_mean"][can] = drawn.mean
+            columns[f"{question.name}_std"][can] = drawn.std
+            predicted[can] = drawn.scale_predicted
+        return columns, predicted
+
+    def _flags(self, question: Question, slots: Slots, window: Window) -> np.ndarray:
+        """Bits (m,) uint8 that do not depend on the answer."""
+        field, rows = window.field, window.of_field
+        flags = np.zeros(len(rows), np.uint8)
+        if not question.given:
+            flags |= cat.UNCONDITIONAL
+        else:
+            flags[~slots.has_given(question)[window.rows]] |= cat.LACKS_GIVEN
+        if not field.scalar:
+            return flags
+        if question.modality == "scalar":
+            j = field.columns.index(question.name)
+            flags[field.scalar["clipped"][rows, j]] |= cat.CLIPPED
+            flags[field.scalar["nondetected"][rows, j]] |= cat.NOT_DETECTED
+        given = [j for j, name in enumerate(field.columns) if name in question.given]
+        if given:
+            kept = slots.kept(question)[window.rows]
+            shown = kept[:, [slots.part_number(field.columns[j]) for j in given]] == CELLS
+            flags[(field.scalar["clipped"][rows][:, given] & shown).any(1)] |= cat.CLIPPED_GIVEN
+        return flags
+
+    def _count(self, name: str, flags: np.ndarray) -> None:
+        counts = self.flags.setdefault(name, dict.fromkeys(cat.FLAGS, 0))
+        for flag, bit in cat.FLAGS.items():
+            counts[flag] += int(((flags & bit) > 0).sum())
+
+
+def observed(field: FieldTokens, column: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Observed values and errors of a column ``(m,)`` float32 in its unit; NaN where there is none."""
+    j = field.columns.index(column)
+    there = field.scalar["present"][rows, j] & ~field.scalar["nondetected"][rows, j]
+    return tuple(np.where(there, field.scalar[key][rows, j], np.float32("nan")) for key in ("values", "errors"))
+
+
+def write_predictions(
+    predictor: Predictor, fields: Iterable[FieldTokens], folder: Path, splits: Sequence[str] | None = None,
+    update: Callable[[int], Any] = lambda n: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Predict for all fields; ``catalogue.parquet`` in ``folder``, and ``embeddings.parquet`` and
+    ``posterior_bins.npz`` where asked for. Returns ``objects``, ``seconds``, ``objects_per_second``, ``flags``.
+
+    Raises:
+        ArtifactError: tokens do not belong to the model, or the disk is full; no file is left half-written.
+    """
+    started, seconds, settings = time.perf_counter(), 0.0, predictor.settings
+    scalars = [q.name for q in predictor.plan.scalars]
+    with ExitStack() as stack:
+        out = stack.enter_context(cat.writing_catalogue(folder / "catalogue.parquet", predictor.schema()))
+        extra = None
+        if settings.embeddings:
+            path = folder / "embeddings.parquet"
+            extra = stack.enter_context(cat.writing_catalogue(path, predictor.embedding_schema()))
+        for field in fields:
+            check_field(field, predictor.layout)
+            for window in predictor.windows(field, splits):
+                if len(window.rows):
+                    began = time.perf_counter()
+                    columns, embeddings = predictor.predict(window)
+                    seconds += time.perf_counter() - began
+                    out.append(columns)
+                    if extra is not None:
+                        extra.append(embeddings)
+                update(window.stop - window.start)
+        n = out.rows
+    if settings.posterior and scalars:
+        predictor.bins.save(folder / "posterior_bins.npz", scalars)
+    return {
+        "objects": n, "seconds": time.perf_counter() - started, "seconds_predicting": seconds,
+        "objects_per_second": n / seconds if seconds else None, "flags": predictor.flags,
+    }  # fmt: skip

@@ -1,0 +1,221 @@
+"""What is asked of a model, and what it is given: names from a configuration become questions that it can answer.
+
+A name is a modality (``scalar``, ``spectrum``, ``image``), a group of spectra (with all stages of its code; given, with
+the column of its scale, without which its flux is not known) or a scalar column. The asked quantity is never among what
+is given for it, nor is the scale of an asked spectrum, unless it is named.
+
+A model trained with ``sequence.order=random`` answers any question; it is shown spectra and cutouts first and scalars
+last, so that questions about scalars share what is long. A model trained in one order answers only what stands behind
+everything that is given.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+
+from ..config.explain import nearest
+from ..core.vocab import stages_of
+from ..data.scalars import SCALE_SUFFIX
+from ..errors import ConfigError
+from ..sequences.layout import MODALITIES, Segment, SequenceLayout
+
+BEFORE = "before"  # evaluate.given=[before]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One asked quantity: a scalar column, a group of spectra, or the image."""
+
+    name: str
+    modality: str
+    parts: tuple[Segment, ...]  # to be predicted, in this order
+    given: frozenset[str]  # names of parts that may be shown
+    place: int  # of its first part in the layout
+    scale: Segment | None = None  # of a group of spectra: the column with its scale
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All questions to one model.
+
+    ``order``: all parts in the order in which they are shown. ``missing_token``: how absent parts appear.
+    """
+
+    questions: tuple[Question, ...]
+    order: tuple[Segment, ...]
+    places: dict[str, int]  # place of each part in the model's layout
+    fixed: bool
+    missing_token: bool
+    given: frozenset[str]  # names of parts that may be shown for some question, or for the embeddings
+
+    @property
+    def scalars(self) -> list[Question]:
+        return [q for q in self.questions if q.modality == "scalar"]
+
+    @property
+    def sampled(self) -> list[Question]:
+        return [q for q in self.questions if q.modality != "scalar"]
+
+
+def quantities(layout: SequenceLayout) -> dict[str, tuple[Segment, ...]]:
+    """Everything that can be given or asked: scalar columns, groups of spectra with their stages, the image.
+
+    >>> from ..core.vocab import build_vocab_spec
+    >>> vocab = build_vocab_spec(8, 4, {"xp": 6, "xp.1": 6}, scalar_columns=("r",))
+    >>> layout = SequenceLayout(vocab, ("scalar", "spectrum"), ("r",), {"xp": 5, "xp.1": 5}, 0)
+    >>> {name: [part.name for part in parts] for name, parts in quantities(layout).items()}
+    {'r': ['r'], 'xp': ['xp', 'xp.1']}
+    """
+    segments = {segment.name: segment for segment in layout.segments}
+    groups = stages_of([s.name for s in layout.segments if s.modality == "spectrum"])
+    stages = {name for names in groups.values() for name in names}
+    found: dict[str, tuple[Segment, ...]] = {}
+    for name, segment in segments.items():
+        if name in groups:
+            found[name] = tuple(segments[stage] for stage in groups[name])
+        elif name not in stages:
+            found[name] = (segment,)
+    return found
+
+
+def plan_questions(
+    layout: SequenceLayout, *, order: str, missing: str, next_types: bool, given: Sequence[str] | None,
+    predict: Sequence[str] | None, any_order: bool = False, never: Collection[str] = (),
+    log: logging.Logger | None = None,
+) -> Plan:  # fmt: skip
+    """The questions of a configuration to a model with this layout.
+
+    Args:
+        order, missing, next_types: of the model's ``sequence`` configuration.
+        given, predict, any_order: as in ``EvaluateConfig``.
+        never: columns without a single training value: their one bin means nothing, so they are not asked.
+
+    Raises:
+        ConfigError: an unknown name, nothing that can be asked, or a question that the model cannot answer.
+    """
+    if not next_types:
+        raise ConfigError("a model that is told what it has to predict", got="sequence.next_types=false",
+                          where="evaluate.run", repair="train with sequence.next_types=true")  # fmt: skip
+    known = quantities(layout)
+    log = log or logging.getLogger(__name__)
+    places = {segment.name: i for i, segment in enumerate(layout.segments)}
+    asked = _asked(predict, known, never, log)
+    fixed = order != "random"
+    questions = []
+    for name in asked:
+        parts = known[name]
+        place = places[parts[0].name]
+        scale = known.get(name + SCALE_SUFFIX, (None,))[0] if parts[0].modality == "spectrum" else None
+        shown = _given(name, given, known, places, place, scale)
+        question = Question(name, parts[0].modality, parts, shown, place, scale)
+        if fixed:
+            _check_order(question, places, any_order, log)
+            if scale is not None and scale.name not in shown:
+                log.warning("%s: its scale is drawn last of what is shown, another place than in training", name)
+        questions.append(question)
+    shown = list(layout.segments)
+    if not fixed:
+        shown = sorted(shown, key=lambda segment: segment.modality == "scalar")  # stable: otherwise as in the layout
+    whole = frozenset(places) if given is None or BEFORE in given else _parts(_shown(given, known), known)
+    return Plan(tuple(questions), tuple(shown), places, fixed, missing == "token", whole)
+
+
+def _asked(
+    predict: Sequence[str] | None, known: dict[str, tuple[Segment, ...]], never: Collection[str], log: logging.Logger
+) -> list[str]:
+    """The asked quantities in the order of the layout.
+
+    Raises:
+        ConfigError: unknown, or nothing that can be asked.
+    """
+    if predict is None:
+        asked = [name for name, parts in known.items() if parts[0].modality == "scalar"]
+        if not asked:
+            raise ConfigError("evaluate.predict, as the model has no scalar columns", got="null", where="evaluate",
+                              repair=f"evaluate.predict=[{','.join(known)}]")  # fmt: skip
+    else:
+        asked = sorted(_expand(predict, known, "predict"), key=list(known).index)
+    left_out = [name for name in asked if name in never]
+    named = [name for name in left_out if name in (predict or ())]
+    if named:
+        raise ConfigError("columns with values in the training objects", got=f"{named[0]}, which has none",
+                          where="evaluate.predict", repair="leave it out")  # fmt: skip
+    if left_out:
+        log.warning("not predicted, as no training object has a value: %s", ", ".join(left_out))
+    return [name for name in asked if name not in never]
+
+
+def _shown(given: Iterable[str], known: dict[str, tuple[Segment, ...]]) -> list[str]:
+    """Quantities behind the names that are given; with every group of spectra the column of its scale."""
+    found = _expand(given, known, "given")
+    scales = [name + SCALE_SUFFIX for name in found if known[name][0].modality == "spectrum"]
+    return list(dict.fromkeys([*found, *(name for name in scales if name in known)]))
+
+
+def _expand(names: Iterable[str], known: dict[str, tuple[Segment, ...]], key: str) -> list[str]:
+    """Quantities behind names, each once.
+
+    Raises:
+        ConfigError: with the nearest name.
+    """
+    found: dict[str, None] = {}
+    for name in names:
+        if name in MODALITIES and name not in known:
+            members = [quantity for quantity, parts in known.items() if parts[0].modality == name]
+            if not members:
+                have = ", ".join(dict.fromkeys(parts[0].modality for parts in known.values()))
+                raise ConfigError(f"modalities that the model knows ({have})", got=name, where=f"evaluate.{key}")
+            found |= dict.fromkeys(members)
+        elif name in known:
+            found[name] = None
+        else:
+            names_ = [*known, *MODALITIES, *([BEFORE] if key == "given" else [])]
+            raise ConfigError("a modality, group or column that the model knows", got=name, where=f"evaluate.{key}",
+                              repair=nearest(str(name), names_) or f"one of {', '.join(names_)}")  # fmt: skip
+    return list(found)
+
+
+def _parts(names: Iterable[str], known: dict[str, tuple[Segment, ...]]) -> frozenset[str]:
+    return frozenset(part.name for name in names for part in known[name])
+
+
+def _given(
+    name: str, given: Sequence[str] | None, known: dict[str, tuple[Segment, ...]], places: dict[str, int], place: int,
+    scale: Segment | None,
+) -> frozenset[str]:  # fmt: skip
+    """Parts that may be shown when ``name`` is asked: without itself, nor the scale that only it has."""
+    own = {name} if scale is None else {name, scale.name}
+    if given is None:
+        return _parts([other for other in known if other not in own], known)
+    if BEFORE in given:
+        if len(given) > 1:
+            raise ConfigError("evaluate.given=[before] alone", got=list(given), where="evaluate")
+        return frozenset(part for part, where in places.items() if where < place)
+    if scale is not None and scale.name in given:
+        own = {name}  # asked for by name
+    found = [other for other in _shown(given, known) if other not in own]
+    if given and not found:
+        raise ConfigError(f"something else than {name} to be given when {name} is asked", got=list(given),
+                          where="evaluate.given")  # fmt: skip
+    return _parts(found, known)
+
+
+def _check_order(question: Question, places: dict[str, int], any_order: bool, log: logging.Logger) -> None:
+    """What a model trained in one order is given stands before what it is asked.
+
+    Raises:
+        ConfigError: it does not, and ``any_order`` is off.
+    """
+    behind = sorted((name for name in question.given if places[name] > question.place), key=places.get)
+    if not behind:
+        return
+    got = f"{', '.join(behind[:3])}{', …' if len(behind) > 3 else ''} behind {question.name}"
+    if any_order:
+        log.warning("%s: the model was trained in one order and never saw this one; do not trust it", got)
+        return
+    raise ConfigError(
+        "what is given to stand before what is asked, for a model trained with sequence.order=fixed", got=got,
+        where="evaluate.given", repair="train with sequence=random, or evaluate.given=[before]",
+    )  # fmt: skip

@@ -1,0 +1,140 @@
+"""A trained model with everything that gives its tokens a meaning: weights, layout, tokenizers, and checks of these."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config.schema import VocabConfig
+from ..core.io import load_torch, read_json
+from ..core.manifest import fingerprint_file
+from ..errors import ArtifactError, ArtifactMissingError
+from ..models import CausalTransformerLM
+from ..sequences.layout import SequenceLayout, build_layout
+from ..tokenizers import TokenizerSet
+from ..training.checkpoint import load_weights
+
+WEIGHTS = ("best_model.pt", "final_model.pt", "checkpoints/last.pt")
+REPAIR = "evaluate.run=runs/train_lm/<name>/<run_id>, or a file of weights from it"
+
+
+@dataclass
+class TrainedModel:
+    """A model that can be asked."""
+
+    model: CausalTransformerLM
+    layout: SequenceLayout
+    tokenizers: TokenizerSet
+    sequence: dict[str, Any]  # order, missing, next_types, modalities
+    weights: Path
+    run_id: str | None  # of the run of train_lm, where known
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the file of weights."""
+        return fingerprint_file(self.weights)
+
+
+def find_weights(run: str, runs: str | Path, store: str | None = None) -> Path:
+    """The file of weights that ``evaluate.run`` names.
+
+    Args:
+        run: ``auto``, a run directory, or a file.
+        runs: ``paths.runs``.
+        store: with ``auto``, only runs on the tokens of this ``paths.store``; None: any.
+
+    Raises:
+        ArtifactMissingError: there is none.
+    """
+    if run == "auto":
+        return _weights_of(_newest(Path(runs) / "train_lm", store))
+    path = Path(run)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ArtifactMissingError("a run directory or a file of weights", got="nothing", where=path, repair=REPAIR)
+    return _weights_of(path)
+
+
+def _weights_of(run_dir: Path) -> Path:
+    for name in WEIGHTS:
+        if (run_dir / name).is_file():
+            return run_dir / name
+    raise ArtifactMissingError(f"weights ({', '.join(WEIGHTS)})", got="none", where=run_dir, repair=REPAIR)
+
+
+def _newest(root: Path, store: str | None) -> Path:
+    """The newest run below ``root`` that ended well."""
+    found = []
+    for path in (p for depth in range(4) for p in root.glob("*/" * depth + "run.json")):
+        try:
+            record, config = read_json(path), read_json(path.parent / "config.json")
+        except (ArtifactError, ArtifactMissingError):
+            continue
+        if record.get("status") == "DONE" and store in (None, (config.get("paths") or {}).get("store")):
+            found.append((str(record.get("ended")), path.parent))
+    if not found:
+        of = "" if store is None else f" on the tokens of {store}"
+        raise ArtifactMissingError(f"a finished run of train_lm.py{of}", got="none", where=root,
+                                   repair=f"run python train_lm.py, or {REPAIR}")  # fmt: skip
+    return max(found)[1]
+
+
+def load_trained(weights: Path, store: str | Path, log: logging.Logger) -> TrainedModel:
+    """The model in a file of weights or a checkpoint, with its tokenizers.
+
+    Args:
+        store: where tokenizers are looked for if not in the store of the model's run.
+
+    Raises:
+        ArtifactMissingError: tokenizers are missing.
+        ArtifactError: they are not those that the model was trained with, or the file is not of train_lm.py.
+    """
+    state = load_torch(weights)
+    config = state.get("config") if isinstance(state, dict) else None
+    needed = ("vocab_spec", "sequence", "model", "vocab", "grid_width")
+    if not isinstance(config, dict) or any(key not in config for key in needed):
+        raise ArtifactError("weights that train_lm.py has written", got="a file without its configuration",
+                            where=weights, repair=REPAIR)  # fmt: skip
+    folder = next((p for p in weights.resolve().parents[:2] if (p / "run.json").is_file()), None)
+    record = {} if folder is None else read_json(folder / "run.json")
+    tokenizers = _tokenizers(folder, Path(store), record, log)
+    sequence, model = config["sequence"], config["model"]
+    layout = build_layout(tokenizers, sequence["modalities"], model["max_len"], VocabConfig(**config["vocab"]))
+    if layout.vocab.to_dict() != config["vocab_spec"]:
+        raise ArtifactError("tokenizers with the vocabulary of the model", got="another vocabulary", where=weights,
+                            repair="set paths.store to the folder of those that it was trained with")  # fmt: skip
+    network = CausalTransformerLM(
+        config["vocab_size"], config["n_types"], model["d_model"], model["n_layers"], model["n_heads"], model["d_ff"],
+        0.0, max_len=model["max_len"], tie_head=model["tie_head"], grid_width=config["grid_width"],
+    )  # fmt: skip
+    load_weights(network, weights)
+    run_id = record.get("run_id")
+    return TrainedModel(network.eval(), layout, tokenizers, dict(sequence), weights, run_id)
+
+
+def _tokenizers(folder: Path | None, store: Path, record: dict[str, Any], log: logging.Logger) -> TokenizerSet:
+    """The tokenizers of a run, from its own store where that is still there."""
+    places = [store]
+    if folder is not None and (folder / "config.json").is_file():
+        own = Path((read_json(folder / "config.json").get("paths") or {}).get("store") or store)
+        places = [*(base / own for base in (Path.cwd(), *folder.parents)), store]  # relative to where it was started
+    root = next((p / "tokenizers" for p in places if (p / "tokenizers").is_dir()), places[0] / "tokenizers")
+    expected = {name: value for name, value in record.get("inputs", {}).items() if name.endswith("_tokenizer")}
+    tokenizers = TokenizerSet.load(root)
+    if not expected:
+        log.warning("no run.json beside the weights: that %s is what they were trained with cannot be checked", root)
+        return tokenizers
+    found = {f"{name}_tokenizer": value for name, value in tokenizers.fingerprints.items()}
+    for name, fingerprint in expected.items():
+        spoken = name.replace("_", " ")
+        if name not in found:
+            raise ArtifactMissingError(f"the {spoken} {fingerprint} that the model was trained with", got="none",
+                                       where=root, repair="set paths.store to the folder that has it")  # fmt: skip
+        if found[name] != fingerprint:
+            raise ArtifactError(f"the {spoken} {fingerprint} that the model was trained with", got=found[name],
+                                where=root, repair="evaluate a run trained with it, or train again")  # fmt: skip
+    known = {name: part for name, part in tokenizers.items() if f"{name}_tokenizer" in expected}
+    return TokenizerSet(**known)  # what was fitted since is unknown to the model

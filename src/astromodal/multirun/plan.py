@@ -1,0 +1,117 @@
+"""What is to be done with each job of a sweep: run it, go on with it, or leave it as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from ..core.atomic import FileLock
+from ..core.io import read_json
+from ..errors import ArtifactError
+from .jobs import Job
+from .record import SweepRecord
+
+
+class Action(StrEnum):
+    """Decided before anything is started."""
+
+    run = "run"
+    resume = "resume"  # its folder holds an attempt that has not ended
+    done = "done before"
+    failed = "failed before"
+    busy = "running elsewhere"
+    duplicate = "duplicate"  # of an earlier job of the same sweep
+
+
+TO_START = (Action.run, Action.resume)
+
+
+@dataclass
+class Planned:
+    """A job, the number of its folder, and what is to be done with it."""
+
+    job: Job
+    number: int
+    action: Action
+    note: str = ""
+
+
+def run_record(folder: Path) -> dict[str, Any]:
+    """``run.json`` of a folder; empty where there is none, or a damaged one."""
+    try:
+        record = read_json(folder / "run.json")
+    except ArtifactError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a living process works in the folder."""
+    if not (folder / ".run.lock").exists():
+        return False
+    try:
+        with FileLock(folder / ".run"):
+            return False
+    except ArtifactError:
+        return True
+
+
+def same_inputs(record: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+    """Whether a run has read what it would read now; one that has not come to read anything has."""
+    read = record.get("inputs") or {}
+    return all(read.get(name, fingerprint) == fingerprint for name, fingerprint in inputs.items())
+
+
+def state_of(folder: Path, inputs: Mapping[str, str], retry_failed: bool) -> Action | None:
+    """What to do with the job of a folder; None if it belongs to inputs that are no longer there."""
+    record = run_record(folder)
+    if not record:
+        return Action.run
+    if in_use(folder):
+        return Action.busy
+    if not same_inputs(record, inputs):
+        return None
+    if record.get("status") == "DONE":
+        return Action.done
+    if record.get("status") == "FAILED" and not retry_failed:
+        return Action.failed
+    return Action.resume
+
+
+def make_plan(
+    jobs: Sequence[Job],
+    record: SweepRecord,
+    folder: Path,
+    inputs_of: Callable[[Job], Mapping[str, str]],
+    retry_failed: bool = False,
+) -> list[Planned]:
+    """Decide for each job; new ones are entered in ``record``.
+
+    A job is known by its configuration and inputs: one whose inputs have changed since gets a folder of its own, and
+    no two jobs ever get the same one.
+    """
+    plan: list[Planned] = []
+    first: dict[str, Planned] = {}
+    for job in jobs:
+        if job.fingerprint in first:
+            twin = first[job.fingerprint]
+            plan.append(Planned(job, twin.number, Action.duplicate, f"of job {twin.number}"))
+            continue
+        planned = None
+        known = record.numbers(job.fingerprint)
+        for number in known:
+            action = state_of(folder / str(number), inputs_of(job), retry_failed)
+            if action is not None:
+                planned = Planned(job, number, action)
+                break
+        if planned is None:
+            planned = Planned(job, record.next_number(), Action.run, "its inputs have changed" if known else "")
+            record.jobs.append(
+                {"number": planned.number, "overrides": list(job.swept), "config_fingerprint": job.fingerprint}
+            )
+        first[job.fingerprint] = planned
+        plan.append(planned)
+    return plan

@@ -1,0 +1,53 @@
+"""``sweep.json``: what a sweep consists of, so that it can be continued without its command being typed again."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ..config.continued import without_control
+from ..core.io import read_json, write_json
+from ..core.manifest import utc_now
+from ..errors import ArtifactError
+
+FILE = "sweep.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass
+class SweepRecord:
+    """Content of ``sweep.json``."""
+
+    stage: str
+    run_id: str
+    arguments: list[str] = field(default_factory=lambda: without_control(sys.argv[1:]))  # of the command
+    created: str = field(default_factory=utc_now)
+    jobs: list[dict] = field(default_factory=list)  # number, overrides (swept ones), config_fingerprint
+
+    @classmethod
+    def read(cls, folder: Path) -> SweepRecord:
+        """That of a sweep's folder.
+
+        Raises:
+            ArtifactError: there is none, or it is damaged.
+        """
+        values = read_json(folder / FILE)
+        try:
+            if values.pop("schema_version") != SCHEMA_VERSION:
+                raise KeyError("schema_version")
+            return cls(**values)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ArtifactError("the record of a sweep", got=repr(error), where=folder / FILE) from error
+
+    def write(self, folder: Path) -> None:
+        """Atomically."""
+        write_json(folder / FILE, {"schema_version": SCHEMA_VERSION, **asdict(self)})
+
+    def numbers(self, fingerprint: str) -> list[int]:
+        """Numbers of the jobs with this configuration, newest first."""
+        return sorted((j["number"] for j in self.jobs if j["config_fingerprint"] == fingerprint), reverse=True)
+
+    def next_number(self) -> int:
+        """The first number that no job has had."""
+        return max((j["number"] for j in self.jobs), default=-1) + 1

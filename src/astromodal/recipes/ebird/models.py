@@ -1,0 +1,5 @@
+"""The documented model; see :mod:`astromodal.codecs.vector_vae`."""
+
+from ...codecs.vector_vae import VariationalAutoencoder
+
+__all__ = ["VariationalAutoencoder"]

@@ -1,0 +1,50 @@
+"""``load_config("config.yaml")`` of the ternary VAE, and the documented constant."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ...config.schema import TernaryVAERecipeConfig
+from ...core.io import plain
+from ...errors import ConfigError
+
+DEFAULT_GRAD_CLIP = 1.0
+
+
+@dataclass
+class TernaryConfig(TernaryVAERecipeConfig):
+    """Settings of the recipe with ``to_dict()``; attributes may be changed while training."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
+        return plain(asdict(self))
+
+
+def load_config(path: str | Path | None = None) -> TernaryConfig:
+    """The settings of ``conf/recipe/ternary_vae.yaml``, changed by the keys of the YAML file ``path``.
+
+    Raises:
+        ConfigError: no such file, a key that does not exist, or a value of the wrong type.
+
+    >>> config = load_config()
+    >>> config.geometry.latent_dim, config.geometry.curvature, config.optimizer.learning_rate
+    (16, 1.0, 0.003)
+    """
+    values = OmegaConf.structured(TernaryConfig)
+    if path is not None:
+        if not Path(path).is_file():
+            raise ConfigError("a YAML file", got="no such file", where=path, repair="load_config() has the defaults")
+        loaded = OmegaConf.load(path)
+        if not isinstance(loaded, DictConfig):
+            raise ConfigError("a mapping of keys to values", got=type(loaded).__name__, where=path)
+        try:
+            values = OmegaConf.merge(values, loaded)
+        except OmegaConfBaseException as error:
+            raise ConfigError("settings of the ternary VAE", got=str(error).splitlines()[0], where=path,
+                              repair="conf/recipe/ternary_vae.yaml has all of them") from error  # fmt: skip
+    return OmegaConf.to_object(values)

@@ -1,0 +1,193 @@
+"""What a judgement says, as text and as flat tables for CSV and Parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from ..core.atomic import atomic_path
+from .tables import table
+
+_BASELINES = ("marginal", "boosting", "neighbours")
+_KINDS = {"absolute error": "absolute error", "squared error": "squared error", "crps": "CRPS"}
+
+
+def judgement_text(result: Mapping[str, Any]) -> str:
+    """The whole report as plain text: figures, redshifts, baselines, limits, calibration, and where the model loses."""
+    columns = result["columns"]
+    parts = [f"{result['n_judged']} objects of {result['n_rows']} judged ({result['split']})"]
+    parts += [_figures(columns), _photo_z(columns), _against(columns), _limits(columns), _recalibration(columns)]
+    parts += [_per_object(result["figures"]), _left_out(columns), verdict(result)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _value(record: Mapping[str, Any], part: str, name: str) -> float | None:
+    found = record.get(part, {}).get(name)
+    return found["value"] if isinstance(found, Mapping) else found
+
+
+def _with_interval(found: Mapping[str, Any]) -> str:
+    low, high = found["low"], found["high"]
+    known = low is not None and low == low
+    return f"{found['value']:.4g} [{low:.4g}, {high:.4g}]" if known else f"{found['value']:.4g}"
+
+
+def _figures(columns: Mapping[str, Any]) -> str:
+    rows = []
+    for name, record in columns.items():
+        if not record["n"]:
+            continue
+        point = [_value(record, "figures", key) for key in ("r2", "rmse", "mae", "bias", "scatter")]
+        whole = [_value(record, "distribution", key) for key in ("crps", "coverage_68", "coverage_95")]
+        rows.append((name, record["unit"], record["n"], *point, *whole, _value(record, "calibration", "ks")))
+    header = ("predicted", "unit", "n", "R²", "RMSE", "MAE", "bias", "scatter", "CRPS", "in 68 %", "in 95 %", "PIT KS")
+    return table(header, rows) if rows else "no column has an object that can be judged"
+
+
+def _photo_z(columns: Mapping[str, Any]) -> str:
+    rows = []
+    for name, record in columns.items():
+        found = record.get("photo_z")
+        if found:
+            keys = ("bias_median", "bias_mean", "sigma_nmad", "outlier_fraction")
+            rows.append((name, found["n"], *(_with_interval(found[key]) for key in keys)))
+    header = ("redshift", "n", "median bias", "mean bias", "σ NMAD", "outliers")
+    return table(header, rows) + "\n[95 % by bootstrap over objects]" if rows else ""
+
+
+def _against(columns: Mapping[str, Any]) -> str:
+    """CRPS, or else absolute error, of the model and of each baseline; the mark is the verdict for the model."""
+    rows, mark = [], {"wins": "", "loses": " *", "undecided": " ~"}
+    for name, record in columns.items():
+        against = record.get("against", {})
+        entries = against.get("baselines", {})
+        for kind, label in _KINDS.items():
+            cells, model = [], None
+            for baseline in _BASELINES:
+                found = entries.get(baseline, {}).get("differences", {}).get(kind)
+                cells.append("-" if found is None else f"{found['baseline']:.4g}{mark[found['verdict']]}")
+                model = model if found is None else found["model"]
+            if model is not None and kind != "squared error":
+                rows.append((f"{name}: {label}", against["n"], against["n_training"], float(model), *cells))
+    if not rows:
+        return ""
+    header = ("mean over the same objects", "n", "trained on", "model", *_BASELINES)
+    note = "* the model is worse, ~ undecided (95 % interval of the paired difference by object), else better"
+    return table(header, rows) + "\n" + note
+
+
+def _limits(columns: Mapping[str, Any]) -> str:
+    rows = []
+    for name, record in columns.items():
+        found = record.get("noise_limit")
+        if found and found["n"]:
+            rows.append((name, found["n"], *(_value(record, "noise_limit", key) for key in
+                         ("rmse", "limit_rmse", "ratio", "scatter_over_limit"))))  # fmt: skip
+    header = ("against the noise", "n", "RMSE", "limit", "RMSE / limit", "scatter of error / limit")
+    return table(header, rows) if rows else ""
+
+
+def _recalibration(columns: Mapping[str, Any]) -> str:
+    rows = []
+    for name, record in columns.items():
+        found = record.get("recalibration", {})
+        for step in ("as predicted", "temperature", "conformal"):
+            if step in found:
+                f = found[step]
+                what = f"T = {found['fitted']['temperature']:.3g}" if step == "temperature" else ""
+                rows.append((f"{name}, {step}", what, f["n"], f["coverage_68"], f["coverage_95"], f["levels"]["chi2_p"],
+                             f["crps"]))  # fmt: skip
+    header = ("calibration, other objects", "", "n", "in 68 %", "in 95 %", "χ² p of PIT", "CRPS")
+    return table(header, rows) if rows else ""
+
+
+def _per_object(figures: Mapping[str, Any]) -> str:
+    rows = [(name, f["mean"]["n_objects"], _with_interval(f["mean"]), _with_interval(f["median"]))
+            for name, f in figures.items()]  # fmt: skip
+    return table(("per object", "n", "mean", "median"), rows) if rows else ""
+
+
+def _left_out(columns: Mapping[str, Any]) -> str:
+    """What was not judged and why, what was judged in spite of a remark, and what could not be compared or fitted."""
+    lines: dict[str, list[str]] = {}
+    for name, record in columns.items():
+        reasons = [f"{n} {reason}" for reason, n in record["left_out"].items()]
+        reasons += [f"{n} judged although {flag.replace('_', ' ')}" for flag, n in record["remarks"].items()]
+        if reasons:
+            lines.setdefault(", ".join(reasons), []).append(name)
+        against, calibrated = record.get("against", {}), record.get("recalibration", {})
+        if against.get("unused"):
+            lines.setdefault(f"baselines without {', '.join(against['unused'])}", []).append(name)
+        for what, why in (("no baselines", against.get("skipped")), ("no calibration", calibrated.get("skipped"))):
+            if why:
+                lines.setdefault(f"{what}: {why}", []).append(name)
+    return "left out:\n" + "\n".join(f"{', '.join(names)}: {why}" for why, names in lines.items()) if lines else ""
+
+
+def verdict(result: Mapping[str, Any]) -> str:
+    """Where the model loses against a baseline, in plain words."""
+    compared = sorted({b for r in result["columns"].values() for b in r.get("against", {}).get("baselines", {})})
+    if not compared:
+        return "not compared with any baseline"
+    losses = result["loses"]
+    records = result["columns"].values()
+    verdicts = [d["verdict"] for r in records for e in r.get("against", {}).get("baselines", {}).values()
+                for d in e.get("differences", {}).values()]  # fmt: skip
+    counts = f"{len(verdicts)} comparisons: {verdicts.count('wins')} won, {verdicts.count('undecided')} undecided"
+    if not losses:
+        return f"The model loses nowhere against {', '.join(compared)}; {counts} (95 % intervals, paired by object)."
+    lines: dict[str, list[str]] = {}
+    for loss in losses:  # the largest relative loss first
+        words = (f"{_KINDS[loss['figure']]} {loss['model']:.4g} against {loss['baseline']:.4g} "
+                 f"(+{loss['difference']:.3g} [{loss['low']:.3g}, {loss['high']:.3g}])")  # fmt: skip
+        lines.setdefault(f"{loss['column']}, {loss['against']}, {loss['n_objects']} objects", []).append(words)
+    return f"THE MODEL LOSES ({counts}, {len(losses)} lost; 95 % intervals, paired by object):\n" + "\n".join(
+        f"{who}: {'; '.join(words)}" for who, words in lines.items()
+    )
+
+
+# ------------------------------------------------------------------------------------- flat tables
+
+
+def flat_tables(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Everything as rows: ``figures``, ``against``, ``bins``, ``recalibration``; empty ones are left out."""
+    rows: dict[str, list[dict[str, Any]]] = {"figures": [], "against": [], "bins": [], "recalibration": []}
+    for name, record in result["columns"].items():
+        head = {"column": name, "unit": record["unit"]}
+        for part in ("figures", "photo_z", "distribution", "noise_limit"):
+            for figure, found in record.get(part, {}).items():
+                if isinstance(found, Mapping):
+                    rows["figures"].append({**head, "part": part, "figure": figure, **_numbers(found)})
+        for baseline, entry in record.get("against", {}).get("baselines", {}).items():
+            for figure, found in entry.get("differences", {}).items():
+                rows["against"].append({**head, "against": baseline, "figure": figure, **_numbers(found),
+                                        "verdict": found["verdict"]})  # fmt: skip
+        for by in ("by_magnitude", "by_signal_to_noise"):
+            for found in record.get(by, {}).get("bins", []):
+                rows["bins"].append({**head, "by": record[by]["of"], **_numbers(found)})
+        for step in ("as predicted", "temperature", "conformal"):
+            if step in (found := record.get("recalibration", {})):
+                fitted = {"temperature": found["fitted"]["temperature"], "chi2_p": found[step]["levels"]["chi2_p"]}
+                rows["recalibration"].append({**head, "step": step, **_numbers(found[step]), **fitted})
+    return {name: found for name, found in rows.items() if found}
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {k: float(v) for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+
+
+def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
+    """``rows`` as ``<path>.csv`` and ``<path>.parquet``, atomically; a row lacks what others have: null."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    content = pa.table({name: [row.get(name) for row in rows] for name in names})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files = [path.with_name(path.name + ending) for ending in (".csv", ".parquet")]
+    for file, write in zip(files, (pa_csv.write_csv, pq.write_table), strict=True):
+        with atomic_path(file) as temporary:
+            write(content, temporary)
+    return files

@@ -1,0 +1,94 @@
+"""The spectrum tokenizer on disk: one file of arrays for all groups, one codebook file per group, and its network.
+
+``spectrum_tokenizer_config.npz`` holds configuration and codebooks, under their documented names;
+``spectrum_<quantizer>_<group>.joblib`` the same codebook alone; ``spectrum_codec_<group>.pt``, where features are
+learned, tensors and plain values that ``torch.load(weights_only=True)`` reads.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..config.schema import SpectrumTokenizerConfig
+from ..core import io
+from ..quantizers import quantizer_from_state
+from .base import plain
+from .groups import GroupCodec
+
+if TYPE_CHECKING:
+    from .spectrum import SpectrumTokenizer
+
+FILE_NAME = "spectrum_tokenizer_config.npz"
+NETWORK = "spectrum_codec_{}.pt"
+
+
+def write_bundle(tokenizer: SpectrumTokenizer, folder: Path) -> list[Path]:
+    """Write the files atomically, remove those of groups of an earlier fit, and return the paths."""
+    states = {group: codec.quantizer.state() for group, codec in tokenizer.codecs.items()}
+    parameters = {
+        group: {"n_pixels": codec.n_pixels, "state": list(states[group])}
+        | ({"patch_size": codec.patch_size, "neutral": codec.neutral} if isinstance(codec, GroupCodec) else {})
+        for group, codec in tokenizer.codecs.items()
+    }
+    arrays = {
+        "groups": np.array(tokenizer.groups, dtype=np.str_),
+        "config_json": np.array(json.dumps(plain(tokenizer.config))),
+        "groups_json": np.array(json.dumps(parameters)),
+        "skipped_json": np.array(json.dumps(tokenizer.skipped)),
+        "layout_json": np.array(json.dumps(tokenizer.layout_)),
+        "inputs_json": np.array(json.dumps(tokenizer.inputs_)),
+    }
+    files = []
+    for group, codec in tokenizer.codecs.items():
+        arrays |= {f"{key}_{group}": value for key, value in states[group].items()}
+        arrays |= {f"coefficient_mean_{group}": codec.center, f"coefficient_std_{group}": codec.spread}
+        files.append(folder / f"spectrum_{tokenizer.config.quantizer.name}_{group}.joblib")
+        io.save_joblib(files[-1], states[group])
+        if not isinstance(codec, GroupCodec):
+            files.append(folder / NETWORK.format(group))
+            io.save_torch(files[-1], codec.state())
+    arrays["centroids"] = _documented_centroids(tokenizer)
+    io.save_npz(folder / FILE_NAME, arrays)
+    for stale in {*folder.glob("spectrum_*.joblib"), *folder.glob(NETWORK.format("*"))} - set(files):
+        stale.unlink()  # a group of an earlier fit would look like part of this one
+    return [*files, folder / FILE_NAME]
+
+
+def _documented_centroids(tokenizer: SpectrumTokenizer) -> np.ndarray:
+    """The member ``centroids``: ``(V, D)`` of a single part, else all parts, zero-padded, ``(G, V, D)``."""
+    books = [book.entries for book in tokenizer.codebooks().values()]
+    if len(books) == 1:
+        return books[0]
+    stack = np.zeros((len(books), *np.max([book.shape for book in books], axis=0)), dtype=np.float32)
+    for place, book in zip(stack, books, strict=True):
+        place[: len(book), : book.shape[1]] = book
+    return stack
+
+
+def read_bundle(cls: type[SpectrumTokenizer], folder: Path) -> SpectrumTokenizer:
+    """Read what :func:`write_bundle` wrote.
+
+    Raises:
+        ArtifactError: a file is missing or damaged, or a network does not fit its codebook.
+    """
+    arrays = io.load_npz(folder / FILE_NAME)
+    tokenizer = cls(SpectrumTokenizerConfig(**json.loads(str(arrays["config_json"]))))
+    tokenizer.skipped = json.loads(str(arrays["skipped_json"]))
+    tokenizer.layout_ = json.loads(str(arrays["layout_json"]))
+    tokenizer.inputs_ = json.loads(str(arrays["inputs_json"]))
+    for group, values in json.loads(str(arrays["groups_json"])).items():
+        keys = values.pop("state", ["centroids", "counts"])  # bundles written before there were other quantizers
+        state = {key: arrays[f"{key}_{group}"] for key in keys}
+        values["quantizer"] = quantizer_from_state(tokenizer.config.quantizer.name, state)
+        values |= {"center": arrays[f"coefficient_mean_{group}"], "spread": arrays[f"coefficient_std_{group}"]}
+        if tokenizer.config.codec is None:
+            tokenizer.codecs[group] = GroupCodec(**values)
+        else:
+            from .learned_group import LearnedGroup
+
+            tokenizer.codecs[group] = LearnedGroup.from_state(io.load_torch(folder / NETWORK.format(group)), **values)
+    return tokenizer

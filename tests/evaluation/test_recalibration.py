@@ -1,0 +1,117 @@
+"""Temperatures and conformal shifts: against a search on a grid, guarantees on fresh objects, and files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy.special import ndtri
+
+from astromodal.errors import ArtifactError, ArtifactMissingError, DataError
+from astromodal.evaluation.recalibration import (
+    Calibration,
+    ColumnCalibration,
+    bins_of,
+    fit_shifts,
+    fit_temperature,
+    temper,
+    widths,
+)
+from tests.evaluation.toy_sky import EDGES, LEVELS, gaussian_bins
+
+WITH_MEDIAN = (*LEVELS[:2], 0.5, *LEVELS[2:])
+
+
+def gaussians(n: int, stated: float, true: float = 0.04, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    mean = rng.uniform(0.2, 0.6, n)
+    return gaussian_bins(mean, stated), mean + true * rng.normal(size=n)
+
+
+@pytest.mark.parametrize("stated", [0.02, 0.04, 0.08])
+def test_the_temperature_repairs_gaussians_of_the_wrong_width(stated):
+    """p^(1/T) of a Gaussian has the variance T sigma²: T is (true / stated)²."""
+    p, y = gaussians(4000, stated)
+    assert fit_temperature(p.astype(np.float32), bins_of(EDGES, y)) == pytest.approx((0.04 / stated) ** 2, rel=0.1)
+
+
+def test_the_temperature_is_the_best_of_a_grid():
+    rng = np.random.default_rng(1)
+    p, k = rng.dirichlet(np.full(6, 0.5), 300), rng.integers(6, size=300)
+
+    def nll(t):
+        return -np.log(temper(p, t)[np.arange(300), k]).mean()
+
+    grid = np.exp(np.linspace(np.log(0.05), np.log(20), 400))
+    assert nll(fit_temperature(p, k)) <= min(nll(t) for t in grid) + 1e-4
+
+
+def test_a_temperature_keeps_what_is_certain_and_what_is_missing():
+    p = np.array([[0.0, 1.0, 0.0], [np.nan, 0.5, 0.5], [0.0, 0.0, 0.0]])
+    assert temper(p, 3.0)[0].tolist() == [0.0, 1.0, 0.0]
+    assert np.isnan(temper(p, 3.0)[1:]).any(1).all()
+    with pytest.raises(DataError, match="50 objects"):
+        fit_temperature(np.full((49, 2), 0.5), np.zeros(49, int))
+
+
+def test_bins_are_those_of_the_quantiser():
+    assert bins_of(np.array([0.0, 1.0, 2.0]), np.array([-5.0, 0.0, 1.0, 1.1, 9.0])).tolist() == [0, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("noise", ["normal", "skewed"])
+def test_conformal_quantiles_hold_on_fresh_objects_whatever_the_distribution(noise):
+    """Averaged over many calibration sets the coverage is that of Vovk et al., to within the spread of the average."""
+    rng, n, shares = np.random.default_rng(2), 120, []
+    for _ in range(150):
+        scale = rng.uniform(0.5, 3.0, 2 * n)
+        draw = rng.normal(0, 1, 2 * n) if noise == "normal" else rng.exponential(1, 2 * n)
+        y = scale * draw + 0.7
+        quantiles = 0.3 * scale[:, None] * ndtri(np.array(WITH_MEDIAN))  # far too narrow, and off
+        shifts = fit_shifts(quantiles[:n], WITH_MEDIAN, y[:n])
+        whole = Calibration(None, {"z": ColumnCalibration(levels=WITH_MEDIAN, shifts=shifts)})
+        moved = whole.shift_quantiles("z", quantiles[n:], WITH_MEDIAN)
+        shares.append((y[n:, None] <= moved).mean(0))
+    share = np.mean(shares, 0)
+    exact = [np.floor((n + 1) * t) / (n + 1) if t < 0.5 else np.ceil((n + 1) * t) / (n + 1) for t in WITH_MEDIAN]
+    assert share == pytest.approx(exact, abs=0.015)
+
+
+def test_shifts_of_right_quantiles_are_small_and_too_few_objects_give_none():
+    rng = np.random.default_rng(3)
+    y = rng.normal(size=4000)
+    quantiles = np.broadcast_to(ndtri(np.array(WITH_MEDIAN)), (4000, 5))
+    assert np.abs(fit_shifts(quantiles, WITH_MEDIAN, y)).max() < 0.06
+    few = fit_shifts(quantiles[:60, [0, 2, 4]], (0.001, 0.5, 0.999), y[:60])
+    assert few[0] is None and few[2] is None and few[1] is not None
+    assert fit_shifts(quantiles[:10], WITH_MEDIAN, y[:10]) == (None,) * 5
+
+
+def test_widths_never_vanish():
+    quantiles = np.array([[0.0, 1.0, 3.0], [0.0, 0.0, 0.0], [0.0, 2.0, 6.0], [np.nan] * 3])
+    assert widths(quantiles, (0.16, 0.5, 0.84)).tolist() == [3.0, 4.5, 6.0, 4.5]
+    assert widths(np.zeros((2, 2)), (0.1, 0.9)).tolist() == [1.0, 1.0]
+
+
+def test_a_calibration_is_read_as_it_was_written_and_belongs_to_its_weights(tmp_path):
+    path = tmp_path / "calibration.json"
+    column = ColumnCalibration(1.5, 100, (0.16, 0.5, 0.84), (None, 0.1, -0.2), 90)
+    Calibration("abc", {"z": column}, {"split": "val"}).save(path)
+    found = Calibration.load(path, "abc")
+    assert found == Calibration("abc", {"z": column}, {"split": "val"})
+    assert (found.temperature("z"), found.temperature("other")) == (1.5, 1.0)
+    untouched = np.array([[3.0, 1.0]])
+    assert found.shift_quantiles("other", untouched, (0.1, 0.9)) is not None
+    with pytest.raises(ArtifactError, match="weights def"):
+        Calibration.load(path, "def")
+    with pytest.raises(DataError, match=r"evaluate.quantiles=\[0.16,0.84\]"):
+        found.shift_quantiles("z", np.zeros((1, 2)), (0.1, 0.9))
+    with pytest.raises(ArtifactMissingError):
+        Calibration.load(tmp_path / "none.json")
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"columns": {"z": {"temperature": 1.0, "unknown": 3}}}))
+    with pytest.raises(ArtifactError, match="whole calibration"):
+        Calibration.load(path)
+    path.write_text(json.dumps(content | {"format": 99}))
+    with pytest.raises(ArtifactError, match="format"):
+        Calibration.load(path)

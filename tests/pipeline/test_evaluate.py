@@ -1,0 +1,213 @@
+"""``evaluate.py`` on the tiny survey: the catalogue of a trained model, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from astromodal.core.io import load_npz, load_torch, save_torch
+from astromodal.data.scalars import inverse_transform
+from astromodal.evaluation import catalogue as cat
+from astromodal.tokenizers import TokenizerSet
+from astromodal.tokens import TokenStore
+
+from .conftest import EXTRA, MODEL, SURVEY, Outcome, Workplace, launch_stage
+
+
+@pytest.fixture(scope="module")
+def place(pipeline: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """A copy of ``pipeline`` with a second, newer run of train_lm that knows any order."""
+    folder = tmp_path_factory.mktemp("evaluate") / "place"
+    shutil.copytree(pipeline.folder, folder)
+    outcome = launch_stage("train_lm", *SURVEY, *MODEL, "sequence=random", "run_id=random", cwd=folder)
+    assert outcome.returncode == 0, outcome.stderr
+    return Workplace(folder)
+
+
+def evaluate(place: Workplace, *overrides: str) -> Outcome:
+    return launch_stage("evaluate", *SURVEY, *overrides, cwd=place.folder)
+
+
+def catalogue(place: Workplace, *overrides: str) -> tuple[dict[str, np.ndarray], Path]:
+    """Columns of the catalogue of a run that ends well, and its directory."""
+    outcome = evaluate(place, *overrides)
+    assert outcome.returncode == 0, outcome.stderr
+    folder = max((place.folder / "runs" / "evaluate").glob("*/*/run.json"), key=lambda p: p.stat().st_mtime_ns).parent
+    table, _ = cat.read_catalogue(folder)
+    return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}, folder
+
+
+def fixed_run(place: Workplace) -> Path:
+    return next(folder for folder in place.runs("train_lm") if folder.name != "random")
+
+
+def test_the_newest_run_answers_for_every_object_of_every_field(place: Workplace):
+    found, folder = catalogue(place, "evaluate.embeddings=[mean]", "run_id=whole")
+    store = TokenStore(place.store)
+    assert found["id"].tolist() == [i for field in store for i in field.ids]
+    assert sorted(set(found["field"])) == store.fields() and set(found["split"]) == {"train", "val", "test"}
+    field = store.open("SYN-0001")
+    for j, name in enumerate(field.columns):
+        if name not in found:  # too rare for a single training value: nothing can be said
+            assert name in (folder / "evaluate.log").read_text()
+            continue
+        there = field.scalar["present"][:, j] & ~field.scalar["nondetected"][:, j]
+        observed = np.where(there, field.scalar["values"][:, j], np.nan)
+        np.testing.assert_array_equal(found[name][found["field"] == "SYN-0001"], observed)
+        predicted = found[f"{name}_flag"] & cat.LACKS_GIVEN == 0
+        assert np.isfinite(found[f"{name}_mean"][predicted].astype(float)).all() and predicted.mean() > 0.9
+        assert (found[f"{name}_q16"] <= found[f"{name}_median"])[predicted].all()
+    record = json.loads((folder / "run.json").read_text())
+    trained = json.loads((place.folder / "runs/train_lm/default/random/run.json").read_text())
+    assert record["status"] == "DONE" and record["inputs"]["model"] == trained["outputs"]["model"]
+    assert record["inputs"]["tokens"] == trained["inputs"]["tokens"] and set(record["outputs"]) == {"catalogue"}
+    summary = json.loads((folder / "prediction.json").read_text())
+    assert summary["objects"] == len(found["id"]) == 120 and summary["run"] == "random"
+    assert {p.name for p in folder.iterdir()} >= {"catalogue.parquet", "embeddings.parquet", "evaluate.log"}
+    assert not list(folder.rglob(".*.tmp*")) and not list(folder.glob(".tokens-*"))
+
+
+def test_figures_are_those_of_the_training_run_where_both_mean_the_same(place: Workplace):
+    """Given what stands before it, a column's expectation is that of validation: the same error on the same objects."""
+    run = fixed_run(place)
+    found, folder = catalogue(place, f"evaluate.run={run}", "evaluate.given=[before]", "evaluate.splits=[val]",
+                              "evaluate.posterior=true", "run_id=before")  # fmt: skip
+    expected = json.loads((run / "summary.json").read_text())["columns"]
+    tokenizer = TokenizerSet.load(place.store / "tokenizers").scalar
+    bins, book = load_npz(folder / "posterior_bins.npz"), tokenizer.codebook
+    compared = 0
+    for name, figures in expected.items():
+        config, j = tokenizer.configs[name], tokenizer.columns.index(name)
+        known = np.isfinite(found[name])
+        posterior = np.stack(found[f"{name}_posterior"][known]).astype(np.float64)
+        expectation = inverse_transform(posterior @ book.centers[j, : posterior.shape[1]], config)
+        assert known.sum() == figures["n"]
+        assert np.abs(expectation - found[name][known]).mean() == pytest.approx(figures["mae"], rel=1e-4), name
+        if config.transform.value == "identity":
+            np.testing.assert_allclose(found[f"{name}_mean"][known], expectation, rtol=1e-4, atol=1e-4)
+            compared += 1
+        assert len(bins[f"edges_{name}"]) == posterior.shape[1] + 1
+    assert compared > 3
+
+
+def test_datacubes_that_were_never_encoded_give_the_same_catalogue(place: Workplace, tmp_path: Path):
+    asked = ("evaluate.given=[spectrum]", "evaluate.predict=[mag_pstotal_r,desi_b]", "evaluate.n_samples=2")
+    stored, _ = catalogue(place, *asked, "evaluate.splits=[test]", "run_id=stored")
+    before = sorted(place.store.rglob("*"))
+    encoded, folder = catalogue(place, *asked, "evaluate.splits=[test]", "evaluate.input=datacubes", "run_id=raw")
+    assert sorted(place.store.rglob("*")) == before and not list(folder.glob(".tokens-*"))
+    for name, values in stored.items():
+        if name.startswith("desi_b") and name != "desi_b_flag":
+            continue
+        np.testing.assert_array_equal(values, encoded[name])
+    for a, b in zip(stored["desi_b_mean"], encoded["desi_b_mean"], strict=True):
+        assert (a is None) == (b is None) and (a is None or np.array_equal(a, b))
+    assert any(row is not None for row in stored["desi_b_mean"])
+    new = tmp_path / "new"  # other data, no store of their own: the model's tokenizers are found by its run
+    new.mkdir()
+    for name in ("datacube_SYN-0001.parquet", "zero_points.csv"):
+        shutil.copy(place.cubes / name, new / name)
+    third, _ = catalogue(place, *asked, "data.synthetic=null", f"data.root={new}", "data.name=other", "run_id=new")
+    assert set(third["field"]) == {"SYN-0001"} and len(third["id"]) == 60
+    where = {i: k for k, i in enumerate(third["id"])}
+    rows = [where[i] for i in stored["id"] if i in where]
+    same = [k for k, i in enumerate(stored["id"]) if i in where]
+    column = "mag_pstotal_r_mean"
+    expected = stored[column][same].astype(float)
+    np.testing.assert_allclose(third[column][rows].astype(float), expected, rtol=1e-5)
+
+
+def test_cutouts_are_drawn(place: Workplace):
+    found, folder = catalogue(place, "evaluate.predict=[image]", "evaluate.given=[scalar]", "evaluate.splits=[test]",
+                              "evaluate.n_samples=2", "data.fields=[SYN-0001]", "run_id=image")  # fmt: skip
+    summary = json.loads((folder / "prediction.json").read_text())
+    shape = summary["questions"]["image"]["shape"]
+    rows = [row for row in found["image_mean"] if row is not None]
+    assert rows and all(len(row) == np.prod(shape) and np.isfinite(row).all() for row in rows)
+    assert len({row.tobytes() for row in rows}) == len(rows) and found["image_std"][0].max() > 0
+
+
+# ------------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["evaluate.predict=[mag_pstotal_rr]"],
+            "mag_pstotal_rr .evaluate.predict.; to repair: did you mean mag_pstotal_r",
+        ),
+        (["evaluate.given=[desi_bb]"], "did you mean desi_b"),
+        (["evaluate.quantiles=[0.5,1.5]"], "quantiles between 0 and 1"),
+        (["evaluate.splits=[vall]"], "did you mean val"),
+        (["evaluate.top_p=1.5"], "evaluate.top_p"),
+        (["evaluate.temperature=0"], "evaluate.temperature"),
+        (["evaluate.run=nowhere"], "nowhere"),
+        (["evaluate.run=runs"], "weights"),
+        (["model.d_model=8"], "keys that evaluate.py reads"),
+        (["evaluate.run=FIXED"], "sequence=random"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_line_and_leaves_no_catalogue(place: Workplace, overrides, message):
+    overrides = [o.replace("FIXED", str(fixed_run(place))) for o in overrides]
+    assert re.search(message, evaluate(place, *overrides, "run_id=bad").error())
+    assert not (place.folder / "runs/evaluate/default/bad/catalogue.parquet").exists()
+    shutil.rmtree(place.folder / "runs/evaluate/default/bad", ignore_errors=True)
+
+
+def test_missing_and_other_tokenizers_are_refused_with_both_fingerprints(place: Workplace, tmp_path: Path):
+    other = Workplace(tmp_path / "place")
+    shutil.copytree(place.folder, other.folder)
+    expected = json.loads((other.folder / "runs/train_lm/default/random/run.json").read_text())["inputs"]
+    again = launch_stage("train_tokenizers", *SURVEY, "tokenizer=scalar", "tokenizer.scalar.n_bins=8", cwd=other.folder)
+    assert again.returncode == 0, again.stderr
+    line = evaluate(other, "run_id=a").error()
+    assert expected["scalar_tokenizer"] in line and "scalar tokenizer" in line and "train again" in line
+    shutil.rmtree(other.store / "tokenizers" / "scalar_tokenizers")
+    line = evaluate(other, "run_id=b").error()
+    assert "scalar tokenizer" in line and "got none" in line and "paths.store" in line
+    shutil.rmtree(other.store / "tokenizers")
+    assert "run python train_tokenizers.py" in evaluate(other, "run_id=c").error()
+
+
+def test_tokens_of_other_tokenizers_are_refused(place: Workplace, tmp_path: Path):
+    """The run has its own store; tokens of another one, made with other tokenizers, mean something else."""
+    folder = tmp_path / "place"
+    shutil.copytree(place.folder, folder)
+    shutil.copytree(place.store, folder / "elsewhere")
+    manifest = folder / "elsewhere" / "tokens" / "manifest.json"
+    text = manifest.read_text()
+    fingerprint = json.loads(text)["entries"]["SYN-0001"]["inputs"]["image_tokenizer"]
+    manifest.write_text(text.replace(fingerprint, "0" * 32))
+    elsewhere = (f"paths.store={folder / 'elsewhere'}", "run_id=a")
+    assert "on the tokens of" in evaluate(Workplace(folder), *elsewhere).error()  # no run is on those
+    line = evaluate(Workplace(folder), *elsewhere, "evaluate.run=runs/train_lm/default/random", "run_id=b").error()
+    assert fingerprint in line and "0" * 32 in line
+
+
+def test_weights_alone_are_enough_where_the_tokenizers_fit(place: Workplace, tmp_path: Path):
+    weights = tmp_path / "mine.pt"
+    shutil.copy(place.folder / "runs/train_lm/default/random/best_model.pt", weights)
+    asked = ("evaluate.predict=[mag_pstotal_r]", "evaluate.splits=[test]")
+    alone, folder = catalogue(place, *asked, f"evaluate.run={weights}", "run_id=alone")
+    assert "cannot be checked" in (folder / "evaluate.log").read_text()
+    known, _ = catalogue(place, *asked, "run_id=known")
+    np.testing.assert_array_equal(alone["mag_pstotal_r_mean"], known["mag_pstotal_r_mean"])
+    state = load_torch(weights)
+    save_torch(weights, {"model_state_dict": state["model_state_dict"]})
+    assert "without its configuration" in evaluate(place, *asked, f"evaluate.run={weights}", "run_id=x").error()
+    state["config"]["vocab_spec"]["n_bins"][0] -= 1
+    save_torch(weights, state)
+    assert "another vocabulary" in evaluate(place, *asked, f"evaluate.run={weights}", "run_id=y").error()
+
+
+def test_the_script_runs(place: Workplace, script):
+    result = script("evaluate", *SURVEY, "evaluate.predict=[mag_pstotal_r]", "run_id=script", cwd=place.folder)
+    assert result.returncode == 0, result.stderr
+    assert "done in" in result.stderr and "next: " in result.stderr
+    assert "evaluate" not in EXTRA
