@@ -19,7 +19,7 @@ from .core.manifest import fingerprint_config, fingerprint_file
 from .core.runs import RunContext
 from .data import assign_splits, check_unique_ids, discover
 from .data.datacube import Datacube
-from .errors import ArtifactMissingError
+from .errors import ArtifactMissingError, DataError
 from .report import plots, tables
 from .tokenizers import TokenizerSet
 from .tokenizers.bundle import FOLDERS, tokenizer_class
@@ -174,8 +174,27 @@ def evaluate(cfg: DictConfig) -> None:
         run.tracker.summary({key: value for key, value in summary.items() if isinstance(value, int | float)})
         _say_flags(run, summary)
         run.log.info("catalogue of %d objects in %s", summary["objects"], run.dir / "catalogue.parquet")
+        if settings.judge:
+            bar.close()
+            _judge(run, config, weights)
         run.log.info("next: python evaluate.py evaluate.given=[spectrum] evaluate.predict=[scalar] %s",
                      " ".join(_overrides(cfg)))  # fmt: skip
+
+
+def _judge(run: RunContext, config: Config, weights: Path) -> None:
+    """Compare the catalogue with what was observed; one without held-out values is left as it is."""
+    from .evaluation.judge import JudgeOptions
+    from .report.judge_run import FOLDER, judge_run
+
+    options = JudgeOptions(baselines=tuple(config.evaluate.baselines), seed=config.seed)
+    try:
+        result = judge_run(run.dir, options=options, calibration_path=weights.parent / "calibration.json")
+    except DataError as error:
+        run.log.warning("not judged: %s", error)
+        return
+    run.tracker.summary(result["summary"])
+    run.log.info("%s", (run.dir / FOLDER / "evaluation.txt").read_text(encoding="utf-8").rstrip())
+    run.log.info("report, tables and plots in %s", run.dir / FOLDER)
 
 
 # --------------------------------------------------------------------------------------- shared parts

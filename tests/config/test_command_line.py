@@ -57,6 +57,8 @@ def test_a_mistake_is_one_line_and_exit_code_1(arguments, script, tmp_path):
         ("train_lm", "loss=cross_entropy", "enabled: false"),
         ("train_lm", "loss=reconstruction", "use_ce: false"),
         ("train_tokenizers", "tokenizer=image", "scalar: null"),
+        ("train_tokenizers", "tokenizer=recommended tokenizer.spectrum.quantizer.n_codes=64", "n_stages: 2"),
+        ("train_tokenizers", "tokenizer=recommended tokenizer/image/codec=vae", "epochs: 40"),
         ("train_tokenizers", "tokenizer/image/codec=autoencoder tokenizer.image.codec.width=8", "width: 8"),
         ("encode", "data=kids_viking data.root=/nowhere", "kids_cut_Ks"),
         ("encode", "data=splus data.root=/nowhere", "splus_cut_F378"),

@@ -30,7 +30,7 @@ def place(pipeline: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Work
 
 
 def evaluate(place: Workplace, *overrides: str) -> Outcome:
-    return launch_stage("evaluate", *SURVEY, *overrides, cwd=place.folder)
+    return launch_stage("evaluate", *SURVEY, "evaluate.judge=false", *overrides, cwd=place.folder)
 
 
 def catalogue(place: Workplace, *overrides: str) -> tuple[dict[str, np.ndarray], Path]:
@@ -132,6 +132,19 @@ def test_cutouts_are_drawn(place: Workplace):
     assert len({row.tobytes() for row in rows}) == len(rows) and found["image_std"][0].max() > 0
 
 
+def test_the_catalogue_is_judged_against_baselines_on_held_out_sky(place: Workplace):
+    outcome = evaluate(place, "evaluate.judge=true", "evaluate.predict=[mag_pstotal_r,specz_z]", "run_id=judged",
+                       "evaluate.baselines=[marginal,neighbours]", "evaluate.posterior=true")  # fmt: skip
+    assert outcome.returncode == 0, outcome.stderr
+    folder = place.folder / "runs/evaluate/default/judged"
+    found = json.loads((folder / "judgement/evaluation.json").read_text())
+    assert set(found["columns"]) == {"mag_pstotal_r", "specz_z"}
+    assert (folder / "judgement/evaluation.txt").read_text() in outcome.stderr + "\n"
+    assert json.loads((folder / "summary.json").read_text()).items() >= found["summary"].items()
+    assert "no calibration: 12 objects to fit and 22 to show it" in outcome.stderr  # said, not left out in silence
+    assert list((folder / "judgement/plots").glob("*.png"))
+
+
 # ------------------------------------------------------------------------------------------- bad input
 
 
@@ -146,6 +159,7 @@ def test_cutouts_are_drawn(place: Workplace):
         (["evaluate.quantiles=[0.5,1.5]"], "quantiles between 0 and 1"),
         (["evaluate.splits=[vall]"], "did you mean val"),
         (["evaluate.top_p=1.5"], "evaluate.top_p"),
+        (["evaluate.baselines=[boost]"], "did you mean boosting"),
         (["evaluate.temperature=0"], "evaluate.temperature"),
         (["evaluate.run=nowhere"], "nowhere"),
         (["evaluate.run=runs"], "weights"),

@@ -15,7 +15,7 @@ from .conftest import launch_stage
 
 REPO = Path(__file__).resolve().parents[2]
 README = (REPO / "README.md").read_text()
-STAGES = ("train_tokenizers", "encode", "train_lm")
+STAGES = ("train_tokenizers", "encode", "train_lm", "evaluate")
 
 # conf/local/default.yaml as a user would write it: only sizes, for the stages that have them
 LOCAL = """# @package _global_
@@ -46,13 +46,13 @@ def commands() -> list[tuple[str, list[str]]]:
 
 def test_the_readme_has_commands_for_every_stage():
     stages = [stage for stage, _ in commands()]
-    assert all(stages.count(stage) >= 2 for stage in STAGES)
+    assert all(stages.count(stage) >= 2 for stage in STAGES[:3]) and "evaluate" in stages
     assert any("-m" in arguments for _, arguments in commands())
 
 
 def test_every_line_of_the_bash_blocks_is_tested():
-    known = ("python train_tokenizers.py", "python encode.py", "python train_lm.py", "make demo", "make test",
-             "pip install", "source ", "git clone", "cd ", "python benchmarks/", "wandb sync")  # fmt: skip
+    known = ("python train_tokenizers.py", "python encode.py", "python train_lm.py", "python evaluate.py",
+             "make demo", "make test", "pip install", "source ", "git clone", "cd ", "python benchmarks/", "wandb sync")  # fmt: skip
     assert [line for line in bash_lines() if not line.startswith(known)] == []
 
 

@@ -803,6 +803,8 @@ class EvaluateConfig:
     top_p: float = 1.0  # samples are drawn from the likeliest codes that together have this probability
     embeddings: List[str] = field(default_factory=list)  # mean, last: hidden states of what is given
     batch_size: int = 64  # sequences at once
+    judge: bool = True  # compare with what was observed: metrics, baselines, calibration and plots in judgement/
+    baselines: List[str] = field(default_factory=lambda: ["marginal", "boosting", "neighbours"])  # to judge against
 
 
 @dataclass

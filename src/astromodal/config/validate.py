@@ -16,6 +16,7 @@ from .packages import require_package
 from .schema import SCALAR_FORMS, STAGE_GROUPS, WIDTH_FORMS, Config, ErrorUse, LossForm, OptimizerName
 
 MODALITIES = ("scalar", "spectrum", "image")
+BASELINES = ("marginal", "boosting", "neighbours")
 
 # key -> (smallest allowed value, may it equal that value)
 _BOUNDS: dict[str, tuple[float, bool]] = {
@@ -320,6 +321,10 @@ def _check_evaluate(cfg: DictConfig) -> None:
             if value not in known:
                 raise ConfigError(f"evaluate.{name} among {', '.join(known)}", got=value, where="evaluate",
                                   repair=nearest(value, list(known)))  # fmt: skip
+    for value in cfg.evaluate.baselines:
+        if value not in BASELINES:
+            raise ConfigError(f"evaluate.baselines among {', '.join(BASELINES)}", got=value, where="evaluate",
+                              repair=nearest(value, list(BASELINES)))  # fmt: skip
     quantiles = list(cfg.evaluate.quantiles)
     if not all(0 < q < 1 for q in quantiles) or len({*quantiles}) < len(quantiles):
         raise ConfigError("different quantiles between 0 and 1", got=quantiles, where="evaluate.quantiles")
