@@ -187,8 +187,8 @@ def test_tokenizer_experiments_judge_alike_train_once_and_continue(load, tmp_pat
     few = ("data.synthetic.n_fields=2", "data.synthetic.n_objects_per_field=40", "data.synthetic.image_fraction=0.5",
            "data.synthetic.spectrum_fraction=0.5")  # fmt: skip
     chosen = ("patches32 km256", "mae32 km256", "mae32 fsq", "ae2 km256")
-    module = load("tokenizer_experiments", "--work", str(work), "--report", str(report), "--steps", "2",
-                  "--problems", "synthetic_desi", "synthetic_image", "--variants", *chosen, "--override", *few)  # fmt: skip
+    arguments = ("--steps", "2", "--problems", "synthetic_desi", "synthetic_image", "--variants", *chosen)
+    module = load("tokenizer_experiments", "--work", str(work), "--report", str(report), *arguments, "--override", *few)
     module.main()
     records = {r["variant"]: r for r in map(json.loads, (p.read_text() for p in (work / "results").iterdir()))}
     assert set(records) == set(chosen), capsys.readouterr().out
