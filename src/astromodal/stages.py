@@ -187,6 +187,8 @@ def _judge(run: RunContext, config: Config, weights: Path) -> None:
     from .report.judge_run import FOLDER, judge_run
 
     options = JudgeOptions(baselines=tuple(config.evaluate.baselines), seed=config.seed)
+    against = ", ".join(options.baselines) or "nothing"
+    run.log.info("judging against %s (evaluate.baselines=[marginal] is much faster than boosting)", against)
     try:
         result = judge_run(run.dir, options=options, calibration_path=weights.parent / "calibration.json")
     except DataError as error:
