@@ -209,6 +209,7 @@ def test_tokenizer_experiments_judge_alike_train_once_and_continue(load, tmp_pat
     assert written == {p: p.stat().st_mtime_ns for p in (work / "results").iterdir()}
 
 
+@pytest.mark.slow
 def test_a_network_of_a_tokenizer_experiment_is_that_of_a_full_fit(load, tmp_path):
     module = load("tokenizer_experiments")
     network, other = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)

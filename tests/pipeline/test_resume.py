@@ -97,6 +97,7 @@ def test_a_run_killed_three_times_ends_bit_identical(uninterrupted: Workplace, w
     assert steps == list(range(1, 19))
 
 
+@pytest.mark.slow
 def test_a_terminated_run_is_saved_and_goes_on(uninterrupted: Workplace, workplace: Workplace):
     process = start(workplace)
     deadline = time.monotonic() + 60

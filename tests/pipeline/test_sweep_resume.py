@@ -298,6 +298,7 @@ def test_nothing_of_a_failed_job_stays_in_memory(place: Workplace):
     assert found == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_job_is_the_same_alone_and_after_others(place: Workplace):
     assert place.run("train_lm", "-m", "model.dropout=0.3,0.1").returncode == 0
     assert place.run("train_lm", "model.dropout=0.1", "hydra.run.dir=alone").returncode == 0
@@ -341,6 +342,7 @@ def test_a_preview_says_what_the_sweep_will_cost_and_writes_nothing(place: Workp
     assert "3 jobs to run, 0 not, 1 the same as finished runs" in outcome.stdout
 
 
+@pytest.mark.slow
 def test_a_preview_of_one_run(place: Workplace):
     outcome = place.run("train_lm", "preview=true")
     assert outcome.returncode == 0 and "nothing was started" in outcome.stdout, outcome.stderr
