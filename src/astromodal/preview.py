@@ -7,7 +7,6 @@ it. Nothing is written but the packed sequences, which the run itself would use.
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import tempfile
@@ -69,7 +68,7 @@ class Cost:
 
 def cost_class(config: DictConfig) -> str:
     """Fingerprint of what decides the cost of a step: jobs that share it are measured once."""
-    record = json.loads(json.dumps(config_record(config, "train_lm")))
+    record = config_record(config, "train_lm")
     for key in ("seed", "init_from", "schedule"):
         record.pop(key)
     loss, training = record["loss"], record["training"]

@@ -212,7 +212,10 @@ def _say_flags(run: RunContext, summary: dict[str, Any]) -> None:
 
 def _is_begun(config: Config) -> bool:
     """Whether this is a job of a continued sweep whose folder holds an earlier attempt."""
-    return config.sweep.resume is not None and (Path(config.run_dir) / "run.json").is_file()
+    from .core.rank import broadcast_object
+
+    # decided by the first process: a later one might see what that has written meanwhile
+    return broadcast_object(config.sweep.resume is not None and (Path(config.run_dir) / "run.json").is_file())
 
 
 @contextmanager

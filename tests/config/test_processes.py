@@ -30,8 +30,12 @@ def test_all_processes_of_torchrun_take_the_id_of_the_first(monkeypatch: pytest.
                                         timeout=timedelta(seconds=20))  # fmt: skip
     launched = {"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(server.port)}  # fmt: skip
-    assert run_id._shared("first", launched | {"RANK": "0"}) == "first"
-    assert run_id._shared("second", launched | {"RANK": "1"}) == "first"
+    assert run_id.shared("run_id", "first", launched | {"RANK": "0"}) == "first"
+    assert run_id.shared("run_id", "second", launched | {"RANK": "1"}) == "first"
     again = launched | {"TORCHELASTIC_RESTART_COUNT": "1"}
-    assert run_id._shared("third", again | {"RANK": "0"}) == run_id._shared("-", again | {"RANK": "1"}) == "third"
-    assert run_id._shared("alone", {"RANK": "0"}) == "alone"
+    assert (
+        run_id.shared("run_id", "third", again | {"RANK": "0"})
+        == run_id.shared("run_id", "-", again | {"RANK": "1"})
+        == "third"
+    )
+    assert run_id.shared("run_id", "alone", {"RANK": "0"}) == "alone"

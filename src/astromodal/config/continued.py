@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import ArtifactError, ArtifactMissingError, ConfigError
 
-_CONTROL = ("sweep.resume", "sweep.retry_failed", "preview", "hydra.sweep.dir")
+CONTROL = ("sweep.resume", "sweep.retry_failed", "preview")  # say how a sweep is begun, not what it consists of
 _FLAGS = ("-m", "--multirun")
 
 
@@ -18,7 +18,7 @@ def without_control(arguments: list[str]) -> list[str]:
     >>> without_control(["-m", "seed=0,1", "sweep.resume=runs/x", "preview=true"])
     ['seed=0,1']
     """
-    return [a for a in arguments if a not in _FLAGS and a.split("=")[0] not in _CONTROL]
+    return [a for a in arguments if a not in _FLAGS and a.split("=")[0] not in (*CONTROL, "hydra.sweep.dir")]
 
 
 def merged(recorded: list[str], given: list[str]) -> list[str]:
@@ -63,5 +63,5 @@ def continued(arguments: list[str], stage: str) -> list[str]:
         raise ArtifactError(f"a sweep of {stage}.py", got=f"one of {found}.py", where=folder,
                             repair=f"python {found}.py -m sweep.resume={folder}")  # fmt: skip
     os.environ["ASTROMODAL_RUN_ID"] = run_id
-    control = [a for a in arguments if a.split("=")[0] in _CONTROL[:-1]]
+    control = [a for a in arguments if a.split("=")[0] in CONTROL]
     return ["-m", *merged(recorded, without_control(arguments)), *control, f"hydra.sweep.dir='{folder}'"]

@@ -101,8 +101,8 @@ def one_line_errors(again: str) -> Iterator[None]:
 
 def _flags_first(arguments: list[str]) -> list[str]:
     """``-m`` before the overrides: between them, Hydra's parser takes those after it for mistakes."""
-    flags = ("-m", "--multirun")
-    return [*["-m"][: len(set(flags) & set(arguments))], *(a for a in arguments if a not in flags)]
+    others = [a for a in arguments if a not in ("-m", "--multirun")]
+    return others if len(others) == len(arguments) else ["-m", *others]
 
 
 def _one_mode(arguments: list[str], stage: str) -> None:

@@ -26,18 +26,18 @@ def run_id() -> str:
     """:func:`make_run_id`, remembered; that of the first process in all that torchrun has started."""
     global _run_id
     if _run_id is None:
-        _run_id = _shared(make_run_id(), os.environ)
+        _run_id = shared("run_id", make_run_id(), os.environ)
     return _run_id
 
 
-def _shared(own: str, environ: Mapping[str, str]) -> str:
-    """``own`` of the first process, through torchrun's store (the clocks of two processes give two ids)."""
+def shared(name: str, own: str, environ: Mapping[str, str]) -> str:
+    """``own`` of the first process, through torchrun's store (their clocks and views of the disk differ)."""
     if environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" or int(environ.get("WORLD_SIZE", "1")) < 2:
         return own
     from torch.distributed import TCPStore  # only under torchrun: training will need it anyway
 
     store = TCPStore(environ["MASTER_ADDR"], int(environ["MASTER_PORT"]), is_master=False, wait_for_workers=False)
-    key = f"astromodal/run_id/{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    key = f"astromodal/{name}/{environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     if environ["RANK"] == "0":
         store.set(key, own)
     return store.get(key).decode()

@@ -9,6 +9,7 @@ process that was killed leaves RUNNING and no lock. In distributed runs only the
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import shlex
@@ -340,6 +341,23 @@ class RunContext:
         if self._main and self._record:
             self._record |= plain(values)
             self._write_record()
+
+
+def in_use(folder: str | Path) -> bool:
+    """Whether a living process holds the lock of the run in ``folder``; writes nothing there."""
+    try:
+        handle = os.open(Path(folder) / ".run.lock", os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a shared lock, let go at once
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False
 
 
 def _status_of(path: Path) -> str:

@@ -17,14 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from ..config.continued import CONTROL
 from ..config.explain import explain
 from ..config.validate import validate
 from ..core.config_record import config_record
 from ..core.manifest import fingerprint_config
 from ..errors import ConfigError
-
-# Not swept, and never part of what tells two jobs apart.
-CONTROL = ("sweep.resume", "sweep.retry_failed", "preview")
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from ..core.atomic import FileLock
 from ..core.io import read_json
+from ..core.runs import in_use
 from ..errors import ArtifactError
 from .jobs import Job
 from .record import SweepRecord
@@ -46,17 +46,6 @@ def run_record(folder: Path) -> dict[str, Any]:
     except ArtifactError:
         return {}
     return record if isinstance(record, dict) else {}
-
-
-def in_use(folder: Path) -> bool:
-    """Whether a living process works in the folder."""
-    if not (folder / ".run.lock").exists():
-        return False
-    try:
-        with FileLock(folder / ".run"):
-            return False
-    except ArtifactError:
-        return True
 
 
 def same_inputs(record: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:

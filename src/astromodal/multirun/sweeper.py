@@ -7,7 +7,7 @@ how a launcher reports a job that died.
 
 from __future__ import annotations
 
-import contextlib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from ..config.run_id import shared
 from ..core.atomic import FileLock
 from ..errors import ArtifactError, UserError
 from .inputs import job_inputs
@@ -45,15 +46,14 @@ def run_sweep(sweeper: Any, arguments: Sequence[str]) -> list[Any]:
         preview_sweep(jobs, folder, inputs)
         return []
     if os.environ.get("RANK", "0") != "0":  # under torchrun the first process decides and writes
-        plan = make_plan(jobs, _record(first, folder), folder, inputs, first.sweep.retry_failed)
-        return _launch(sweeper, plan)
-    with _alone(folder):
+        return _launch(sweeper, _shared_plan(jobs, []))
+    with FileLock(folder / ".sweep"):
         record = _record(first, folder)
         plan = make_plan(jobs, record, folder, inputs, first.sweep.retry_failed)
-        folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(sweeper.config, folder / "multirun.yaml")
         record.write(folder)
         _say_plan(plan, folder)
+        _shared_plan(jobs, plan)
         return _run(sweeper, plan, folder, str(first.stage))
 
 
@@ -132,12 +132,10 @@ def _record(config: Any, folder: Path) -> SweepRecord:
     return SweepRecord(str(config.stage), str(config.run_id))
 
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Any:
-    """Block in which no other process runs this sweep."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".sweep"):
-        yield
+def _shared_plan(jobs: Sequence[Job], plan: Sequence[Planned]) -> list[Planned]:
+    """The plan of the first process, in all that torchrun has started: another one may look when a job has begun."""
+    told = shared("sweep", json.dumps([(p.number, p.action.value) for p in plan]), os.environ)
+    return [Planned(job, number, Action(action)) for job, (number, action) in zip(jobs, json.loads(told), strict=True)]
 
 
 def _remembering(inputs_of: Any) -> Any:

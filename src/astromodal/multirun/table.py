@@ -11,8 +11,9 @@ from typing import Any
 from .. import errors
 from ..core.io import read_json
 from ..core.progress import format_seconds
+from ..core.runs import in_use
 from ..errors import ArtifactError
-from .plan import Action, Planned, in_use, run_record
+from .plan import Action, Planned, run_record
 
 _OURS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, ValueError)}
 _ENDED = {"DONE": "done", "FAILED": "failed", "INTERRUPTED": "interrupted", "RUNNING": "interrupted"}

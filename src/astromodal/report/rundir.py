@@ -6,7 +6,6 @@ A run directory is a folder with ``run.json``; one that has only what comes afte
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..core.io import load_npz, read_json, read_jsonl
+from ..core.runs import in_use
 from ..errors import ArtifactError, ArtifactMissingError
 from ..training.stopping import metric_mode
 from .tables import flatten
@@ -237,16 +237,4 @@ def _status(path: Path, recorded: str) -> str:
     """``done``, ``failed``, ``killed``, or ``running``: a run that does not say how it ended but holds its lock."""
     if recorded in _STATUS:
         return _STATUS[recorded]
-    try:
-        handle = os.open(path / ".run.lock", os.O_RDONLY)
-    except OSError:
-        return "killed"
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)  # a shared lock, let go at once
-    except BlockingIOError:
-        return "running"
-    except OSError:
-        return "killed"
-    finally:
-        os.close(handle)
-    return "killed"
+    return "running" if in_use(path) else "killed"

@@ -17,7 +17,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.atomic import _sync_file, _sync_folder, writing
-from ..core.io import FileLock, atomic_path, load_torch, plain, read_json, save_torch
+from ..core.io import atomic_path, load_torch, plain, read_json, save_torch
+from ..core.runs import in_use
 from ..errors import ArtifactError, ArtifactMissingError, ConfigError
 from .sharded import forget_whole, like
 
@@ -274,16 +275,7 @@ def find_resume(run_root: str | Path, config_hash: str) -> Path | None:
             continue
         if record.get("status") == "DONE" or record.get("config_fingerprint") != config_hash:
             continue
-        if CheckpointStore(run_dir).exists() and not _in_use(run_dir):
+        if CheckpointStore(run_dir).exists() and not in_use(run_dir):
             newest = max(p.stat().st_mtime for p in (run_dir / "checkpoints").glob("[!.]*.pt"))
             found.append((newest, run_dir))
     return max(found)[1] if found else None
-
-
-def _in_use(run_dir: Path) -> bool:
-    """Whether a living process holds the lock of the run (see :mod:`astromodal.core.runs`)."""
-    try:
-        with FileLock(run_dir / ".run"):
-            return False
-    except ArtifactError:
-        return True
