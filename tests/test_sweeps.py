@@ -23,7 +23,7 @@ from tests.sweep_points import REPO, command, draw, overrides_of, read
 KEYS = set(all_keys())
 FILES = sorted((REPO / "sweeps").glob("*.yaml"))
 PRESETS = sorted(path.stem for path in (REPO / "conf" / "hparams").glob("*.yaml"))
-QUESTIONS = {"loss_weights", "sample_k", "optimizer", "tokenizer_size", "loss_and_learning_rate"}
+QUESTIONS = {"loss_weights", "sample_k", "optimizer", "tokenizer_size", "loss_and_learning_rate", "prediction"}
 
 
 def composed(stage: str, overrides: list[str]) -> Any:
@@ -62,7 +62,7 @@ def test_a_file_runs_the_real_command_and_minimises_nothing_that_it_sweeps(path)
     assert f"wandb sweep sweeps/{path.name}" in path.read_text()
     metric = sweep["metric"]["name"]
     assert metric not in ("loss", "train/loss", "val/loss") and not metric.startswith("train/")
-    assert metric.startswith("val/" if stage == "train_lm" else "image/")
+    assert metric.startswith(("val/", "prediction/") if stage == "train_lm" else "image/")
 
 
 # ------------------------------------------------------------------------------------- W&B's own engine

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,14 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from .config.launch import remove_if_unused
-from .config.schema import Config
+from .config.schema import Baseline, Calibrate, Config, JudgeConfig, ObjectiveFigure
 from .core.config_record import config_record
 from .core.io import read_jsonl, write_json
 from .core.manifest import fingerprint_config, fingerprint_file
-from .core.runs import RunContext
+from .core.runs import RunContext, sweep_job
 from .data import assign_splits, check_unique_ids, discover
 from .data.datacube import Datacube
-from .errors import ArtifactMissingError, DataError
+from .errors import ArtifactMissingError, ConfigError, DataError
 from .report import plots, tables
 from .tokenizers import TokenizerSet
 from .tokenizers.bundle import FOLDERS, tokenizer_class
@@ -83,12 +83,9 @@ def encode(cfg: DictConfig) -> None:
 
 
 def train_lm(cfg: DictConfig) -> float | None:
-    """Train the transformer; returns ``val/score`` of the best weights, which a sweep may minimise."""
+    """Train the transformer; returns the ``objective`` of the best weights, which a sweep may minimise."""
     from .core.rank import is_main
-    from .evaluation.object_errors import save_object_errors
-    from .experiment import LanguageModelRun
-    from .training import distributed
-    from .training.checkpoint import find_resume
+    from .training.distributed import process_group
     from .training.utils import resolve_device
 
     config: Config = OmegaConf.to_object(cfg)
@@ -96,10 +93,22 @@ def train_lm(cfg: DictConfig) -> float | None:
         from .preview import preview_run
 
         remove_if_unused(Path(config.run_dir))
-        print(preview_run(cfg))
+        if is_main():
+            print(preview_run(cfg))
         return None
+    device, timeout_s = resolve_device(config.hardware.device), config.hardware.rank_timeout_s
+    job = sweep_job()
     # Before the run, whose directory all processes share.
-    distributed.join_process_group(resolve_device(config.hardware.device), config.hardware.rank_timeout_s)
+    with process_group(device, timeout_s, "run" if job is None else f"job {job}", others_follow=job is not None):
+        return _train_lm(cfg, config)
+
+
+def _train_lm(cfg: DictConfig, config: Config) -> float | None:
+    from .core.rank import is_main
+    from .evaluation.object_errors import save_object_errors
+    from .experiment import LanguageModelRun
+    from .training.checkpoint import find_resume
+
     record = config_record(cfg, "train_lm")
     fingerprint = fingerprint_config(record)
     resume = config.resume
@@ -116,10 +125,15 @@ def train_lm(cfg: DictConfig) -> float | None:
         if config.resume == "auto" and resume is None:
             run.log.info("resume=auto: no unfinished run with this configuration, starting anew")
         experiment = LanguageModelRun(config, run, record)
+        asks = config.objective == ObjectiveFigure.prediction
+        if asks:
+            _check_question(config, experiment)
         result = experiment.fit(resume)
         summary = experiment.summary(result)
         examples = experiment.examples()  # on all processes: a sharded model computes on all of them or on none
         errors = experiment.object_errors()
+        if asks:
+            summary["prediction"] = _prediction(run, config) if is_main() else {}
         if is_main():
             run.tracker.summary(tables.flatten(summary))
             write_json(run.dir / "summary.json", summary)
@@ -130,34 +144,32 @@ def train_lm(cfg: DictConfig) -> float | None:
             _plot_lm(run, experiment, summary, examples)
         run.log.info("%s", tables.model_table(summary))
         run.log.info("next: python train_lm.py -m loss.weight_image=0.05,0.2,1.0 %s", " ".join(_overrides(cfg)))
-    if run.job is None:  # a sweep's next job needs it
-        distributed.leave_process_group()
-    return summary["model"].get("score")
+    figure = summary["prediction" if config.objective == ObjectiveFigure.prediction else "model"]
+    return figure.get("score")
 
 
-def evaluate(cfg: DictConfig) -> None:
-    """Predict with a trained model; write the catalogue of predictions."""
-    from .evaluation.prediction import Predictor, write_predictions
+def evaluate(cfg: DictConfig) -> float | None:
+    """Predict with a trained model, write the catalogue, judge it; returns the prediction score, if it has one."""
+    from .evaluation.recalibration import FILE, Calibration
     from .evaluation.sources import encoded_fields, reads_tokens
     from .evaluation.trained import find_weights, load_trained
     from .tokens import TokenStore
-    from .training.utils import configure_cuda_performance, deterministic_kernels, resolve_device
 
     config: Config = OmegaConf.to_object(cfg)
-    settings, hardware = config.evaluate, config.hardware
-    with _begin(cfg, config, "evaluate") as run, contextlib.ExitStack() as stack:
+    settings, score = config.evaluate, None
+    with _begin(cfg, config, "evaluate") as run:
         tokens = reads_tokens(config)
         # of new data any model may be asked
         weights = find_weights(settings.run, config.paths.runs, config.paths.store if tokens else None)
-        device = resolve_device(hardware.device)
-        configure_cuda_performance(hardware.tf32)
-        stack.enter_context(deterministic_kernels(hardware.deterministic))
         trained = load_trained(weights, config.paths.store, run.log)
         run.log.info("model of %s", weights)
         run.add_input("model", trained.fingerprint)
         for name, fingerprint in trained.tokenizers.fingerprints.items():
             run.add_input(f"{name}_tokenizer", fingerprint)
-        predictor = Predictor(trained, settings, hardware, device, config.seed, run.log)
+        fitted, calibration = weights.parent / FILE, None
+        if settings.calibration != Calibrate.off:
+            calibration = Calibration.load(fitted, trained.fingerprint)
+            run.add_input("calibration", fingerprint_file(fitted))
         if tokens:
             store = TokenStore.of(config)
             store.check_tokenizers(trained.tokenizers)
@@ -167,39 +179,89 @@ def evaluate(cfg: DictConfig) -> None:
             cubes, splits = open_survey(config, run)
             rows = sum(cube.n_rows for cube in cubes)
             fields = encoded_fields(cubes, splits, trained.tokenizers, config.data, run.dir, run.log)
-        bar = stack.enter_context(run.progress(rows, "predicting", unit="object"))
-        summary = write_predictions(predictor, fields, run.dir, settings.splits, bar.update)
+        summary = _predict(run, config, trained, fields, rows, run.dir, calibration)
         run.add_output("catalogue", fingerprint_file(run.dir / "catalogue.parquet"))
-        write_json(run.dir / "prediction.json", summary | predictor.meaning())
         run.tracker.summary({key: value for key, value in summary.items() if isinstance(value, int | float)})
-        _say_flags(run, summary)
-        run.log.info("catalogue of %d objects in %s", summary["objects"], run.dir / "catalogue.parquet")
-        if settings.judge:
-            bar.close()
-            _judge(run, config, weights)
+        if settings.judge is not None:
+            judged = _judge(run, config, run.dir, settings.judge, fitted)
+            score = judged.get("score")
+            # a sweep of questions, and one of losses (objective=prediction), are compared by a figure of one name
+            run.tracker.summary(judged | ({} if score is None else {"prediction/score": score}))
         run.log.info("next: python evaluate.py evaluate.given=[spectrum] evaluate.predict=[scalar] %s",
                      " ".join(_overrides(cfg)))  # fmt: skip
+    return score
 
 
-def _judge(run: RunContext, config: Config, weights: Path) -> None:
-    """Compare the catalogue with what was observed; one without held-out values is left as it is."""
-    from .evaluation.judge import JudgeOptions
+def _predict(
+    run: RunContext, config: Config, trained: Any, fields: Iterable[Any], rows: int, folder: Path,
+    calibration: Any = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Answer ``config.evaluate`` for fields with ``rows`` objects; catalogue and ``prediction.json`` in ``folder``."""
+    from .evaluation.prediction import Predictor, write_predictions
+    from .training.utils import configure_cuda_performance, deterministic_kernels, resolve_device
+
+    hardware = config.hardware
+    device = resolve_device(hardware.device)
+    configure_cuda_performance(hardware.tf32)
+    predictor = Predictor(trained, config.evaluate, hardware, device, config.seed, run.log, calibration)
+    with deterministic_kernels(hardware.deterministic), run.progress(rows, "predicting", unit="object") as bar:
+        summary = write_predictions(predictor, fields, folder, config.evaluate.splits, bar.update)
+    write_json(folder / "prediction.json", summary | predictor.meaning())
+    _say_flags(run, summary)
+    run.log.info("catalogue of %d objects in %s", summary["objects"], folder / "catalogue.parquet")
+    return summary
+
+
+def _judge(
+    run: RunContext, config: Config, folder: Path, judge: JudgeConfig, calibration_path: Path | None = None
+) -> dict[str, float]:
+    """Compare a catalogue with what was observed; one without held-out values is left as it is."""
     from .report.judge_run import FOLDER, judge_run
 
-    options = JudgeOptions(baselines=tuple(config.evaluate.baselines), seed=config.seed)
-    against = ", ".join(options.baselines) or "nothing"
-    run.log.info("judging against %s (evaluate.baselines=[marginal] is much faster than boosting)", against)
+    against = ", ".join(baseline.value for baseline in judge.baselines) or "nothing"
+    run.log.info("judging against %s", against)
     try:
-        result = judge_run(run.dir, options=options, calibration_path=weights.parent / "calibration.json")
+        result = judge_run(folder, run_dir=run.dir, options=judge, seed=config.seed, calibration_path=calibration_path)
     except DataError as error:
         run.log.warning("not judged: %s", error)
-        return
-    run.tracker.summary(result["summary"])
-    run.log.info("%s", (run.dir / FOLDER / "evaluation.txt").read_text(encoding="utf-8").rstrip())
-    run.log.info("report, tables and plots in %s", run.dir / FOLDER)
+        return {}
+    run.log.info("%s", (folder / FOLDER / "evaluation.txt").read_text(encoding="utf-8").rstrip())
+    run.log.info("report, tables and plots in %s", folder / FOLDER)
+    return result["summary"]
+
+
+def _prediction(run: RunContext, config: Config) -> dict[str, float]:
+    """Figures of the best weights' answers to ``config.evaluate`` on validation objects, against the marginal."""
+    from .evaluation.trained import find_weights, load_trained
+    from .tokens import TokenStore
+
+    trained = load_trained(find_weights(str(run.dir), config.paths.runs), config.paths.store, run.log)
+    store, folder = TokenStore.of(config), run.dir / "prediction"
+    rows = sum(int(entry["rows"]) for entry in store.entries.values())
+    asked = replace(config, evaluate=replace(config.evaluate, splits=["val"]))
+    folder.mkdir(exist_ok=True)
+    _predict(run, asked, trained, iter(store), rows, folder)
+    judge = config.evaluate.judge or JudgeConfig()
+    # baselines do not depend on the loss, and half of the validation objects is too little to fit and to show on
+    return _judge(run, asked, folder, replace(judge, baselines=[Baseline.marginal], calibrate=False))
 
 
 # --------------------------------------------------------------------------------------- shared parts
+
+
+def _check_question(config: Config, experiment: Any) -> None:
+    """Before the training, what is asked after it can be asked, and has a score.
+
+    Raises:
+        ConfigError: it cannot, or no scalar column is asked.
+    """
+    from .evaluation.questions import questions_to
+
+    sequence = experiment.record["sequence"]
+    plan = questions_to(experiment.layout, experiment.tokenizers, sequence, config.evaluate)
+    if not plan.scalars:
+        raise ConfigError("a scalar column among what is asked, with objective=prediction",
+                          got=config.evaluate.predict, where="evaluate.predict")  # fmt: skip
 
 
 def _say_flags(run: RunContext, summary: dict[str, Any]) -> None:

@@ -9,16 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from astromodal.config.schema import Baseline, JudgeConfig
 from astromodal.core.json_files import plain
 from astromodal.errors import DataError
-from astromodal.evaluation.judge import JudgeOptions, held_out_rows, judge
+from astromodal.evaluation.judge import held_out_rows, judge
 from astromodal.evaluation.predicted import PredictionCatalogue
 from astromodal.evaluation.recalibration import Calibration
 from astromodal.evaluation.scores import score_column
 from astromodal.metrics.posterior import crps_of_gaussian
 from tests.evaluation.toy_sky import SIGMA, ToyStore, write_catalogue
 
-OPTIONS = JudgeOptions(n_resamples=120, redshifts=("z",), baselines=("marginal", "boosting"))
+OPTIONS = JudgeConfig(
+    n_resamples=120, redshifts=["z"], magnitude="mag_r", baselines=[Baseline.marginal, Baseline.boosting]
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +32,7 @@ def store():
 @pytest.fixture(scope="module")
 def perfect(store, tmp_path_factory):
     path = write_catalogue(tmp_path_factory.mktemp("perfect"), store)
-    return judge(path, store=store, magnitude="mag_r", options=OPTIONS, weights="abc")
+    return judge(path, store=store, options=OPTIONS, weights="abc")
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +104,8 @@ def test_what_is_right_stays_as_it_is(perfect):
     assert record["fitted"]["temperature"] == pytest.approx(1.0, abs=0.15)
     assert np.abs(record["fitted"]["shifts"]).max() < 0.3
     assert isinstance(perfect.calibration, Calibration) and perfect.calibration.weights == "abc"
-    assert perfect.calibration.fitted_on["split"] == "val" and perfect.calibration.fitted_on["objects"] > 500
+    fitted = perfect.calibration.of("z", ["mag_g", "mag_r"])
+    assert fitted.fitted_on["split"] == "val" and fitted.fitted_on["half"] is None and fitted.n_conformal > 400
 
 
 def test_the_result_is_json_and_flat_figures_are_numbers(perfect):
@@ -146,12 +150,14 @@ def test_without_a_test_split_half_of_validation_is_fitted_on(store, tmp_path):
     kept = table.filter(np.isin(table["split"].to_numpy(zero_copy_only=False), ["train", "val"]))
     pq.write_table(kept, path)
     catalogue = PredictionCatalogue(path)
-    judged, fitting, name = held_out_rows(catalogue, 0)
+    judged, fitting, name, fitted_on = held_out_rows(catalogue, 0)
+    assert fitted_on == {"split": "val", "half": 0}
     assert name == "val" and (judged == (catalogue.split == 1)).all()
     assert (fitting <= judged).all() and fitting.sum() / judged.sum() == pytest.approx(0.5, abs=0.06)
     found = judge(path, options=OPTIONS)  # no store: no baselines
     record = found.result["columns"]["z"]
-    assert found.calibration.weights == "toy" and found.calibration.fitted_on["split"] == "half of val"
+    [(_, fitted)] = found.calibration.questions.items()
+    assert found.calibration.weights == "toy" and fitted.fitted_on["half"] == 0
     assert "against" not in record and record["recalibration"]["conformal"]["n"] < record["n"]
     pq.write_table(table.filter(np.equal(table["split"].to_numpy(zero_copy_only=False), "train")), path)
     with pytest.raises(DataError, match="held-out"):
@@ -180,7 +186,7 @@ def test_an_object_that_stands_in_two_fields_counts_once(store, tmp_path):
     pq.write_table(table, path)
     twice = ToyStore(1200)
     twice.open("B").ids[:] = twice.open("A").ids
-    options = JudgeOptions(n_resamples=20, baselines=("marginal",), calibrate=False)
+    options = JudgeConfig(n_resamples=20, baselines=[Baseline.marginal], calibrate=False)
     record = judge(path, store=twice, given=["mag_r"], options=options).result["columns"]["z"]
     assert record["against"]["n"] == record["n"]
 
@@ -202,7 +208,7 @@ def test_objects_that_the_store_lacks_are_left_out_on_both_sides(store, tmp_path
     ids = np.array(table["id"].to_pylist())
     ids[::3] = np.char.add("x", ids[::3])
     pq.write_table(table.set_column(0, table.schema.field("id"), [ids.tolist()]), path)
-    options = JudgeOptions(n_resamples=20, baselines=("marginal",), calibrate=False)
+    options = JudgeConfig(n_resamples=20, baselines=[Baseline.marginal], calibrate=False)
     against = judge(path, store=store, options=options).result["columns"]["z"]["against"]
     assert against["n_left_out"] == pytest.approx((against["n"] + against["n_left_out"]) / 3, rel=0.2)
     assert against["baselines"]["marginal"]["differences"]["crps"]["n_objects"] == against["n"]

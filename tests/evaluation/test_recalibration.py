@@ -69,8 +69,7 @@ def test_conformal_quantiles_hold_on_fresh_objects_whatever_the_distribution(noi
         y = scale * draw + 0.7
         quantiles = 0.3 * scale[:, None] * ndtri(np.array(WITH_MEDIAN))  # far too narrow, and off
         shifts = fit_shifts(quantiles[:n], WITH_MEDIAN, y[:n])
-        whole = Calibration(None, {"z": ColumnCalibration(levels=WITH_MEDIAN, shifts=shifts)})
-        moved = whole.shift_quantiles("z", quantiles[n:], WITH_MEDIAN)
+        moved = ColumnCalibration(levels=WITH_MEDIAN, shifts=shifts).shifted(quantiles[n:], WITH_MEDIAN)
         shares.append((y[n:, None] <= moved).mean(0))
     share = np.mean(shares, 0)
     exact = [np.floor((n + 1) * t) / (n + 1) if t < 0.5 else np.ceil((n + 1) * t) / (n + 1) for t in WITH_MEDIAN]
@@ -87,31 +86,64 @@ def test_shifts_of_right_quantiles_are_small_and_too_few_objects_give_none():
     assert fit_shifts(quantiles[:10], WITH_MEDIAN, y[:10]) == (None,) * 5
 
 
-def test_widths_never_vanish():
-    quantiles = np.array([[0.0, 1.0, 3.0], [0.0, 0.0, 0.0], [0.0, 2.0, 6.0], [np.nan] * 3])
-    assert widths(quantiles, (0.16, 0.5, 0.84)).tolist() == [3.0, 4.5, 6.0, 4.5]
-    assert widths(np.zeros((2, 2)), (0.1, 0.9)).tolist() == [1.0, 1.0]
+def test_objects_without_a_width_are_neither_fitted_on_nor_moved():
+    quantiles = np.array([[0.0, 1.0, 3.0], [2.0, 2.0, 2.0], [0.0, 2.0, 6.0]])
+    levels = (0.16, 0.5, 0.84)
+    assert widths(quantiles, levels).tolist() == [3.0, 0.0, 6.0]
+    moved = ColumnCalibration(levels=levels, shifts=(-0.1, 0.0, 0.1)).shifted(quantiles, levels)
+    assert moved == pytest.approx(np.array([[-0.3, 1.0, 3.3], [2.0, 2.0, 2.0], [-0.6, 2.0, 6.6]]))
+    y = np.random.default_rng(5).normal(size=400)
+    some = np.broadcast_to(ndtri(np.array(levels)), (400, 3))
+    with_flat = np.concatenate([some, np.full((400, 3), 7.0)])
+    assert fit_shifts(with_flat, levels, np.concatenate([y, y])) == fit_shifts(some, levels, y)
+
+
+def test_some_of_the_fitted_levels_may_be_asked_but_no_others():
+    fitted = ColumnCalibration(levels=WITH_MEDIAN, shifts=(-0.4, -0.2, 0.1, None, 0.3))
+    quantiles = np.array([[-2.0, -1.0, 0.0, 1.0, 2.0]])
+    whole = fitted.shifted(quantiles, WITH_MEDIAN)
+    assert whole == pytest.approx(np.array([[-2.8, -1.4, 0.2, 1.0, 2.6]]))
+    inner = fitted.shifted(quantiles[:, 1:4], WITH_MEDIAN[1:4])
+    assert inner == pytest.approx(whole[:, 1:4])
+    for levels in ((0.1, 0.5, 0.9), (0.025, 0.5, 0.975)):  # not fitted; a width of which the shifts are no multiples
+        with pytest.raises(DataError, match=r"evaluate.quantiles=\[0.025,0.16,0.84,0.975\]"):
+            fitted.shifted(quantiles[:, :3], levels)
 
 
 def test_a_calibration_is_read_as_it_was_written_and_belongs_to_its_weights(tmp_path):
     path = tmp_path / "calibration.json"
-    column = ColumnCalibration(1.5, 100, (0.16, 0.5, 0.84), (None, 0.1, -0.2), 90)
-    Calibration("abc", {"z": column}, {"split": "val"}).save(path)
+    column = ColumnCalibration(1.5, 100, (0.16, 0.5, 0.84), (None, 0.1, -0.2), 90, {"split": "val", "half": None})
+    whole = Calibration("abc")
+    whole.add("z", ["r", "g"], column)
+    whole.save(path)
     found = Calibration.load(path, "abc")
-    assert found == Calibration("abc", {"z": column}, {"split": "val"})
-    assert (found.temperature("z"), found.temperature("other")) == (1.5, 1.0)
-    untouched = np.array([[3.0, 1.0]])
-    assert found.shift_quantiles("other", untouched, (0.1, 0.9)) is not None
+    assert found == whole and found.of("z", {"g", "r"}) == column
+    assert found.of("z", ["g"]) is None and found.of("z", None) is None and found.of("r", ["g", "r"]) is None
     with pytest.raises(ArtifactError, match="weights def"):
         Calibration.load(path, "def")
-    with pytest.raises(DataError, match=r"evaluate.quantiles=\[0.16,0.84\]"):
-        found.shift_quantiles("z", np.zeros((1, 2)), (0.1, 0.9))
     with pytest.raises(ArtifactMissingError):
         Calibration.load(tmp_path / "none.json")
     content = json.loads(path.read_text())
-    path.write_text(json.dumps(content | {"columns": {"z": {"temperature": 1.0, "unknown": 3}}}))
+    path.write_text(json.dumps(content | {"questions": [{"column": "z", "given": [], "unknown": 3}]}))
     with pytest.raises(ArtifactError, match="whole calibration"):
         Calibration.load(path)
     path.write_text(json.dumps(content | {"format": 99}))
     with pytest.raises(ArtifactError, match="format"):
         Calibration.load(path)
+
+
+def test_a_file_keeps_the_questions_that_were_not_asked_again_and_forgets_other_weights(tmp_path):
+    path = tmp_path / "calibration.json"
+
+    def fitted(weights: str, given: list[str], temperature: float) -> None:
+        new = Calibration(weights)
+        new.add("z", given, ColumnCalibration(temperature, 100))
+        new.merge_into(path)
+
+    for given, temperature in ((["g"], 1.1), (["g", "r"], 1.2), (["r", "g"], 1.3)):
+        fitted("abc", given, temperature)
+    found = Calibration.load(path, "abc")
+    assert [found.of("z", given).temperature for given in (["g"], ["g", "r"])] == [1.1, 1.3]
+    fitted("def", ["g"], 2.0)
+    assert list(Calibration.load(path, "def").questions) == [("z", ("g",))]
+    assert not list(tmp_path.glob("*.lock"))

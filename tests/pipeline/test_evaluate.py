@@ -13,6 +13,7 @@ import pytest
 from astromodal.core.io import load_npz, load_torch, save_torch
 from astromodal.data.scalars import inverse_transform
 from astromodal.evaluation import catalogue as cat
+from astromodal.evaluation.recalibration import Calibration, ColumnCalibration, temper
 from astromodal.tokenizers import TokenizerSet
 from astromodal.tokens import TokenStore
 
@@ -30,7 +31,8 @@ def place(pipeline: Workplace, tmp_path_factory: pytest.TempPathFactory) -> Work
 
 
 def evaluate(place: Workplace, *overrides: str) -> Outcome:
-    return launch_stage("evaluate", *SURVEY, "evaluate.judge=false", *overrides, cwd=place.folder)
+    judged = [] if any(o.startswith("evaluate.judge.") for o in overrides) else ["evaluate.judge=null"]
+    return launch_stage("evaluate", *SURVEY, *judged, *overrides, cwd=place.folder)
 
 
 def catalogue(place: Workplace, *overrides: str) -> tuple[dict[str, np.ndarray], Path]:
@@ -133,8 +135,8 @@ def test_cutouts_are_drawn(place: Workplace):
 
 
 def test_the_catalogue_is_judged_against_baselines_on_held_out_sky(place: Workplace):
-    outcome = evaluate(place, "evaluate.judge=true", "evaluate.predict=[mag_pstotal_r,specz_z]", "run_id=judged",
-                       "evaluate.baselines=[marginal,neighbours]", "evaluate.posterior=true")  # fmt: skip
+    outcome = evaluate(place, "evaluate.predict=[mag_pstotal_r,specz_z]", "run_id=judged",
+                       "evaluate.judge.baselines=[marginal,neighbours]", "evaluate.posterior=true")  # fmt: skip
     assert outcome.returncode == 0, outcome.stderr
     folder = place.folder / "runs/evaluate/default/judged"
     found = json.loads((folder / "judgement/evaluation.json").read_text())
@@ -143,6 +145,78 @@ def test_the_catalogue_is_judged_against_baselines_on_held_out_sky(place: Workpl
     assert json.loads((folder / "summary.json").read_text()).items() >= found["summary"].items()
     assert "no calibration: 12 objects to fit and 22 to show it" in outcome.stderr  # said, not left out in silence
     assert list((folder / "judgement/plots").glob("*.png"))
+
+
+def test_a_calibration_beside_the_weights_is_applied_on_request(place: Workplace):
+    ask = ("evaluate.predict=[mag_pstotal_r]", "evaluate.given=[spectrum]", "evaluate.posterior=true")
+    assert "calibration.json" in evaluate(place, *ask, "evaluate.calibration=temperature", "run_id=none").error()
+    plain, folder = catalogue(place, *ask, "run_id=plain")
+    weights = place.folder / "runs/train_lm/default/random"
+    meaning = json.loads((folder / "prediction.json").read_text())
+    whole = Calibration(meaning["model"])
+    given = meaning["questions"]["mag_pstotal_r"]["given"]
+    whole.add("mag_pstotal_r", given, ColumnCalibration(3.0, 200, fitted_on={"split": "val", "half": None}))
+    whole.save(weights / "calibration.json")
+    try:
+        hot, folder = catalogue(place, *ask, "evaluate.calibration=temperature", "run_id=hot")
+    finally:
+        (weights / "calibration.json").unlink()
+    rows = [p is not None for p in plain["mag_pstotal_r_posterior"]]
+    p, q = (np.stack(found["mag_pstotal_r_posterior"][rows]) for found in (plain, hot))
+    assert q == pytest.approx(temper(p, 3.0), abs=1e-6) and not np.allclose(p, q)
+    assert "calibration" in json.loads((folder / "run.json").read_text())["inputs"]
+
+
+def test_a_fraction_of_the_objects_is_the_same_whatever_else_is_chosen(place: Workplace):
+    ask = ("evaluate.predict=[mag_pstotal_r]", "evaluate.fraction=0.3")
+    some, _ = catalogue(place, *ask, "run_id=some")
+    held_out, _ = catalogue(place, *ask, "evaluate.splits=[val,test]", "run_id=some_held_out")
+    n = sum(len(field) for field in TokenStore(place.store))
+    assert 0.15 * n < len(some["id"]) < 0.45 * n
+    assert held_out["id"].tolist() == [
+        i for i, split in zip(some["id"], some["split"], strict=True) if split != "train"
+    ]
+
+
+# ------------------------------------------------------------------------------- the objective of a sweep
+
+
+def test_a_sweep_of_losses_is_compared_by_the_judged_answer_to_a_question(place: Workplace, tmp_path: Path):
+    """What train_lm.py returns is what evaluate.py finds for the same weights on the same objects."""
+    place = Workplace(shutil.copytree(place.folder, tmp_path / "place"))  # whose newest run stays the newest
+    ask = ("evaluate.predict=[mag_pstotal_r,mag_pstotal_g]", "evaluate.given=[spectrum]")
+    outcome = launch_stage("train_lm", "-m", *SURVEY, *MODEL, "sequence=random", "objective=prediction", *ask,
+                           "loss.weight_scalar=0.1,3", "run_id=asked", cwd=place.folder)  # fmt: skip
+    assert outcome.returncode == 0, outcome.stderr
+    jobs = sorted((place.folder / "runs/train_lm/sweeps/asked").glob("*/summary.json"))
+    assert len(jobs) == 2
+    scores = [json.loads(path.read_text())["prediction"]["score"] for path in jobs]
+    assert len(set(scores)) == 2 and all(f"{score:.4g}" in outcome.stdout + outcome.stderr for score in scores)
+    assert not list((place.folder / "runs/train_lm/sweeps/asked").glob("*/calibration.json"))
+    again = launch_stage("evaluate", *SURVEY, *ask, "evaluate.splits=[val]", "evaluate.judge.baselines=[marginal]",
+                         f"evaluate.run={jobs[1].parent}", "run_id=again", cwd=place.folder)  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    found = json.loads((place.folder / "runs/evaluate/default/again/summary.json").read_text())
+    assert found["prediction/score"] == pytest.approx(scores[1], rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["evaluate.predict=[mag_pstotal_rr]"], "did you mean mag_pstotal_r"),
+        (["evaluate.predict=[image]"], "a scalar column among what is asked"),
+        (["evaluate.splits=[test]"], "no evaluate.splits with objective=prediction"),
+        (["evaluate.calibration=conformal"], "new weights have none"),
+        (["sequence=default", "evaluate.given=[spectrum]"], "sequence=random"),
+    ],
+)
+def test_a_question_that_cannot_be_asked_is_refused_before_the_training(place: Workplace, overrides, message):
+    outcome = launch_stage("train_lm", *SURVEY, *MODEL, "sequence=random", "objective=prediction", *overrides,
+                           "run_id=refused", cwd=place.folder)  # fmt: skip
+    assert message in outcome.error()
+    folder = place.folder / "runs/train_lm/default/refused"
+    assert not list(folder.glob("**/*.pt"))
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 # ------------------------------------------------------------------------------------------- bad input
@@ -159,7 +233,10 @@ def test_the_catalogue_is_judged_against_baselines_on_held_out_sky(place: Workpl
         (["evaluate.quantiles=[0.5,1.5]"], "quantiles between 0 and 1"),
         (["evaluate.splits=[vall]"], "did you mean val"),
         (["evaluate.top_p=1.5"], "evaluate.top_p"),
-        (["evaluate.baselines=[boost]"], "did you mean boosting"),
+        (["evaluate.judge.baselines=[boost]"], "did you mean boosting"),
+        (["evaluate.judge.n_resample=3"], "did you mean evaluate.judge.n_resamples"),
+        (["evaluate.calibration=on"], "conformal"),
+        (["evaluate.fraction=0"], "0 < evaluate.fraction"),
         (["evaluate.temperature=0"], "evaluate.temperature"),
         (["evaluate.run=nowhere"], "nowhere"),
         (["evaluate.run=runs"], "weights"),

@@ -24,13 +24,14 @@ def is_png(path: Path) -> bool:
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory):
-    from astromodal.evaluation.judge import JudgeOptions
+    from astromodal.config.schema import Baseline, JudgeConfig
 
     folder, store = tmp_path_factory.mktemp("judged"), ToyStore(900)
-    options = JudgeOptions(n_resamples=60, redshifts=("z",), baselines=("marginal", "neighbours"))
+    options = JudgeConfig(n_resamples=60, redshifts=["z"], baselines=[Baseline.marginal, Baseline.neighbours],
+                          magnitude="mag_r")  # fmt: skip
     for name, how in (("sharp", {}), ("blurred", {"blur": 0.07, "stated": 0.03})):
         path = write_catalogue(folder / f"catalogue_{name}", store, **how)
-        result = judge_catalogue(path, folder / name, store=store, magnitude="mag_r", weights="abc", options=options,
+        result = judge_catalogue(path, folder / name, store=store, weights="abc", options=options,
                                  per_object={"chi2": np.linspace(0, 2, 1800)},
                                  calibration_path=folder / f"beside_{name}.json")  # fmt: skip
     return folder, result
@@ -48,7 +49,8 @@ def test_the_folder_holds_figures_tables_plots_and_the_calibration(judged):
                           "by_signal_to_noise", "by_magnitude", "photo_z_z"}  # fmt: skip
     assert all(is_png(path) for path in plots.values())
     for path in (folder / "blurred" / "calibration.json", folder / "beside_blurred.json"):
-        assert Calibration.load(path, "abc").temperature("z") > 1.5
+        [fitted] = Calibration.load(path, "abc").questions.values()
+        assert fitted.temperature > 1.5
         with pytest.raises(ArtifactError):
             Calibration.load(path, "other")
 
@@ -100,7 +102,8 @@ def test_errors_by_wavelength_are_drawn(tmp_path):
 
 def test_a_report_without_judged_objects_says_so():
     record = {"unit": "K", "n": 0, "left_out": {"not observed": 7}, "remarks": {}}
-    result = {"n_judged": 7, "n_rows": 9, "split": "test", "columns": {"t": record}, "figures": {}, "loses": []}
+    result = {"n_judged": 7, "n_rows": 9, "split": "test", "columns": {"t": record}, "figures": {}, "loses": [],
+              "score": None}  # fmt: skip
     text = judgement_text(result)
     assert "no column has an object that can be judged" in text and "t: 7 not observed" in text
     assert "not compared" in text

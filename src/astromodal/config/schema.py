@@ -786,6 +786,37 @@ class EvaluateInput(str, Enum):
     datacubes = "datacubes"  # encoded with the run's tokenizers, one field at a time, and not kept
 
 
+class Calibrate(str, Enum):
+    """Which of the corrections beside the weights ``evaluate.py`` applies (``evaluation/recalibration.py``)."""
+
+    off = "off"
+    temperature = "temperature"  # to the posterior, and so to all that is made of it
+    conformal = "conformal"  # to the posterior, and then to its quantiles
+
+
+class Baseline(str, Enum):
+    """What a model is judged against, on the same objects and inputs."""
+
+    marginal = "marginal"  # the distribution of the training objects, whatever is given
+    boosting = "boosting"  # scikit-learn's gradient boosting: the mean, and each quantile
+    neighbours = "neighbours"  # of the inputs
+
+
+@dataclass
+class JudgeConfig:
+    """How a catalogue of predictions is compared with what was observed."""
+
+    baselines: List[Baseline] = field(default_factory=lambda: list(Baseline))  # boosting: a minute of CPU per column
+    max_training_rows: int = 20_000  # that a baseline learns a column from
+    n_resamples: int = 500  # of the bootstrap by object
+    n_bins: int = 6  # of magnitude and of signal-to-noise
+    magnitude: Optional[str] = None  # column that errors are shown by; null: the first magnitude in r, else the first
+    redshifts: List[str] = field(default_factory=lambda: ["specz_z", "photz_z", "redshift"])  # with photo-z figures
+    calibrate: bool = True  # fit a temperature and conformal shifts, show their effect, save them beside the weights
+    max_calibration_rows: int = 10_000  # posteriors that a temperature is fitted to
+    max_examples: int = 3000  # objects of each column that are drawn
+
+
 @dataclass
 class EvaluateConfig:
     """``evaluate.py``. Names are modalities (scalar, spectrum, image), groups of spectra, or columns."""
@@ -793,6 +824,7 @@ class EvaluateConfig:
     run: str = "auto"  # run directory of train_lm.py, or a file of weights; auto: the newest finished run
     input: EvaluateInput = EvaluateInput.auto
     splits: Optional[List[str]] = None  # train, val, test; null: every object
+    fraction: float = 1.0  # of these objects, chosen by a hash of their id
     given: Optional[List[str]] = None  # null: all else that the object has; [before]: what stands before; []: nothing
     predict: Optional[List[str]] = None  # null: every scalar column
     any_order: bool = False  # ask a model trained with sequence.order=fixed also against its order
@@ -802,9 +834,16 @@ class EvaluateConfig:
     temperature: float = 1.0  # of the samples; below 1: nearer to the likeliest code
     top_p: float = 1.0  # samples are drawn from the likeliest codes that together have this probability
     embeddings: List[str] = field(default_factory=list)  # mean, last: hidden states of what is given
+    calibration: Calibrate = Calibrate.off  # correct the posteriors by what calibration.json beside the weights holds
     batch_size: int = 64  # sequences at once
-    judge: bool = True  # compare with what was observed: metrics, baselines, calibration and plots in judgement/
-    baselines: List[str] = field(default_factory=lambda: ["marginal", "boosting", "neighbours"])  # to judge against
+    judge: Optional[JudgeConfig] = field(default_factory=JudgeConfig)  # null: do not compare with what was observed
+
+
+class ObjectiveFigure(str, Enum):
+    """What ``train_lm.py`` returns to a sweep, of the best weights on validation objects; lower is better."""
+
+    score = "score"  # val/score: error / variance in codebook space, mean over the modalities
+    prediction = "prediction"  # prediction/score: CRPS / CRPS of the marginal of what ``evaluate`` asks
 
 
 @dataclass
@@ -819,6 +858,9 @@ class Config:
     tokenizer_id: str = MISSING  # folder of the tokenizers and tokens in artifacts/<data.name>/
     resume: Optional[str] = None  # auto (newest unfinished run with this configuration), a run directory, a checkpoint
     init_from: Optional[str] = None  # weights to start a new run from (fine-tuning)
+    objective: ObjectiveFigure = (
+        ObjectiveFigure.score
+    )  # of a sweep; prediction: answers evaluate.given, evaluate.predict
     preview: bool = False  # train_lm.py: say what it would cost, and stop
     sweep: SweepConfig = field(default_factory=SweepConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
@@ -848,6 +890,8 @@ STAGE_GROUPS: dict[str, tuple[str, ...]] = {
         "resume",
         "init_from",
         "preview",
+        "objective",
+        "evaluate",
         "vocab",
         "sequence",
         "model",

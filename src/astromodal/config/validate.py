@@ -16,7 +16,6 @@ from .packages import require_package
 from .schema import SCALAR_FORMS, STAGE_GROUPS, WIDTH_FORMS, Config, ErrorUse, LossForm, OptimizerName
 
 MODALITIES = ("scalar", "spectrum", "image")
-BASELINES = ("marginal", "boosting", "neighbours")
 
 # key -> (smallest allowed value, may it equal that value)
 _BOUNDS: dict[str, tuple[float, bool]] = {
@@ -197,6 +196,7 @@ def _check_combinations(cfg: DictConfig, stage: str) -> None:
     elif stage == "train_lm":
         _check_model_and_loss(cfg)
         _check_sequence(cfg)
+        _check_objective(cfg)
     elif stage == "evaluate":
         _check_evaluate(cfg)
 
@@ -315,16 +315,25 @@ def _check_sequence(cfg: DictConfig) -> None:
         raise ConfigError("each modality once, and at least one", got=modalities, where="sequence.modalities")
 
 
+def _check_objective(cfg: DictConfig) -> None:
+    if cfg.objective.value != "prediction":
+        return
+    _check_evaluate(cfg)
+    for key, only, why in (("run", "auto", "the model is the one that is trained"), ("splits", None, "it is val"),
+                           ("calibration", "off", "new weights have none")):  # fmt: skip
+        if cfg.evaluate[key] != only:
+            raise ConfigError(f"no evaluate.{key} with objective=prediction: {why}", got=cfg.evaluate[key],
+                              where=f"evaluate.{key}", repair="drop it")  # fmt: skip
+
+
 def _check_evaluate(cfg: DictConfig) -> None:
     for name, known in (("splits", ("train", "val", "test")), ("embeddings", ("mean", "last"))):
         for value in cfg.evaluate[name] or ():
             if value not in known:
                 raise ConfigError(f"evaluate.{name} among {', '.join(known)}", got=value, where="evaluate",
                                   repair=nearest(value, list(known)))  # fmt: skip
-    for value in cfg.evaluate.baselines:
-        if value not in BASELINES:
-            raise ConfigError(f"evaluate.baselines among {', '.join(BASELINES)}", got=value, where="evaluate",
-                              repair=nearest(value, list(BASELINES)))  # fmt: skip
+    if not 0 < cfg.evaluate.fraction <= 1:
+        raise ConfigError("0 < evaluate.fraction <= 1", got=cfg.evaluate.fraction, where="evaluate.fraction")
     quantiles = list(cfg.evaluate.quantiles)
     if not all(0 < q < 1 for q in quantiles) or len({*quantiles}) < len(quantiles):
         raise ConfigError("different quantiles between 0 and 1", got=quantiles, where="evaluate.quantiles")

@@ -22,5 +22,9 @@ def config_record(cfg: DictConfig, stage: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-    left_out = (*_LEFT_OUT, "tokenizer_id") if stage == "train_tokenizers" else _LEFT_OUT
+    left_out = list(_LEFT_OUT)
+    if stage == "train_tokenizers":
+        left_out.append("tokenizer_id")
+    if stage == "train_lm" and values["objective"] == "score":  # nothing is asked
+        left_out += ["objective", "evaluate"]
     return {key: plain(values[key]) for key in STAGE_GROUPS[stage] if key not in left_out}

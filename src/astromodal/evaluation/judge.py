@@ -8,12 +8,13 @@ Columns are taken one after the other, so memory holds one column of the catalog
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..config.schema import JudgeConfig
 from ..core.codebook import Codebook
 from ..core.ids import hash_ids
 from ..core.random import keyed_uniform
@@ -39,21 +40,6 @@ Given = Sequence[str] | Mapping[str, Sequence[str]] | None
 _HALF_KEY = 0xCA11
 
 
-@dataclass(frozen=True)
-class JudgeOptions:
-    """How thoroughly to judge."""
-
-    baselines: tuple[str, ...] = ("marginal", "boosting", "neighbours")
-    max_training_rows: int = 20_000  # that a baseline learns a column from
-    n_resamples: int = 500  # of the bootstrap
-    n_bins: int = 6  # of magnitude and of signal-to-noise
-    redshifts: tuple[str, ...] = ("specz_z", "photz_z", "redshift")  # columns with photo-z figures
-    calibrate: bool = True  # fit a temperature and conformal shifts, and show their effect
-    max_calibration_rows: int = 10_000  # posteriors that a temperature is fitted to
-    max_examples: int = 3000  # objects of each column that are drawn
-    seed: int = 0
-
-
 @dataclass
 class Judgement:
     """``result`` is what ``evaluation.json`` holds; ``examples`` and ``spectra`` what plots need beside it, by name."""
@@ -72,7 +58,9 @@ class Context:
     judged: np.ndarray  # (n,) bool, rows of the judged split
     fitting: np.ndarray  # (n,) bool, rows that calibrations are fitted on
     shown: np.ndarray  # (n,) bool, judged rows that no calibration was fitted on
-    options: JudgeOptions
+    fitted_on: dict[str, Any]  # which objects ``fitting`` are
+    options: JudgeConfig
+    seed: int
     units: Mapping[str, str]
     magnitude: tuple[str, np.ndarray] | None  # name and (n,) values
     store: TokenStore | None
@@ -84,35 +72,37 @@ class Context:
         """What the baselines are given for a column; None without token files."""
         if self.store is None:
             return None
-        given = self.given.get(column, ()) if isinstance(self.given, Mapping) else self.given
-        return choose_inputs(self.store, given, self.codebooks).without(column)
+        return choose_inputs(self.store, self.given_for(column), self.codebooks).without(column)
+
+    def given_for(self, column: str) -> Sequence[str] | None:
+        """What was given for a column; None if nobody says."""
+        return self.given.get(column, ()) if isinstance(self.given, Mapping) else self.given
 
 
 def judge(
     catalogue: str | Path, *, given: Given = None, store: str | Path | TokenStore | None = None,
     bins: Mapping[str, np.ndarray] | None = None, units: Mapping[str, str] | None = None,
-    magnitude: str | None = None, codebooks: Mapping[str, Codebook] | None = None, data: Any = None,
+    codebooks: Mapping[str, Codebook] | None = None, data: Any = None,
     cubes: Sequence[Datacube] | None = None, per_object: Mapping[str, np.ndarray] | None = None,
-    weights: str | None = None, options: JudgeOptions | None = None,
+    weights: str | None = None, options: JudgeConfig | None = None, seed: int = 0,
 ) -> Judgement:  # fmt: skip
     """Judge every predicted column; the arguments are those of ``judge_catalogue``.
 
     Raises:
         DataError: the catalogue has no held-out object, or ``per_object`` has another length.
     """
-    options = JudgeOptions() if options is None else options
+    options = JudgeConfig() if options is None else options
     table = PredictionCatalogue(catalogue, bins)
     store = TokenStore(store) if isinstance(store, str | Path) else store
-    judged, fitting, split = held_out_rows(table, options.seed)
+    judged, fitting, split, fitted_on = held_out_rows(table, seed)
     given = table.given if given is None else given
     units = table.units | dict(units or {})
+    magnitude = _magnitude(table, store, options.magnitude)
     context = Context(
-        table, judged, fitting, judged & ~fitting, options, units, _magnitude(table, store, magnitude), store,
-        codebooks, data, given,
+        table, judged, fitting, judged & ~fitting, fitted_on, options, seed, units, magnitude, store, codebooks, data,
+        given,
     )  # fmt: skip
-    fitted_on = {"split": SPLIT_NAMES[VAL] if split == SPLIT_NAMES[TEST] else f"half of {split}",
-                 "objects": int(fitting.sum()), "shown_on": int((judged & ~fitting).sum())}  # fmt: skip
-    calibration = Calibration(weights or table.meaning.get("model"), fitted_on=fitted_on)
+    calibration = Calibration(weights or table.meaning.get("model"))
     found = Judgement({"split": split, "n_rows": len(table), "n_judged": int(judged.sum()), "given": _plain(given),
                        "columns": {}, "figures": {}}, calibration=calibration)  # fmt: skip
     for name in table.columns:
@@ -121,25 +111,28 @@ def judge(
     drawn = drawn_errors(table, cubes, data, judged) if cubes and data is not None else DrawnErrors()
     found.spectra = drawn.spectra(data)
     for name, values in (drawn.per_object | dict(per_object or {})).items():
-        found.result["figures"][name] = _figure(values, judged, options)
-    if found.calibration is not None and not found.calibration.columns:
+        found.result["figures"][name] = _figure(values, context)
+    if found.calibration is not None and not found.calibration.questions:
         found.calibration = None
     found.result["loses"] = losses(found.result["columns"])
+    found.result["score"] = prediction_score(found.result["columns"])
     found.result["summary"] = summary(found.result)
     return found
 
 
-def held_out_rows(catalogue: PredictionCatalogue, seed: int) -> tuple[np.ndarray, np.ndarray, str]:
-    """Rows to judge and rows to fit calibrations on, ``(n,)`` bool each, and the name of the judged split.
+def held_out_rows(catalogue: PredictionCatalogue, seed: int) -> tuple[np.ndarray, np.ndarray, str, dict[str, Any]]:
+    """Rows to judge and rows to fit calibrations on, ``(n,)`` bool each, the name of the judged split, and which
+    objects the second are (:attr:`~.recalibration.ColumnCalibration.fitted_on`).
 
     Calibrations are fitted on validation objects. Where these are the judged ones themselves, one half of them is
-    fitted on (by a hash of the id) and the other shown.
+    fitted on (by a hash of the id) and the other shown. Objects that a correction was fitted on which this catalogue
+    already has are not judged.
 
     Raises:
-        DataError: all objects are training objects.
+        DataError: there is no other object than training objects, and those that a correction was fitted on.
     """
     split = catalogue.split
-    fitting = split == VAL
+    fitting, of = split == VAL, {"split": SPLIT_NAMES[VAL], "half": None}
     candidates = {SPLIT_NAMES[TEST]: split == TEST, SPLIT_NAMES[VAL]: fitting, "unknown split": split != TRAIN}
     name = next((name for name, rows in candidates.items() if rows.any()), None)
     if name is None:
@@ -147,19 +140,30 @@ def held_out_rows(catalogue: PredictionCatalogue, seed: int) -> tuple[np.ndarray
                         where=catalogue.path, repair="evaluate.splits=[val,test]")  # fmt: skip
     judged = candidates[name]
     if name != SPLIT_NAMES[TEST] or not fitting.any():
-        fitting = judged & (keyed_uniform(seed, _HALF_KEY, hash_ids(catalogue.ids), 0) < 0.5)
-    return judged, fitting, name
+        fitting, of = judged & _half(catalogue, seed), {"split": name, "half": seed}
+    for applied in catalogue.applied.values():
+        seen = candidates[applied["fitted_on"]["split"]]
+        seed_of_half = applied["fitted_on"]["half"]
+        judged = judged & ~(seen if seed_of_half is None else seen & _half(catalogue, seed_of_half))
+    if not judged.any():
+        raise DataError("held-out objects that the applied calibration was not fitted on", got="none",
+                        where=catalogue.path, repair="evaluate.splits=[test], or evaluate.judge=null")  # fmt: skip
+    return judged, fitting & ~judged if catalogue.applied else fitting, name, of
+
+
+def _half(catalogue: PredictionCatalogue, seed: int) -> np.ndarray:
+    return keyed_uniform(seed, _HALF_KEY, hash_ids(catalogue.ids), 0) < 0.5
 
 
 def _judge_column(context: Context, column: PredictedColumn, found: Judgement) -> dict[str, Any]:
     options, name = context.options, column.name
-    scores = score_column(context.catalogue, column, context.judged, seed=options.seed)
+    scores = score_column(context.catalogue, column, context.judged, seed=context.seed)
     unit = context.units.get(name, "")
     record: dict[str, Any] = {"unit": unit, "n": len(scores.rows), "left_out": column.left_out(context.judged),
                               "remarks": column.remarks(context.judged)}  # fmt: skip
     if not len(scores.rows):
         return record
-    how = {"n_resamples": options.n_resamples, "seed": options.seed}
+    how = {"n_resamples": options.n_resamples, "seed": context.seed}
     point = (scores.observed, scores.mean, scores.median)
     record["figures"] = _intervals(bootstrap_figures(scalar_figures, *point, **how))
     is_redshift = name in options.redshifts
@@ -172,12 +176,16 @@ def _judge_column(context: Context, column: PredictedColumn, found: Judgement) -
     inputs = context.inputs(name)
     if inputs is not None:
         record |= _against_others(context, name, inputs, scores, is_redshift)
-    if options.calibrate and scores.source != "none":
+    applied = context.catalogue.applied.get(name)
+    if applied is not None:
+        record["applied_calibration"] = applied
+    elif options.calibrate and scores.source != "none":
         record["recalibration"], fitted = fit_and_show(
-            context.catalogue, column, context.fitting, context.shown, options.max_calibration_rows, options.seed
+            context.catalogue, column, context.fitting, context.shown, options.max_calibration_rows, context.seed
         )
         if fitted is not None:
-            found.calibration.columns[name] = fitted
+            fitted = replace(fitted, fitted_on=context.fitted_on | {"objects": int(context.fitting.sum())})
+            found.calibration.add(name, context.given_for(name), fitted)
     chosen = np.linspace(0, len(scores.rows) - 1, min(options.max_examples, len(scores.rows))).astype(int)
     found.examples[name] = {key: getattr(scores, key)[chosen] for key in ("observed", "mean", "median", "std")}
     return record
@@ -186,15 +194,15 @@ def _judge_column(context: Context, column: PredictedColumn, found: Judgement) -
 def _against_others(context: Context, name: str, inputs: Inputs, scores: Scores, is_redshift: bool) -> dict[str, Any]:
     table, options, record = context.catalogue, context.options, {}
     if options.baselines:
-        baselines = Baselines(context.store, context.codebooks, options.baselines, options.max_training_rows,
-                              options.seed)  # fmt: skip
+        baselines = Baselines(context.store, context.codebooks, [b.value for b in options.baselines],
+                              options.max_training_rows, context.seed)  # fmt: skip
         record["against"] = compare(baselines, name, inputs, scores, table.fields, table.ids,
                                     is_redshift=is_redshift, n_resamples=options.n_resamples)  # fmt: skip
     limit = noise_limits(context.data, name, context.store, inputs, table.fields[scores.rows], table.ids[scores.rows])
     if limit is not None:
         record["noise_limit"] = _intervals(bootstrap_figures(
             limit_figures, *(a[np.isfinite(limit)] for a in (scores.median - scores.observed, limit)),
-            n_resamples=options.n_resamples, seed=options.seed,
+            n_resamples=options.n_resamples, seed=context.seed,
         ))  # fmt: skip
     return record
 
@@ -231,8 +239,8 @@ def _magnitude(table: PredictionCatalogue, store: TokenStore | None, name: str |
     return (name, values) if np.isfinite(values).any() else None
 
 
-def _figure(values: np.ndarray, judged: np.ndarray, options: JudgeOptions) -> dict[str, Any]:
-    values = np.asarray(values, np.float64)
+def _figure(values: np.ndarray, context: Context) -> dict[str, Any]:
+    values, judged, options = np.asarray(values, np.float64), context.judged, context.options
     if values.shape != judged.shape:
         raise DataError(f"a figure for each of {len(judged)} objects", got=values.shape, where="per_object")
 
@@ -240,7 +248,7 @@ def _figure(values: np.ndarray, judged: np.ndarray, options: JudgeOptions) -> di
         known = len(a) > 0
         return {"mean": float(np.mean(a)) if known else np.nan, "median": float(np.median(a)) if known else np.nan}
 
-    return _intervals(bootstrap_figures(figures, values[judged], n_resamples=options.n_resamples, seed=options.seed))
+    return _intervals(bootstrap_figures(figures, values[judged], n_resamples=options.n_resamples, seed=context.seed))
 
 
 def _intervals(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -266,9 +274,26 @@ def losses(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(found, key=lambda loss: -loss["ratio"])
 
 
+def crps_ratio(record: Mapping[str, Any]) -> float | None:
+    """CRPS of a judged column in units of the marginal's on the same objects; None if it was not compared with it."""
+    crps = record.get("against", {}).get("baselines", {}).get("marginal", {}).get("differences", {}).get("crps")
+    return crps["model"] / crps["baseline"] if crps and crps["baseline"] else None
+
+
+def prediction_score(columns: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Mean of :func:`crps_ratio` over the columns that have one (``value``, and ``n_columns``); None without any.
+
+    0 is perfect, 1 is as good as knowing nothing of an object. The ratio makes columns of different units count alike.
+    """
+    ratios = [ratio for ratio in map(crps_ratio, columns.values()) if ratio is not None]
+    return {"value": float(np.mean(ratios)), "n_columns": len(ratios)} if ratios else None
+
+
 def summary(result: Mapping[str, Any]) -> dict[str, float]:
     """The figures of a tracker, flat: ``<column>/<figure>``."""
     flat: dict[str, float] = {"n_judged": result["n_judged"], "n_losses": len(result["loses"])}
+    if result["score"] is not None:
+        flat["score"] = result["score"]["value"]
     for name, record in result["columns"].items():
         for part in ("figures", "photo_z", "distribution", "noise_limit"):
             for figure, value in record.get(part, {}).items():
@@ -276,10 +301,9 @@ def summary(result: Mapping[str, Any]) -> dict[str, float]:
                     flat[f"{name}/{figure if part != 'noise_limit' else 'noise_limit_' + figure}"] = value["value"]
         if "calibration" in record:
             flat[f"{name}/pit_ks"] = record["calibration"]["ks"]
-        marginal = record.get("against", {}).get("baselines", {}).get("marginal", {})
-        crps = marginal.get("differences", {}).get("crps")
-        if crps:
-            flat[f"{name}/crps_skill"] = 1.0 - crps["model"] / crps["baseline"] if crps["baseline"] else float("nan")
+        ratio = crps_ratio(record)
+        if ratio is not None:
+            flat[f"{name}/crps_skill"] = 1.0 - ratio
     for name, figures in result["figures"].items():
         flat |= {f"{name}/{figure}": value["value"] for figure, value in figures.items()}
     return flat

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -130,6 +131,12 @@ class PredictionCatalogue:
         """What was given for each predicted column; None if the file does not say."""
         questions = self.meaning.get("questions")
         return None if questions is None else {name: list(q.get("given", [])) for name, q in questions.items()}
+
+    @property
+    def applied(self) -> dict[str, dict[str, Any]]:
+        """The correction that each column's posteriors already have, for those with one (see recalibration.py)."""
+        questions = self.meaning.get("questions", {})
+        return {name: q["calibration"] for name, q in questions.items() if q.get("calibration")}
 
     def _column(self, name: str) -> pa.ChunkedArray:
         return pa.chunked_array([c for f in self.files for c in pq.read_table(f, columns=[name])[name].chunks] or [[]])

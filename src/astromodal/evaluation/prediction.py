@@ -17,22 +17,26 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ..config.schema import EvaluateConfig, HardwareConfig
+from ..config.schema import Calibrate, EvaluateConfig, HardwareConfig
 from ..core.ids import hash_ids, normalize_ids
+from ..core.random import keyed_uniform
 from ..data.splits import SPLIT_NAMES
 from ..sequences.slots import check_field
 from ..tokens.store import FieldTokens
 from ..training.precision import MixedPrecision
 from . import catalogue as cat
+from .corrections import corrections, shift
 from .drawing import Drawer, DrawSettings
 from .engine import Engine
 from .posterior import ColumnBins
 from .prefixes import CELLS, Slots
-from .questions import Plan, Question, plan_questions
+from .questions import Plan, Question, questions_to
+from .recalibration import Calibration, temper
 from .trained import TrainedModel
 
 _SLOT_CELLS = 1 << 22  # tokens of a window
 _OUTPUT_CELLS = 1 << 23  # numbers of a window's catalogue
+_FRACTION_KEY = 0xF2AC
 
 
 @dataclass(frozen=True)
@@ -56,27 +60,21 @@ class Predictor:
         trained: the model; it is moved to ``device``.
         settings: ``evaluate`` of the configuration.
         seed: of the draws.
+        calibration: of the model, for ``settings.calibration``.
 
     Raises:
         ConfigError: a name that the model does not know, or a question that it cannot answer.
+        ArtifactMissingError: to be corrected, but nothing was fitted for any of the questions.
+        DataError: to be corrected, but at other quantiles than those that were fitted.
     """
 
     def __init__(
         self, trained: TrainedModel, settings: EvaluateConfig, hardware: HardwareConfig, device: Any, seed: int = 0,
-        log: logging.Logger | None = None,
+        log: logging.Logger | None = None, calibration: Calibration | None = None,
     ) -> None:  # fmt: skip
         self.trained, self.settings, self.layout = trained, settings, trained.layout
         self.log = log or logging.getLogger(__name__)
-        sequence = trained.sequence
-        scalar = trained.tokenizers.scalar
-        never = [] if scalar is None else [
-            name for name, b in zip(scalar.columns, scalar.binners, strict=True) if not b.counts_.sum()
-        ]  # fmt: skip
-        self.plan: Plan = plan_questions(
-            self.layout, order=sequence["order"], missing=sequence["missing"], next_types=sequence["next_types"],
-            given=settings.given, predict=settings.predict, any_order=settings.any_order, never=never,
-            log=self.log,
-        )  # fmt: skip
+        self.plan: Plan = questions_to(self.layout, trained.tokenizers, trained.sequence, settings, self.log)
         tokenizers, vocab = trained.tokenizers, self.layout.vocab
         for tokenizer in (tokenizers.spectrum, tokenizers.image):
             if tokenizer is not None:
@@ -89,7 +87,8 @@ class Predictor:
         self.engine = Engine(trained.model.to(device), vocab, n_bins, self.precision, settings.batch_size)
         draws = DrawSettings(settings.n_samples, settings.temperature, settings.top_p, seed)
         self.drawer = Drawer(self.engine, tokenizers, self.bins, draws)
-        self.flags: dict[str, dict[str, int]] = {}
+        self.seed, self.flags = seed, {}
+        self.corrections = corrections(self.plan, settings, calibration, self.log)
 
     # ------------------------------------------------------------------------------------- schemas
 
@@ -114,6 +113,9 @@ class Predictor:
         for q in self.plan.questions:
             given = sorted(q.given, key=self.plan.places.__getitem__)
             questions[q.name] = {"modality": q.modality, "unit": self._unit(q), **self._shape(q), "given": given}
+            if (applied := self.corrections.get(q.name)) is not None:
+                questions[q.name]["calibration"] = {"mode": self.settings.calibration.value,
+                    "temperature": applied.temperature, "fitted_on": applied.fitted_on}  # fmt: skip
         return {
             "model": self.trained.fingerprint, "run": self.trained.run_id, "precision": self.precision.name,
             "questions": questions, "quantiles": list(self.settings.quantiles), "flags": cat.FLAGS,
@@ -154,6 +156,9 @@ class Predictor:
         wanted = list(range(len(SPLIT_NAMES))) if splits is None else [SPLIT_NAMES.index(name) for name in splits]
         for start in range(0, len(field), step):
             rows = np.flatnonzero(np.isin(field.split[start : start + step], wanted))
+            if self.settings.fraction < 1:
+                ids = normalize_ids(np.asarray(field.ids[start + rows]))
+                rows = rows[keyed_uniform(self.seed, _FRACTION_KEY, hash_ids(ids), 0) < self.settings.fraction]
             yield Window(field, start, min(start + step, len(field)), rows)
 
     def predict(self, window: Window) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -186,12 +191,17 @@ class Predictor:
     ) -> dict[str, np.ndarray]:
         name, bins = question.name, self.bins
         values, errors = observed(window.field, name, window.of_field)
+        correction = self.corrections.get(name)
+        if correction is not None:
+            posterior = temper(posterior, correction.temperature)
         found = bins.summary(posterior, bins.column(name), self.settings.quantiles, values)
+        if correction is not None and self.settings.calibration == Calibrate.conformal:
+            shift(found, correction, self.settings.quantiles)
         quantiles = {cat.quantile_name(name, q): found["quantiles"][:, i]
                      for i, q in enumerate(self.settings.quantiles)}  # fmt: skip
         columns = {f"{name}_{key}": found[key] for key in ("mean", "median", "std", "pit")} | quantiles
         if self.settings.posterior:
-            columns[f"{name}_posterior"] = posterior.copy()
+            columns[f"{name}_posterior"] = posterior.astype(np.float32)
         for array in columns.values():
             array[lacks] = np.nan
         return columns | {name: values, f"{name}_err": errors}

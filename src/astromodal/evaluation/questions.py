@@ -12,14 +12,17 @@ everything that is given.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..config.explain import nearest
+from ..config.schema import EvaluateConfig
 from ..core.vocab import stages_of
 from ..data.scalars import SCALE_SUFFIX
 from ..errors import ConfigError
 from ..sequences.layout import MODALITIES, Segment, SequenceLayout
+from ..tokenizers import TokenizerSet
 
 BEFORE = "before"  # evaluate.given=[before]
 
@@ -120,6 +123,25 @@ def plan_questions(
         shown = sorted(shown, key=lambda segment: segment.modality == "scalar")  # stable: otherwise as in the layout
     whole = frozenset(places) if given is None or BEFORE in given else _parts(_shown(given, known), known)
     return Plan(tuple(questions), tuple(shown), places, fixed, missing == "token", whole)
+
+
+def questions_to(
+    layout: SequenceLayout, tokenizers: TokenizerSet, sequence: Mapping[str, Any], settings: EvaluateConfig,
+    log: logging.Logger | None = None,
+) -> Plan:  # fmt: skip
+    """The questions of ``evaluate.given`` and ``evaluate.predict`` to a model; ``sequence``: as it was trained.
+
+    Raises:
+        ConfigError: a name that the model does not know, or a question that it cannot answer.
+    """
+    scalar = tokenizers.scalar
+    never = [] if scalar is None else [
+        name for name, b in zip(scalar.columns, scalar.binners, strict=True) if not b.counts_.sum()
+    ]  # fmt: skip
+    return plan_questions(
+        layout, order=sequence["order"], missing=sequence["missing"], next_types=sequence["next_types"],
+        given=settings.given, predict=settings.predict, any_order=settings.any_order, never=never, log=log,
+    )  # fmt: skip
 
 
 def _asked(

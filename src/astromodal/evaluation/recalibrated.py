@@ -10,7 +10,7 @@ import numpy as np
 from ..metrics import calibration
 from ..metrics.posterior import crps_of_quantiles, pit_of_quantiles
 from .predicted import PredictedColumn, PredictionCatalogue
-from .recalibration import MIN_OBJECTS, Calibration, ColumnCalibration, bins_of, fit_shifts, fit_temperature
+from .recalibration import MIN_OBJECTS, ColumnCalibration, bins_of, fit_shifts, fit_temperature
 from .scores import Scores, mean_log_score, score_column
 
 
@@ -45,8 +45,7 @@ def fit_and_show(
     if column.edges is not None:
         tempered = score_column(catalogue, column, shown, temperature=fitted.temperature, seed=seed)
         record["temperature"] = _figures(tempered, tempered.quantiles, seed)
-    whole = Calibration(None, {column.name: fitted})
-    shifted = whole.shift_quantiles(column.name, tempered.quantiles, tempered.levels)
+    shifted = fitted.shifted(tempered.quantiles, tempered.levels)
     record["conformal"] = _figures(replace(tempered, log_score=None), shifted, seed)
     return record, fitted
 

@@ -1,6 +1,7 @@
-"""Making a model's uncertainties true: one temperature per column, and conformal shifts of its quantiles.
+"""Making a model's uncertainties true: a temperature per question, and conformal shifts of its quantiles.
 
-Both are fitted on validation objects, saved beside the weights, and shown on other objects.
+Both are fitted on validation objects, saved beside the weights, and shown on other objects. A question is a column and
+what was given: a redshift from twelve magnitudes is not as sure of itself as one from a spectrum.
 Temperature: probabilities become ``p^(1/T)``, normalised, with the T of least negative log-likelihood (Guo et al. 2017,
 ICML, for classes). It is convex in 1/T, so there is one.
 Conformal: a quantile at level τ is moved by the order statistic of the validation objects' scores
@@ -20,14 +21,18 @@ from typing import Any, Self
 
 import numpy as np
 
+from ..core.atomic import FileLock
 from ..core.json_files import read_json, write_json
-from ..errors import ArtifactError, DataError
+from ..errors import ArtifactError, ArtifactMissingError, DataError
 
 FILE = "calibration.json"
-FORMAT = 1
+FORMAT = 2
 MIN_OBJECTS = 50  # fewer fit nothing
 T_RANGE = (0.05, 20.0)
 _FLOOR = 1e-38  # a probability of exactly 0 is one that float32 has no number for
+
+
+Given = tuple[str, ...] | None
 
 
 @dataclass(frozen=True)
@@ -35,44 +40,72 @@ class ColumnCalibration:
     """What was fitted for one column; ``shifts`` are in units of the object's width, None where objects are too few."""
 
     temperature: float = 1.0
-    n_temperature: int = 0
+    n_temperature: int = 0  # objects; 0: not fitted, for want of posteriors
     levels: tuple[float, ...] = ()
     shifts: tuple[float | None, ...] = ()
     n_conformal: int = 0
+    fitted_on: dict[str, Any] = field(default_factory=dict)  # split, half (its seed; null: all of it), objects
 
+    def check(self, levels: Sequence[float]) -> None:
+        """Shifts at all of these levels, and for the widths that these make, are known.
 
-@dataclass
-class Calibration:
-    """Corrections by column, and the fingerprint of the weights that they belong to."""
+        Raises:
+            DataError: they were fitted at other levels.
+        """
+        fitted = np.array(self.levels)
+        known = all(np.isclose(fitted, level, atol=1e-6).any() for level in levels)
+        if not known or not np.allclose([levels[j] for j in _ends(levels)], [fitted[j] for j in _ends(fitted)]):
+            asked = ",".join(f"{level:g}" for level in self.levels if level != 0.5)
+            raise DataError(f"quantiles at the levels {list(self.levels)}", got=sorted(levels),
+                            where="calibration", repair=f"evaluate.quantiles=[{asked}]")  # fmt: skip
 
-    weights: str | None
-    columns: dict[str, ColumnCalibration] = field(default_factory=dict)
-    fitted_on: dict[str, Any] = field(default_factory=dict)
+    def shifted(self, quantiles: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+        """Quantiles ``(n, q)`` of posteriors after the temperature, moved to where they are right; rising again.
 
-    def temperature(self, column: str) -> float:
-        """Divisor of the logits of a column's bins; 1 where none was fitted."""
-        return self.columns[column].temperature if column in self.columns else 1.0
-
-    def shift_quantiles(self, column: str, quantiles: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-        """Quantiles ``(n, q)`` of posteriors after :meth:`temperature`, moved to where they are right; rising again.
+        Quantiles of an object whose 68 % interval has no width are left where they are.
 
         Raises:
             DataError: the shifts were fitted at other levels.
         """
-        found = self.columns.get(column)
-        if found is None or not found.levels:
-            return np.asarray(quantiles, np.float64)
-        if len(found.levels) != len(levels) or not np.allclose(found.levels, levels):
-            asked = ",".join(str(level) for level in found.levels if level != 0.5)
-            raise DataError(f"quantiles of {column} at the levels {list(found.levels)}", got=list(levels),
-                            repair=f"evaluate.quantiles=[{asked}]")  # fmt: skip
-        shift = np.array([0.0 if s is None else s for s in found.shifts])
+        self.check(levels)
+        at = [int(np.argmin(np.abs(np.array(self.levels) - level))) for level in levels]
+        shift = np.array([self.shifts[k] or 0.0 for k in at])
         return np.sort(quantiles + shift * widths(quantiles, levels)[:, None], axis=1)
+
+
+@dataclass
+class Calibration:
+    """Corrections by question (column and what was given), and the fingerprint of the weights that they belong to."""
+
+    weights: str | None
+    questions: dict[tuple[str, Given], ColumnCalibration] = field(default_factory=dict)
+
+    def add(self, column: str, given: Sequence[str] | None, fitted: ColumnCalibration) -> None:
+        """Enter, or replace, what was fitted for a question."""
+        self.questions[column, _given(given)] = fitted
+
+    def of(self, column: str, given: Sequence[str] | None) -> ColumnCalibration | None:
+        """What was fitted for a question; None: nothing."""
+        return self.questions.get((column, _given(given)))
 
     def save(self, path: str | Path) -> None:
         """Write as plain JSON, atomically."""
-        columns = {name: asdict(column) for name, column in self.columns.items()}
-        write_json(path, {"format": FORMAT, "weights": self.weights, "fitted_on": self.fitted_on, "columns": columns})
+        entries = [{"column": column, "given": given, **asdict(fitted)}
+                   for (column, given), fitted in self.questions.items()]  # fmt: skip
+        write_json(path, {"format": FORMAT, "weights": self.weights, "questions": entries})
+
+    def merge_into(self, path: str | Path) -> None:
+        """Write into a file that keeps what it has of other questions, if it is of the same weights.
+
+        Safe when several processes judge the same weights.
+        """
+        with FileLock(path, wait_seconds=60.0):
+            try:
+                whole = type(self).load(path, self.weights)
+            except (ArtifactMissingError, ArtifactError):  # none, an older format, or of weights that are no more
+                whole = type(self)(self.weights)
+            whole.questions |= self.questions
+            whole.save(path)
 
     @classmethod
     def load(cls, path: str | Path, weights: str | None = None) -> Self:
@@ -85,15 +118,22 @@ class Calibration:
         content = read_json(path)
         try:
             if content["format"] != FORMAT:
-                raise ArtifactError(f"a calibration of format {FORMAT}", got=content["format"], where=path)
-            columns = {name: _column(values) for name, values in content["columns"].items()}
-            found = cls(content["weights"], columns, dict(content["fitted_on"]))
+                raise ArtifactError(f"a calibration of format {FORMAT}", got=content["format"], where=path,
+                                    repair="fit it again: run evaluate.py")  # fmt: skip
+            found = cls(content["weights"])
+            for entry in content["questions"]:
+                found.add(entry.pop("column"), entry.pop("given"), _column(entry))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ArtifactError("a whole calibration", got=repr(error), where=path, repair="fit it again") from error
+            raise ArtifactError("a whole calibration", got=repr(error), where=path,
+                                repair="fit it again: run evaluate.py") from error  # fmt: skip
         if weights is not None and found.weights != weights:
             raise ArtifactError(f"a calibration of the weights {weights}", got=f"one of {found.weights}", where=path,
-                                repair="fit it again")  # fmt: skip
+                                repair="fit it again: run evaluate.py")  # fmt: skip
         return found
+
+
+def _given(names: Sequence[str] | None) -> Given:
+    return None if names is None else tuple(sorted(names))
 
 
 def _column(values: dict[str, Any]) -> ColumnCalibration:
@@ -146,12 +186,14 @@ def fit_temperature(probabilities: np.ndarray, bins: np.ndarray) -> float:
 
 
 def widths(quantiles: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """Width of each object's interval nearest to 68 %, ``(n,)``; where it has none, the median width (or 1)."""
+    """Width of each object's interval nearest to 68 %, ``(n,)``, >= 0."""
+    low, high = _ends(levels)
+    return np.abs(np.asarray(quantiles, np.float64)[:, high] - quantiles[:, low])
+
+
+def _ends(levels: Sequence[float]) -> tuple[int, int]:
     levels = np.asarray(levels, np.float64)
-    low, high = int(np.argmin(np.abs(levels - 0.16))), int(np.argmin(np.abs(levels - 0.84)))
-    width = np.abs(np.asarray(quantiles, np.float64)[:, high] - quantiles[:, low])
-    some = width[np.isfinite(width) & (width > 0)]
-    return np.where(width > 0, width, np.median(some) if len(some) else 1.0)
+    return int(np.argmin(np.abs(levels - 0.16))), int(np.argmin(np.abs(levels - 0.84)))
 
 
 def fit_shifts(quantiles: np.ndarray, levels: Sequence[float], observed: np.ndarray) -> tuple[float | None, ...]:
@@ -161,11 +203,11 @@ def fit_shifts(quantiles: np.ndarray, levels: Sequence[float], observed: np.ndar
     holds with probability ≥ τ: the ⌈(n + 1) τ⌉-th smallest score. The median gets the scores' median.
     """
     quantiles, observed = np.asarray(quantiles, np.float64), np.asarray(observed, np.float64)
-    usable = np.isfinite(quantiles).all(1) & np.isfinite(observed)
+    width = widths(quantiles, levels)
+    usable = np.isfinite(quantiles).all(1) & np.isfinite(observed) & (width > 0)
     if usable.sum() < MIN_OBJECTS:
         return (None,) * len(levels)
-    quantiles, observed = quantiles[usable], observed[usable]
-    scores = np.sort((observed[:, None] - quantiles) / widths(quantiles, levels)[:, None], axis=0)
+    scores = np.sort((observed[usable, None] - quantiles[usable]) / width[usable, None], axis=0)
     n = len(scores)
     shifts: list[float | None] = []
     for j, level in enumerate(levels):

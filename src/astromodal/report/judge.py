@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..config.schema import JudgeConfig
 from ..core.codebook import Codebook
 from ..core.io import write_json
 from ..core.json_files import write_text
 from ..evaluation.any_to_any import any_to_any, read_results
-from ..evaluation.judge import Given, Judgement, JudgeOptions, judge
+from ..evaluation.judge import Given, Judgement, judge
 from ..evaluation.recalibration import FILE as CALIBRATION_FILE
 from ..tokens.store import TokenStore
 from . import plots, prediction_plots
@@ -31,14 +32,14 @@ def judge_catalogue(
     store: str | Path | TokenStore | None = None,
     bins: Mapping[str, np.ndarray] | None = None,
     units: Mapping[str, str] | None = None,
-    magnitude: str | None = None,
     codebooks: Mapping[str, Codebook] | None = None,
     data: Any = None,
     cubes: Sequence[Datacube] | None = None,
     per_object: Mapping[str, np.ndarray] | None = None,
     weights: str | None = None,
     calibration_path: str | Path | None = None,
-    options: JudgeOptions | None = None,
+    options: JudgeConfig | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Judge a catalogue and write ``evaluation.json``, ``evaluation.txt``, ``tables/`` and ``plots/`` into ``folder``.
 
@@ -47,16 +48,16 @@ def judge_catalogue(
             is read, so that other programs' catalogues will do as well).
         given: what the model was given: names for all columns, or by column; None: as the catalogue says, and if it
             does not, everything else. The baselines get the same.
-        store: ``paths.store`` or its token files, for the baselines and for ``magnitude``; None: no baselines.
+        store: ``paths.store`` or its token files, for the baselines and for ``options.magnitude``; None: no baselines.
         bins: edges ``(B + 1,)`` of the posteriors' bins by column, in physical units, if not beside the catalogue.
         units: unit by column, if not in the catalogue.
-        magnitude: column that errors are shown by.
         codebooks: by spectrum group and ``image``: makes given tokens inputs of the baselines too.
         data: ``config.data``; a synthetic sky has a noise limit.
         cubes: the datacubes, to compare predicted spectra and cutouts with the observed ones (needs ``data``).
         per_object: further figures of every row of the catalogue ``(n,)``, NaN where there is none.
         weights: fingerprint of the weights, written into the calibration, if not in the catalogue.
-        calibration_path: where the fitted calibration is saved too; it is always saved in ``folder``.
+        calibration_path: file with the calibrations of these weights, which keeps those of other questions; what is
+            fitted here is also saved in ``folder``.
 
     Returns:
         The content of ``evaluation.json``; ``result["summary"]`` is flat, for a tracker.
@@ -66,8 +67,8 @@ def judge_catalogue(
         DataError: no held-out object, or posteriors without the edges of their bins.
     """
     found = judge(
-        catalogue, given=given, store=store, bins=bins, units=units, magnitude=magnitude, codebooks=codebooks,
-        data=data, cubes=cubes, per_object=per_object, weights=weights, options=options,
+        catalogue, given=given, store=store, bins=bins, units=units, codebooks=codebooks,
+        data=data, cubes=cubes, per_object=per_object, weights=weights, options=options, seed=seed,
     )  # fmt: skip
     write_judgement(found, Path(folder), calibration_path)
     return found.result
@@ -81,8 +82,9 @@ def write_judgement(found: Judgement, folder: Path, calibration_path: str | Path
     for name, rows in flat_tables(found.result).items():
         write_table(rows, folder / "tables" / name)
     if found.calibration is not None:
-        for path in {folder / CALIBRATION_FILE, Path(calibration_path or folder / CALIBRATION_FILE)}:
-            found.calibration.save(path)
+        found.calibration.save(folder / CALIBRATION_FILE)
+        if calibration_path is not None:
+            found.calibration.merge_into(calibration_path)
     draw(found, folder / "plots")
 
 

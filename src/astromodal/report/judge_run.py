@@ -2,27 +2,29 @@
 
     python -m astromodal.report.judge_run runs/evaluate/default/ID            (in a checkout: python -m src.astromodal…)
     python -m astromodal.report.judge_run RUN_A RUN_B --out matrix            each run, and the matrix of both
+    python -m astromodal.report.judge_run runs/evaluate/default/SWEEP         all jobs of a sweep over evaluate.given
     python -m astromodal.report.judge_run CATALOGUE.parquet --out folder      any catalogue with the same columns
 
 A run's own config.yaml says where the token files, tokenizers and datacubes are. Writes evaluation.json,
-evaluation.txt, tables/ and plots/ into RUN/judgement.
+evaluation.txt, tables/ and plots/ into RUN/judgement. What evaluate.py has judged is not judged again, unless other
+options are given.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..config.schema import DataConfig
+from ..config.explain import nearest
+from ..config.schema import Baseline, DataConfig, JudgeConfig
 from ..core.codebook import Codebook
-from ..errors import ArtifactMissingError
+from ..errors import ArtifactMissingError, ConfigError
 from ..evaluation.any_to_any import FIGURES
 from ..evaluation.drawn_errors import drawn_columns
-from ..evaluation.judge import JudgeOptions
 from ..evaluation.predicted import PredictionCatalogue
 from ..tokenizers import TokenizerSet
 from ..tokens.store import TokenStore
@@ -32,14 +34,17 @@ FOLDER = "judgement"
 
 
 def judge_run(
-    run: str | Path, folder: str | Path | None = None, *, magnitude: str | None = None,
-    options: JudgeOptions | None = None, calibration_path: str | Path | None = None,
+    run: str | Path, folder: str | Path | None = None, *, run_dir: str | Path | None = None,
+    options: JudgeConfig | None = None, seed: int | None = None, calibration_path: str | Path | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Judge the catalogue of a run directory (or a catalogue file) with all that its configuration leads to.
 
     Args:
         folder: where the report goes; default ``judgement`` in the run directory.
-        magnitude: column that errors are shown by; default the first with unit mag whose name ends in ``_r``.
+        run_dir: where ``config.yaml`` is, if not beside the catalogue.
+        options, seed: default: those of ``config.yaml``.
+        changes: fields of the options that are other than these.
         calibration_path: see :func:`~.judge.judge_catalogue`.
 
     Returns:
@@ -52,21 +57,31 @@ def judge_run(
     run = Path(run)
     catalogue = PredictionCatalogue(run)
     home = run if run.is_dir() else run.parent
-    found: dict[str, Any] = {"magnitude": magnitude}
-    if (home / "config.yaml").is_file():
-        found |= _surroundings(home / "config.yaml", catalogue, magnitude)
-    return judge_catalogue(run, folder or home / FOLDER, options=options, calibration_path=calibration_path, **found)
+    path = Path(run_dir or home) / "config.yaml"
+    found = _surroundings(path, catalogue) if path.is_file() else {}
+    configured = (found.pop("options", JudgeConfig()), found.pop("seed", 0))
+    options, seed = (b if a is None else a for a, b in zip((options, seed), configured, strict=True))
+    options = replace(options, **dict(changes or {}))
+    if options.magnitude is None and "data" in found:
+        options = replace(options, magnitude=usual_magnitude(found["data"]))
+    return judge_catalogue(run, folder or home / FOLDER, options=options, seed=seed,
+                           calibration_path=calibration_path, **found)  # fmt: skip
 
 
-def _surroundings(path: Path, catalogue: PredictionCatalogue, magnitude: str | None) -> dict[str, Any]:
-    """Token files, codebooks, datacubes and data configuration that a run's ``config.yaml`` names, where they exist."""
+def _surroundings(path: Path, catalogue: PredictionCatalogue) -> dict[str, Any]:
+    """Token files, codebooks, datacubes and data configuration that a run's ``config.yaml`` names, where they exist;
+    its seed, and how it judges."""
     from omegaconf import OmegaConf
 
     from ..data import discover
 
     content = OmegaConf.load(path)
     data = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), content.data))
-    found: dict[str, Any] = {"data": data, "magnitude": magnitude or usual_magnitude(data)}
+    judged = OmegaConf.select(content, "evaluate.judge")
+    found: dict[str, Any] = {
+        "data": data, "seed": int(content.get("seed", 0)),
+        "options": OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConfig), judged or {})),
+    }  # fmt: skip
     store = Path(content.paths.store)
     try:
         tokens = TokenStore(store)
@@ -93,13 +108,28 @@ def usual_magnitude(data: DataConfig) -> str | None:
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories or catalogues")
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, sweeps or catalogues")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the report; of several runs, of the matrix")
+    parser.add_argument("--again", action="store_true", help="judge again what has been judged")
     parser.add_argument("--magnitude", metavar="COLUMN", help="show errors by this column")
-    parser.add_argument("--baselines", metavar="NAMES", help="marginal,boosting,neighbours (default), or none")
-    parser.add_argument("--resamples", type=int, default=JudgeOptions.n_resamples, help="of the bootstrap")
+    parser.add_argument("--baselines", metavar="NAMES", help="marginal,boosting,neighbours, or none")
+    parser.add_argument("--resamples", type=int, help="of the bootstrap")
     parser.add_argument("--figure", default="crps_skill", choices=FIGURES, help="of the matrix")
     return parser.parse_args(arguments)
+
+
+def _runs(paths: Sequence[Path]) -> list[Path]:
+    """The runs; of the folder of a sweep, all that have a catalogue.
+
+    Raises:
+        ArtifactMissingError: a folder without any.
+    """
+    found: list[Path] = []
+    for path in paths:
+        below = sorted(p.parent for p in path.glob("*/catalogue.parquet"))
+        alone = not path.is_dir() or any(path.glob("*.parquet")) or not below
+        found += [path] if alone else sorted(below, key=lambda p: (len(p.name), p.name))  # 2 before 10
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -107,20 +137,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from ..config.launch import one_line_errors
 
     given = _parse(sys.argv[1:] if arguments is None else arguments)
-    options = JudgeOptions(n_resamples=given.resamples)
+    changes: dict[str, Any] = {}
     if given.baselines is not None:
-        chosen = () if given.baselines == "none" else tuple(given.baselines.split(","))
-        options = replace(options, baselines=chosen)
-    several = len(given.runs) > 1
-    folders = []
+        changes["baselines"] = [] if given.baselines == "none" else _baselines(given.baselines)
+    changes |= {key: value for key, value in (("magnitude", given.magnitude), ("n_resamples", given.resamples))
+                if value is not None}  # fmt: skip
     with one_line_errors("nothing was changed"):
-        for run in given.runs:
+        runs = _runs(given.runs)
+        several = len(runs) > 1
+        folders = []
+        for run in runs:
             folder = given.out if given.out and not several else (run if run.is_dir() else run.parent) / FOLDER
-            judge_run(run, folder, magnitude=given.magnitude, options=options)
+            if given.again or changes or not (folder / "evaluation.json").is_file():
+                judge_run(run, folder, changes=changes)
             print(f"{(folder / 'evaluation.txt').read_text()}\nreport, tables and plots in {folder}")
             folders.append(folder)
         if several:
             print(report_matrix(folders, given.out or Path("matrix"), given.figure))
+
+
+def _baselines(names: str) -> list[Baseline]:
+    known = [baseline.value for baseline in Baseline]
+    for name in names.split(","):
+        if name not in known:
+            raise ConfigError(f"baselines among {', '.join(known)}", got=name, where="--baselines",
+                              repair=nearest(name, known))  # fmt: skip
+    return [Baseline(name) for name in names.split(",")]
 
 
 if __name__ == "__main__":

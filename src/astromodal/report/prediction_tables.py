@@ -10,10 +10,11 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from ..config.schema import Baseline
 from ..core.atomic import atomic_path
 from .tables import table
 
-_BASELINES = ("marginal", "boosting", "neighbours")
+_BASELINES = tuple(baseline.value for baseline in Baseline)
 _KINDS = {"absolute error": "absolute error", "squared error": "squared error", "crps": "CRPS"}
 
 
@@ -21,9 +22,15 @@ def judgement_text(result: Mapping[str, Any]) -> str:
     """The whole report as plain text: figures, redshifts, baselines, limits, calibration, and where the model loses."""
     columns = result["columns"]
     parts = [f"{result['n_judged']} objects of {result['n_rows']} judged ({result['split']})"]
-    parts += [_figures(columns), _photo_z(columns), _against(columns), _limits(columns), _recalibration(columns)]
-    parts += [_per_object(result["figures"]), _left_out(columns), verdict(result)]
+    parts += [_score(result["score"]), _figures(columns), _photo_z(columns), _against(columns), _limits(columns)]
+    parts += [_recalibration(columns), _per_object(result["figures"]), _left_out(columns), verdict(result)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _score(score: Mapping[str, Any] | None) -> str:
+    if score is None:
+        return ""
+    return f"prediction score {score['value']:.4f}: CRPS / CRPS of the marginal, mean over {score['n_columns']} columns"
 
 
 def _value(record: Mapping[str, Any], part: str, name: str) -> float | None:
@@ -121,12 +128,17 @@ def _left_out(columns: Mapping[str, Any]) -> str:
         if reasons:
             lines.setdefault(", ".join(reasons), []).append(name)
         against, calibrated = record.get("against", {}), record.get("recalibration", {})
+        applied = record.get("applied_calibration")
+        if applied:
+            what = "temperature and conformal shifts" if applied["mode"] == "conformal" else "temperature"
+            lines.setdefault(f"judged as corrected by a fitted {what}", []).append(name)
         if against.get("unused"):
             lines.setdefault(f"baselines without {', '.join(against['unused'])}", []).append(name)
         for what, why in (("no baselines", against.get("skipped")), ("no calibration", calibrated.get("skipped"))):
             if why:
                 lines.setdefault(f"{what}: {why}", []).append(name)
-    return "left out:\n" + "\n".join(f"{', '.join(names)}: {why}" for why, names in lines.items()) if lines else ""
+    said = [f"{', '.join(names)}: {why}" for why, names in lines.items()]
+    return "\n".join(["left out, and remarks:", *said]) if said else ""
 
 
 def verdict(result: Mapping[str, Any]) -> str:

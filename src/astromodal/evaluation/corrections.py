@@ -1,0 +1,56 @@
+"""Which fitted corrections (:mod:`.recalibration`) answer for the asked questions, and moving what they move."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..config.schema import Calibrate, EvaluateConfig
+from ..errors import ArtifactMissingError
+from .questions import Plan
+from .recalibration import Calibration, ColumnCalibration
+
+
+def corrections(
+    plan: Plan, settings: EvaluateConfig, calibration: Calibration | None, log: logging.Logger
+) -> dict[str, ColumnCalibration]:
+    """What ``settings.calibration`` applies, by asked column; a column that nothing was fitted for is said.
+
+    Raises:
+        ArtifactMissingError: nothing was fitted for any of the questions.
+        DataError: shifts were fitted at other quantiles.
+    """
+    mode, found, without = settings.calibration, {}, []
+    if mode == Calibrate.off:
+        return found
+    for question in plan.scalars:
+        fitted = None if calibration is None else calibration.of(question.name, question.given)
+        if fitted is None or not (fitted.n_temperature if mode == Calibrate.temperature else fitted.n_conformal):
+            without.append(question.name)
+            continue
+        if mode == Calibrate.conformal:  # at once, not after hours
+            fitted.check([0.5, *settings.quantiles])
+        found[question.name] = fitted
+    if not found:
+        raise ArtifactMissingError(
+            f"a fitted {mode.value} calibration for one of {', '.join(without) or 'the asked columns'}", got="none",
+            where="calibration.json beside the weights",
+            repair="fit it: the same command with evaluate.calibration=off evaluate.posterior=true",
+        )  # fmt: skip
+    if without:
+        log.warning("not calibrated, as nothing was fitted for them: %s", ", ".join(without))
+    return found
+
+
+def shift(found: dict[str, np.ndarray], correction: ColumnCalibration, quantiles: Sequence[float]) -> None:
+    """Move ``median (N,)`` and ``quantiles (N, Q)`` of a posterior's summary in place.
+
+    Its PIT becomes NaN: the posterior's distribution function says nothing of moved quantiles.
+    """
+    levels = np.array([0.5, *quantiles])
+    order = np.argsort(levels, kind="stable")
+    moved = np.concatenate([found["median"][:, None], found["quantiles"]], axis=1)
+    moved[:, order] = correction.shifted(moved[:, order], levels[order])
+    found |= {"median": moved[:, 0], "quantiles": moved[:, 1:], "pit": np.full(len(moved), np.nan)}
