@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from paired import FILE, Comparison, compare
 
 from astromodal.core.io import read_json, write_text
+from astromodal.core.text_table import markdown
 from astromodal.report.plots import MODEL, OTHER, TRUE
 
 COLUMNS = (
@@ -102,12 +103,6 @@ def write_report(
 
 
 # -------------------------------------------------------------------------------------------- tables
-
-
-def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; all columns but the first are numbers."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def spread(values: np.ndarray, form: str) -> str:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from loss_tables import markdown, spread
+from loss_tables import spread
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tokenizer_variants import PROBLEMS, STEPS
 
 from astromodal.core.io import write_text
+from astromodal.core.text_table import markdown
 
 NOTE = """\
 On held-out objects. bits: per object, of codes of fixed length; entropy: with an ideal entropy coder. tokens: per

@@ -8,12 +8,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from astromodal.core.io import load_npz, load_torch, save_torch
 from astromodal.data.scalars import inverse_transform
 from astromodal.evaluation import catalogue as cat
 from astromodal.evaluation.recalibration import Calibration, ColumnCalibration, temper
+from astromodal.report.judge_run import main as judge_run_main
 from astromodal.tokenizers import TokenizerSet
 from astromodal.tokens import TokenStore
 
@@ -217,6 +219,31 @@ def test_a_question_that_cannot_be_asked_is_refused_before_the_training(place: W
     folder = place.folder / "runs/train_lm/default/refused"
     assert not list(folder.glob("**/*.pt"))
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_sweep_over_what_is_given_becomes_the_any_to_any_matrix(place: Workplace, tmp_path, capsys, monkeypatch):
+    outcome = launch_stage(
+        "evaluate", "-m", *SURVEY, "evaluate.given=[scalar],[spectrum],[image]", "evaluate.splits=[val,test]",
+        "evaluate.predict=[mag_pstotal_r,mag_pstotal_g]", "evaluate.judge.baselines=[marginal]", "run_id=matrix",
+        cwd=place.folder,
+    )  # fmt: skip
+    assert outcome.returncode == 0, outcome.stderr
+    sweep = place.folder / "runs/evaluate/sweeps/matrix"
+    judged = sorted(sweep.glob("*/judgement/evaluation.json"))
+    assert len(judged) == 3
+    scores = [json.loads(path.read_text())["score"]["value"] for path in judged]
+    assert len({*scores}) == 3 and all(f"{score:.4f}" in outcome.stdout + outcome.stderr for score in scores)
+    times = [path.stat().st_mtime_ns for path in judged]
+    monkeypatch.chdir(place.folder)
+    judge_run_main([str(sweep), "--out", str(tmp_path / "matrix")])
+    assert [path.stat().st_mtime_ns for path in judged] == times  # not judged again
+    table = pq.read_table(tmp_path / "matrix" / "any_to_any_crps_skill.parquet").to_pylist()
+    assert len(table) == 6 and {row["asked"] for row in table} == {"mag_pstotal_r", "mag_pstotal_g"}
+    means = {given: np.mean([1 - row["crps_skill"] for row in table if row["given"] == given])
+             for given in dict.fromkeys(row["given"] for row in table)}  # fmt: skip
+    assert sorted(means.values()) == pytest.approx(sorted(scores), rel=1e-6)
+    assert (tmp_path / "matrix" / "any_to_any_crps_skill.png").is_file()
+    assert "crps_skill of each quantity" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------- bad input

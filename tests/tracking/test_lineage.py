@@ -139,7 +139,7 @@ def test_an_interrupted_run_does_not_wait_for_its_lineage(tmp_path, online):
 
 def test_jobs_of_a_sweep_are_one_group_with_ids_of_their_own(tmp_path, monkeypatch):
     for job in ("0", "1"):
-        monkeypatch.setattr(runs, "_sweep_job", lambda job=job: job)
+        monkeypatch.setattr(runs, "sweep_job", lambda job=job: job)
         with context(tmp_path / job, "train_lm"):
             pass
     first, second = (sent(tmp_path / job).run for job in ("0", "1"))
@@ -149,10 +149,10 @@ def test_jobs_of_a_sweep_are_one_group_with_ids_of_their_own(tmp_path, monkeypat
 
 
 def test_a_job_that_is_resumed_alone_stays_in_its_sweep(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "_sweep_job", lambda: "3")
+    monkeypatch.setattr(runs, "sweep_job", lambda: "3")
     with context(tmp_path / "r", "train_lm"):
         pass
-    monkeypatch.setattr(runs, "_sweep_job", lambda: None)
+    monkeypatch.setattr(runs, "sweep_job", lambda: None)
     config = {"stage": "train_lm", "name": "n", "run_id": "later", "run_dir": str(tmp_path / "r"),
               "tracking": {"wandb": "disabled"}}  # fmt: skip
     with RunContext.open(config, "train_lm", resume=True) as run:

@@ -202,6 +202,15 @@ def test_several_processes_without_torchrun_are_refused_with_the_command(paralle
         TrainingLoop(ToyObjective(), ToyLoader(), **(options() | {"hardware": hardware}))
 
 
+# -------------------------------------------------------------------------------- one run after another
+
+
+def test_each_run_of_a_sweep_has_a_group_of_its_own_also_after_one_that_failed(ranks: Path) -> None:
+    expected = [entry for job in range(3) for entry in ([f"{job} 0", f"{job} 1"], False)]
+    assert result(ranks, "one_group_after_another") == expected
+    assert result(ranks, "one_group_after_another", 1) == [*expected, 1]  # alone it ends, with exit code 1
+
+
 # ------------------------------------------------------------------------------------- a process that dies
 
 

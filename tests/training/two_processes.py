@@ -14,8 +14,10 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -245,6 +247,27 @@ def refusals(folder: Path, rank: int) -> Any:
             TrainingLoop(objective, WHOLE, **(options() | {"hardware": hardware}))
         except ConfigError as error:
             found.append(str(error))
+    return found
+
+
+@case
+def one_group_after_another(folder: Path, rank: int) -> Any:
+    """As the jobs of a sweep have them; the second one fails, and to the last one only the second process comes."""
+    device, found = torch.device("cpu"), []
+    distributed.leave_process_group()
+    for job in range(3):
+        with contextlib.suppress(ConfigError), distributed.process_group(device, 20.0, f"job {job}", True):
+            found.append(distributed.gather(f"{job} {rank}"))
+            if job == 1:
+                raise ConfigError("a job that works", got="another")
+        found.append(distributed.initialised())
+    if rank == 1:
+        with mock.patch.object(distributed, "MEETING", timedelta(seconds=0.5)):
+            try:
+                distributed.join_process_group(device, 20.0, "job 3")
+            except SystemExit as stop:
+                found.append(stop.code)
+    distributed.join_process_group(device, 20.0, "the cases that follow")
     return found
 
 

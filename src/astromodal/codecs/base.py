@@ -25,7 +25,7 @@ from ..errors import ArtifactError, ConfigError
 if TYPE_CHECKING:
     from ..core.objective import Objective
 
-# name: module, class, configuration (in config/schema.py), dimensions of the arrays beside the channels
+# name: module, class, configuration (in config/schema/), dimensions of the arrays beside the channels
 CODECS = {
     "autoencoder": ("autoencoder", "Autoencoder", "AutoencoderConfig", (2,)),
     "masked_autoencoder": ("masked_autoencoder", "MaskedAutoencoder", "MaskedAutoencoderConfig", (1,)),

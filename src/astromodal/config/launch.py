@@ -38,7 +38,8 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
         return
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra raises, and the one line is ours
     if not _first_process():
-        sys.argv.append("hydra.output_subdir=null")  # under torchrun the first process writes the files
+        # under torchrun the first process writes the files, and says which job begins
+        sys.argv += ["hydra.output_subdir=null", "hydra/hydra_logging=none"]
     from .continued import continued
     from .register import conf_dir, register
     from .run_id import run_id
@@ -67,7 +68,8 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
         except UserError as error:
             remove_if_unused(_output_dir())
             if _is_sweep():
-                print(f"error in job {_output_dir().name}: {error}", file=sys.stderr)  # the table repeats it at the end
+                # at once; the table repeats it at the end
+                print(f"{_which_process()}error in job {_output_dir().name}: {error}", file=sys.stderr)
                 raise
             _stop(error, say=valid or _first_process())  # what is wrong with the configuration is wrong for all
         finally:
@@ -135,7 +137,7 @@ def _forget(error: BaseException | None) -> None:
 
 def _stop(message: object, say: bool = True) -> None:
     if say:
-        print(f"{'' if _first_process() else '[rank ' + os.environ['RANK'] + '] '}error: {message}", file=sys.stderr)
+        print(f"{_which_process()}error: {message}", file=sys.stderr)
     raise SystemExit(1)
 
 
@@ -149,6 +151,10 @@ def _hand_over(run_id: str) -> None:
 def _first_process() -> bool:
     """Whether this is the first of the processes that torchrun has started, or the only one."""
     return os.environ.get("RANK", "0") == "0" or int(os.environ.get("WORLD_SIZE", "1")) < 2
+
+
+def _which_process() -> str:
+    return "" if _first_process() else f"[rank {os.environ['RANK']}] "
 
 
 def _output_dir() -> Path:
@@ -192,7 +198,7 @@ def _help(stage: str, doc: str) -> str:
     ]
     lines += [
         "",
-        "Keys (GROUP.KEY=VALUE): see conf/ and src/astromodal/config/schema.py, or --cfg job.",
+        "Keys (GROUP.KEY=VALUE): see conf/ and src/astromodal/config/schema/, or --cfg job.",
         "",
         "Examples:",
     ]

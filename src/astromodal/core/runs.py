@@ -69,7 +69,7 @@ def mirror_options(record: Mapping[str, Any], config: Mapping[str, Any]) -> dict
     }
 
 
-def _sweep_job() -> str | None:
+def sweep_job() -> str | None:
     """Name of this job's folder in a Hydra sweep: its number there, also when the sweep is continued."""
     if "hydra" not in sys.modules:
         return None
@@ -119,7 +119,7 @@ class RunContext:
                 Path(self.config.get("paths", {}).get("runs", "runs")) / stage / str(self.config.get("name")) / self.id
             )
         self.dir = Path(broadcast_object(str(folder))).absolute()
-        self.job = _sweep_job()
+        self.job = sweep_job()
         self.log = logging.getLogger(f"{_LOGGER}.{stage}")
         self.tracker: NullTracker = NullTracker()
         self._lock = FileLock(self.dir / ".run")

@@ -9,11 +9,11 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ..core.progress import format_seconds
+from ..core.text_table import table
 from ..preview import COLUMNS, cost_row, preview_jobs
 from .jobs import Job
 from .plan import TO_START, make_plan, run_record, same_inputs
 from .record import SweepRecord
-from .table import aligned
 
 
 def preview_sweep(jobs: Sequence[Job], folder: Path, inputs_of: Callable[[Job], Mapping[str, str]]) -> None:
@@ -24,7 +24,8 @@ def preview_sweep(jobs: Sequence[Job], folder: Path, inputs_of: Callable[[Job], 
     plan = make_plan(jobs, record, folder, inputs_of, first.sweep.retry_failed)
     finished = finished_runs(Path(first.paths.runs) / str(first.stage))
     todo = [p for p in plan if p.action in TO_START]
-    rows: list[tuple[str, ...]] = [("job", *COLUMNS, "swept")]
+    header = ("job", *COLUMNS, "swept")
+    rows: list[tuple[str, ...]] = []
     seconds = tokens = 0.0
     twins = 0
     costs = dict(zip((p.number for p in todo), preview_jobs([p.job.config for p in todo]), strict=True))
@@ -41,7 +42,7 @@ def preview_sweep(jobs: Sequence[Job], folder: Path, inputs_of: Callable[[Job], 
                 twins, note = twins + 1, f"the same as the finished run {twin}"
         rows.append((str(p.number), *cells, p.job.label + (f"  ({note})" if note else "")))
     device = next((cost.device for cost in costs.values()), "")
-    print("\n".join(["", *aligned(rows), ""]))
+    print(f"\n{table(header, rows, n_left=len(header))}\n")
     print(f"{len(todo)} jobs to run, {len(plan) - len(todo)} not, {twins} the same as finished runs")
     print(f"{tokens:.3g} tokens, {format_seconds(seconds)} one after the other on {device or 'nothing'}; "
           "nothing was started", flush=True)  # fmt: skip

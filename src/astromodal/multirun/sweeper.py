@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from ..config.run_id import shared
 from ..core.atomic import FileLock
+from ..core.rank import is_main, world_size
 from ..errors import ArtifactError, UserError
 from .inputs import job_inputs
 from .jobs import Job, compose_jobs
@@ -43,9 +44,10 @@ def run_sweep(sweeper: Any, arguments: Sequence[str]) -> list[Any]:
     if first.preview:
         from .preview import preview_sweep
 
-        preview_sweep(jobs, folder, inputs)
+        if is_main():
+            preview_sweep(jobs, folder, inputs)
         return []
-    if os.environ.get("RANK", "0") != "0":  # under torchrun the first process decides and writes
+    if not is_main():  # under torchrun the first process decides and writes
         return _launch(sweeper, _shared_plan(jobs, []))
     with FileLock(folder / ".sweep"):
         record = _record(first, folder)
@@ -67,7 +69,7 @@ def _run(sweeper: Any, plan: Sequence[Planned], folder: Path, stage: str) -> lis
         broken = error
     errors = _errors(plan, returned)
     outcomes = [outcome_of(p, folder, errors.get(p.number)) for p in plan]
-    again = f"python {stage}.py -m sweep.resume={folder}"
+    again = f"{_starter()} {stage}.py -m sweep.resume={folder}"
     print(sweep_table(outcomes, folder, again), flush=True)
     if broken is not None and not isinstance(broken, Exception):
         raise broken
@@ -76,6 +78,12 @@ def _run(sweeper: Any, plan: Sequence[Planned], folder: Path, stage: str) -> lis
     if failed or unfinished or broken is not None:
         raise UserError.plain(_verdict(failed, unfinished, len(outcomes), broken, again))
     return returned
+
+
+def _starter() -> str:
+    """What starts a script as this one was started."""
+    n = world_size()
+    return "python" if n == 1 else f"torchrun --nproc-per-node={os.environ.get('LOCAL_WORLD_SIZE', n)}"
 
 
 def _verdict(

@@ -6,12 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from .. import errors
 from ..core.io import read_json
 from ..core.progress import format_seconds
 from ..core.runs import in_use
+from ..core.text_table import table
 from ..errors import ArtifactError
 from .plan import Action, Planned, run_record
 
@@ -65,21 +65,15 @@ def _score(folder: Path) -> float | None:
     return float(score) if isinstance(score, (int, float)) and math.isfinite(score) else None
 
 
-def aligned(rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Columns of equal width, the last one as it is."""
-    widths = [max(len(str(row[i])) for row in rows) for i in range(len(rows[0]) - 1)]
-    return ["  ".join([*(str(v).ljust(w) for v, w in zip(row, widths, strict=False)), str(row[-1])]) for row in rows]
-
-
 def sweep_table(outcomes: Sequence[Outcome], folder: Path, again: str) -> str:
     """Table, errors and the command that compares the runs."""
-    rows: list[tuple[Any, ...]] = [("job", "status", "val/score", "time", "swept")]
+    header, rows = ("job", "status", "val/score", "time", "swept"), []
     for o in outcomes:
         score = "" if o.score is None else f"{o.score:.4f}"
         time = "" if o.seconds is None else format_seconds(o.seconds)
         number = "" if o.status == Action.duplicate.value else o.number
         rows.append((number, o.status, score, time, f"{o.label}{f'  ({o.note})' if o.note else ''}"))
-    lines = ["", *aligned(rows), ""]
+    lines = ["", table(header, rows, n_left=len(header)), ""]
     for o in (o for o in outcomes if o.error):
         lines.append(f"job {o.number} ({o.label}) {o.status}: {o.error}")
         lines += [f"    {line}" for line in o.trace.rstrip().splitlines()]

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.text_table import table
 from .compare import Cohort, Group
 from .importance import Importance, importance
-from .tables import MODALITIES, table
+from .tables import MODALITIES
 from .verdicts import BETTER, SAME, UNKNOWN, WORSE, Difference, differences, find_reference
 
 VERDICT = "verdict"  # title of the column

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core.text_table import table
 from ..errors import ArtifactError, ArtifactMissingError
 from ..metrics.bootstrap import paired_bootstrap
 from .compare import compared_inputs
 from .ledger import as_text, total_seconds
 from .rundir import RECORD, Run, Skipped, read_run
-from .tables import MODALITIES, table
+from .tables import MODALITIES
 
 MAX_VALUE = 60  # characters of a value
 

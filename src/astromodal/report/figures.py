@@ -12,16 +12,17 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
+from ..core.plotting import BLUE, GREEN, INK, ORANGE
 from .compare import Cohort, Group, pareto_front
 from .importance import Importance
+from .plots import COLOURS
 from .svg import clean, drawing, panels, svg
 from .tables import MODALITIES
 from .verdicts import BETTER, WORSE, Difference
 
 MAX_NAMED = 12  # configurations whose names stand in a legend
 MAX_BARS = 30
-COLOURS = {"image": "#0072b2", "scalar": "#d55e00", "spectrum": "#009e73"}  # Okabe and Ito 2008
-INK, ACCENT = "#333333", "#d55e00"
+ACCENT = ORANGE
 
 
 def rank_colours(cohort: Cohort) -> list[Any]:
@@ -43,7 +44,7 @@ def draw_differences(name: str, cohort: Cohort, found: Sequence[Difference], ref
         return None
     figure, (axis,) = panels(1, 7.2, 1.2 + 0.34 * len(shown))
     for y, d in enumerate(shown):
-        colour = {BETTER: "#009e73", WORSE: ACCENT}.get(d.verdict, "#888888")
+        colour = {BETTER: GREEN, WORSE: ACCENT}.get(d.verdict, "#888888")
         for interval, offset, style in ((d.seeds, 0.12, "-"), (d.over_objects, -0.12, ":")):
             if interval:
                 axis.plot(interval, [y + offset] * 2, style, color=colour, lw=2)
@@ -155,7 +156,7 @@ def draw_importance(name: str, found: Importance | None) -> str | None:
         return None
     shown = min(len(found.names), 15)
     figure, (axis,) = panels(1, 7.2, 1.0 + 0.32 * shown)
-    colours = ["#888888" if label == "seed" else "#0072b2" for label in found.names[:shown]]
+    colours = ["#888888" if label == "seed" else BLUE for label in found.names[:shown]]
     axis.barh(range(shown), found.values[:shown], 0.6, color=colours)
     axis.axvline(0, color=INK, lw=0.8)
     axis.set_yticks(range(shown), [clean(label, 44) for label in found.names[:shown]])

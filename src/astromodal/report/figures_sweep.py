@@ -9,6 +9,7 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
+from ..core.plotting import INK
 from .compare import Axis, Cohort, Group
 from .importance import encode, swept_values
 from .ledger import as_text
@@ -41,11 +42,11 @@ def draw_parallel(name: str, cohort: Cohort) -> str | None:
         line = heights[i] + np.array([jitter] * len(axes) + [0.0])
         plot.plot(range(heights.shape[1]), line, color=colour(norm(y[i])), lw=1.3, alpha=0.85)
     for x, marks in enumerate(ticks):
-        plot.axvline(x, color="#333333", lw=0.8)
+        plot.axvline(x, color=INK, lw=0.8)
         for height, text in marks:
             plot.annotate(text, (x, height), xytext=(3, 0), textcoords="offset points", fontsize=7, va="center",
                           bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 0.6})  # fmt: skip
-    plot.axvline(len(axes), color="#333333", lw=0.8)
+    plot.axvline(len(axes), color=INK, lw=0.8)
     labels = [clean(axis.label, 44).replace(" (", "\n(") for axis in axes]
     plot.set_xticks(range(heights.shape[1]), [*labels, clean(cohort.metric, 26)], fontsize=7.5)
     plot.tick_params(axis="x", length=0)

@@ -9,12 +9,12 @@ from typing import Any
 
 from ..core.io import write_text
 from ..core.manifest import utc_now
+from ..core.text_table import cell
 from .analysis import VERDICT, Analysis
 from .compare import Cohort
 from .figures import draw_curves, draw_differences, draw_gradient_shares, draw_importance, draw_pareto
 from .figures_sweep import draw_parallel, draw_sample_k
 from .ledger import Ledger, differing_keys, run_row
-from .tables import _cell
 
 CSS = """
 :root { color-scheme: light; }
@@ -160,7 +160,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[Any]], classes: Sequen
     body = []
     for i, row in enumerate(rows):
         mark = f' class="{_text(classes[i])}"' if classes else ""
-        body.append(f"<tr{mark}>" + "".join(f"<td>{_text(_cell(cell))}</td>" for cell in row) + "</tr>")
+        body.append(f"<tr{mark}>" + "".join(f"<td>{_text(cell(value))}</td>" for value in row) + "</tr>")
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 
 

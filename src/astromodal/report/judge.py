@@ -12,13 +12,13 @@ from ..config.schema import JudgeConfig
 from ..core.codebook import Codebook
 from ..core.io import write_json
 from ..core.json_files import write_text
+from ..core.text_table import table
 from ..evaluation.any_to_any import any_to_any, read_results
 from ..evaluation.judge import Given, Judgement, judge
 from ..evaluation.recalibration import FILE as CALIBRATION_FILE
 from ..tokens.store import TokenStore
 from . import plots, prediction_plots
 from .prediction_tables import flat_tables, judgement_text, write_table
-from .tables import table
 
 if TYPE_CHECKING:
     from ..data.datacube import Datacube

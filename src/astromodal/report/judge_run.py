@@ -77,11 +77,9 @@ def _surroundings(path: Path, catalogue: PredictionCatalogue) -> dict[str, Any]:
 
     content = OmegaConf.load(path)
     data = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), content.data))
-    judged = OmegaConf.select(content, "evaluate.judge")
-    found: dict[str, Any] = {
-        "data": data, "seed": int(content.get("seed", 0)),
-        "options": OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConfig), judged or {})),
-    }  # fmt: skip
+    judged = OmegaConf.select(content, "evaluate.judge") or {}  # null: it was not judged then
+    options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConfig), judged))
+    found: dict[str, Any] = {"data": data, "seed": int(content.get("seed", 0)), "options": options}
     store = Path(content.paths.store)
     try:
         tokens = TokenStore(store)

@@ -11,14 +11,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-TRUE, MODEL, OTHER = "#333333", "#0072b2", "#d55e00"  # colour-blind safe (Okabe and Ito 2008)
-MODALITIES = {"image": MODEL, "scalar": OTHER, "spectrum": "#009e73"}
+from ..core.plotting import BLUE, GREEN, INK, ORANGE, curve, legend_and_grid, panels_in_a_row, points, save
 
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path
+TRUE, MODEL, OTHER = INK, BLUE, ORANGE
+COLOURS = {"image": BLUE, "scalar": ORANGE, "spectrum": GREEN}
 
 
 def plot_curves(
@@ -41,23 +37,21 @@ def plot_curves(
     shown = []
     for _, train, validation, title in panels:
         keys = ((train, "train", TRUE, ""), (validation and f"val/{validation}", "validation", MODEL, "o"))
-        curves = [(label, colour, marker, _points(records, key)) for key, label, colour, marker in keys]
+        curves = [(label, colour, marker, points(records, key)) for key, label, colour, marker in keys]
         curves = [c for c in curves if any(value for _, value in c[3])]  # a modality that is absent stays at 0
         if curves:
             shown.append((title, curves, (baselines or {}).get(validation)))
     if not shown:
         return None
-    figure = Figure(figsize=(3.6 * len(shown), 3.2), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, len(shown)))
+    figure, axes = panels_in_a_row(len(shown), 3.6, 3.2)
     for axis, (title, curves, reference) in zip(axes, shown, strict=True):
-        for label, colour, marker, points in curves:
-            axis.plot(*zip(*points, strict=True), color=colour, marker=marker, ms=3, lw=1.2, label=label)
+        for label, colour, marker, xy in curves:
+            curve(axis, xy, color=colour, marker=marker, ms=3, label=label)
         if reference is not None and np.isfinite(reference):
             axis.axhline(reference, color=OTHER, ls="--", lw=1, label="marginal")
         axis.set(title=title, xlabel="optimizer step")
-        axis.legend(fontsize=7, frameon=False)
-        axis.grid(alpha=0.25)
-    return _save(figure, path)
+        legend_and_grid(axis)
+    return save(figure, path)
 
 
 def plot_gradient_shares(records: Sequence[Mapping[str, float]], path: Path) -> Path | None:
@@ -71,28 +65,18 @@ def plot_gradient_shares(records: Sequence[Mapping[str, float]], path: Path) -> 
         ("cosine_", "cosine with cross-entropy's", "linear"),
         ("weight_", "weight of the reconstruction", "log"),
     )
-    curves = {
-        (prefix, name): _points(records, f"grad_share/{prefix}{name}") for prefix, _, _ in panels for name in MODALITIES
-    }
-    if not any(curves.values()):
+    if not any(points(records, f"grad_share/{prefix}{name}") for prefix, _, _ in panels for name in COLOURS):
         return None
-    figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
-    for axis, (prefix, title, scale) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        for name, colour in MODALITIES.items():
-            points = [(step, value) for step, value in curves[prefix, name] if scale == "linear" or value > 0]
-            if points:
-                axis.plot(*zip(*points, strict=True), color=colour, marker="o", ms=3, lw=1.2, label=name)
+    figure, axes = panels_in_a_row(len(panels), 3.6, 3.2)
+    for axis, (prefix, title, scale) in zip(axes, panels, strict=True):
+        for name, colour in COLOURS.items():
+            xy = points(records, f"grad_share/{prefix}{name}", positive=scale == "log")
+            curve(axis, xy, color=colour, marker="o", ms=3, label=name)
         if axis.lines:
             axis.set_yscale(scale)
-            axis.legend(fontsize=7, frameon=False)
         axis.set(title=title, xlabel="optimizer step")
-        axis.grid(alpha=0.25)
-    return _save(figure, path)
-
-
-def _points(records: Sequence[Mapping[str, float]], key: str | None) -> list[tuple[float, float]]:
-    """Step and value wherever ``key`` was recorded."""
-    return [(r["step"], r[key]) for r in records if key is not None and r.get(key) is not None]
+        legend_and_grid(axis)
+    return save(figure, path)
 
 
 def plot_cutouts(
@@ -132,7 +116,7 @@ def plot_cutouts(
                 if column == 0:
                     axis.set_ylabel(labels[k], fontsize=9)
     figure.suptitle(f"cutouts: {labels[0]} above {labels[1]} (arcsinh scale, 1 to 99.8 %)", fontsize=10)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_spectra(
@@ -161,7 +145,7 @@ def plot_spectra(
         axis.set_xlabel(str(example.get("wave_unit", "")), fontsize=7)
         axis.tick_params(labelsize=7)
     axis.legend(fontsize=7, frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_scalars(
@@ -192,4 +176,4 @@ def plot_scalars(
     for axis in axes[len(columns) :]:
         axis.set_visible(False)
     figure.suptitle(f"{title} (x observed, y predicted)", fontsize=9)
-    return _save(figure, path)
+    return save(figure, path)

@@ -14,19 +14,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..core.plotting import GREEN, PINK, save
 from ..metrics.photo_z import OUTLIER, normalised_errors
 from .plots import MODEL, OTHER, TRUE
 
-GOOD = "#009e73"
+GOOD = GREEN
 MAX_PANELS = 24
 _SHADE = "#cccccc"
-BASELINE_COLOURS = {"marginal": "#999999", "boosting": OTHER, "neighbours": "#cc79a7"}
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path
+BASELINE_COLOURS = {"marginal": "#999999", "boosting": OTHER, "neighbours": PINK}
 
 
 def _panels(names: Sequence[str], title: str, size: float = 2.3) -> tuple[Figure, list[tuple[str, Axes]]]:
@@ -77,7 +72,7 @@ def plot_photo_z(name: str, example: Mapping[str, np.ndarray], figures: Mapping[
     ]
     outliers = 100 * figures["outlier_fraction"]["value"]
     top.set_title(", ".join([*words, f"outliers {outliers:.1f} %", f"n {figures['n']}"]), fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_pit(columns: Mapping[str, Mapping[str, Any]], path: Path) -> Path | None:
@@ -99,7 +94,7 @@ def plot_pit(columns: Mapping[str, Mapping[str, Any]], path: Path) -> Path | Non
         axis.axhline(1, color=TRUE, lw=0.6)
         axis.set(xlim=(0, 1), ylim=(0, max(2.0, height.max() * 1.08)))
         axis.set_title(f"{name}: KS {columns[name]['ks']:.3f}", fontsize=7)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_coverage(columns: Mapping[str, Mapping[str, Any]], path: Path) -> Path | None:
@@ -119,7 +114,7 @@ def plot_coverage(columns: Mapping[str, Mapping[str, Any]], path: Path) -> Path 
         axis.plot([0, 1], [0, 1], color=TRUE, lw=0.6)
         axis.plot(nominal, found, color=MODEL, lw=1.4)
         axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_by_bins(
@@ -152,7 +147,7 @@ def plot_by_bins(
         shown = columns[name].get("unit")
         axis.set_title(f"{name}{f' [{shown}]' if shown else ''}", fontsize=7)
     panels[0][1].legend(fontsize=6, frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_against(columns: Mapping[str, Mapping[str, Any]], path: Path, figure_name: str = "crps") -> Path | None:
@@ -189,7 +184,7 @@ def plot_against(columns: Mapping[str, Mapping[str, Any]], path: Path, figure_na
     axis.set_xlabel(f"({figure_name} of the model - of the baseline) / of the baseline; right of 0 the model loses")
     axis.legend(fontsize=7, frameon=False, loc="best")
     axis.grid(alpha=0.25, axis="x")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_recalibration(columns: Mapping[str, Mapping[str, Any]], path: Path) -> Path | None:
@@ -217,7 +212,7 @@ def plot_recalibration(columns: Mapping[str, Mapping[str, Any]], path: Path) -> 
         axis.set(xlim=(0, 1), ylim=(0, None))
         axis.set_title(f"{name}: T = {columns[name]['fitted']['temperature']:.2f}", fontsize=7)
     panels[0][1].legend(fontsize=6, frameon=False)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_chi2_by_pixel(groups: Mapping[str, Mapping[str, Any]], path: Path) -> Path | None:
@@ -243,7 +238,7 @@ def plot_chi2_by_pixel(groups: Mapping[str, Mapping[str, Any]], path: Path) -> P
         for side in (axis, other):
             side.tick_params(labelsize=6)
     figure.suptitle("predicted spectra against the noise, mean over objects (dashed: 1 and 0)", fontsize=9)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def plot_matrix(matrix: Any, path: Path) -> Path | None:
@@ -272,4 +267,4 @@ def plot_matrix(matrix: Any, path: Path) -> Path | None:
     axis.set(xlabel="given", ylabel="asked")
     figure.colorbar(image, ax=axis, shrink=0.8).ax.tick_params(labelsize=6)
     figure.suptitle(f"{matrix.figure}: each quantity from each subset", fontsize=9)
-    return _save(figure, path)
+    return save(figure, path)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from ..config.schema import Baseline
 from ..core.atomic import atomic_path
-from .tables import table
+from ..core.text_table import table
 
 _BASELINES = tuple(baseline.value for baseline in Baseline)
 _KINDS = {"absolute error": "absolute error", "squared error": "squared error", "crps": "CRPS"}

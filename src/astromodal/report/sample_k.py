@@ -13,11 +13,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .plots import MODEL, OTHER, TRUE, _save
-from .tables import MODALITIES, _cell, table
+from ..core.plotting import GREEN, PINK, YELLOW, save
+from ..core.text_table import markdown, table
+from .plots import MODEL, OTHER, TRUE
+from .tables import MODALITIES
 
 Study = Mapping[str, Any]
-COLOURS = {"total": MODEL, "reconstruction": TRUE, "image": "#009e73", "scalar": "#cc79a7", "spectrum": "#e69f00"}
+COLOURS = {"total": MODEL, "reconstruction": TRUE, "image": GREEN, "scalar": PINK, "spectrum": YELLOW}
 
 
 def verdict(study: Study, cosine: float) -> str:
@@ -101,9 +103,7 @@ def study_markdown(study: Study) -> str:
     """The same as Markdown, with what was studied."""
     lines = [f"# Which sample_k is enough: {study['run']}", "", f"{study['checkpoint']}, {study['device']}.", ""]
     for title, header, rows in _tables(study):
-        cells = [[_cell(value) for value in row] for row in (header, *rows)]
-        lines += [f"**{title[0].upper()}{title[1:]}**", "", f"| {' | '.join(cells[0])} |", "|---" * len(header) + "|"]
-        lines += [f"| {' | '.join(row)} |" for row in cells[1:]] + [""]
+        lines += [f"**{title[0].upper()}{title[1:]}**", "", markdown(header, rows), ""]
     for note in (*_notes(study), study["verdict"]):
         lines += [note, ""]
     return "\n".join(lines)
@@ -133,7 +133,7 @@ def plot_study(study: Study, cosine: float, path: Path) -> Path:
     cosines.legend(fontsize=7, frameon=False, loc="lower right")
     _plot_cost(cost, study, ks)
     figure.suptitle(f"sample_k study: {study['run']}, {study['checkpoint']}", fontsize=10)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _plot_error(axis: Axes, study: Study, rows: Sequence[Mapping[str, Any]]) -> None:

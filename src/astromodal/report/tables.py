@@ -5,32 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+from ..core.text_table import table
 
 MODALITIES = ("image", "scalar", "spectrum")
-
-
-def table(header: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
-    """Columns padded to their widest cell; the first column to the left, figures to the right.
-
-    >>> print(table(("name", "n"), [("a", 1), ("bc", 20)]))
-    name   n
-    a      1
-    bc    20
-    """
-    cells = [tuple(map(_cell, row)) for row in (header, *rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    lines = []
-    for row in cells:
-        first = row[0].ljust(widths[0])
-        lines.append("  ".join([first, *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]).rstrip())
-    return "\n".join(lines)
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and not np.isfinite(value)):
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -12,6 +12,7 @@ works in a single process, where it does nothing.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from ..config.schema import Parallel
@@ -27,10 +29,12 @@ from ..errors import ConfigError, TrainingError
 from .heartbeat import Heartbeat
 from .sharded import is_sharded
 
+MEETING = timedelta(minutes=5)  # for the others to close a run, which may take an upload, and to come to the next one
 TIMEOUT = timedelta(minutes=30)  # for a reduction: one process may write or plot for long while the others wait
 _LOST = ("connection closed by peer", "connection reset by peer", "connection refused", "broken pipe",
          "nccl communicator was aborted", "timed out waiting", "remote process exited", "socket timeout")  # fmt: skip
 _heartbeat: Heartbeat | None = None
+_store: dist.Store | None = None  # where the processes meet: torchrun's, or one that the first process keeps
 
 
 def initialised() -> bool:
@@ -38,35 +42,78 @@ def initialised() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def join_process_group(device: torch.device, rank_timeout_s: float | None = None) -> bool:
+def join_process_group(device: torch.device, rank_timeout_s: float | None = None, name: str = "run") -> bool:
     """Join the group that torchrun described in the environment; True if this call made it.
 
     On GPUs what is on the CPU (objects, counts of a step) travels over gloo, so that it never waits for the GPU.
 
     Args:
         rank_timeout_s: see :class:`~astromodal.training.heartbeat.Heartbeat`; ``None`` watches nobody.
+        name: unlike that of every earlier group of these processes, whose addresses are still in the store.
     """
-    global _heartbeat
+    global _heartbeat, _store
     if initialised() or int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
         return False
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-    if rank_timeout_s is not None:
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if _store is None:
+        _store = next(rendezvous("env://", rank, size, timeout=TIMEOUT))[0]
+    else:
+        _meet(_store, name, rank, size)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=dist.PrefixStore(name, _store), rank=rank, world_size=size, timeout=TIMEOUT)
+    if rank_timeout_s is not None and _heartbeat is None:
         _heartbeat = Heartbeat(dist.get_rank(), dist.get_world_size(), rank_timeout_s)
         _heartbeat.start()
     return True
 
 
-def leave_process_group() -> None:
-    """Undo :func:`join_process_group`, once all processes are here."""
+def _meet(store: dist.Store, name: str, rank: int, size: int) -> None:
+    """Wait for the others, who may be closing the run before; one that is caught in it will not come."""
+    store.set(f"{name}/here/{rank}", "")
+    try:
+        store.wait([f"{name}/here/{other}" for other in range(size)], MEETING)
+    except dist.DistError:
+        print(
+            f"[rank {rank}] error: expected all {size} processes to go on with {name}, got not all within {MEETING}; "
+            "to repair: see above why one failed; sweep.resume=<folder of the sweep> goes on",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from None
+
+
+def leave_process_group(watch: bool = False) -> None:
+    """Undo :func:`join_process_group`, once all processes are here; ``watch``: they go on watching each other."""
     global _heartbeat
     if initialised():
-        dist.barrier()
-        if _heartbeat is not None:
+        with explain_lost_rank():
+            dist.barrier()
+        if _heartbeat is not None and not watch:
             _heartbeat.stop()
             _heartbeat = None
         dist.destroy_process_group()
+
+
+@contextmanager
+def process_group(device: torch.device, rank_timeout_s: float | None, name: str, others_follow: bool) -> Iterator[None]:
+    """The group of one run, where torchrun has started several processes; see :func:`join_process_group`.
+
+    Each of the runs that follow each other in the same processes (jobs of a sweep) has a group of its own, so that a
+    process that has failed alone, and is ahead of the others, never mixes the next run's numbers with theirs.
+
+    Args:
+        others_follow: other runs follow, also if this one fails; the processes go on watching each other.
+    """
+    joined = join_process_group(device, rank_timeout_s, name)
+    try:
+        yield
+        if joined:
+            leave_process_group(watch=others_follow)
+    except Exception:
+        if joined and others_follow and initialised():
+            dist.destroy_process_group()
+        raise
 
 
 @contextmanager

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..config.loss_choices import check_shares
 from ..config.schema import LossConfig
-from ..config.validate import check_shares
 from ..errors import ConfigError
 from .callbacks import Callback
 from .distributed import sum_over_ranks

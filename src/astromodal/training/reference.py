@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config.loss_choices import check_form, check_shares, check_width
 from ..config.schema import CEBalance, CEMode, ErrorUse, LossConfig, LossForm, LossFormConfig
-from ..config.validate import check_form, check_shares, check_width
 from ..errors import ConfigError
 from .forms import values as form_values
 from .sampling import StepWeights, Targets

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..config.loss_choices import check_form
 from ..config.schema import LossConfig, LossFormConfig
-from ..config.validate import check_form
 from ..core.codebook import Codebook, ScalarCodebook
 from ..core.vocab import VocabSpec
 from ..errors import ArtifactError, ConfigError, DataError

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-INK, BLUE, ORANGE = "#333333", "#0072b2", "#d55e00"  # colour-blind safe (Okabe and Ito 2008)
+from ...core.plotting import BLUE, INK, ORANGE, curve, legend_and_grid, panels_in_a_row, points, save
 
 
 def plot_learning(records: Sequence[Mapping[str, Any]], loss: str, path: Path) -> Path:
@@ -19,19 +19,15 @@ def plot_learning(records: Sequence[Mapping[str, Any]], loss: str, path: Path) -
         records: ``training_history.json``.
         loss: ``mse`` or ``sse``, for the label.
     """
-    figure = Figure(figsize=(7.6, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = panels_in_a_row(2, 3.8, 3.2)
     for key, label, colour in (("train_loss", "training", INK), ("val_loss", "validation (averaged weights)", BLUE)):
-        points = [(r["epoch"], r[key]) for r in records if r.get(key) is not None]
-        if points:
-            left.plot(*zip(*points, strict=True), color=colour, lw=1.2, label=label)
+        curve(left, points(records, key, over="epoch"), color=colour, label=label)
     left.set(xlabel="epoch", ylabel=f"{loss.upper()} at hidden values", yscale="log")
-    left.legend(fontsize=8, frameon=False)
-    right.plot([r["epoch"] for r in records], [r["lr"] for r in records], color=ORANGE, lw=1.2)
+    curve(right, points(records, "lr", over="epoch"), color=ORANGE)
     right.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
     for axis in (left, right):
-        axis.grid(alpha=0.25)
-    return _save(figure, path)
+        legend_and_grid(axis, 8)
+    return save(figure, path)
 
 
 def plot_examples(x: np.ndarray, painted: np.ndarray, visible: np.ndarray, path: Path) -> Path:
@@ -46,10 +42,4 @@ def plot_examples(x: np.ndarray, painted: np.ndarray, visible: np.ndarray, path:
         axis.set(ylabel="normalised", xlim=(0, len(places) - 1))
     axis.set(xlabel="position on the grid")
     figure.axes[0].legend(fontsize=8, frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
-    return _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path
+    return save(figure, path)

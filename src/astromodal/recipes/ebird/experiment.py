@@ -13,6 +13,7 @@ from ...core.io import plain, write_json
 from ...core.manifest import fingerprint_config
 from ...core.random import seed_everything
 from ...core.runs import RunContext
+from ...core.text_table import table
 from ...data.checklist_generator import ChecklistGenerator
 from ...data.checklists import read_checklists
 from ...data.species_matrix import ChecklistDataset, SpeciesMatrix, species_matrix
@@ -135,7 +136,7 @@ def say(figures: dict[str, Any], run: RunContext) -> None:
         ("habitat and effort known", "nats_known_habitat"),
         ("as many principal components", "nats_principal_components"),
     ]
-    table = "\n".join(f"  {title:<42}{figures[key]:8.2f}" for title, key in lines if key in figures)
-    run.log.info("nats per held-out checklist (%d of them, %d species; less is better):\n%s",
-                 figures["checklists_val"], figures["species"], table)  # fmt: skip
+    rows = [(title, f"{figures[key]:.2f}") for title, key in lines if key in figures]
+    run.log.info("%s", table((f"{figures['checklists_val']} held-out checklists, {figures['species']} species",
+                              "nats per checklist, less is better"), rows))  # fmt: skip
     run.log.info("latents in use: %d of %d, %.2f nats", figures["active_units"], figures["latents"], figures["kl"])

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from ...codecs.variational import ACTIVE_VARIANCE
+from ...core.plotting import BLUE, GREEN, INK, ORANGE, legend_and_grid, panels_in_a_row, save
 
-INK, BLUE, ORANGE, GREEN = "#333333", "#0072b2", "#d55e00", "#009e73"  # colour-blind safe (Okabe and Ito 2008)
 PANELS = (("loss", "total loss"), ("recon_loss", "reconstruction"), ("kl_loss", "KL divergence"))
 
 
@@ -20,8 +19,8 @@ def plot_curves(history: Mapping[str, Sequence[float]], levels: Mapping[str, flo
     Args:
         levels: name -> nats of other models, drawn beside the total loss.
     """
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    for axis, (part, title) in zip(figure.subplots(1, 3), PANELS, strict=True):
+    figure, axes = panels_in_a_row(len(PANELS), 4.0, 3.6)
+    for axis, (part, title) in zip(axes, PANELS, strict=True):
         epochs = np.arange(1, len(history[f"train_{part}"]) + 1)
         axis.plot(epochs, history[f"train_{part}"], color=INK, lw=1.2, label="training")
         axis.plot(epochs, history[f"val_{part}"], color=BLUE, lw=1.2, label="validation")
@@ -34,26 +33,18 @@ def plot_curves(history: Mapping[str, Sequence[float]], levels: Mapping[str, flo
             margin = 0.05 * (max(shown) - min(shown) + 1e-9)
             axis.set_ylim(min(shown) - margin, max(shown) + margin)
         axis.set(title=title, xlabel="epoch", ylabel="nats per checklist")
-        axis.legend(fontsize=7, frameon=False)
-        axis.grid(alpha=0.25)
-    return _save(figure, path)
+        legend_and_grid(axis)
+    return save(figure, path)
 
 
 def plot_latents(divergence: np.ndarray, variance: np.ndarray, path: Path) -> Path:
     """Mean divergence of each latent in descending order; grey where the posterior mean hardly varies."""
     order = np.argsort(divergence)[::-1]
     active = variance[order] > ACTIVE_VARIANCE
-    figure = Figure(figsize=(6.2, 3.4), layout="constrained")
-    axis = figure.subplots()
+    figure, (axis,) = panels_in_a_row(1, 6.2, 3.4)
     axis.bar(np.arange(len(order)), divergence[order], color=np.where(active, BLUE, "#bbbbbb"))
     axis.set(xlabel="latent, by divergence", ylabel="KL [nats per checklist]",
              title=f"{int(active.sum())} of {len(order)} latents are in use, {divergence.sum():.2f} nats")  # fmt: skip
     axis.set_xticks(np.arange(len(order)), [str(i) for i in order], fontsize=7)
     axis.grid(alpha=0.25, axis="y")
-    return _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path
+    return save(figure, path)

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from ...core.plotting import BLUE, INK, ORANGE, curve, legend_and_grid, panels_in_a_row, points, save
 from .measures import Geometry, best_hierarchy
-
-INK, BLUE, ORANGE = "#333333", "#0072b2", "#d55e00"  # colour-blind safe (Okabe and Ito 2008)
 
 
 def plot_hierarchy(found: Geometry, inner: float, outer: float, path: Path) -> Path:
@@ -20,8 +18,7 @@ def plot_hierarchy(found: Geometry, inner: float, outer: float, path: Path) -> P
     Args:
         inner, outer: radii that the radial term asks for at the ends.
     """
-    figure = Figure(figsize=(6.2, 4.2), layout="constrained")
-    axis = figure.subplots()
+    figure, (axis,) = panels_in_a_row(1, 6.2, 4.2)
     jitter = np.random.default_rng(0).uniform(-0.28, 0.28, len(found.radius))
     axis.plot(found.valuation + jitter, found.radius, ".", ms=2, alpha=0.25, color=BLUE, rasterized=True)
     levels = np.unique(found.valuation)
@@ -37,9 +34,8 @@ def plot_hierarchy(found: Geometry, inner: float, outer: float, path: Path) -> P
     axis.set(xlabel="3-adic valuation (below: number of operations)", ylabel="hyperbolic radius of the posterior mean")
     axis.set_xticks(levels)
     axis.set_ylim(bottom=min(0.0, found.radius.min()) - 0.35)
-    axis.legend(fontsize=8, frameon=False)
-    axis.grid(alpha=0.25)
-    return _save(figure, path)
+    legend_and_grid(axis, 8)
+    return save(figure, path)
 
 
 def plot_learning(records: Sequence[Mapping[str, Any]], path: Path) -> Path | None:
@@ -59,21 +55,10 @@ def plot_learning(records: Sequence[Mapping[str, Any]], path: Path) -> Path | No
     )  # fmt: skip
     if not any("train/loss" in record for record in records):
         return None
-    figure = Figure(figsize=(4.0 * len(panels), 3.4), layout="constrained")
-    for axis, (title, scale, curves) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    figure, axes = panels_in_a_row(len(panels), 4.0, 3.4)
+    for axis, (title, scale, curves) in zip(axes, panels, strict=True):
         for key, label in curves.items():
-            points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
-            points = [p for p in points if scale == "linear" or p[1] > 0]
-            if points:
-                axis.plot(*zip(*points, strict=True), lw=1.2, label=label)
+            curve(axis, points(records, key, positive=scale == "log"), label=label)
         axis.set(title=title, xlabel="optimizer step", yscale=scale)
-        if axis.lines:
-            axis.legend(fontsize=7, frameon=False)
-        axis.grid(alpha=0.25)
-    return _save(figure, path)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    return path
+        legend_and_grid(axis)
+    return save(figure, path)

@@ -1,0 +1,119 @@
+"""Values that cannot work together, section by section."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from ..errors import ConfigError
+from .bounds import value_of
+from .explain import nearest
+from .levels import check_image_levels, check_patch_levels
+from .loss_choices import MODALITIES, check_form, check_shares, check_width
+from .packages import require_package
+from .schema import OptimizerName
+
+
+def check_combinations(cfg: DictConfig, stage: str) -> None:
+    """Refuse what ``stage`` could not run with, though each value alone is fine.
+
+    Raises:
+        ConfigError: naming a key of the combination.
+    """
+    _check_data(cfg)
+    if cfg.tracking.tensorboard:
+        require_package("tensorboard", "tracking.tensorboard=true", "tracking.tensorboard=false")
+    if stage == "train_tokenizers":
+        _check_tokenizer(cfg)
+    elif stage == "train_lm":
+        _check_model_and_loss(cfg)
+        _check_sequence(cfg)
+        _check_objective(cfg)
+    elif stage == "evaluate":
+        _check_evaluate(cfg)
+
+
+def _check_data(cfg: DictConfig) -> None:
+    held_out = cfg.data.splits.val_fraction + cfg.data.splits.test_fraction
+    if held_out >= 1:
+        raise ConfigError("val_fraction + test_fraction < 1", got=held_out, where="data.splits")
+    if not cfg.data.scalars and not cfg.data.spectra and cfg.data.images is None:
+        repair = "data=splus, data=kids_viking or data=synthetic"
+        raise ConfigError("data.scalars, data.spectra or data.images", got="none of them", where="data", repair=repair)
+    if cfg.data.images is not None and cfg.data.images.size % 4:
+        raise ConfigError("a cutout size divisible by 4", got=cfg.data.images.size, where="data.images.size")
+
+
+def _check_model_and_loss(cfg: DictConfig) -> None:
+    if cfg.optimizer.name == OptimizerName.riemannian_adam:
+        require_package("geoopt", "optimizer=riemannian_adam", "optimizer=adamw")
+    width, heads = cfg.model.d_model, cfg.model.n_heads
+    if width % heads:
+        close = min((n for n in range(1, 65) if width % n == 0), key=lambda n: abs(n - heads))
+        expected = f"model.n_heads that divides model.d_model={width}"
+        raise ConfigError(expected, got=heads, where="model", repair=f"model.n_heads={close}")
+    if not cfg.loss.use_ce and not cfg.loss.enabled:
+        raise ConfigError("loss.use_ce or loss.enabled", got="neither", where="loss", repair="loss=combined")
+    check_shares(cfg.loss)
+    for modality in MODALITIES:
+        check_form(modality, cfg.loss[modality])
+        check_width(modality, cfg.loss[modality], cfg.loss.standardize)
+
+
+def _check_sequence(cfg: DictConfig) -> None:
+    if cfg.sequence.order.value == "random" and not cfg.sequence.next_types:
+        expected = "sequence.next_types=true with sequence.order=random, or a position cannot know what to predict"
+        raise ConfigError(expected, got="false", where="sequence", repair="sequence.next_types=true")
+    modalities = list(cfg.sequence.modalities)
+    for name in modalities:
+        if name not in MODALITIES:
+            expected, repair = f"modalities among {', '.join(MODALITIES)}", nearest(name, list(MODALITIES))
+            raise ConfigError(expected, got=name, where="sequence.modalities", repair=repair)
+    if not modalities or len(set(modalities)) != len(modalities):
+        raise ConfigError("each modality once, and at least one", got=modalities, where="sequence.modalities")
+
+
+def _check_objective(cfg: DictConfig) -> None:
+    if cfg.objective.value != "prediction":
+        return
+    _check_evaluate(cfg)
+    for key, only, why in (("run", "auto", "the model is the one that is trained"), ("splits", None, "it is val"),
+                           ("calibration", "off", "new weights have none")):  # fmt: skip
+        if cfg.evaluate[key] != only:
+            raise ConfigError(f"no evaluate.{key} with objective=prediction: {why}", got=cfg.evaluate[key],
+                              where=f"evaluate.{key}", repair="drop it")  # fmt: skip
+
+
+def _check_evaluate(cfg: DictConfig) -> None:
+    for name, known in (("splits", ("train", "val", "test")), ("embeddings", ("mean", "last"))):
+        for value in cfg.evaluate[name] or ():
+            if value not in known:
+                raise ConfigError(f"evaluate.{name} among {', '.join(known)}", got=value, where="evaluate",
+                                  repair=nearest(value, list(known)))  # fmt: skip
+    if not 0 < cfg.evaluate.fraction <= 1:
+        raise ConfigError("0 < evaluate.fraction <= 1", got=cfg.evaluate.fraction, where="evaluate.fraction")
+    quantiles = list(cfg.evaluate.quantiles)
+    if not all(0 < q < 1 for q in quantiles) or len({*quantiles}) < len(quantiles):
+        raise ConfigError("different quantiles between 0 and 1", got=quantiles, where="evaluate.quantiles")
+    if cfg.evaluate.predict is not None and not (cfg.evaluate.predict or cfg.evaluate.embeddings):
+        raise ConfigError("something to predict, or evaluate.embeddings=[mean]", got="neither", where="evaluate")
+
+
+def _check_tokenizer(cfg: DictConfig) -> None:
+    check_image_levels(
+        value_of(cfg, "tokenizer.image.quantizer.levels"), value_of(cfg, "tokenizer.image.codec.latent_channels")
+    )
+    spectrum = cfg.tokenizer.spectrum
+    if spectrum is None:
+        return
+    groups = list(spectrum.groups or cfg.data.spectra)
+    for group in (*groups, *spectrum.patch_sizes):
+        if cfg.data.spectra and group not in cfg.data.spectra:
+            expected, repair = f"groups among {', '.join(cfg.data.spectra)}", nearest(group, list(cfg.data.spectra))
+            raise ConfigError(expected, got=group, where="tokenizer.spectrum", repair=repair)
+    for group, size in spectrum.patch_sizes.items():
+        if size < 1:
+            raise ConfigError("patch sizes >= 1", got=size, where=f"tokenizer.spectrum.patch_sizes.{group}")
+    codec = value_of(cfg, "tokenizer.spectrum.codec")
+    if codec is None or codec.get("name") == "patches":
+        patch_sizes = {group: spectrum.patch_sizes.get(group, spectrum.patch_size) for group in groups}
+        check_patch_levels(value_of(cfg, "tokenizer.spectrum.quantizer.levels"), patch_sizes)

@@ -1,0 +1,156 @@
+"""Every configuration key of the program: its type, its default and what it means.
+
+These dataclasses are the schema that Hydra checks values against (``conf/`` holds the named options).
+They import nothing heavy, so that ``--help`` and configuration errors stay fast. ``None`` means "off"
+or "decide for me", as the comment says; counts begin with ``n_``, periods end with ``_every``.
+
+==============  =====================================================================================
+``root``        ``Config``, the whole; ``STAGE_GROUPS``, which stage reads which section
+``run``         ``hardware``, ``paths``, ``tracking``, ``sweep``, ``encode``
+``data``        ``data``: columns, spectra, cutouts, splits, the synthetic sky
+``codecs``      ``tokenizer.<modality>.codec``
+``tokenizer``   ``tokenizer``, and ``tokenizer.<modality>.quantizer``
+``recipes``     ``recipe``: a codec on its home problem
+``model``       ``vocab``, ``sequence``, ``model``
+``loss``        ``loss``
+``training``    ``optimizer``, ``schedule``, ``training``
+``evaluate``    ``evaluate``
+==============  =====================================================================================
+
+The choices of a key (``Enum``) stand in the module of the section that first reads them. OmegaConf resolves the
+types of a dataclass in its own module: import them there at run time, not under ``TYPE_CHECKING``.
+"""
+
+from .codecs import (
+    AutoencoderConfig,
+    CodecTrainingConfig,
+    Corruption,
+    Likelihood,
+    MaskedAutoencoderConfig,
+    PatchesConfig,
+    TernaryCodecConfig,
+    VAEConfig,
+)
+from .data import (
+    BandConfig,
+    DataConfig,
+    ImageConfig,
+    ScalarConfig,
+    SpectrumGroupConfig,
+    SpectrumKind,
+    SplitConfig,
+    SplitMethod,
+    SyntheticConfig,
+    Transform,
+)
+from .evaluate import Baseline, Calibrate, EvaluateConfig, EvaluateInput, JudgeConfig
+from .loss import SCALAR_FORMS, WIDTH_FORMS, CEBalance, CEMode, ErrorUse, LossConfig, LossForm, LossFormConfig
+from .model import Missing, ModelConfig, Order, SequenceConfig, VocabConfig
+from .recipes import (
+    CurriculumConfig,
+    EbirdVAERecipeConfig,
+    HomeostasisConfig,
+    MadeUpChecklistsConfig,
+    SpectrumMAERecipeConfig,
+    TernaryGeometryConfig,
+    TernaryLossSettings,
+    TernaryLossWeights,
+    TernaryNetworkConfig,
+    TernaryOptimizerConfig,
+    TernaryVAERecipeConfig,
+)
+from .root import STAGE_GROUPS, Config, ObjectiveFigure
+from .run import EncodeConfig, HardwareConfig, Parallel, PathsConfig, Precision, SweepConfig, TrackingConfig, WandbMode
+from .tokenizer import (
+    FSQConfig,
+    ImageTokenizerConfig,
+    KMeansConfig,
+    ResidualKMeansConfig,
+    ScalarTokenizerConfig,
+    SpectrumTokenizerConfig,
+    TokenizerConfig,
+)
+from .training import (
+    MonitorMode,
+    OnNonfinite,
+    OptimizerConfig,
+    OptimizerName,
+    ScheduleConfig,
+    ScheduleName,
+    TrainingConfig,
+)
+
+__all__ = [
+    "AutoencoderConfig",
+    "BandConfig",
+    "Baseline",
+    "CEBalance",
+    "CEMode",
+    "Calibrate",
+    "CodecTrainingConfig",
+    "Config",
+    "Corruption",
+    "CurriculumConfig",
+    "DataConfig",
+    "EbirdVAERecipeConfig",
+    "EncodeConfig",
+    "ErrorUse",
+    "EvaluateConfig",
+    "EvaluateInput",
+    "FSQConfig",
+    "HardwareConfig",
+    "HomeostasisConfig",
+    "ImageConfig",
+    "ImageTokenizerConfig",
+    "JudgeConfig",
+    "KMeansConfig",
+    "Likelihood",
+    "LossConfig",
+    "LossForm",
+    "LossFormConfig",
+    "MadeUpChecklistsConfig",
+    "MaskedAutoencoderConfig",
+    "Missing",
+    "ModelConfig",
+    "MonitorMode",
+    "ObjectiveFigure",
+    "OnNonfinite",
+    "OptimizerConfig",
+    "OptimizerName",
+    "Order",
+    "Parallel",
+    "PatchesConfig",
+    "PathsConfig",
+    "Precision",
+    "ResidualKMeansConfig",
+    "SCALAR_FORMS",
+    "STAGE_GROUPS",
+    "ScalarConfig",
+    "ScalarTokenizerConfig",
+    "ScheduleConfig",
+    "ScheduleName",
+    "SequenceConfig",
+    "SpectrumGroupConfig",
+    "SpectrumKind",
+    "SpectrumMAERecipeConfig",
+    "SpectrumTokenizerConfig",
+    "SplitConfig",
+    "SplitMethod",
+    "SweepConfig",
+    "SyntheticConfig",
+    "TernaryCodecConfig",
+    "TernaryGeometryConfig",
+    "TernaryLossSettings",
+    "TernaryLossWeights",
+    "TernaryNetworkConfig",
+    "TernaryOptimizerConfig",
+    "TernaryVAERecipeConfig",
+    "TokenizerConfig",
+    "TrackingConfig",
+    "TrainingConfig",
+    "Transform",
+    "VAEConfig",
+    "VocabConfig",
+    "WIDTH_FORMS",
+    "WandbMode",
+]

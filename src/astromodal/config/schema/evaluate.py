@@ -1,0 +1,68 @@
+"""The section ``evaluate``: what a model is asked, and how its answers are judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import List, Optional
+
+
+class EvaluateInput(str, Enum):
+    """What ``evaluate.py`` reads."""
+
+    auto = "auto"  # the token files of paths.store where there are any, else the datacubes
+    tokens = "tokens"
+    datacubes = "datacubes"  # encoded with the run's tokenizers, one field at a time, and not kept
+
+
+class Calibrate(str, Enum):
+    """Which of the corrections beside the weights ``evaluate.py`` applies (``evaluation/recalibration.py``)."""
+
+    off = "off"
+    temperature = "temperature"  # to the posterior, and so to all that is made of it
+    conformal = "conformal"  # to the posterior, and then to its quantiles
+
+
+class Baseline(str, Enum):
+    """What a model is judged against, on the same objects and inputs."""
+
+    marginal = "marginal"  # the distribution of the training objects, whatever is given
+    boosting = "boosting"  # scikit-learn's gradient boosting: the mean, and each quantile
+    neighbours = "neighbours"  # of the inputs
+
+
+@dataclass
+class JudgeConfig:
+    """How a catalogue of predictions is compared with what was observed."""
+
+    baselines: List[Baseline] = field(default_factory=lambda: list(Baseline))  # boosting: a minute of CPU per column
+    max_training_rows: int = 20_000  # that a baseline learns a column from
+    n_resamples: int = 500  # of the bootstrap by object
+    n_bins: int = 6  # of magnitude and of signal-to-noise
+    magnitude: Optional[str] = None  # column that errors are shown by; null: the first magnitude in r, else the first
+    redshifts: List[str] = field(default_factory=lambda: ["specz_z", "photz_z", "redshift"])  # with photo-z figures
+    calibrate: bool = True  # fit a temperature and conformal shifts, show their effect, save them beside the weights
+    max_calibration_rows: int = 10_000  # posteriors that a temperature is fitted to
+    max_examples: int = 3000  # objects of each column that are drawn
+
+
+@dataclass
+class EvaluateConfig:
+    """``evaluate.py``. Names are modalities (scalar, spectrum, image), groups of spectra, or columns."""
+
+    run: str = "auto"  # run directory of train_lm.py, or a file of weights; auto: the newest finished run
+    input: EvaluateInput = EvaluateInput.auto
+    splits: Optional[List[str]] = None  # train, val, test; null: every object
+    fraction: float = 1.0  # of these objects, chosen by a hash of their id
+    given: Optional[List[str]] = None  # null: all else that the object has; [before]: what stands before; []: nothing
+    predict: Optional[List[str]] = None  # null: every scalar column
+    any_order: bool = False  # ask a model trained with sequence.order=fixed also against its order
+    quantiles: List[float] = field(default_factory=lambda: [0.025, 0.16, 0.84, 0.975])
+    posterior: bool = False  # the whole binned posterior of every asked column
+    n_samples: int = 16  # per object, of an asked spectrum or cutout
+    temperature: float = 1.0  # of the samples; below 1: nearer to the likeliest code
+    top_p: float = 1.0  # samples are drawn from the likeliest codes that together have this probability
+    embeddings: List[str] = field(default_factory=list)  # mean, last: hidden states of what is given
+    calibration: Calibrate = Calibrate.off  # correct the posteriors by what calibration.json beside the weights holds
+    batch_size: int = 64  # sequences at once
+    judge: Optional[JudgeConfig] = field(default_factory=JudgeConfig)  # null: do not compare with what was observed

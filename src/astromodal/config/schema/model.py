@@ -1,0 +1,54 @@
+"""The sections ``vocab``, ``sequence`` and ``model``: from tokens to the transformer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import List, Optional
+
+
+class Missing(str, Enum):
+    """How a modality that an object lacks appears in its sequence."""
+
+    absent = "absent"
+    token = "token"
+
+
+class Order(str, Enum):
+    """Order of the parts of a sequence."""
+
+    fixed = "fixed"  # as listed in sequence.modalities
+    random = "random"  # drawn anew per object and epoch; needs next_types
+
+
+@dataclass
+class VocabConfig:
+    """Sizes of the vocabulary's blocks; null takes the size from the tokenizer."""
+
+    image: Optional[int] = None
+    scalar: Optional[int] = None
+    spectrum: Optional[int] = None
+
+
+@dataclass
+class SequenceConfig:
+    """From tokens to sequences."""
+
+    modalities: List[str] = field(default_factory=lambda: ["scalar", "spectrum", "image"])
+    order: Order = Order.fixed
+    missing: Missing = Missing.absent
+    next_types: bool = True  # tell a position the type of the token it has to predict
+
+
+@dataclass
+class ModelConfig:
+    """The causal transformer."""
+
+    d_model: int = 768
+    n_layers: int = 12
+    n_heads: int = 12
+    d_ff: int = 3072
+    dropout: float = 0.1
+    max_len: int = 2048
+    tie_head: bool = True  # head shares the token embedding
+    activation_checkpointing: bool = False  # blocks are computed again in the backward pass: less memory, more time

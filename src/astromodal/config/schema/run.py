@@ -1,0 +1,88 @@
+"""What a run may use and where it writes: ``hardware``, ``paths``, ``tracking``, ``sweep``; and ``encode``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import List, Optional
+
+from omegaconf import MISSING
+
+
+class Precision(str, Enum):
+    """Arithmetic of the forward and backward pass."""
+
+    auto = "auto"  # bf16 where the GPU has it, float32 elsewhere
+    float32 = "float32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class Parallel(str, Enum):
+    """What several processes under torchrun do with the model."""
+
+    auto = "auto"  # ddp under torchrun; a single process otherwise
+    ddp = "ddp"  # each holds the whole model and averages gradients
+    fsdp = "fsdp"  # each holds a share of weights, gradients and optimizer state: for models that do not fit
+
+
+class WandbMode(str, Enum):
+    """Weights & Biases: ``auto`` is online with an account configured, offline without one."""
+
+    auto = "auto"
+    online = "online"
+    offline = "offline"
+    disabled = "disabled"
+
+
+@dataclass
+class HardwareConfig:
+    """What the run may use."""
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    precision: Precision = Precision.auto
+    tf32: bool = True
+    compile: bool = False
+    deterministic: bool = False
+    parallel: Parallel = Parallel.auto  # several processes, under torchrun
+    rank_timeout_s: Optional[float] = 60.0  # a process without a sign of life for so long ends the run; null: off
+    n_threads: Optional[int] = None  # null: all cores
+    n_processes: int = 1  # worker processes of encode.py
+
+
+@dataclass
+class PathsConfig:
+    """Where things are read and written."""
+
+    datacube_template: str = MISSING
+    store: str = MISSING
+    runs: str = "runs"
+
+
+@dataclass
+class TrackingConfig:
+    """Weights & Biases and TensorBoard; metrics.jsonl is written in any case."""
+
+    wandb: WandbMode = WandbMode.auto
+    tensorboard: bool = False  # event files in <run>/tensorboard/; needs the package tensorboard
+    project: str = "astromodal"
+    entity: Optional[str] = None
+    group: Optional[str] = None  # null: the sweep's id in a sweep
+    tags: List[str] = field(default_factory=list)
+    notes: Optional[str] = None
+    lineage: bool = True  # tokenizers -> tokens -> model as artifacts of W&B: names and fingerprints, no files
+
+
+@dataclass
+class SweepConfig:
+    """Sweeps: what ``-m`` runs."""
+
+    resume: Optional[str] = None  # folder of a sweep to go on with; its own command need not be repeated
+    retry_failed: bool = False  # also run again what has failed
+
+
+@dataclass
+class EncodeConfig:
+    """``encode.py``."""
+
+    overwrite: bool = False  # encode again what is up to date

@@ -1,0 +1,57 @@
+"""What all figures have in common: colours, panels beside each other, curves over steps, the PNG file.
+
+Nothing here needs a display, or imports matplotlib before a figure is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# colour-blind safe (Okabe and Ito 2008), with a softer black
+INK, BLUE, ORANGE, GREEN, PINK, YELLOW = "#333333", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"
+
+
+def panels_in_a_row(n: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
+    """A figure of ``n`` panels; ``width`` of each, and ``height``, in inches."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(n * width, height), layout="constrained")
+    return figure, list(figure.subplots(1, n, squeeze=False)[0])
+
+
+def points(
+    records: Sequence[Mapping[str, Any]], key: str | None, over: str = "step", positive: bool = False
+) -> list[tuple[float, float]]:
+    """``over`` and value wherever ``key`` was recorded, for a logarithmic axis where it is ``positive``.
+
+    >>> points([{"step": 1, "loss": 2.0}, {"step": 2}, {"step": 3, "loss": None}, {"step": 4, "loss": 0.0}], "loss")
+    [(1, 2.0), (4, 0.0)]
+    """
+    found = [(r[over], r[key]) for r in records if key is not None and r.get(key) is not None]
+    return [(x, y) for x, y in found if y > 0 or not positive]
+
+
+def curve(axis: Axes, xy: Sequence[tuple[float, float]], **style: Any) -> None:
+    """A line through the points; without points none, and nothing in the legend."""
+    if xy:
+        axis.plot(*zip(*xy, strict=True), **{"lw": 1.2} | style)
+
+
+def legend_and_grid(axis: Axes, fontsize: float = 7) -> None:
+    """The legend if anything is named, and a faint grid."""
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=fontsize, frameon=False)
+    axis.grid(alpha=0.25)
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a PNG; the folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    return path
