@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,11 +11,10 @@ import pytest
 import torch
 
 from astromodal.config.schema import HardwareConfig, ScalarConfig, Transform
-from astromodal.core.io import read_json
 from astromodal.core.vocab import MISS
 from astromodal.data.splits import TEST, TRAIN, VAL
 from astromodal.errors import ArtifactError, ArtifactMissingError, ConfigError, DataError
-from astromodal.evaluation import catalogue, probes, similarity
+from astromodal.evaluation import catalogue, similarity
 from astromodal.evaluation.probe_fits import (
     AttentionProbe,
     ProbeOptions,
@@ -34,7 +32,7 @@ from . import hand_built as hand
 
 LIMITS = {TRAIN: 1000, VAL: 1000, TEST: 1000}
 SEQUENCE = {"order": "random", "missing": "absent", "next_types": True}
-QUICK = ProbeOptions(n_resamples=100, batch_size=32, epochs=12)
+QUICK = ProbeOptions(n_resamples=100, batch_size=32, epochs=12, learning_rates=(0.03,))
 LOG10 = ScalarConfig(transform=Transform.log10, unit="K")
 
 
@@ -70,7 +68,7 @@ def toy(kind: str, n: int = 900, width: int = 12, places: int = 16, seed: int = 
 
 def judged(kind: str, **changes) -> dict:
     states, rows, values = toy(kind)
-    return judge_probes(states, rows, values, LOG10, replace(QUICK, **changes))
+    return judge_probes(states, rows, values, LOG10, replace(QUICK, **changes)).figures
 
 
 def test_the_linear_probe_finds_what_every_token_knows():
@@ -93,13 +91,15 @@ def test_what_is_not_there_is_not_found():
     found = judged("none", epochs=40)
     for name in ("linear", "attention"):
         assert found["probes"][name]["r2"]["value"] < 0.05, name
-    assert found["attention"]["stopped_early"] and found["attention"]["epochs"] < 40
+    assert found["attention"]["epochs"]["0.03"] < 40  # and no longer than it takes to see that
 
 
 def test_a_mean_is_judged_as_a_mean_though_the_probe_predicts_logarithms():
     states, rows, _ = toy("none", n=2000)
     values = np.random.default_rng(5).lognormal(0, 1, 2000)  # the mean is 1.65 times the median
-    found = judge_probes(states, rows, values, ScalarConfig(transform=Transform.log10), replace(QUICK, epochs=1))
+    found = judge_probes(
+        states, rows, values, ScalarConfig(transform=Transform.log10), replace(QUICK, epochs=1)
+    ).figures
     assert abs(found["probes"]["linear"]["r2"]["value"]) < 0.02  # the median as a mean: about -0.09
     best = np.abs(values[rows[TEST]] - np.median(values[rows[TEST]])).mean()
     assert found["probes"]["linear"]["mae"]["value"] < 1.02 * best  # the mean as a median: about 1.1
@@ -155,6 +155,25 @@ def test_the_probe_ends_with_the_weights_that_were_best_on_validation():
     assert again == pytest.approx(found["val_mse"], rel=1e-5) and found["val_mse"] <= linear.val_mse
 
 
+@pytest.mark.parametrize(("kind", "best"), [("one", 0.3), ("none", 0.003), ("every", None)])
+def test_validation_chooses_among_the_learning_rates(kind, best):
+    rates = (0.3, 0.003, 0.03)
+    alone = {rate: judged(kind, epochs=3, n_resamples=2, learning_rates=(rate,)) for rate in rates}
+    together = judged(kind, epochs=3, n_resamples=2, learning_rates=rates)
+    errors = {rate: found["attention"]["val_mse"] for rate, found in alone.items()}
+    assert together["attention"]["learning_rate"] == best
+    assert together["attention"]["val_mse"] == min(errors.values())
+    chosen = alone[min(errors, key=errors.get)]
+    assert together["probes"] == chosen["probes"] and together["attention"]["is_mean"] == (best is None)
+    assert list(together["attention"]["epochs"]) == ["0.3", "0.003", "0.03"]
+
+
+def test_learning_rates_have_to_be_positive():
+    for wrong in ((), (0.1, 0.0)):
+        with pytest.raises(ConfigError, match="positive learning rates"):
+            replace(QUICK, learning_rates=wrong)
+
+
 def test_the_loader_shows_every_object_once_in_another_order_every_epoch():
     states, rows, values = toy("every", n=100)
     loader = RowLoader(states, rows[TRAIN], values[rows[TRAIN]], 8, seed=3)
@@ -175,7 +194,7 @@ def test_the_loader_shows_every_object_once_in_another_order_every_epoch():
 
 
 def chosen(label="z", given=None, fields=None, limits=LIMITS, seed=0, **sequence):
-    plan = hidden_plan(hand.layout(), SEQUENCE | sequence, label, given)
+    plan = hidden_plan(hand.layout(), SEQUENCE | sequence, [label], given)
     fields = [hand.field(120)] if fields is None else fields
     return labelled_objects(fields, hand.layout(), plan, label, hand.COLUMNS[label], limits, seed)
 
@@ -187,7 +206,7 @@ def test_the_label_is_never_among_the_tokens_of_the_model(sequence, monkeypatch)
     seen = []
     original = engine.tensor
     monkeypatch.setattr(engine, "tensor", lambda array: seen.append(array) or original(array))
-    states = HiddenStates(engine, objects.slots, "z")
+    states = HiddenStates(engine, objects.slots, ["z"])
     states(np.arange(len(objects.ids)))
     tokens, types, *_ = seen
     assert set(tokens[types == label]) <= {MISS} and (types == label).any() == (sequence.get("missing") == "token")
@@ -203,7 +222,7 @@ def test_states_do_not_depend_on_the_label_but_on_all_else():
         hidden = []
         for field in (before, replace(before, scalar=scalar)):
             objects = chosen(fields=[field])
-            hidden.append(HiddenStates(hand.engine(), objects.slots, "z")(np.arange(len(objects.ids)))[0])
+            hidden.append(HiddenStates(hand.engine(), objects.slots, ["z"])(np.arange(len(objects.ids)))[0])
         assert torch.equal(*hidden) == (name == "z"), name
 
 
@@ -211,14 +230,18 @@ def test_a_plan_that_shows_the_label_is_refused():
     objects = chosen()
     shown = replace(objects.slots, plan=replace(objects.slots.plan, given=objects.slots.plan.given | {"z"}))
     with pytest.raises(DataError, match="z among what is given"):
-        HiddenStates(hand.engine(), shown, "z")
+        HiddenStates(hand.engine(), shown, ["z"])
     with pytest.raises(ConfigError, match="a label that is not given"):
         chosen(given=["z", "sp"])
     assert "z" not in chosen(given=["scalar"]).slots.plan.given
     with pytest.raises(ConfigError, match="something else than z"):
-        hidden_plan(hand.layout(("scalar",)), SEQUENCE, "z", [])
+        hidden_plan(hand.layout(("scalar",)), SEQUENCE, ["z"], [])
     with pytest.raises(ConfigError, match="knows"):
-        hidden_plan(hand.layout(), SEQUENCE, "zz", None)
+        hidden_plan(hand.layout(), SEQUENCE, ["zz"], None)
+    with pytest.raises(ConfigError, match="every label once"):
+        hidden_plan(hand.layout(), SEQUENCE, ["z", "z"], None)
+    both = hidden_plan(hand.layout(), SEQUENCE, ["z", "t"], None)
+    assert not {"z", "t"} & both.given and "r" in both.given
 
 
 def test_objects_are_drawn_up_to_the_cap_and_counted(monkeypatch):
@@ -236,7 +259,8 @@ def test_objects_are_drawn_up_to_the_cap_and_counted(monkeypatch):
     values = dict(zip(np.concatenate([f.ids for f in fields]),
                       np.concatenate([f.scalar["values"][:, 1] for f in fields]), strict=True))  # fmt: skip
     assert every.values.tolist() == [values[name] for name in every.ids]
-    monkeypatch.setattr("astromodal.evaluation.probe_states._SLOT_CELLS", 100)  # windows of a few objects
+    assert every.ids.tolist() == [fields[number].ids[row] for number, row in every.places]
+    monkeypatch.setattr("astromodal.evaluation.probe_states.SLOT_CELLS", 100)  # windows of a few objects
     again = chosen(fields=fields)
     assert (again.slots.tokens == every.slots.tokens).all() and (again.ids == every.ids).all()
 
@@ -251,31 +275,6 @@ def test_without_a_test_split_half_of_validation_is_judged():
     field.split[:] = TRAIN
     with pytest.raises(DataError, match="at least 2 objects with z to choose by"):
         chosen(fields=[field])
-
-
-def test_the_command_probes_labels_from_token_files_and_writes_figures_and_table(tmp_path, monkeypatch, capsys):
-    trained = SimpleNamespace(model=hand.model(torch.float32), layout=hand.layout(), tokenizers=hand.tokenizers(),
-                              sequence=SEQUENCE, fingerprint="f", run_id="run")  # fmt: skip
-
-    class Store(list):
-        def check_tokenizers(self, tokenizers) -> None:
-            assert tokenizers is trained.tokenizers
-
-    for name, value in {"find_weights": lambda *_: tmp_path / "w.pt", "load_trained": lambda *_: trained,
-                        "TokenStore": lambda _: Store([hand.field(120)])}.items():  # fmt: skip
-        monkeypatch.setattr(probes, name, value)
-    command = [str(tmp_path), "--given", "r,spectrum", "--epochs", "1", "--device", "cpu", "--max-train", "30"]
-    probes.main([*command, "--label", "t,z"])
-    t, z = read_json(tmp_path / "probes" / "probes.json")["labels"]
-    assert {"r", "sp", "xp", "xp_scale"} <= set(t["given"]) and not {"t", "z"} & set(t["given"])
-    assert t["label"] == "t" and z["label"] == "z" and t["drawn"]["train"]["used"] <= 30
-    text = (tmp_path / "probes" / "probes.txt").read_text()
-    assert text in capsys.readouterr().out and text.startswith("t [K] from")
-    assert all(word in text for word in ("z from", "marginal", "linear", "attention", "r2"))
-    for wrong, said in (["--label", "nothing"], "one of r, z, t"), (["--label", "t", "--queries", "0"], "1 or more"):
-        with pytest.raises(SystemExit):
-            probes.main([*command, *wrong])
-        assert said in capsys.readouterr().err
 
 
 # -------------------------------------------------------------------------------------------- similarity

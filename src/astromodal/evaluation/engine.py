@@ -72,7 +72,7 @@ class Engine:
             # EOS follows what is last, in training as here
             hidden, cache, chained = self.prefix(slots, rows[batch], chain[batch], TYPE_SPECIAL)
             for name in embeddings:
-                answers.embeddings[name][batch] = _pooled(hidden, cache.lengths, name).float().cpu().numpy()
+                answers.embeddings[name][batch] = pooled(hidden, cache.lengths, name).float().cpu().numpy()
             del hidden
             mine = {name: parts[batch] for name, parts in kept.items()}
             for group in self._groups(slots, chain[batch], mine, questions, cache.longest):
@@ -179,7 +179,7 @@ def _tail(
     return np.take_along_axis(slots_, np.clip(place, 0, slots_.shape[1] - 1), 1)
 
 
-def _pooled(hidden: Tensor, lengths: Tensor, how: str) -> Tensor:
+def pooled(hidden: Tensor, lengths: Tensor, how: str) -> Tensor:
     """Mean over each row's tokens, or the state of its last, ``(m, D)``."""
     rows = torch.arange(len(hidden), device=hidden.device)
     if how == "last":

@@ -5,7 +5,8 @@
 *Attention*: ``y = sum_q w_q . sum_t a_qt h_t + b`` with ``a_q = softmax_t(u_q . h_t / sqrt(D))``. With u = 0 this is
 the linear probe, from which it starts; the weights that are best on validation objects are kept, the start's included,
 so that on them it is never worse. A mean over hundreds of tokens drowns what one token knows (Parker et al. 2025,
-AION-1).
+AION-1); to find that token takes large steps, by which queries that only shift the mean are thrown off. So several
+learning rates are tried, and validation objects choose.
 
 States are highly anisotropic, so queries and weights act on whitened states (the covariance of the training tokens, its
 small eigenvalues raised to a floor); the whitening is folded into them, and nothing is multiplied per token twice.
@@ -36,6 +37,7 @@ from ..config.schema import (
 from ..errors import ConfigError
 from ..training.callbacks import Callback
 from ..training.loop import TrainingLoop
+from .pooling import AttentionPooling, attention_shares
 from .probe_states import States
 
 PENALTIES = tuple(10.0**e for e in np.arange(-7.0, 5.0, 0.5))  # times the number of training objects
@@ -56,7 +58,7 @@ class ProbeOptions:
     n_queries: int = 4
     epochs: int = 40
     patience: int = 8  # epochs without improvement before stopping
-    learning_rate: float = 0.03
+    learning_rates: tuple[float, ...] = (0.03, 0.003)  # of the attention; each is tried, validation objects choose
     weight_decay: float = 0.01
     batch_size: int = 64
     n_resamples: int = 1000  # of the bootstrap
@@ -66,6 +68,8 @@ class ProbeOptions:
         for name in ("max_train", "max_held_out", "n_queries", "epochs", "patience", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} of 1 or more", got=getattr(self, name), where="probes")
+        if not self.learning_rates or min(self.learning_rates) <= 0:
+            raise ConfigError("positive learning rates", got=self.learning_rates, where="probes")
 
 
 def batches(states: States, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -156,11 +160,18 @@ class AttentionProbe(nn.Module):
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
         """Predictions ``(m,)`` from states ``(m, P, D)`` of which the first ``lengths (m,)`` are real."""
         x = hidden - self.mean
-        scores = x @ (self.whitening @ self.queries.T) / x.shape[2] ** 0.5  # (m, P, Q)
-        real = torch.arange(x.shape[1], device=x.device) < lengths[:, None]
-        shares = scores.masked_fill(~real[:, :, None], -torch.inf).softmax(1)
+        shares = attention_shares(x @ self._directions(), lengths)  # (m, P, Q)
         values = x @ (self.whitening @ self.weights.T)  # (m, P, Q): attending to values is the same as pooling first
         return (shares * values).sum((1, 2)) + self.bias
+
+    def _directions(self) -> Tensor:
+        """``(D, Q)``: what states are multiplied by to be weighed."""
+        return self.whitening @ self.queries.T / len(self.mean) ** 0.5
+
+    @torch.no_grad()
+    def pooling(self) -> AttentionPooling:
+        """How it weighs tokens, without what it then predicts."""
+        return AttentionPooling(self.mean.cpu().numpy(), np.ascontiguousarray(self._directions().cpu().numpy()))
 
 
 class ProbeObjective(nn.Module):
@@ -243,29 +254,38 @@ def fit_attention(
     states: States, train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], linear: LinearProbe,
     moments: tuple[np.ndarray, np.ndarray], options: ProbeOptions, hardware: HardwareConfig, log: logging.Logger,
 ) -> tuple[AttentionProbe, dict[str, Any]]:  # fmt: skip
-    """Train the attention probe; returns it with its best weights, and ``epochs, val_mse, stopped_early``.
+    """Train the attention probe at each learning rate and keep the weights that were best on validation objects.
 
     Args:
         train, val: rows and targets, ``(n,)`` each.
         moments: mean ``(D,)`` and covariance ``(D, D)`` of tokens' states.
+
+    Returns:
+        The probe, and ``learning_rate`` (None: it stayed the start), ``val_mse`` and by rate ``epochs``.
     """
-    probe = AttentionProbe(linear, *moments, options.n_queries, options.seed)
-    start = AttentionProbe(linear, *moments, options.n_queries, options.seed, noise=0.0)
-    best = _KeepBest(start, linear.val_mse)
-    loop = TrainingLoop(
-        ProbeObjective(probe, states),
-        RowLoader(states, *train, options.batch_size, options.seed),
-        val_loader=RowLoader(states, *val, options.batch_size, None),
-        training=TrainingConfig(batch_size=options.batch_size, epochs=options.epochs, monitor="val/mse",
-                                patience=options.patience, save_every=None, pin_memory=False),
-        optimizer=OptimizerConfig(learning_rate=options.learning_rate, weight_decay=options.weight_decay, beta2=0.99),
-        schedule=ScheduleConfig(name=ScheduleName.cosine, warmup_steps=20, min_lr_ratio=0.1),
-        hardware=replace(hardware, precision=Precision.float32, compile=False),
-        callbacks=[best], seed=options.seed, log=log,
-    )  # fmt: skip
-    result = loop.fit()
+
+    def new(**changes: float) -> AttentionProbe:
+        return AttentionProbe(linear, *moments, options.n_queries, options.seed, **changes)
+
+    probe = new(noise=0.0)
+    best, chosen, epochs = _KeepBest(probe, linear.val_mse), None, {}
+    for rate in options.learning_rates:
+        before = best.mse
+        loop = TrainingLoop(
+            ProbeObjective(new(), states),
+            RowLoader(states, *train, options.batch_size, options.seed),
+            val_loader=RowLoader(states, *val, options.batch_size, None),
+            training=TrainingConfig(batch_size=options.batch_size, epochs=options.epochs, monitor="val/mse",
+                                    patience=options.patience, save_every=None, pin_memory=False),
+            optimizer=OptimizerConfig(learning_rate=rate, weight_decay=options.weight_decay, beta2=0.99),
+            schedule=ScheduleConfig(name=ScheduleName.cosine, warmup_steps=20, min_lr_ratio=0.1),
+            hardware=replace(hardware, precision=Precision.float32, compile=False),
+            callbacks=[best], seed=options.seed, log=log,
+        )  # fmt: skip
+        epochs[f"{rate:g}"] = loop.fit().epochs
+        chosen = rate if best.mse < before else chosen
     probe.load_state_dict(best.weights)
-    return probe, {"epochs": result.epochs, "val_mse": best.mse, "stopped_early": result.stopped_early}
+    return probe.to(loop.device), {"learning_rate": chosen, "val_mse": best.mse, "epochs": epochs}
 
 
 @torch.no_grad()

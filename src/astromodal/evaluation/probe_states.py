@@ -4,7 +4,8 @@ Kept in memory are the *tokens* of a stated number of objects, chosen by keyed d
 by a forward pass whenever a batch is asked for, so that memory does not grow with the survey, nor with the number of
 tokens of an object times the width of the model.
 
-The label is never shown: it is taken out of what is given, whatever else is given. A model trained in one order with
+Labels are never shown: they are taken out of what is given, whatever else is given, so that one pass through the model
+serves several labels, none of which can be read off another. A model trained in one order with
 ``sequence.missing=token`` sees the MISS token in its place, for every object alike, as in training.
 
 Shapes: n chosen objects, m of a batch, P longest prefix, D width, S parts and BOS.
@@ -37,7 +38,7 @@ from .prediction import observed
 from .prefixes import CELLS, Slots
 from .questions import Plan, plan_questions
 
-_SLOT_CELLS = 1 << 22  # tokens of a window of a field
+SLOT_CELLS = 1 << 22  # tokens of a window of a field
 _CHOICE_KEY, _HALF_KEY = 0x9B0BE, 0x9B0BF
 
 
@@ -56,25 +57,28 @@ class States(Protocol):
 
 
 def hidden_plan(
-    layout: SequenceLayout, sequence: Mapping[str, Any], label: str, given: Sequence[str] | None,
+    layout: SequenceLayout, sequence: Mapping[str, Any], labels: Sequence[str], given: Sequence[str] | None,
     log: logging.Logger | None = None,
 ) -> Plan:  # fmt: skip
-    """What is shown of an object: ``given`` (None: everything) without the label.
+    """What is shown of an object: ``given`` (None: everything) without any of the labels.
 
     Raises:
-        ConfigError: the model has no such column, or the label itself is named in ``given``.
+        ConfigError: the model has no such column, or a label is named twice or in ``given``.
     """
     columns = [segment.name for segment in layout.segments if segment.modality == "scalar"]
-    if label not in columns:
-        raise ConfigError("a scalar column that the model knows", got=label, where="label",
-                          repair=nearest(label, columns) or f"one of {', '.join(columns)}")  # fmt: skip
-    if given is not None and label in given:
-        raise ConfigError("a label that is not given", got=f"{label} in both", where="given", repair="leave it out")
+    for label in labels:
+        if label not in columns:
+            raise ConfigError("a scalar column that the model knows", got=label, where="label",
+                              repair=nearest(label, columns) or f"one of {', '.join(columns)}")  # fmt: skip
+        if given is not None and label in given:
+            raise ConfigError("a label that is not given", got=f"{label} in both", where="given", repair="leave it out")
+    if len(set(labels)) < len(labels):
+        raise ConfigError("every label once", got=", ".join(labels), where="label")
     plan = plan_questions(layout, order=sequence["order"], missing=sequence["missing"],
                           next_types=sequence["next_types"], given=given, predict=[], log=log)  # fmt: skip
-    shown = plan.given - {label}
+    shown = plan.given - set(labels)
     if not shown:
-        raise ConfigError(f"something else than {label} to be given", got="nothing", where="given")
+        raise ConfigError(f"something else than {' and '.join(labels)} to be given", got="nothing", where="given")
     return replace(plan, given=shown)
 
 
@@ -84,6 +88,7 @@ class Labelled:
 
     slots: Slots
     ids: np.ndarray  # (n,)
+    places: np.ndarray  # (n, 2) number of the field and row in it
     split: np.ndarray  # (n,) uint8
     values: np.ndarray  # (n,) float64, physical
     counts: dict[str, dict[str, int]]  # split -> available, used, without_input
@@ -105,12 +110,12 @@ def labelled_objects(
         DataError: a split is left without objects.
     """
     places, available = _choose(store, label, config, limits, seed)
-    slots, ids, split, values = [], [], [], []
+    slots, ids, found_at, split, values = [], [], [], [], []
     for number, field in enumerate(store):
         check_field(field, layout)
         mine = np.sort(places[places[:, 0] == number, 1])
         width = 1 + sum(segment.length + 1 for segment in layout.segments)
-        step = max(_SLOT_CELLS // width, 1)
+        step = max(SLOT_CELLS // width, 1)
         for start in range(0, len(field) if len(mine) else 0, step):
             rows = mine[(mine >= start) & (mine < start + step)]
             if len(rows):
@@ -118,6 +123,7 @@ def labelled_objects(
                 slots.append(replace(window, tokens=window.tokens[rows - start].astype(np.int32),
                                      present=window.present[rows - start]))  # fmt: skip
                 ids.append(normalize_ids(np.asarray(field.ids[rows])))
+                found_at.append(np.stack([np.full(len(rows), number), rows], 1))
                 split.append(np.asarray(field.split[rows]))
                 values.append(observed(field, label, rows)[0].astype(np.float64))
     if not slots:
@@ -133,7 +139,8 @@ def labelled_objects(
         for k in (TRAIN, VAL, TEST)
     }  # fmt: skip
     whole = replace(whole, tokens=whole.tokens[usable], present=whole.present[usable])
-    found = Labelled(whole, np.concatenate(ids)[usable], of_split[usable], np.concatenate(values)[usable], counts)
+    of_usable = (np.concatenate(parts)[usable] for parts in (ids, found_at, split, values))
+    found = Labelled(whole, *of_usable, counts)
     return _with_judged(found, label, seed)
 
 
@@ -177,18 +184,21 @@ class HiddenStates:
     """:class:`States` of chosen objects by forward passes of a frozen model.
 
     Args:
-        label: must not be shown for any object.
+        labels: must not be shown for any object.
 
     Raises:
-        DataError: it is.
+        DataError: one is.
     """
 
-    def __init__(self, engine: Engine, slots: Slots, label: str) -> None:
+    def __init__(self, engine: Engine, slots: Slots, labels: Sequence[str]) -> None:
         self.engine, self.slots = engine, slots
         self.width: int = engine.model.d_model
         self.kept = slots.kept_all()
-        if (self.kept[:, slots.part_number(label)] == CELLS).any():
-            raise DataError("a label that the model is not shown", got=f"{label} among what is given", where="probe")
+        for label in labels:
+            if (self.kept[:, slots.part_number(label)] == CELLS).any():
+                raise DataError(
+                    "a label that the model is not shown", got=f"{label} among what is given", where="probe"
+                )
         self._lengths = slots.lengths(self.kept)
 
     def lengths(self) -> np.ndarray:

@@ -3,7 +3,8 @@
 Embeddings are read chunk by chunk and every chunk is multiplied with all queries at once, so that memory holds one
 chunk and ``k`` neighbours of each query. Equal similarities are ordered by the place in the file.
 
-    python -m astromodal.evaluation.similarity RUN_DIR --ids A,B --k 10      a run with evaluate.embeddings=[mean]
+    python -m astromodal.evaluation.similarity RUN --ids A,B --k 10            a run with evaluate.embeddings=[mean]
+    python -m astromodal.evaluation.similarity RUN/probes --ids A,B --embedding attention       a run of train_lm.py
 
 Shapes: n objects, q queries, D width.
 """
@@ -63,10 +64,11 @@ def nearest_objects(
 
 
 def nearest_in_file(path: str | Path, query_ids: Sequence[str], k: int = 10, how: str = "mean") -> Neighbours:
-    """The same among the embeddings that evaluate.py has written; read twice, never as a whole.
+    """The same among embeddings in a file; read twice, never as a whole.
 
     Args:
-        path: run directory or file; ``how``: ``mean`` or ``last``.
+        path: run directory of evaluate.py, folder of probes, or file.
+        how: ``mean``, ``last``, ``attention``, or ``attention_<label>``.
 
     Raises:
         ArtifactMissingError: no embeddings there.
@@ -74,17 +76,16 @@ def nearest_in_file(path: str | Path, query_ids: Sequence[str], k: int = 10, how
     """
     path = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not path.is_file():
-        raise ArtifactMissingError("embeddings", got="no such file", where=path,
-                                   repair="run python evaluate.py evaluate.embeddings=[mean]")  # fmt: skip
+        raise ArtifactMissingError("embeddings", got="no such file", where=path, repair=_repair("mean"))
     name = f"embedding_{how}"
     try:
         columns = pq.read_schema(path)
         if not {"id", name} <= set(columns.names):
             raise ArtifactError(f"columns id and {name}", got=", ".join(columns.names)[:200], where=path,
-                                repair=f"run python evaluate.py evaluate.embeddings=[{how}]")  # fmt: skip
+                                repair=_repair(how))  # fmt: skip
         width = columns.field(name).type.list_size
     except (pa.ArrowException, AttributeError, OSError) as error:
-        raise ArtifactError("embeddings written by evaluate.py", got=str(error).split("\n")[0][:200],
+        raise ArtifactError("embeddings written by evaluate.py or probes", got=str(error).split("\n")[0][:200],
                             where=path) from error  # fmt: skip
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -93,6 +94,14 @@ def nearest_in_file(path: str | Path, query_ids: Sequence[str], k: int = 10, how
             yield _as_arrays(batch, name, width)
 
     return _search(chunks, normalize_ids(np.asarray(query_ids, np.str_)), k)
+
+
+def _repair(how: str) -> str:
+    """How embeddings of a kind are made, or another kind is asked for."""
+    other = "name another with --embedding"
+    if how in ("mean", "last"):
+        return f"run python evaluate.py evaluate.embeddings=[{how}], or {other}"
+    return f"fit it with python -m astromodal.report.probes RUN --label COLUMN, or {other}"
 
 
 def _as_arrays(batch: pa.RecordBatch, name: str, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -182,10 +191,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from ..config.launch import one_line_errors
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="run directory of evaluate.py, or embeddings.parquet")
+    parser.add_argument("run", type=Path, help="run directory of evaluate.py, folder of probes, or file")
     parser.add_argument("--ids", required=True, help="objects, separated by commas")
     parser.add_argument("--k", type=int, default=10)
-    parser.add_argument("--embedding", default="mean", choices=("mean", "last"))
+    parser.add_argument("--embedding", default="mean", metavar="KIND",
+                        help="mean (default), last, attention, or attention_LABEL of several")  # fmt: skip
     given = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
     with one_line_errors("nothing was changed"):
         queries = given.ids.split(",")
