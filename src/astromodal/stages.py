@@ -227,6 +227,8 @@ def _judge(
         return {}
     run.log.info("%s", (folder / FOLDER / "evaluation.txt").read_text(encoding="utf-8").rstrip())
     run.log.info("report, tables and plots in %s", folder / FOLDER)
+    for path in sorted((folder / FOLDER / "plots").glob("*.png")):
+        run.tracker.image(f"judgement/{path.stem}", path)
     return result["summary"]
 
 

@@ -112,3 +112,26 @@ def test_a_report_without_judged_objects_says_so():
 def test_rows_that_lack_something_become_nulls(tmp_path):
     write_table([{"a": 1.0}, {"a": 2.0, "b": "x"}], tmp_path / "t")
     assert pq.read_table(tmp_path / "t.parquet").to_pylist() == [{"a": 1.0, "b": None}, {"a": 2.0, "b": "x"}]
+
+
+def test_the_stage_shows_every_plot_on_the_dashboard_and_returns_the_figures(tmp_path):
+    """As ``evaluate.py`` judges; a catalogue that nothing of can be judged is left as it is, with a warning."""
+    from types import SimpleNamespace
+
+    from astromodal.config.schema import JudgeConfig
+    from astromodal.stages import _judge
+
+    write_catalogue(tmp_path, ToyStore(300))
+    shown, said = {}, []
+    log = SimpleNamespace(info=lambda *_: None, warning=lambda text, *values: said.append(text % values))
+    tracker = SimpleNamespace(image=lambda name, path: shown.update({name: path}))
+    run = SimpleNamespace(dir=tmp_path, log=log, tracker=tracker)
+    judge = JudgeConfig(n_resamples=10, baselines=[])
+    figures = _judge(run, SimpleNamespace(seed=0), tmp_path, judge)
+    assert figures["z/r2"] > 0.5 and not said
+    plots = {f"judgement/{path.stem}": path for path in (tmp_path / "judgement" / "plots").glob("*.png")}
+    assert shown == plots and "judgement/pit" in shown
+    path = tmp_path / "catalogue.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.filter(np.equal(table["split"].to_numpy(zero_copy_only=False), "train")), path)
+    assert _judge(run, SimpleNamespace(seed=0), tmp_path, judge) == {} and "not judged" in said[0]
