@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -34,8 +35,9 @@ DEMO = ("experiment=demo", "tracking=off", "hardware.n_threads=1")
 REAL = ("data=splus", "data.splits.val_fraction=0.2", "data.splits.test_fraction=0.02", "hardware=cpu",
         "tracking=off", "hardware.n_threads=1")  # fmt: skip
 MODEL = ("model=tiny", "optimizer=muon", "optimizer.learning_rate=1.0e-3", "schedule.warmup_steps=50")
+Settings = Mapping[str, Mapping[str, tuple[str, ...]]]  # data set -> stage -> overrides
 # Small batches: what such short runs lack are steps. Real images are 17, too few to learn from: left out.
-SETTINGS: dict[str, dict[str, tuple[str, ...]]] = {
+SETTINGS: Settings = {
     "synthetic": {
         "train_tokenizers": DEMO,
         "encode": DEMO,
@@ -137,22 +139,24 @@ def source(data: str) -> tuple[str, ...]:
     return (f"data.root={Path(root).absolute() / data}",)
 
 
-def prepare(data: str, folder: Path) -> None:
+def prepare(data: str, folder: Path, settings: Settings = SETTINGS) -> None:
     """Tokenizers and tokens, unless they are there."""
     folder.mkdir(parents=True, exist_ok=True)
     for stage in ("train_tokenizers", "encode"):
         done = folder / f"{stage}.json"
         if not done.exists():
             print(f"{data}: {stage}", flush=True)
-            overrides = [*SETTINGS[data][stage], *source(data)]
+            overrides = [*settings[data][stage], *source(data)]
             seconds = launch([str(REPO / f"{stage}.py"), *overrides], folder, folder / f"{stage}.log")
             write_json(done, {"overrides": overrides, "cpu_seconds": seconds})
 
 
-def run_cell(data: str, folder: Path, variant: str, seed: int, override: list[str]) -> None:
+def run_cell(
+    data: str, folder: Path, variant: str, seed: int, override: list[str], settings: Settings = SETTINGS
+) -> None:
     """Train and measure one variant with one seed, unless that is done; a failure is reported, the others go on."""
     run = folder / "runs" / "train_lm" / variant / f"seed{seed}"
-    overrides = [*SETTINGS[data]["train_lm"], *source(data), *VARIANTS[variant], *override]
+    overrides = [*settings[data]["train_lm"], *source(data), *VARIANTS[variant], *override]
     overrides += [f"name={variant}", f"seed={seed}"]
     finished = run / "finished.json"
     if finished.exists():
