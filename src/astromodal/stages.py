@@ -339,7 +339,7 @@ def _overrides(cfg: DictConfig) -> list[str]:
     shared = ("experiment", "data", "paths", "tokenizer_id", "hardware", "tracking")
     alone = ("hardware=ddp", "hardware=fsdp")  # of torchrun, not of one process
     overrides = [o for o in HydraConfig.get().overrides.task if o not in alone]
-    return [o for o in overrides if o.split("=")[0].split(".")[0] in shared]
+    return [o for o in overrides if o.lstrip("+~").split("=")[0].split(".")[0].split("/")[0] in shared]
 
 
 def _say_next(run: RunContext, cfg: DictConfig, made: str) -> None:

@@ -29,6 +29,9 @@ MISTAKES = {
     "-m seed=0,1 --cfg job": "expected -m or --cfg, got both",
     "--config-name=nothing": "Cannot find primary config 'nothing'",
     "loss.weight_image=[1": "no viable alternative",
+    "+data.scalars.photz_z={min:0.0}": "to repair: '+data.scalars={photz_z:{…}}'",
+    "+data.scalars.photz_z.min=0.0": "to repair: '+data.scalars={photz_z:{min:…}}'",
+    "data.images.bands.w.column=x data=splus": "check the name; a new one: '+data.images.bands={w:{…}}'",
 }
 
 
@@ -83,6 +86,14 @@ def test_help_is_fast_and_lists_the_groups(stage, script, tmp_path):
     assert "combined | cross_entropy | recommended" in result.stdout
     assert f"python {stage}.py" in result.stdout
     assert min(seconds) < 0.35
+
+
+def test_what_a_dictionary_may_be_given_is_given_as_the_repair_says(script, tmp_path):
+    refused = script("train_tokenizers", "tokenizer.spectrum.patch_sizes.desi_b=8", cwd=tmp_path)
+    assert "a new one: +tokenizer.spectrum.patch_sizes.desi_b=" in refused.stderr and refused.returncode == 1
+    for override, expected in (("+tokenizer.spectrum.patch_sizes.desi_b=8", "desi_b: 8"),
+                               ("+data.scalars={photz_z:{min:0.25}}", "min: 0.25")):  # fmt: skip
+        assert expected in script("train_tokenizers", override, "--cfg", "job", cwd=tmp_path).stdout
 
 
 def test_configuration_errors_import_no_torch(repo, tmp_path):

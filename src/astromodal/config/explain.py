@@ -30,7 +30,7 @@ def explain(error: BaseException) -> str | None:
     if not any(isinstance(link, (HydraException, OmegaConfBaseException)) for link in chain):
         return None
     text = "\n".join(str(link) for link in chain)
-    return str(_unknown_option(text) or _unknown_key(text) or _wrong_value(text) or _plain(error))
+    return str(_new_entry(text) or _unknown_option(text) or _unknown_key(text) or _wrong_value(text) or _plain(error))
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
@@ -60,6 +60,26 @@ def _below_null(error: AssertionError) -> ConfigError:
     key = next((str(frame.f_locals["key"]) for frame in frames if "key" in frame.f_locals), "a key")
     return ConfigError("a section that is not null, to set a key in it", got=f"{key} below one that is null",
                        repair="leave the key out, or choose an option that has the section")  # fmt: skip
+
+
+def _new_entry(text: str) -> ConfigError | None:
+    """``+data.scalars.photz_z={min:0}`` or ``tokenizer.spectrum.patch_sizes.desi_b=8``: how a dictionary gets an entry.
+
+    OmegaConf makes typed entries (columns, bands) only from the dictionary that they belong to.
+    """
+    found = re.search(r"Error merging override \+?([\w.]+)=", text)
+    entry = re.search(r"Invalid type assigned: dict is not a subclass of \w+\..*?full_key: (\w+)", text, re.DOTALL)
+    if found and entry and f".{entry[1]}" in found[1]:
+        parent, _, below = found[1].partition(f".{entry[1]}")
+        inside = "{" + below.lstrip(".") + ":…}" if below else "{…}"
+        return ConfigError("a new entry together with its dictionary", got=found[1],
+                           repair=f"'+{parent}={{{entry[1]}:{inside}}}'")  # fmt: skip
+    found = re.search(r"is not in struct\s+full_key: (\S+)\s+reference_type=Dict\[\w+, (\w+)\]", text)
+    if found:
+        parent, _, name = found[1].rpartition(".")
+        new = f"+{found[1]}=…" if found[2] in ("int", "float", "str") else f"'+{parent}={{{name}:{{…}}}}'"
+        return ConfigError(f"an entry of {parent}", got=name, repair=f"check the name; a new one: {new}")
+    return None
 
 
 def _unknown_option(text: str) -> ConfigError | None:
