@@ -144,8 +144,8 @@ def _train_lm(cfg: DictConfig, config: Config) -> float | None:
             _plot_lm(run, experiment, summary, examples)
         run.log.info("%s", tables.model_table(summary))
         run.log.info("next: python train_lm.py -m loss.weight_image=0.05,0.2,1.0 %s", " ".join(_overrides(cfg)))
-    figure = summary["prediction" if config.objective == ObjectiveFigure.prediction else "model"]
-    return figure.get("score")
+        return _objective(run, "prediction/score" if asks else "val/score",
+                          summary["prediction" if asks else "model"].get("score"))  # fmt: skip
 
 
 def evaluate(cfg: DictConfig) -> float | None:
@@ -189,7 +189,7 @@ def evaluate(cfg: DictConfig) -> float | None:
             run.tracker.summary(judged | ({} if score is None else {"prediction/score": score}))
         run.log.info("next: python evaluate.py evaluate.given=[spectrum] evaluate.predict=[scalar] %s",
                      " ".join(_overrides(cfg)))  # fmt: skip
-    return score
+        return _objective(run, "prediction/score", score)
 
 
 def _predict(
@@ -230,6 +230,12 @@ def _judge(
     for path in sorted((folder / FOLDER / "plots").glob("*.png")):
         run.tracker.image(f"judgement/{path.stem}", path)
     return result["summary"]
+
+
+def _objective(run: RunContext, name: str, value: float | None) -> float | None:
+    """Write down what a sweep is compared by, and return its value."""
+    run.record(objective={"name": name, "value": value})
+    return value
 
 
 def _prediction(run: RunContext, config: Config) -> dict[str, float]:

@@ -46,6 +46,15 @@ def catalogue(place: Workplace, *overrides: str) -> tuple[dict[str, np.ndarray],
     return {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}, folder
 
 
+def launch_report(folder: Path, capsys) -> str:
+    """What ``python -m astromodal.report`` prints of the runs in a folder."""
+    from astromodal.report.__main__ import main
+
+    capsys.readouterr()
+    main([str(folder)])
+    return capsys.readouterr().out
+
+
 def fixed_run(place: Workplace) -> Path:
     return next(folder for folder in place.runs("train_lm") if folder.name != "random")
 
@@ -183,7 +192,7 @@ def test_a_fraction_of_the_objects_is_the_same_whatever_else_is_chosen(place: Wo
 # ------------------------------------------------------------------------------- the objective of a sweep
 
 
-def test_a_sweep_of_losses_is_compared_by_the_judged_answer_to_a_question(place: Workplace, tmp_path: Path):
+def test_a_sweep_of_losses_is_compared_by_the_judged_answer_to_a_question(place: Workplace, tmp_path: Path, capsys):
     """What train_lm.py returns is what evaluate.py finds for the same weights on the same objects."""
     place = Workplace(shutil.copytree(place.folder, tmp_path / "place"))  # whose newest run stays the newest
     ask = ("evaluate.predict=[mag_pstotal_r,mag_pstotal_g]", "evaluate.given=[spectrum]")
@@ -193,7 +202,11 @@ def test_a_sweep_of_losses_is_compared_by_the_judged_answer_to_a_question(place:
     jobs = sorted((place.folder / "runs/train_lm/sweeps/asked").glob("*/summary.json"))
     assert len(jobs) == 2
     scores = [json.loads(path.read_text())["prediction"]["score"] for path in jobs]
-    assert len(set(scores)) == 2 and all(f"{score:.4g}" in outcome.stdout + outcome.stderr for score in scores)
+    assert len(set(scores)) == 2
+    rows = [line.split()[:3] for line in outcome.stdout.split("prediction/score", 1)[1].splitlines()[1:3]]
+    assert rows == [[str(job), "done", f"{score:.4f}"] for job, score in enumerate(scores)]
+    ranked = launch_report(place.folder / "runs/train_lm/sweeps/asked", capsys)
+    assert "prediction/score" in ranked and f"{min(scores):.4g}"[:5] in ranked
     assert not list((place.folder / "runs/train_lm/sweeps/asked").glob("*/calibration.json"))
     again = launch_stage("evaluate", *SURVEY, *ask, "evaluate.splits=[val]", "evaluate.judge.baselines=[marginal]",
                          f"evaluate.run={jobs[1].parent}", "run_id=again", cwd=place.folder)  # fmt: skip

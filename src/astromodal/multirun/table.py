@@ -1,18 +1,17 @@
-"""The end of a sweep as text: each job with its status, score and time; then what has failed, with the traceback."""
+"""The end of a sweep as text: each job with status, objective and time; then what has failed, with the traceback."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .. import errors
-from ..core.io import read_json
 from ..core.progress import format_seconds
 from ..core.runs import in_use
 from ..core.text_table import table
-from ..errors import ArtifactError
 from .plan import Action, Planned, run_record
 
 _OURS = {name for name, value in vars(errors).items() if isinstance(value, type) and issubclass(value, ValueError)}
@@ -26,7 +25,7 @@ class Outcome:
     number: int
     status: str
     label: str
-    score: float | None
+    objective: tuple[str, float] | None  # name and value of what the sweep is compared by
     seconds: float | None
     error: str = ""  # one line
     trace: str = ""  # of errors that are not the user's to repair
@@ -48,7 +47,7 @@ def outcome_of(planned: Planned, folder: Path, raised: str | None = None) -> Out
     line = f"{error['type']}: {error.get('message', '')}" if error.get("type") else (raised or "")
     ended = status in ("done", Action.done.value)
     return Outcome(
-        planned.number, status, planned.job.label, _score(place) if ended else None,
+        planned.number, status, planned.job.label, _objective(record) if ended else None,
         None if status == Action.duplicate.value else record.get("seconds"),
         error=" ".join(line.split()) if "failed" in status else "",
         trace=error.get("traceback", "") if error.get("type") not in _OURS else "",
@@ -56,20 +55,20 @@ def outcome_of(planned: Planned, folder: Path, raised: str | None = None) -> Out
     )  # fmt: skip
 
 
-def _score(folder: Path) -> float | None:
-    """``val/score`` of a finished training run."""
-    try:
-        score = read_json(folder / "summary.json")["model"]["score"]
-    except (ArtifactError, KeyError, TypeError):
-        return None
-    return float(score) if isinstance(score, (int, float)) and math.isfinite(score) else None
+def _objective(record: Mapping[str, Any]) -> tuple[str, float] | None:
+    """As a finished run has written it down; None where it has none, or no number."""
+    found = record.get("objective") or {}
+    value = found.get("value")
+    known = isinstance(value, (int, float)) and math.isfinite(value)
+    return (str(found.get("name")), float(value)) if known else None
 
 
 def sweep_table(outcomes: Sequence[Outcome], folder: Path, again: str) -> str:
     """Table, errors and the command that compares the runs."""
-    header, rows = ("job", "status", "val/score", "time", "swept"), []
+    names = list(dict.fromkeys(o.objective[0] for o in outcomes if o.objective)) or ["objective"]
+    header, rows = ("job", "status", " or ".join(names), "time", "swept"), []
     for o in outcomes:
-        score = "" if o.score is None else f"{o.score:.4f}"
+        score = "" if o.objective is None else f"{o.objective[1]:.4f}"
         time = "" if o.seconds is None else format_seconds(o.seconds)
         number = "" if o.status == Action.duplicate.value else o.number
         rows.append((number, o.status, score, time, f"{o.label}{f'  ({o.note})' if o.note else ''}"))

@@ -37,7 +37,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(usage=f"{COMMAND} RUNS… [options]\n       {COMMAND} diff RUN_A RUN_B", description=__doc__,
                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("paths", type=Path, nargs="+", metavar="RUNS", help="run directories, or folders with some")
-    parser.add_argument("--metric", default="val/score", help="what to rank by (default val/score)")
+    parser.add_argument("--metric", help="what to rank by (default: the objective of the runs, or val/score)")
     parser.add_argument("--stage", help="runs of this stage only, for example train_lm")
     parser.add_argument("--baseline", metavar="RUN", help="compare with this run (name, id or folder), not the best")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the report; default RUNS/report")
@@ -64,13 +64,17 @@ def output_folder(paths: Sequence[Path], out: Path | None) -> Path:
     return within[-1].parent / "report" if within else folder
 
 
-def resolve_metric(ledger: Ledger, wanted: str) -> str:
-    """The metric as the runs call it: ``score`` is ``val/score``.
+def resolve_metric(ledger: Ledger, wanted: str | None) -> str:
+    """The metric as the runs call it: ``score`` is ``val/score``; None is what they were to minimise.
 
     Raises:
         ConfigError: runs have metrics, but none has this one.
     """
     known = {name for run in ledger.runs for name in (*run.best, *run.summary)}
+    if wanted is None:
+        objectives = {(run.record.get("objective") or {}).get("name") for run in ledger.runs if run.status == "done"}
+        wanted = objectives.pop() if len(objectives) == 1 else "val/score"
+        wanted = wanted or "val/score"
     if wanted in known or not known:
         return wanted
     if f"val/{wanted}" in known:
