@@ -338,7 +338,8 @@ def test_weights_alone_are_enough_where_the_tokenizers_fit(place: Workplace, tmp
 
 
 def test_the_script_runs(place: Workplace, script):
-    result = script("evaluate", *SURVEY, "evaluate.predict=[mag_pstotal_r]", "run_id=script", cwd=place.folder)
+    result = script("evaluate", *SURVEY, "evaluate.predict=[mag_pstotal_r]", "evaluate.judge.baselines=[marginal]",
+                    "run_id=script", cwd=place.folder)  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "done in" in result.stderr and "next: " in result.stderr
     assert "evaluate" not in EXTRA
