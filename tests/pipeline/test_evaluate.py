@@ -252,6 +252,7 @@ def test_a_sweep_over_what_is_given_becomes_the_any_to_any_matrix(place: Workpla
     assert [path.stat().st_mtime_ns for path in judged] == times  # not judged again
     table = pq.read_table(tmp_path / "matrix" / "any_to_any_crps_skill.parquet").to_pylist()
     assert len(table) == 6 and {row["asked"] for row in table} == {"mag_pstotal_r", "mag_pstotal_g"}
+    assert {row["given"] for row in table} == {"scalar", "spectrum", "image"}  # as asked, the same for every column
     means = {given: np.mean([1 - row["crps_skill"] for row in table if row["given"] == given])
              for given in dict.fromkeys(row["given"] for row in table)}  # fmt: skip
     assert sorted(means.values()) == pytest.approx(sorted(scores), rel=1e-6)

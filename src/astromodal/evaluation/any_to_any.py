@@ -104,12 +104,14 @@ def read_results(folders: Mapping[str, str | Path] | Iterable[str | Path]) -> di
 
 
 def given_name(result: Mapping[str, Any], asked: str) -> str:
-    """What was given for a quantity, in a few words.
+    """What was given for a quantity, in a few words: as it was asked, so that it is the same for every quantity.
 
     >>> given_name({"given": {"z": ["g", "r"]}}, "z"), given_name({"given": None}, "z")
     ('g + r', 'everything else')
+    >>> given_name({"given": {"z": ["g", "r", "i", "y"]}, "given_as_asked": ["scalar"]}, "z")
+    'scalar'
     """
-    given = result.get("given")
+    given = result["given_as_asked"] if "given_as_asked" in result else result.get("given")
     names = given.get(asked, []) if isinstance(given, Mapping) else given
     if names is None:
         return "everything else"

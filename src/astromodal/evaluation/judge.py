@@ -95,6 +95,7 @@ def judge(
     table = PredictionCatalogue(catalogue, bins)
     store = TokenStore(store) if isinstance(store, str | Path) else store
     judged, fitting, split, fitted_on = held_out_rows(table, seed)
+    as_asked = {"given_as_asked": table.meaning["given"]} if given is None and "given" in table.meaning else {}
     given = table.given if given is None else given
     units = table.units | dict(units or {})
     magnitude = _magnitude(table, store, options.magnitude)
@@ -104,7 +105,7 @@ def judge(
     )  # fmt: skip
     calibration = Calibration(weights or table.meaning.get("model"))
     found = Judgement({"split": split, "n_rows": len(table), "n_judged": int(judged.sum()), "given": _plain(given),
-                       "columns": {}, "figures": {}}, calibration=calibration)  # fmt: skip
+                       **as_asked, "columns": {}, "figures": {}}, calibration=calibration)  # fmt: skip
     for name in table.columns:
         column = table.column(name)
         found.result["columns"][name] = _judge_column(context, column, found)

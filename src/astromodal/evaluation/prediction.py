@@ -118,7 +118,8 @@ class Predictor:
                     "temperature": applied.temperature, "fitted_on": applied.fitted_on}  # fmt: skip
         return {
             "model": self.trained.fingerprint, "run": self.trained.run_id, "precision": self.precision.name,
-            "questions": questions, "quantiles": list(self.settings.quantiles), "flags": cat.FLAGS,
+            "given": self.settings.given, "questions": questions, "quantiles": list(self.settings.quantiles),
+            "flags": cat.FLAGS,
         }  # fmt: skip
 
     def _unit(self, question: Question) -> str:

@@ -30,7 +30,8 @@ def judgement_text(result: Mapping[str, Any]) -> str:
 def _score(score: Mapping[str, Any] | None) -> str:
     if score is None:
         return ""
-    return f"prediction score {score['value']:.4f}: CRPS / CRPS of the marginal, mean over {score['n_columns']} columns"
+    mean = f", mean over {score['n_columns']} columns" if score["n_columns"] > 1 else ""
+    return f"prediction score {score['value']:.4f}: CRPS / CRPS of the marginal{mean}"
 
 
 def _value(record: Mapping[str, Any], part: str, name: str) -> float | None:
