@@ -174,7 +174,7 @@ def evaluate(cfg: DictConfig) -> float | None:
             store = TokenStore.of(config)
             store.check_tokenizers(trained.tokenizers)
             run.add_input("tokens", store.fingerprint)
-            rows, fields = sum(int(entry["rows"]) for entry in store.entries.values()), iter(store)
+            rows, fields = store.n_rows, iter(store)
         else:
             cubes, splits = open_survey(config, run)
             rows = sum(cube.n_rows for cube in cubes)
@@ -245,10 +245,9 @@ def _prediction(run: RunContext, config: Config) -> dict[str, float]:
 
     trained = load_trained(find_weights(str(run.dir), config.paths.runs), config.paths.store, run.log)
     store, folder = TokenStore.of(config), run.dir / "prediction"
-    rows = sum(int(entry["rows"]) for entry in store.entries.values())
     asked = replace(config, evaluate=replace(config.evaluate, splits=["val"]))
     folder.mkdir(exist_ok=True)
-    _predict(run, asked, trained, iter(store), rows, folder)
+    _predict(run, asked, trained, iter(store), store.n_rows, folder)
     judge = config.evaluate.judge or JudgeConfig()
     # baselines do not depend on the loss, and half of the validation objects is too little to fit and to show on
     return _judge(run, asked, folder, replace(judge, baselines=[Baseline.marginal], calibrate=False))

@@ -17,7 +17,7 @@ from astromodal.data.spectra import read_spectra
 from astromodal.errors import ArtifactError, ConfigError
 from astromodal.tokenizers import SpectrumTokenizer
 from astromodal.tokenizers.spectrum_sample import SpectrumLoader, SpectrumSample
-from tests.tokenizers.survey import N_PIXELS, make_survey, whole
+from tests.tokenizers.survey import N_PIXELS, whole
 
 TRAINING = CodecTrainingConfig(epochs=15, batch_size=32, learning_rate=5e-3, warmup_steps=10)
 CODEC = MaskedAutoencoderConfig(width=24, n_layers=2, decoder_layers=1, n_heads=2, patch_size=4, n_blocks=8, n_mask=1,
@@ -25,11 +25,6 @@ CODEC = MaskedAutoencoderConfig(width=24, n_layers=2, decoder_layers=1, n_heads=
 CONFIG = SpectrumTokenizerConfig(
     patch_size=8, quantizer=KMeansConfig(n_codes=128), patch_sizes={"xp": 10}, codec=CODEC
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def survey(tmp_path_factory):
-    return make_survey(tmp_path_factory.mktemp("survey"))
 
 
 @pytest.fixture(scope="module")

@@ -19,11 +19,6 @@ CONFIG = ScalarTokenizerConfig(n_bins=64)
 
 
 @pytest.fixture(scope="module")
-def survey(tmp_path_factory):
-    return make_survey(tmp_path_factory.mktemp("survey"))
-
-
-@pytest.fixture(scope="module")
 def fitted(survey):
     data, cubes, splits = survey
     tokenizer = ScalarTokenizer(CONFIG)

@@ -21,11 +21,6 @@ CONFIG = SpectrumTokenizerConfig(patch_size=8, quantizer=KMeansConfig(n_codes=12
 
 
 @pytest.fixture(scope="module")
-def survey(tmp_path_factory):
-    return make_survey(tmp_path_factory.mktemp("survey"))
-
-
-@pytest.fixture(scope="module")
 def fitted(survey):
     data, cubes, splits = survey
     tokenizer = SpectrumTokenizer(CONFIG)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core.json_files import read_json
 from ..errors import DataError
+from .comparison import crps_against_marginal
 
 FIGURES = ("crps_skill", "r2", "mae", "rmse", "scatter", "crps", "coverage_68", "sigma_nmad")
 
@@ -80,9 +81,8 @@ def figure_of(record: Mapping[str, Any], figure: str) -> dict[str, Any]:
 
 def _skill(record: Mapping[str, Any]) -> dict[str, Any]:
     """1 - CRPS / CRPS of the marginal; the interval is that of the paired difference over the marginal's CRPS."""
-    marginal = record.get("against", {}).get("baselines", {}).get("marginal", {})
-    difference = marginal.get("differences", {}).get("crps")
-    if not difference or not difference["baseline"]:
+    difference = crps_against_marginal(record)
+    if difference is None:
         return {}
     ends = {"value": difference["difference"], "low": difference["high"], "high": difference["low"]}  # sign turns
     return {name: -value / difference["baseline"] for name, value in ends.items()} | {"n": difference["n_objects"]}

@@ -122,6 +122,13 @@ def _one(
     return result | {"differences": differences, "seconds": time.perf_counter() - start}
 
 
+def crps_against_marginal(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The CRPS of a judged column beside the marginal's (see :func:`compare`); None if they were not compared."""
+    marginal = record.get("against", {}).get("baselines", {}).get("marginal", {})
+    found = marginal.get("differences", {}).get("crps")
+    return found if found and found["baseline"] else None
+
+
 def _median(answer: Prediction, levels: Sequence[float]) -> np.ndarray:
     return answer.quantiles[:, list(levels).index(0.5)] if 0.5 in levels else answer.mean
 

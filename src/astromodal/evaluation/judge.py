@@ -24,7 +24,7 @@ from ..metrics.bootstrap import bootstrap_figures
 from ..metrics.photo_z import photo_z_figures
 from ..metrics.scalars import by_bins, equal_count_edges, scalar_figures, signal_to_noise
 from ..tokens.store import TokenStore
-from .comparison import LOSES, Baselines, compare
+from .comparison import LOSES, Baselines, compare, crps_against_marginal
 from .drawn_errors import DrawnErrors, drawn_errors
 from .inputs import Inputs, choose_inputs, places_in_store
 from .noise_limit import limit_figures, noise_limits
@@ -277,8 +277,8 @@ def losses(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def crps_ratio(record: Mapping[str, Any]) -> float | None:
     """CRPS of a judged column in units of the marginal's on the same objects; None if it was not compared with it."""
-    crps = record.get("against", {}).get("baselines", {}).get("marginal", {}).get("differences", {}).get("crps")
-    return crps["model"] / crps["baseline"] if crps and crps["baseline"] else None
+    crps = crps_against_marginal(record)
+    return crps["model"] / crps["baseline"] if crps else None
 
 
 def prediction_score(columns: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -73,8 +73,7 @@ def resolve_metric(ledger: Ledger, wanted: str | None) -> str:
     known = {name for run in ledger.runs for name in (*run.best, *run.summary)}
     if wanted is None:
         objectives = {(run.record.get("objective") or {}).get("name") for run in ledger.runs if run.status == "done"}
-        wanted = objectives.pop() if len(objectives) == 1 else "val/score"
-        wanted = wanted or "val/score"
+        wanted = (objectives.pop() if len(objectives) == 1 else None) or "val/score"
     if wanted in known or not known:
         return wanted
     if f"val/{wanted}" in known:

@@ -59,9 +59,9 @@ def judge_run(
     home = run if run.is_dir() else run.parent
     path = Path(run_dir or home) / "config.yaml"
     found = _surroundings(path, catalogue) if path.is_file() else {}
-    configured = (found.pop("options", JudgeConfig()), found.pop("seed", 0))
-    options, seed = (b if a is None else a for a, b in zip((options, seed), configured, strict=True))
-    options = replace(options, **dict(changes or {}))
+    configured, its_seed = found.pop("options", JudgeConfig()), found.pop("seed", 0)
+    options = replace(options or configured, **dict(changes or {}))
+    seed = its_seed if seed is None else seed
     if options.magnitude is None and "data" in found:
         options = replace(options, magnitude=usual_magnitude(found["data"]))
     return judge_catalogue(run, folder or home / FOLDER, options=options, seed=seed,

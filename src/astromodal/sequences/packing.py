@@ -162,7 +162,7 @@ def _write(
     store: TokenStore, layout: SequenceLayout, missing: str, folder: Path, progress: Callable[..., Any] | None
 ) -> _Counts:
     counts = _Counts(layout)
-    total = sum(int(entry["rows"]) for entry in store.entries.values())
+    total = store.n_rows
     bar = progress(total, "packing") if progress else None
     writers = [NpzWriter(folder / f"{name}.npz") for name in SPLITS]
     step = max(_CHUNK_TOKENS // layout.max_length, 1)

@@ -123,6 +123,11 @@ class TokenStore:
         """Of all fields' files and inputs."""
         return fingerprint_config({field: entry["fingerprint"] for field, entry in self.entries.items()})
 
+    @property
+    def n_rows(self) -> int:
+        """Objects of all fields, as the manifest counts them."""
+        return sum(int(entry["rows"]) for entry in self.entries.values())
+
     def _entry(self, field: str) -> dict[str, Any]:
         if field not in self.entries:
             raise ArtifactMissingError(
