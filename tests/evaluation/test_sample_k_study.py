@@ -238,8 +238,28 @@ def test_costs_are_measured_and_a_large_tensor_shows_in_the_memory():
     assert set(costs) == {4, None}
     for figures in costs.values():
         assert 0 < figures["loss_ms"] < figures["step_ms"]
-    used = peak_memory(lambda: torch.ones(10_000_000).add_(1), torch.device("cpu"))
-    assert used is None or 39 < used < 60
+
+
+def test_memory_is_the_highest_sum_of_what_is_allocated_at_once(capfd):
+    kept = torch.ones(3_000_000)  # 12 MB that were there before
+
+    def run():
+        first = torch.ones(10_000_000)  # 40 MB
+        second = first + 1  # and 40
+        del first
+        torch.ones(5_000_000).mul_(second[0])  # 20 beside the second
+
+    for _ in range(3):  # the same figure each time
+        assert peak_memory(run, torch.device("cpu")) == pytest.approx(80, abs=0.1)
+    assert peak_memory(lambda: kept.mul_(2), torch.device("cpu")) < 0.1
+    assert peak_memory(lambda: None, torch.device("meta")) is None
+    assert capfd.readouterr().err == ""
+
+
+def test_a_step_with_all_positions_needs_more_memory_than_a_sampled_one():
+    objective, batch = make_objective(enabled=True), make_batch()
+    few, every = (loss_costs(objective, [batch], [k], rounds=1)[k]["extra_mb"] for k in (1, None))
+    assert 0 < few < every
 
 
 def test_the_verdict_names_the_smallest_k_or_says_that_there_is_none():

@@ -6,19 +6,23 @@ optimizer. Times are wall time (with one CPU thread: that thread's, whatever els
 the run; variants take turns within a round, and medians over rounds are given. Choosing positions
 (:meth:`LanguageModelObjective.prepare`) costs the same for every k and is left out.
 
-Memory is the peak of the loss alone above what there was before: on a GPU of torch's allocator, on the CPU (Linux) of
-the process's resident size, whose peak the kernel forgets on request; elsewhere it is not known.
+Memory is the peak of what torch allocates for the loss alone above what there was before: on a GPU its allocator knows,
+on the CPU its profiler records every allocation. (The resident size of the process would also move with what other
+threads and the system do.) On other devices it is not known.
 """
 
 from __future__ import annotations
 
-import ctypes
+import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -28,7 +32,6 @@ from ..training.objectives import LanguageModelObjective
 from ..training.validation import to_device
 
 Batch = dict[str, Any]
-_STATUS, _FORGET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class FixedStates(nn.Module):
@@ -145,30 +148,26 @@ def _wait(device: torch.device) -> None:
 
 
 def peak_memory(run: Callable[[], None], device: torch.device) -> float | None:
-    """Peak memory of ``run`` above what is in use before it, in 1e6 bytes; None where it cannot be measured."""
+    """Peak of what torch allocates in ``run`` above what is in use before it, in 1e6 bytes; None on other devices."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         run()
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    if device.type != "cpu" or not _STATUS.exists():
+    if device.type != "cpu":
         return None
-    try:
-        return median(_resident_peak(run) for _ in range(3))
-    except (OSError, AttributeError, StopIteration):  # no right to reset the peak, or no glibc
-        return None
+    return max(accumulate(_allocations(run), initial=0)) / 1e6
 
 
-def _resident_peak(run: Callable[[], None]) -> float:
-    ctypes.CDLL(None).malloc_trim(0)  # what the allocator keeps for later would hide what is needed now
-    _FORGET.write_text("5")
-    before = _resident("VmRSS")
-    run()
-    return max(_resident("VmHWM") - before, 0.0)
-
-
-def _resident(key: str) -> float:
-    """A line of the process's status, in 1e6 bytes."""
-    line = next(line for line in _STATUS.read_text().splitlines() if line.startswith(key))
-    return int(line.split()[1]) * 1024 / 1e6
+def _allocations(run: Callable[[], None]) -> list[int]:
+    """Bytes of CPU memory that torch takes (or, negative, gives back) in ``run``, in order of time."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler writes lines of its own to standard error
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    with TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profile.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    records = [event for event in events if event["name"] == "[memory]" and event["args"]["Device Type"] == 0]
+    return [event["args"]["Bytes"] for event in sorted(records, key=lambda event: event["ts"])]
