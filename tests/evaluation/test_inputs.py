@@ -7,7 +7,7 @@ import pytest
 
 from astromodal.core.codebook import Codebook
 from astromodal.errors import ConfigError, DataError
-from astromodal.evaluation.inputs import Inputs, choose_inputs, features, places_in_store, training_rows
+from astromodal.evaluation.inputs import Inputs, choose_inputs, features, has_given, places_in_store, training_rows
 from astromodal.evaluation.value_baselines import Boosting, Marginal, Neighbours, make_predictor
 from tests.evaluation.toy_sky import SIGMA, ToyStore, expected
 
@@ -71,7 +71,7 @@ def test_squares_of_a_cutout_are_squares(codebooks):
 def test_training_rows_are_training_rows_and_the_sample_is_capped_and_keyed(store):
     inputs = Inputs(("mag_g", "mag_r"), (), ())
     rows, available = training_rows(store, "z", inputs)
-    known = [(t.split == 0) & np.isfinite(t.scalar["values"][:, 2]) for t in store]
+    known = [(t.split == 0) & np.isfinite(t.scalar["values"][:, 2]) & has_given(t, inputs) for t in store]
     assert len(rows.target) == available == sum(k.sum() for k in known)
     wanted = np.concatenate([t.scalar["values"][k] for t, k in zip(store, known, strict=True)])
     assert (rows.target == wanted[:, 2]).all()
@@ -81,6 +81,38 @@ def test_training_rows_are_training_rows_and_the_sample_is_capped_and_keyed(stor
     assert (some.target == training_rows(store, "z", inputs, max_rows=40, seed=3)[0].target).all()
     other = training_rows(store, "z", inputs, max_rows=40, seed=4)[0].target
     assert set(other) != set(some.target)
+
+
+@pytest.mark.parametrize("names", [["mag_g"], ["arm"], ["image", "mag_r"], ["scalar", "spectrum"], []])
+@pytest.mark.parametrize("known", [True, False])
+def test_training_rows_have_something_given_as_a_loop_finds_it(store, codebooks, names, known):
+    inputs = choose_inputs(store, names, codebooks if known else None).without("z")
+    wanted = []
+    for tokens in store:
+        for row in np.flatnonzero((tokens.split == 0) & np.isfinite(tokens.scalar["values"][:, 2])):
+            scalars = {c: np.isfinite(tokens.scalar["values"][row, j]) or tokens.scalar["nondetected"][row, j]
+                       for j, c in enumerate(tokens.columns)}  # fmt: skip
+            has = scalars | {"arm": tokens.spectra["arm"].present[row], "image": tokens.image["present"][row]}
+            given = {"scalar": ["mag_g", "mag_r"], "spectrum": ["arm"]}
+            if not names or any(has[part] for name in names for part in given.get(name, [name])):
+                wanted.append(tokens.scalar["values"][row, 2])
+    rows, available = training_rows(store, "z", inputs, codebooks)
+    assert available == len(wanted) and rows.target.tolist() == wanted
+    everyone = sum(((t.split == 0) & np.isfinite(t.scalar["values"][:, 2])).sum() for t in store)
+    assert (available == everyone) == (names in ([], ["scalar", "spectrum"]))  # all have one of these
+
+
+def test_the_marginal_is_that_of_objects_with_the_same_inputs(codebooks):
+    """Where only bright objects have a spectrum, the marginal knows that an object with a spectrum is bright."""
+    store = ToyStore(400)
+    for tokens in store:
+        bright = tokens.scalar["values"][:, 1] < 17
+        tokens.spectra["arm"].present[:] &= bright
+    inputs = choose_inputs(store, ["arm"], None)
+    target = training_rows(store, "mag_r", inputs)[0].target
+    assert len(target) > 20 and target.max() < 17
+    faint = training_rows(store, "mag_r", choose_inputs(store, ["mag_g"]))[0].target
+    assert faint.max() > 20
 
 
 def test_rows_of_a_catalogue_are_found_by_field_and_id(store):

@@ -121,19 +121,32 @@ def _image(tokens: FieldTokens, _: str, rows: np.ndarray, entries: np.ndarray) -
     return out
 
 
+def has_given(tokens: FieldTokens, inputs: Inputs) -> np.ndarray:
+    """Objects of a field that have something of what is given ``(n,)`` bool; all, if nothing is given to anyone."""
+    has = np.full(len(tokens), not (inputs.scalars or inputs.parts or inputs.unused))
+    if inputs.scalars:
+        at = [tokens.columns.index(name) for name in inputs.scalars]
+        has |= (tokens.scalar["present"][:, at] | tokens.scalar["nondetected"][:, at]).any(1)
+    for name in (*inputs.parts, *inputs.unused):
+        has |= tokens.image["present"] if name == IMAGE else tokens.spectra[name].present
+    return has
+
+
 def training_rows(
     store: TokenStore, column: str, inputs: Inputs, codebooks: Mapping[str, Codebook] | None = None, *,
     max_rows: int = 50_000, seed: int = 0,
 ) -> tuple[Rows, int]:  # fmt: skip
-    """At most ``max_rows`` training objects that have ``column``, and of how many they were drawn.
+    """At most ``max_rows`` training objects that have ``column`` and something given; of how many they were drawn.
 
-    The choice is a function of the seed and of an object's place in the store.
+    Objects without anything given are none that the question is about: where only bright ones have spectra, a
+    marginal of all would be easy to beat from spectra. The choice is a function of the seed and of an object's place
+    in the store.
     """
     best_keys, best_places = np.zeros(0), np.zeros((0, 2), np.int64)
     n_seen = n_before = 0
     for number, tokens in enumerate(store):
-        here = (tokens.split == TRAIN) & np.isfinite(tokens.scalar["values"][:, tokens.columns.index(column)])
-        rows = np.flatnonzero(here)
+        known = np.isfinite(tokens.scalar["values"][:, tokens.columns.index(column)])
+        rows = np.flatnonzero((tokens.split == TRAIN) & known & has_given(tokens, inputs))
         keys = np.concatenate([best_keys, keyed_uniform(seed, _SAMPLE_KEY, n_before + rows, 0)])
         places = np.concatenate([best_places, np.stack([np.full(len(rows), number), rows], axis=1)])
         chosen = np.argpartition(keys, max_rows)[:max_rows] if len(keys) > max_rows else slice(None)

@@ -43,7 +43,7 @@ class Predictor(Protocol):
 
 
 class Marginal:
-    """The distribution of the training rows, whatever is given."""
+    """The distribution of the training rows, whatever the values of what is given."""
 
     name = "marginal"
 

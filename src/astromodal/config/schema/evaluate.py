@@ -26,7 +26,7 @@ class Calibrate(str, Enum):
 class Baseline(str, Enum):
     """What a model is judged against, on the same objects and inputs."""
 
-    marginal = "marginal"  # the distribution of the training objects, whatever is given
+    marginal = "marginal"  # the distribution of the training objects that have something given
     boosting = "boosting"  # scikit-learn's gradient boosting: the mean, and each quantile
     neighbours = "neighbours"  # of the inputs
 
