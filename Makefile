@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 TEST_STAMP := $(VENV)/.ready-test
+WORKERS ?= 2
 
 .PHONY: help setup demo test test-slow lint clean
 
@@ -27,8 +28,8 @@ demo: $(STAMP)  ## synthetic sky -> tokenizers -> tokens -> transformer, under 4
 	$(BIN)/python encode.py experiment=demo
 	$(BIN)/python train_lm.py experiment=demo
 
-test: $(TEST_STAMP)  ## the test suite
-	$(BIN)/python -m pytest -m "not slow"
+test: $(TEST_STAMP)  ## the test suite, on two cores (WORKERS=4: on four; a gigabyte of memory each)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 
 test-slow: $(TEST_STAMP)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

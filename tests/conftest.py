@@ -29,7 +29,7 @@ def realdata() -> Path:
 
 def run_script(stage: str, *arguments: str, cwd: Path, timeout: float = 600, env: dict | None = None):
     """Run ``<stage>.py`` of the repository in ``cwd`` with W&B off; returns the completed process."""
-    environment = os.environ | {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "2"} | (env or {})
+    environment = os.environ | {"WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"} | (env or {})
     environment.pop("ASTROMODAL_RUN_ID", None) if not (env and "ASTROMODAL_RUN_ID" in env) else None
     return subprocess.run(
         [sys.executable, str(REPO / f"{stage}.py"), *arguments],
