@@ -12,7 +12,8 @@ import pytest
 from astromodal.config.schema import Baseline, JudgeConfig
 from astromodal.core.json_files import plain
 from astromodal.errors import DataError
-from astromodal.evaluation.judge import held_out_rows, judge
+from astromodal.evaluation.held_out import HeldOut, Part
+from astromodal.evaluation.judge import judge
 from astromodal.evaluation.predicted import PredictionCatalogue
 from astromodal.evaluation.recalibration import Calibration
 from astromodal.evaluation.scores import score_column
@@ -153,10 +154,11 @@ def test_without_a_test_split_half_of_validation_is_fitted_on(store, tmp_path):
     kept = table.filter(np.isin(table["split"].to_numpy(zero_copy_only=False), ["train", "val"]))
     pq.write_table(kept, path)
     catalogue = PredictionCatalogue(path)
-    judged, fitting, name, fitted_on = held_out_rows(catalogue, 0)
-    assert fitted_on == {"split": "val", "half": 0}
-    assert name == "val" and (judged == (catalogue.split == 1)).all()
-    assert (fitting <= judged).all() and fitting.sum() / judged.sum() == pytest.approx(0.5, abs=0.06)
+    rows = HeldOut.of(catalogue, 0)
+    assert rows.split == "val" and rows.fitted_on == Part("val", half=0)
+    assert (rows.judged == (catalogue.split == 1)).all()
+    assert (rows.fitting <= rows.judged).all()
+    assert rows.fitting.sum() / rows.judged.sum() == pytest.approx(0.5, abs=0.06)
     found = judge(path, options=OPTIONS)  # no store: no baselines
     record = found.result["columns"]["z"]
     [(_, fitted)] = found.calibration.questions.items()

@@ -8,7 +8,7 @@ Columns are taken one after the other, so memory holds one column of the catalog
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,6 @@ import numpy as np
 
 from ..config.schema import JudgeConfig
 from ..core.codebook import Codebook
-from ..core.ids import hash_ids
-from ..core.random import keyed_uniform
-from ..data.splits import SPLIT_NAMES, TEST, TRAIN, VAL
 from ..errors import DataError
 from ..metrics.bootstrap import bootstrap_figures
 from ..metrics.photo_z import photo_z_figures
@@ -26,6 +23,7 @@ from ..metrics.scalars import by_bins, equal_count_edges, scalar_figures, signal
 from ..tokens.store import TokenStore
 from .comparison import LOSES, Baselines, compare, crps_against_marginal
 from .drawn_errors import DrawnErrors, drawn_errors
+from .held_out import HeldOut
 from .inputs import Inputs, choose_inputs, places_in_store
 from .noise_limit import limit_figures, noise_limits
 from .predicted import PredictedColumn, PredictionCatalogue
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
     from ..data.datacube import Datacube
 
 Given = Sequence[str] | Mapping[str, Sequence[str]] | None
-_HALF_KEY = 0xCA11
 
 
 @dataclass
@@ -55,10 +52,7 @@ class Context:
     """What is the same for every column."""
 
     catalogue: PredictionCatalogue
-    judged: np.ndarray  # (n,) bool, rows of the judged split
-    fitting: np.ndarray  # (n,) bool, rows that calibrations are fitted on
-    shown: np.ndarray  # (n,) bool, judged rows that no calibration was fitted on
-    fitted_on: dict[str, Any]  # which objects ``fitting`` are
+    held_out: HeldOut
     options: JudgeConfig
     seed: int
     units: Mapping[str, str]
@@ -94,22 +88,20 @@ def judge(
     options = JudgeConfig() if options is None else options
     table = PredictionCatalogue(catalogue, bins)
     store = TokenStore(store) if isinstance(store, str | Path) else store
-    judged, fitting, split, fitted_on = held_out_rows(table, seed)
+    held_out = HeldOut.of(table, seed)
     as_asked = {"given_as_asked": table.meaning["given"]} if given is None and "given" in table.meaning else {}
     given = table.given if given is None else given
     units = table.units | dict(units or {})
     magnitude = _magnitude(table, store, options.magnitude)
-    context = Context(
-        table, judged, fitting, judged & ~fitting, fitted_on, options, seed, units, magnitude, store, codebooks, data,
-        given,
-    )  # fmt: skip
+    context = Context(table, held_out, options, seed, units, magnitude, store, codebooks, data, given)
     calibration = Calibration(weights or table.meaning.get("model"))
-    found = Judgement({"split": split, "n_rows": len(table), "n_judged": int(judged.sum()), "given": _plain(given),
-                       **as_asked, "columns": {}, "figures": {}}, calibration=calibration)  # fmt: skip
+    found = Judgement({"split": held_out.split, "n_rows": len(table), "n_judged": int(held_out.judged.sum()),
+                       "given": _plain(given), **as_asked, "columns": {}, "figures": {}},
+                      calibration=calibration)  # fmt: skip
     for name in table.columns:
         column = table.column(name)
         found.result["columns"][name] = _judge_column(context, column, found)
-    drawn = drawn_errors(table, cubes, data, judged) if cubes and data is not None else DrawnErrors()
+    drawn = drawn_errors(table, cubes, data, held_out.judged) if cubes and data is not None else DrawnErrors()
     found.spectra = drawn.spectra(data)
     for name, values in (drawn.per_object | dict(per_object or {})).items():
         found.result["figures"][name] = _figure(values, context)
@@ -121,47 +113,12 @@ def judge(
     return found
 
 
-def held_out_rows(catalogue: PredictionCatalogue, seed: int) -> tuple[np.ndarray, np.ndarray, str, dict[str, Any]]:
-    """Rows to judge and rows to fit calibrations on, ``(n,)`` bool each, the name of the judged split, and which
-    objects the second are (:attr:`~.recalibration.ColumnCalibration.fitted_on`).
-
-    Calibrations are fitted on validation objects. Where these are the judged ones themselves, one half of them is
-    fitted on (by a hash of the id) and the other shown. Objects that a correction was fitted on which this catalogue
-    already has are not judged.
-
-    Raises:
-        DataError: there is no other object than training objects, and those that a correction was fitted on.
-    """
-    split = catalogue.split
-    fitting, of = split == VAL, {"split": SPLIT_NAMES[VAL], "half": None}
-    candidates = {SPLIT_NAMES[TEST]: split == TEST, SPLIT_NAMES[VAL]: fitting, "unknown split": split != TRAIN}
-    name = next((name for name, rows in candidates.items() if rows.any()), None)
-    if name is None:
-        raise DataError("held-out objects in the catalogue", got=f"{len(split)} training objects",
-                        where=catalogue.path, repair="evaluate.splits=[val,test]")  # fmt: skip
-    judged = candidates[name]
-    if name != SPLIT_NAMES[TEST] or not fitting.any():
-        fitting, of = judged & _half(catalogue, seed), {"split": name, "half": seed}
-    for applied in catalogue.applied.values():
-        seen = candidates[applied["fitted_on"]["split"]]
-        seed_of_half = applied["fitted_on"]["half"]
-        judged = judged & ~(seen if seed_of_half is None else seen & _half(catalogue, seed_of_half))
-    if not judged.any():
-        raise DataError("held-out objects that the applied calibration was not fitted on", got="none",
-                        where=catalogue.path, repair="evaluate.splits=[test], or evaluate.judge=null")  # fmt: skip
-    return judged, fitting & ~judged if catalogue.applied else fitting, name, of
-
-
-def _half(catalogue: PredictionCatalogue, seed: int) -> np.ndarray:
-    return keyed_uniform(seed, _HALF_KEY, hash_ids(catalogue.ids), 0) < 0.5
-
-
 def _judge_column(context: Context, column: PredictedColumn, found: Judgement) -> dict[str, Any]:
-    options, name = context.options, column.name
-    scores = score_column(context.catalogue, column, context.judged, seed=context.seed)
+    options, name, held_out = context.options, column.name, context.held_out
+    scores = score_column(context.catalogue, column, held_out.judged, seed=context.seed)
     unit = context.units.get(name, "")
-    record: dict[str, Any] = {"unit": unit, "n": len(scores.rows), "left_out": column.left_out(context.judged),
-                              "remarks": column.remarks(context.judged)}  # fmt: skip
+    record: dict[str, Any] = {"unit": unit, "n": len(scores.rows), "left_out": column.left_out(held_out.judged),
+                              "remarks": column.remarks(held_out.judged)}  # fmt: skip
     if not len(scores.rows):
         return record
     how = {"n_resamples": options.n_resamples, "seed": context.seed}
@@ -182,10 +139,10 @@ def _judge_column(context: Context, column: PredictedColumn, found: Judgement) -
         record["applied_calibration"] = applied
     elif options.calibrate and scores.source != "none":
         record["recalibration"], fitted = fit_and_show(
-            context.catalogue, column, context.fitting, context.shown, options.max_calibration_rows, context.seed
+            context.catalogue, column, held_out.fitting, held_out.shown, options.max_calibration_rows, context.seed
         )
         if fitted is not None:
-            fitted = replace(fitted, fitted_on=context.fitted_on | {"objects": int(context.fitting.sum())})
+            fitted = replace(fitted, fitted_on=asdict(held_out.fitted_on) | {"objects": int(held_out.fitting.sum())})
             found.calibration.add(name, context.given_for(name), fitted)
     chosen = np.linspace(0, len(scores.rows) - 1, min(options.max_examples, len(scores.rows))).astype(int)
     found.examples[name] = {key: getattr(scores, key)[chosen] for key in ("observed", "mean", "median", "std")}
@@ -241,7 +198,7 @@ def _magnitude(table: PredictionCatalogue, store: TokenStore | None, name: str |
 
 
 def _figure(values: np.ndarray, context: Context) -> dict[str, Any]:
-    values, judged, options = np.asarray(values, np.float64), context.judged, context.options
+    values, judged, options = np.asarray(values, np.float64), context.held_out.judged, context.options
     if values.shape != judged.shape:
         raise DataError(f"a figure for each of {len(judged)} objects", got=values.shape, where="per_object")
 
