@@ -63,6 +63,15 @@ def test_the_report_says_where_the_model_loses_and_where_it_does_not(judged):
     assert "not observed" in won and "chi2" in won and "σ NMAD" in won
 
 
+def test_the_report_says_how_to_get_a_temperature(judged):
+    folder, result = judged
+    assert "no temperature" not in (folder / "sharp" / "evaluation.txt").read_text()
+    column = result["columns"]["z"]
+    fitted = {step: found for step, found in column["recalibration"].items() if step != "temperature"}
+    text = judgement_text(result | {"columns": {"z": column | {"recalibration": fitted}}})
+    assert "z: no temperature: it needs whole posteriors, evaluate.posterior=true" in text
+
+
 def test_tables_hold_the_figures_of_the_json(judged):
     folder, result = judged
     rows = pq.read_table(folder / "blurred" / "tables" / "figures.parquet").to_pylist()

@@ -135,6 +135,8 @@ def _left_out(columns: Mapping[str, Any]) -> str:
             lines.setdefault(f"judged as corrected by a fitted {what}", []).append(name)
         if against.get("unused"):
             lines.setdefault(f"baselines without {', '.join(against['unused'])}", []).append(name)
+        if "fitted" in calibrated and "temperature" not in calibrated:
+            lines.setdefault("no temperature: it needs whole posteriors, evaluate.posterior=true", []).append(name)
         for what, why in (("no baselines", against.get("skipped")), ("no calibration", calibrated.get("skipped"))):
             if why:
                 lines.setdefault(f"{what}: {why}", []).append(name)
