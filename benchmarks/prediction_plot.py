@@ -48,7 +48,7 @@ def draw(
 
 
 def _shifts(n: int) -> np.ndarray:
-    return np.linspace(0.28, -0.28, n) if n > 1 else np.zeros(1)
+    return np.linspace(0.28, -0.28, n) if n > 1 else np.zeros(n)
 
 
 def _draw_scores(axis: Axes, rows: Sequence[Asked], colours: Mapping[str, str]) -> None:

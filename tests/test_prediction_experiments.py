@@ -87,6 +87,10 @@ def test_the_report_has_a_row_per_variant_and_the_gain_between_them(load, tmp_pa
     # 0.25 and 1.0 of a mean of 1.25: the ends are those of resamples with one object only
     assert "| `mixed_3` | **+50.0** [+20.0, +80.0] 1/1 |" in text
     assert "Calibration" not in text and paths[1].stat().st_size > 10_000
+    alone = load("prediction_tables").write_report(
+        {"kids": tmp_path / "kids"}, ["ce"], [0], tmp_path / "alone", "ce", "ce"
+    )
+    assert "Gain over" not in alone[0].read_text() and alone[1].stat().st_size > 10_000  # nothing to compare with
 
 
 def test_spectra_that_follow_from_the_bands_are_found_by_the_regression_and_their_own_copies_by_the_rest(load):
