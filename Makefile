@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 TEST_STAMP := $(VENV)/.ready-test
 WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: help setup demo test test-slow lint clean
 
@@ -29,10 +30,10 @@ demo: $(STAMP)  ## synthetic sky -> tokenizers -> tokens -> transformer, under 4
 	$(BIN)/python train_lm.py experiment=demo
 
 test: $(TEST_STAMP)  ## the test suite, on two cores (WORKERS=4: on four; a gigabyte of memory each)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+	$(PYTEST) -m "not slow"
 
 test-slow: $(TEST_STAMP)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint:  ## ruff, if it is installed
 	ruff check . && ruff format --check .
