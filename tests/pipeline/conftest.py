@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
 import sys
@@ -63,6 +64,7 @@ def launch_stage(stage: str, *arguments: str, cwd: Path) -> Outcome:
         contextlib.redirect_stderr(err),
         mock.patch.object(sys, "argv", [f"{stage}.py", *arguments]),
         mock.patch.object(run_id, "_run_id", None),
+        mock.patch.object(logging.getLogger("astromodal"), "propagate", True),  # launching turns it off for good
         mock.patch.dict(os.environ, {"WANDB_MODE": "offline"}),
         mock.patch.object(stages, "_plot_lm", lambda *_: None),  # a mock would remember its arguments, the model too
         mock.patch.object(stages, "_plot_tokenizer", lambda *_: None),
