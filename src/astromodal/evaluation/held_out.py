@@ -64,9 +64,9 @@ class HeldOut:
                             where=catalogue.path, repair="evaluate.splits=[val,test]")  # fmt: skip
         fitted_on = Part(val) if there[:2] == [test, val] else Part(there[0], half=seed)
         judged, fitting = Part(there[0]).rows(catalogue), fitted_on.rows(catalogue)
-        for applied in catalogue.applied.values():
-            before = applied["fitted_on"]
-            judged = judged & ~Part(before["split"], before["half"]).rows(catalogue)
+        before = (applied["fitted_on"] for applied in catalogue.applied.values())
+        for part in {Part(of["split"], of["half"]) for of in before}:  # mostly one for all columns
+            judged = judged & ~part.rows(catalogue)
         if not judged.any():
             raise DataError("held-out objects that the applied calibration was not fitted on", got="none",
                             where=catalogue.path, repair="evaluate.splits=[test], or evaluate.judge=null")  # fmt: skip
