@@ -77,7 +77,8 @@ def encode(cfg: DictConfig) -> None:
         )  # fmt: skip
         run.add_output("tokens", TokenStore.of(config).fingerprint)
         write_json(run.dir / "encoding.json", summary)
-        run.tracker.summary({"rows": summary["rows"], "bytes": summary["bytes"], "seconds": summary["seconds"]})
+        figures = {name: summary[name] for name in ("rows", "bytes", "seconds")}
+        run.tracker.summary(figures | tables.flatten(summary["found"], "found/"))
         run.log.info("%s", tables.encoding_table(summary))
         _say_next(run, cfg, f"tokens of {summary['rows']} objects in {config.paths.store}/tokens")
 

@@ -75,7 +75,7 @@ def test_a_cutout_of_wrong_length_is_missing_and_counted():
     cutouts["cut_r"][0] = np.zeros(0, np.float32)
     expected = read_images(table(random_cutouts(4), 4), survey(), "F1")
     images = read_images(table(cutouts, 4), survey(), "F1")
-    assert images.reasons["wrong_length"] == 2
+    assert {band: counts["wrong_length"] for band, counts in images.reasons.items()} == {"z": 0, "u": 0, "r": 2}
     assert images.band_present[:, 2].tolist() == [False, True, False, True]
     np.testing.assert_array_equal(images.flux[[1, 3]], expected.flux[[1, 3]])
 
@@ -84,7 +84,16 @@ def test_a_cutout_of_one_value_is_missing_and_counted():
     cutouts = random_cutouts(3)
     cutouts["cut_u"][1][:] = 0.0
     images = read_images(table(cutouts, 3), survey(), "F1")
-    assert images.reasons["constant_cutout"] == 1 and not images.band_present[1, 1]
+    assert images.reasons["u"]["constant_cutout"] == 1 and not images.band_present[1, 1]
+
+
+def test_a_cutout_without_a_finite_pixel_is_missing_and_counted_apart_from_single_pixels():
+    cutouts = random_cutouts(3)
+    cutouts["cut_u"][1][:] = np.nan
+    cutouts["cut_u"][2][:5] = np.inf
+    images = read_images(table(cutouts, 3), survey(), "F1")
+    assert images.reasons["u"]["blank_cutout"] == 1 and images.reasons["u"]["invalid_pixels"] == 5
+    assert not images.band_present[1, 1] and images.reasons["r"]["blank_cutout"] == 0
 
 
 def test_slices_and_chunked_tables_give_the_same_as_the_whole():

@@ -33,7 +33,7 @@ def test_every_reason_is_told_apart_and_counted():
     assert np.flatnonzero(got.fit[:, 0]).tolist() == [0, 8, 10, 11]
     assert got.reasons["mag"] == {
         "null": 1, "nan": 1, "inf": 1, "sentinel": 1, "nondetected": 1, "out_of_range": 1,
-        "no_error": 2, "bad_error": 1, "large_error": 1,
+        "not_positive": 0, "outside_fit_range": 1, "no_error": 2, "bad_error": 1, "large_error": 1,
     }  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def test_a_transform_has_an_inverse(kind, dtype):
 def test_log10_takes_no_values_that_are_not_positive():
     config = data(flux=ScalarConfig(transform=Transform.log10))
     got = read_scalars(pa.record_batch({"flux": [0.0, -1.0, 10.0]}), config, scalar_columns(config))
-    assert got.present[:, 0].tolist() == [False, False, True] and got.reasons["flux"]["out_of_range"] == 2
+    assert got.present[:, 0].tolist() == [False, False, True] and got.reasons["flux"]["not_positive"] == 2
 
 
 def test_columns_of_other_names_types_and_all_null_are_read():

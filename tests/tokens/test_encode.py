@@ -4,11 +4,14 @@ import errno
 import os
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from astromodal.config.schema import ScalarTokenizerConfig
 from astromodal.core.io import load_npz
 from astromodal.core.manifest import read_manifest
+from astromodal.data.datacube import Datacube
 from astromodal.errors import ArtifactError, ArtifactMissingError, DataError
 from astromodal.tokens import FieldWriter, TokenStore, encode_survey, token_paths
 from tests.tokens.fake_survey import FakeTokenizers, make_survey, write_cube
@@ -88,8 +91,26 @@ def test_the_summary_counts_what_the_files_hold(survey):
     scalar = load_npz(token_paths(root / "tokens", "F1")["scalar"])
     assert field["rows"] == cubes[1].n_rows and summary["rows"] == sum(c.n_rows for c in cubes)
     assert field["present"]["scalar"] == (scalar["present"] | scalar["nondetected"]).any(1).sum()
-    assert field["nondetected"]["u"] == scalar["nondetected"][:, 1].sum() > 0
+    assert field["found"]["counts"]["scalar u"]["nondetected"] == scalar["nondetected"][:, 1].sum() > 0
+    clipped = sum(load_npz(token_paths(root / "tokens", c.field)["scalar"])["clipped"].sum(0) for c in cubes)
+    assert [summary["found"][f"scalar {c}"].get("clipped", 0) for c in ("r", "u", "z")] == clipped.tolist()
     assert field["bytes"] == sum(p.stat().st_size for p in token_paths(root / "tokens", "F1").values())
+
+
+def test_what_a_field_loses_is_counted_and_warned_about_also_when_it_is_up_to_date(survey, caplog):
+    cubes, splits, data, root = survey
+    path = cubes[1].path
+    table = pq.read_table(path)
+    wrong = pa.array([None if v is None else 1e4 * v for v in table["r"].to_pylist()])
+    pq.write_table(table.set_column(table.column_names.index("r"), "r", wrong), path)
+    cubes[1] = Datacube(path, data)
+    n = len(table) - wrong.null_count
+    for _ in range(2):
+        caplog.clear()
+        summary = encode_survey(cubes, FakeTokenizers(), splits, data, root)
+        (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "scalar r" in r.getMessage()]
+        assert f"lost {n} of {n}: {n} beyond the fitted range" in line and "(field F1)" in line
+        assert "another unit" in line and line in summary["warnings"]
 
 
 def test_batch_size_and_number_of_processes_do_not_change_a_byte(survey, tmp_path):
@@ -270,7 +291,7 @@ def test_a_damaged_cutout_is_skipped_and_counted_and_its_object_keeps_the_rest(s
         table = table.set_column(table.schema.get_field_index(band), band, pa.array(values, pa.list_(pa.float32())))
     pq.write_table(table, cubes[0].path)
     summary = encode_survey(cubes, FakeTokenizers(), splits, data, root)["fields"]["F0"]
-    assert summary["corrupt"] == 2 and summary["reasons"]["image.wrong_length"] == 2
+    assert [summary["found"]["counts"][f"image {band}"]["wrong_length"] for band in ("r", "u")] == [1, 1]
     assert not TokenStore(root).open("F0").image["present"][5]
     assert summary["rows"] == cubes[0].n_rows
 

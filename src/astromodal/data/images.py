@@ -45,7 +45,7 @@ class ImageBatch:
     theta: np.ndarray  # (n,) float32, degrees
     bands: tuple[str, ...]
     pixel_scale: float  # arcsec per pixel
-    reasons: dict[str, int] = dataclass_field(default_factory=dict)  # what was found wrong, and how often
+    reasons: dict[str, dict[str, int]] = dataclass_field(default_factory=dict)  # band → what was wrong, how often
 
     def __len__(self) -> int:
         return len(self.flux)
@@ -115,9 +115,9 @@ class ImageReader:
             self._valid = np.empty((n, n_bands, size, size), dtype=bool)
         flux, valid = self._flux[:n], self._valid[:n]
         band_present = np.zeros((n, n_bands), dtype=bool)
-        reasons = {"wrong_length": 0, "constant_cutout": 0, "invalid_pixels": 0}
-        for index, band in enumerate(self.images.bands.values()):
-            self._read_band(batch, index, band.column, flux, valid, band_present, reasons)
+        reasons = {}
+        for index, (name, band) in enumerate(self.images.bands.items()):
+            reasons[name] = self._read_band(batch, index, band.column, flux, valid, band_present)
         shape = (self._shape_column(batch, name) for name in (self.images.a, self.images.b, self.images.theta))
         return ImageBatch(
             flux, valid, band_present.any(1), band_present, *shape, self.bands, self.images.pixel_scale, reasons
@@ -131,15 +131,14 @@ class ImageReader:
         flux: np.ndarray,
         valid: np.ndarray,
         band_present: np.ndarray,
-        reasons: dict[str, int],
-    ) -> None:
-        """Fill channel ``index`` of the buffers from one list column."""
+    ) -> dict[str, int]:
+        """Fill channel ``index`` of the buffers from one list column; returns what was found wrong, and how often."""
         n, size = len(flux), self.images.size
         source = batch.column(column)
         where = f"field {self.field}, column {column}"
         values, present = list_column_to_matrix(source, size * size, where, strict=False)
         present = np.array(present, dtype=bool)
-        reasons["wrong_length"] += n - source.null_count - int(present.sum())
+        reasons = {"wrong_length": n - source.null_count - int(present.sum())}
         target, good = flux[:, index], valid[:, index]
         with np.errstate(invalid="ignore", over="ignore"):
             np.multiply(values.reshape(n, size, size), self._factors[index], out=target)
@@ -147,14 +146,17 @@ class ImageReader:
         corner = target[:, 0, 0]
         rows = np.flatnonzero(present & (corner == target[:, -1, -1]) & (corner == target[:, size // 2, size // 2]))
         constant = rows[(target[rows] == corner[rows, None, None]).all(axis=(1, 2))]
-        reasons["constant_cutout"] += len(constant)
+        reasons["constant_cutout"] = len(constant)
         present[constant] = False
         good[~present] = False
+        seen = present
         if not good.all():
-            reasons["invalid_pixels"] += int((~good[present]).sum())
             np.copyto(target, 0.0, where=~good)
-            present &= good.any(axis=(1, 2))
-        band_present[:, index] = present
+            seen = present & good.any(axis=(1, 2))
+        reasons["invalid_pixels"] = int((~good[seen]).sum())
+        reasons["blank_cutout"] = int((present & ~seen).sum())
+        band_present[:, index] = seen
+        return reasons
 
     def _shape_column(self, batch: Batch | pa.RecordBatch, name: str | None) -> np.ndarray:
         """A scalar column as float32, NaN where null or not configured."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import numpy as np
 from ..config.schema import ScalarConfig, Transform
 from ..errors import ConfigError
 from .columns import numbers
+from .findings import lost_rows
 from .spectra import SpectrumBatch, read_spectra, spectrum_columns
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class ScalarBatch:
     columns: tuple[str, ...]
     reasons: dict[str, dict[str, int]]  # column → reason → rows
     uncertain: np.ndarray | None = None  # (n, c) bool: present, with an error above max_error; None: nowhere
+    outside: dict[str, np.ndarray] = dataclass_field(default_factory=dict)  # column → values outside of min and max
 
     def __len__(self) -> int:
         return len(self.values)
@@ -142,12 +145,12 @@ def read_scalars(
     n, c = batch.num_rows, len(columns)
     values, errors = np.full((n, c), np.nan, np.float32), np.full((n, c), np.nan, np.float32)
     present, nondetected, fit, uncertain = (np.zeros((n, c), bool) for _ in range(4))
-    reasons = {}
+    reasons, outside = {}, {}
     for j, (name, config) in enumerate(columns.items()):
         error = None
         if group := derived_group(name, data):
             known = spectra[group] if spectra and group in spectra else read_spectra(batch, data, group)
-            raw, null = known.scale, int((~known.present).sum())
+            raw, null = known.scale, len(known) - int(known.present.sum()) - lost_rows(known.counts)
         else:
             source = config.column or name
             column = batch.column(source)
@@ -155,15 +158,20 @@ def read_scalars(
             if config.error:
                 error = numbers(batch.column(config.error), f"column {config.error}")
         present[:, j], nondetected[:, j], counts = classify(raw, config, null)
+        if group:
+            counts["no_spectrum"] = counts.pop("nan")
+        if counts["out_of_range"]:
+            outside[name] = raw[np.isfinite(raw) & ~present[:, j] & ~in_range(raw, config.min, config.max)]
         values[:, j] = np.where(present[:, j], raw, np.nan)
         fit[:, j] = present[:, j] & in_range(raw, config.fit_min, config.fit_max)
+        counts["outside_fit_range"] = int(present[:, j].sum() - fit[:, j].sum())
         if error is not None:
             good, large = _judge_errors(error, present[:, j], config, counts)
             errors[:, j] = np.where(good, error, np.nan)
             fit[:, j] &= ~large
             uncertain[:, j] = large & present[:, j]
         reasons[name] = counts
-    return ScalarBatch(values, errors, present, nondetected, fit, tuple(columns), reasons, uncertain)
+    return ScalarBatch(values, errors, present, nondetected, fit, tuple(columns), reasons, uncertain, outside)
 
 
 def in_range(values: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
@@ -184,7 +192,7 @@ def classify(raw: np.ndarray, config: ScalarConfig, null: int) -> tuple[np.ndarr
         raw: ``(n,)`` float, NaN where null; null: how many are null.
 
     Returns:
-        present ``(n,)``, nondetected ``(n,)``, counts by reason (``null nan inf sentinel nondetected out_of_range``).
+        present ``(n,)``, nondetected ``(n,)``, counts by reason (keys of :data:`~.findings.REASONS`).
     """
     with np.errstate(over="ignore"):
         single = raw.astype(np.float32)  # a sentinel is what float32 makes of it
@@ -194,8 +202,7 @@ def classify(raw: np.ndarray, config: ScalarConfig, null: int) -> tuple[np.ndarr
     sentinel = np.isin(single, np.asarray(list(config.sentinels), np.float32)) & ~nondetected
     usable = ~(infinite | missing | nondetected | sentinel)
     inside = in_range(raw, config.min, config.max) & ~np.isinf(single)
-    if Transform(config.transform) is Transform.log10:
-        inside &= raw > 0
+    has_space = raw > 0 if Transform(config.transform) is Transform.log10 else np.ones(len(raw), bool)
     counts = {
         "null": int(null),
         "nan": int(missing.sum()) - int(null),
@@ -203,8 +210,9 @@ def classify(raw: np.ndarray, config: ScalarConfig, null: int) -> tuple[np.ndarr
         "sentinel": int(sentinel.sum()),
         "nondetected": int(nondetected.sum()),
         "out_of_range": int((usable & ~inside).sum()),
+        "not_positive": int((usable & inside & ~has_space).sum()),
     }
-    return usable & inside, nondetected, counts
+    return usable & inside & has_space, nondetected, counts
 
 
 def _judge_errors(

@@ -14,7 +14,6 @@ Shapes: n objects, P pixels of the grid (or coefficients).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import TYPE_CHECKING, Any
@@ -168,7 +167,7 @@ def _coefficients(batch: Any, config: SpectrumGroupConfig) -> Read:
     counts = {"length_mismatch": len(present) - column.null_count - len(rows)}
     flux = flux[rows].astype(np.float64)
     good = np.isfinite(flux)
-    counts["invalid_pixels"] = int((~good).sum())
+    counts |= {"pixels": int(good.sum()), "invalid_pixels": int((~good).sum())}
     ivar, has_ivar = np.ones_like(flux), np.zeros(len(rows), bool)
     if name := config.error or config.ivar:
         raw, has = list_column_to_matrix(batch.column(name), size, f"column {name}", strict=False)
@@ -213,7 +212,7 @@ def _gridded(batch: Any, config: SpectrumGroupConfig) -> Read:
     rows, lengths, has_ivar = np.flatnonzero(usable), lengths[usable], has_ivar[usable]
     flux, raw, wave = flux[pixels].astype(np.float64), raw[pixels], wave[pixels]
     finite = np.isfinite(flux)
-    counts["invalid_pixels"] = int((~finite).sum())
+    counts |= {"pixels": int(finite.sum()), "invalid_pixels": int((~finite).sum())}
     known = _inverse_variance(raw) if config.error else _clean_ivar(raw)
     ivar = np.where(finite, np.where(np.repeat(has_ivar, lengths), known, 1.0), 0.0)
     out_flux, out_ivar = _onto_grid(np.where(finite, flux, 0.0), ivar, wave, lengths, config, counts)
@@ -244,10 +243,3 @@ def _onto_grid(
         )
         counts["pixels_outside"] = int(outside.sum())
     return out_flux, out_ivar
-
-
-def merge_counts(total: dict[str, int], counts: Mapping[str, int]) -> dict[str, int]:
-    """Add the counts of a batch to a running total, in place, and return it."""
-    for name, value in counts.items():
-        total[name] = total.get(name, 0) + value
-    return total

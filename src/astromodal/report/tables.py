@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..core.text_table import table
+from ..data.findings import finding_rows, lost_rows
 
 MODALITIES = ("image", "scalar", "spectrum")
 
@@ -65,7 +66,8 @@ def tokenizer_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
         parts.append(table(header, [("cutouts", *(e[k] for k in keys))]))
     bits = {name: report["bits_per_object"] for name, report in reports.items()}
     parts.append("bits per object: " + ", ".join(f"{name} {value:.0f}" for name, value in bits.items()))
-    return "held-out objects:\n" + "\n\n".join(parts)
+    found = {source: counts for report in reports.values() for source, counts in report["found"].items()}
+    return "held-out objects:\n" + "\n\n".join(parts) + findings_table(found)
 
 
 def spectrum_panels(report: Mapping[str, Any], per_group: int = 2) -> list[dict[str, Any]]:
@@ -82,15 +84,21 @@ def spectrum_panels(report: Mapping[str, Any], per_group: int = 2) -> list[dict[
 
 
 def encoding_table(summary: Mapping[str, Any]) -> str:
-    """Objects, what they have, and what was clipped or damaged, per field."""
+    """Objects and what they have, per field; then what was found and lost, by source."""
     parts = sorted({p for f in summary["fields"].values() for p in f["present"]})
     rows = [
-        (field, f["rows"], *(f["present"].get(p, 0) for p in parts), sum(f["clipped"].values()), f["corrupt"])
+        (field, f["rows"], *(f["present"].get(p, 0) for p in parts), sum(map(lost_rows, f["found"]["counts"].values())))
         for field, f in summary["fields"].items()
     ]
     if len(rows) > 20:
-        rows = [*rows[:20], (f"… {len(rows) - 20} more", *[""] * (len(parts) + 3))]
-    return table(("field", "objects", *parts, "clipped values", "damaged values"), rows)
+        rows = [*rows[:20], (f"… {len(rows) - 20} more", *[""] * (len(parts) + 2))]
+    return table(("field", "objects", *parts, "lost"), rows) + findings_table(summary["found"])
+
+
+def findings_table(found: Mapping[str, Mapping[str, int]]) -> str:
+    """Every reason with its count, per column, group and band, as a paragraph of its own; empty if there is none."""
+    rows = finding_rows(found)
+    return "\n\n" + table(("what was found", "", "n", "share lost"), rows, n_left=2) if rows else ""
 
 
 # ---------------------------------------------------------------------------------------------- model

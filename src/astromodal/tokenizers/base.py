@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from ..core import io, manifest
+from ..data.findings import Findings
 from ..data.splits import TRAIN, VAL
 from ..errors import ArtifactError, ArtifactMissingError, DataError
 
@@ -179,8 +180,11 @@ class Tokenizer(ABC):
         self._fingerprint = None
         return choose_rows(splits, [cube.field for cube in cubes], seed)
 
-    def _finish_fit(self, report: dict[str, Any]) -> dict[str, Any]:
-        """Keep the report (without its ``arrays``) for saving and return it whole."""
+    def _finish_fit(self, report: dict[str, Any], findings: Findings, run: RunContext | None) -> dict[str, Any]:
+        """Add what was found and lost, keep the report (without its ``arrays``) for saving and return it whole."""
+        report |= {"found": findings.totals(), "warnings": findings.warnings()}
+        for line in report["warnings"]:
+            self._log(run).warning("%s", line)
         self.report_ = plain({key: value for key, value in report.items() if key != "arrays"})
         return report
 

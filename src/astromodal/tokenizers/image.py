@@ -26,6 +26,7 @@ from torch import Tensor
 from ..codecs.base import Codec, build_codec
 from ..config.schema import HardwareConfig, ImageTokenizerConfig
 from ..core.codebook import Codebook
+from ..data.findings import Findings
 from ..data.images import ImageBatch, elliptical_mask, image_columns
 from ..data.photometry import ArcsinhScaling, sky_statistics
 from ..errors import ArtifactError, DataError
@@ -158,7 +159,7 @@ class ImageTokenizer(Tokenizer):
         """
         image_columns(data)  # refuses a survey without bands
         choice = self._start_fit(cubes, splits, data, seed)
-        log = self._log(run)
+        log, findings = self._log(run), Findings()
         self.codec_ = self.quantizer_ = None
         torch.manual_seed(seed)
         codec = build_codec(self.config.codec, (len(data.images.bands), data.images.size, data.images.size))
@@ -170,18 +171,18 @@ class ImageTokenizer(Tokenizer):
             capacity = self.config.codec.training.max_fit_objects
             train = CutoutCache(Path(folder) / "train.f16", capacity, codec.array_shape, seed)
             held_out = CutoutCache(Path(folder) / "held_out.f16", HELD_OUT_OBJECTS, codec.array_shape, seed + 1)
-            counts = collect(self, cubes, choice, data, train, held_out, log)
+            sizes = collect(self, cubes, choice, data, train, held_out, log, findings)
             judged = held_out if len(held_out) else train
             result = train_codec(codec, train, held_out, self, run, seed)
             self.codec_ = codec.eval().to(self.device)
             self.quantizer_ = fit_codebook(self, train, seed)
             report, arrays = report_on(self, judged)
-        report |= counts | {"held_out": choice.held_out_name if judged is held_out else "train", **result}
+        report |= sizes | {"held_out": choice.held_out_name if judged is held_out else "train", **result}
         log.info(
             "image tokenizer: %.1f bits per object, %d of %d codes used, error %.3f of the variance",
             report["bits_per_object"], report["codes_used"], report["n_codes"], report["variance_fraction"],
         )  # fmt: skip
-        return self._finish_fit(report) | {"arrays": arrays}
+        return self._finish_fit(report, findings, run) | {"arrays": arrays}
 
     # ----------------------------------------------------------------------------- encode, decode
 

@@ -20,6 +20,7 @@ from ..config.schema import (
     ScheduleName,
     TrainingConfig,
 )
+from ..data.findings import Findings
 from ..data.images import ImageBatch, ImageReader, elliptical_mask
 from ..data.photometry import ArcsinhScaling, SkyNoise, sky_statistics
 from ..errors import DataError
@@ -73,7 +74,7 @@ def fit_scaling(
                 inside = elliptical_mask(batch.a, batch.b, batch.theta, batch.size, **tokenizer.ellipse)
                 noise.add(sky_statistics(batch.flux[rows], batch.valid[rows], inside[rows])[1])
             taken += len(rows)
-            n_wrong += batch.reasons["wrong_length"]
+            n_wrong += sum(counts["wrong_length"] for counts in batch.reasons.values())
             if taken >= quota:
                 break
     sigma = noise.sigma()
@@ -118,19 +119,17 @@ def collect(
     train: CutoutCache,
     held_out: CutoutCache,
     log: logging.Logger,
+    findings: Findings,
 ) -> dict[str, Any]:
-    """One pass over the cubes into both caches; returns what was counted.
+    """One pass over the cubes into both caches; returns their sizes and adds to what was found.
 
     Raises:
         DataError: no training cutout has enough valid pixels.
     """
     masks = {name: choice.fit[name] | choice.held_out[name] for name in choice.fit}
-    counts: dict[str, int] = {"too_few_valid_pixels": 0}
     for field, rows, batch in stream(cubes, masks, data):
-        for reason, number in batch.reasons.items():
-            counts[reason] = counts.get(reason, 0) + number
         used = tokenizer.usable(batch)
-        counts["too_few_valid_pixels"] += int(batch.present.sum() - used.sum())
+        findings.add_images(field, batch, used)
         for cache, mask in ((train, choice.fit[field][rows]), (held_out, choice.held_out[field][rows])):
             chosen = np.flatnonzero(used & mask)
             if len(chosen):
@@ -138,11 +137,11 @@ def collect(
     if not len(train):
         raise DataError(
             f"training cutouts with at least {tokenizer.config.min_valid_fraction:.0%} valid pixels",
-            got=f"none; {counts['too_few_valid_pixels']} have fewer",
+            got=f"none: {findings.said()}",
             repair="lower tokenizer.image.min_valid_fraction",
         )
-    log.info("image tokenizer: %d training and %d held-out cutouts; %s", train.n_seen, held_out.n_seen, counts)
-    return {"n_train": train.n_seen, "n_held_out": held_out.n_seen, "n_fitted_on": len(train), "counts": counts}
+    log.info("image tokenizer: %d training and %d held-out cutouts", train.n_seen, held_out.n_seen)
+    return {"n_train": train.n_seen, "n_held_out": held_out.n_seen, "n_fitted_on": len(train)}
 
 
 def loop_settings(config: CodecTrainingConfig, steps_per_epoch: int) -> TrainingConfig:

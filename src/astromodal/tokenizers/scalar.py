@@ -21,6 +21,7 @@ import numpy as np
 from ..config.schema import DataConfig, ScalarConfig, ScalarTokenizerConfig, Transform
 from ..core import io
 from ..core.codebook import ScalarCodebook
+from ..data.findings import Findings
 from ..data.scalars import ScalarBatch, inverse_transform, read_scalars, scalar_columns, scalar_sources, transform
 from ..errors import DataError
 from ..metrics import ErrorSums, bits_per_symbol, codes_used, perplexity
@@ -100,8 +101,9 @@ class ScalarTokenizer(Tokenizer):
         if not self.configs:
             raise DataError("at least one scalar column", got="none", repair="set data.scalars or tokenizer=spectrum")
         samples = [Reservoir(self.config.max_fit_values, 1, [seed, j]) for j in range(len(self.configs))]
-        n_observed = np.zeros(len(self.configs), dtype=np.int64)
-        for batch in self._batches(cubes, rows.fit, data):
+        n_observed, findings = np.zeros(len(self.configs), dtype=np.int64), Findings()
+        for field, batch in self._batches(cubes, rows.fit, data):
+            findings.add_scalars(field, batch)
             values, usable = self._transformed(batch)
             n_observed += usable.sum(0)
             usable &= batch.fit
@@ -111,7 +113,7 @@ class ScalarTokenizer(Tokenizer):
             raise DataError(
                 "values in at least one scalar column",
                 got=f"none in {sum(int(m.sum()) for m in rows.fit.values())} training objects",
-                where=f"columns {', '.join(self.configs)}",
+                where=f"columns {', '.join(self.configs)}; {findings.said()}",
                 repair="check data.scalars: column names, sentinels, min and max",
             )
         self.binners, self._scale = [self._fit_column(sample.rows) for sample in samples], None
@@ -120,7 +122,7 @@ class ScalarTokenizer(Tokenizer):
             entry |= {"n_fit": samples[j].n_seen, "n_bins": self.n_bins[j], "status": self._status(j, n_observed[j])}
             if entry["status"] != "fitted":
                 self._log(run).warning("scalar column %s: %s in the training objects", name, entry["status"])
-        return self._finish_fit(report)
+        return self._finish_fit(report, findings, run)
 
     def _status(self, column: int, n_observed: int) -> str:
         if self.binners[column].counts_.sum():
@@ -136,13 +138,13 @@ class ScalarTokenizer(Tokenizer):
 
     def _batches(
         self, cubes: Sequence[Datacube], masks: Mapping[str, np.ndarray], data: DataConfig
-    ) -> Iterator[ScalarBatch]:
-        """Scalar batches of the chosen rows of all cubes."""
+    ) -> Iterator[tuple[str, ScalarBatch]]:
+        """Field and scalar batches of the chosen rows of all cubes."""
         names, n_rows = scalar_sources(data, self.configs), max(data.batch_rows, BATCH_ROWS)
         for cube in cubes:
             if masks[cube.field].any():
                 for batch in cube.batches(names, rows=n_rows, row_mask=masks[cube.field]):
-                    yield read_scalars(batch, data, self.configs)
+                    yield cube.field, read_scalars(batch, data, self.configs)
 
     def _transformed(self, batch: ScalarBatch) -> tuple[np.ndarray, np.ndarray]:
         """Values in the columns' spaces (n, c) and where they exist (a flux of 0 has no logarithm)."""
@@ -211,7 +213,7 @@ class ScalarTokenizer(Tokenizer):
         sums, usage = ErrorSums(n_columns), np.zeros((n_columns, max(self.n_bins)), dtype=np.int64)
         tallies, n_rows = np.zeros((2, n_columns), dtype=np.int64), 0  # clipped, not detected
         examples = [Reservoir(REPORT_VALUES, 3, [0, j]) for j in range(n_columns)]
-        for batch in self._batches(cubes, masks, data):
+        for _, batch in self._batches(cubes, masks, data):
             codes = self.encode(batch)
             decoded = self.decode(codes.tokens)
             n_rows += len(codes.tokens)

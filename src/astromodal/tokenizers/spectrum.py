@@ -27,7 +27,8 @@ import numpy as np
 from ..config.schema import DataConfig, HardwareConfig, KMeansConfig, SpectrumGroupConfig, SpectrumTokenizerConfig
 from ..core.codebook import Codebook
 from ..core.vocab import stage_name
-from ..data.spectra import SpectrumBatch, grid, merge_counts, n_pixels, read_spectra, spectrum_columns
+from ..data.findings import Findings, describe, likely_cause, lost_rows
+from ..data.spectra import SpectrumBatch, grid, n_pixels, read_spectra, spectrum_columns
 from ..errors import ArtifactError, ConfigError, DataError
 from ..metrics import ErrorSums
 from ..quantizers import Reservoir, quantizer_config, usage_figures
@@ -58,11 +59,12 @@ def _codec_settings(codec: Any) -> Any:
 
 def _why_none(found: Mapping[str, int], config: SpectrumGroupConfig) -> str:
     """Why a group without a usable spectrum has none."""
-    n = found.get("length_mismatch", 0)
-    if not n:
+    lost = {reason: number for reason, number in found.items() if lost_rows({reason: number})}
+    if not lost:
         return NO_SPECTRUM
-    wanted = f"that of {config.wave}" if config.wave else n_pixels(config)
-    return f"{n} spectra whose length is not {wanted}, and none of that length"
+    n, wanted = lost.pop("length_mismatch", 0), f"that of {config.wave}" if config.wave else n_pixels(config)
+    wrong = [f"{n} spectra whose length is not {wanted}"] if n else []
+    return ", ".join(wrong + [f"{describe(lost)}; likely cause: {likely_cause(lost)}"] if lost else wrong)
 
 
 class SpectrumTokenizer(Tokenizer):
@@ -142,12 +144,12 @@ class SpectrumTokenizer(Tokenizer):
             DataError: no group has a single spectrum in the training rows.
         """
         rows, log = self._start_fit(cubes, splits, data, seed), self._log(run)
-        self.codecs, self.skipped, report = {}, {}, {}
+        self.codecs, self.skipped, report, findings = {}, {}, {}, Findings()
         for group in (chosen := self._chosen(data)):
-            found: dict[str, int] = {}
-            batches = self._batches(cubes, rows.fit, data, group, found)
+            batches = self._batches(cubes, rows.fit, data, group, findings)
             codec, n_fit = self._fit_group(batches, group, data.spectra[group], seed, run)
             if codec is None:
+                found = findings.totals().get(f"spectrum {group}", {})
                 self.skipped[group] = _why_none(found, data.spectra[group])
                 log.warning("spectrum group %s: %s; it gets no codebook", group, self.skipped[group])
                 continue
@@ -174,7 +176,8 @@ class SpectrumTokenizer(Tokenizer):
         arrays = {group: entry.pop("arrays") for group, entry in report.items()}
         bits = sum(entry["bits_per_object"] for entry in report.values())
         skipped = dict(self.skipped)
-        return self._finish_fit({"groups": report, "skipped": skipped, "bits_per_object": bits, "arrays": arrays})
+        whole = {"groups": report, "skipped": skipped, "bits_per_object": bits, "arrays": arrays}
+        return self._finish_fit(whole, findings, run)
 
     def _fit_group(
         self, batches: Iterator[SpectrumBatch], group: str, group_config: SpectrumGroupConfig, seed: int,
@@ -191,16 +194,16 @@ class SpectrumTokenizer(Tokenizer):
     @staticmethod
     def _batches(
         cubes: Sequence[Datacube], masks: Mapping[str, np.ndarray], data: DataConfig, group: str,
-        found: dict[str, int] | None = None,
+        findings: Findings | None = None,
     ) -> Iterator[SpectrumBatch]:  # fmt: skip
-        """Batches of the group's spectra in the chosen rows of all cubes; what was found is counted in ``found``."""
+        """Batches of the group's spectra in the chosen rows of all cubes; what was found is added to ``findings``."""
         names = spectrum_columns(data.spectra[group])
         for cube in cubes:
             if masks[cube.field].any():
                 for table in cube.batches(names, rows=data.batch_rows, row_mask=masks[cube.field]):
                     batch = read_spectra(table, data, group)
-                    if found is not None:
-                        merge_counts(found, batch.counts)
+                    if findings is not None:
+                        findings.add_spectra(cube.field, group, batch)
                     if batch.present.any():
                         yield batch
 

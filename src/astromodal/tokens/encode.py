@@ -23,6 +23,7 @@ import numpy as np
 from .. import errors
 from ..core.manifest import fingerprint_arrays, fingerprint_config, fingerprint_file, read_manifest, update_manifest
 from ..errors import ArtifactError, ArtifactMissingError, DataError, UserError
+from ..data.findings import Findings, damage
 from ..tokenizers.base import plain
 from .field import encode_field
 from .store import tokenizer_fingerprints
@@ -64,9 +65,10 @@ def encode_survey(
         run: supplies ``log`` and ``progress``, unless they are given.
 
     Returns:
-        ``{"fields": {field: summary}, "encoded": [names], "up_to_date": [names], "rows", "seconds", "bytes"}``.
-        A field's summary has ``rows``, ``present`` (per part), ``clipped`` and ``nondetected`` (per column),
-        ``reasons`` (why values are missing), ``corrupt``, ``seconds``, ``bytes``.
+        ``{"fields": {field: summary}, "encoded": [names], "up_to_date": [names], "rows", "seconds", "bytes", "found",
+        "warnings"}``.
+        A field's summary has ``rows``, ``present`` (per part), ``found`` (:meth:`~.findings.Findings.field`), ``seconds``
+        and ``bytes``; ``found`` and ``warnings`` of all fields are those of :class:`~.findings.Findings`.
 
     Raises:
         ArtifactError: a cube changed since a tokenizer was fitted, or the layout differs (before anything is written).
@@ -103,6 +105,11 @@ def encode_survey(
         if hasattr(bar, "close"):
             bar.close()
     fields = {cube.field: summaries.get(cube.field) or done[cube.field] for cube in cubes}
+    findings = Findings()
+    for field, summary in fields.items():
+        findings.add_field(field, summary["found"])
+    for line in findings.warnings():
+        log.warning("%s", line)
     return {
         "fields": fields,
         "encoded": sorted(summaries),
@@ -110,6 +117,8 @@ def encode_survey(
         "rows": sum(summary["rows"] for summary in fields.values()),
         "bytes": sum(summary["bytes"] for summary in fields.values()),
         "seconds": time.perf_counter() - started,
+        "found": findings.totals(),
+        "warnings": findings.warnings(),
     }
 
 
@@ -264,6 +273,5 @@ def _failed(field: str, kind: str, text: str, n_done: int) -> UserError:
 def _say(log: logging.Logger, field: str, summary: Mapping[str, Any]) -> None:
     present = ", ".join(f"{name} {n}" for name, n in summary["present"].items())
     log.info("field %s: %d objects in %.1f s, present: %s", field, summary["rows"], summary["seconds"], present)
-    if summary["damaged"]:
-        shown = ", ".join(f"{n} {reason}" for reason, n in summary["damaged"].items())
-        log.warning("field %s: damaged values were skipped: %s", field, shown)
+    if damaged := damage(summary["found"]["counts"]):
+        log.warning("field %s: damaged values were skipped: %s", field, damaged)

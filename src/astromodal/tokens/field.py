@@ -12,14 +12,13 @@ import numpy as np
 
 from ..core.ids import normalize_ids
 from ..core.io import FileLock
+from ..data.findings import Findings
 from ..errors import DataError
 from .writer import FieldWriter
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig
     from ..data.datacube import Datacube
-
-_DAMAGED = {"wrong_length", "length_mismatch", "wave_not_increasing", "inf"}  # reasons that real gaps do not have
 
 
 def encode_field(
@@ -52,14 +51,12 @@ def encode_field(
 
 
 class _FieldReader:
-    """Reads one batch after another with the readers of the modalities, encodes, and keeps the tallies."""
+    """Reads one batch after another with the readers of the modalities, encodes, and counts."""
 
     def __init__(self, cube: Datacube, tokenizers: Any, data: DataConfig) -> None:
         self.cube, self.tokenizers, self.data = cube, tokenizers, data
         self.present: Counter[str] = Counter()
-        self.clipped: Counter[str] = Counter()
-        self.nondetected: Counter[str] = Counter()
-        self.reasons: Counter[str] = Counter()
+        self.findings = Findings()
         names: list[str] = []
         if tokenizers.scalar is not None:
             from ..data.scalars import scalar_sources
@@ -86,7 +83,7 @@ class _FieldReader:
             images = self.images.read(batch)
             encoded = self.tokenizers.image.encode(images)
             self.present["image"] += int(encoded.present.sum())
-            self._count_reasons("image", images.reasons)
+            self.findings.add_images(self.cube.field, images, encoded.present)
             writer.add_image(encoded.tokens, encoded.latents, encoded.present)
 
     def _scalars(self, batch: Any, writer: FieldWriter) -> None:
@@ -96,9 +93,8 @@ class _FieldReader:
         scalars = read_scalars(batch, self.data, tokenizer.configs)
         encoded = tokenizer.encode(scalars)
         self.present["scalar"] += int((encoded.present | encoded.nondetected).any(1).sum())
-        for tally, array in ((self.clipped, encoded.clipped), (self.nondetected, encoded.nondetected)):
-            tally.update({name: int(n) for name, n in zip(tokenizer.columns, array.sum(0), strict=True) if n})
-        self._count_reasons("scalar", scalars.reasons)
+        without = scalars.present & ~encoded.present
+        self.findings.add_scalars(self.cube.field, scalars, {"no_bins": without, "clipped": encoded.clipped})
         writer.add_scalars(encoded, tokenizer.columns)
 
     def _spectra(self, batch: Any, writer: FieldWriter) -> None:
@@ -106,29 +102,10 @@ class _FieldReader:
 
         for group in self.tokenizers.spectrum.groups:
             spectra = read_spectra(batch, self.data, group)
-            self._count_reasons(group, spectra.counts)
+            self.findings.add_spectra(self.cube.field, group, spectra)
             for part, (tokens, present, sigma) in self.tokenizers.spectrum.encode_parts(group, spectra).items():
                 self.present[part] += int(present.sum())
                 writer.add_spectrum(part, tokens, present, sigma)
 
-    def _count_reasons(self, name: str, reasons: Mapping[str, Any]) -> None:
-        for reason, n in reasons.items():
-            self.reasons.update(dict(_flat(f"{name}.{reason}", n)))
-
     def summary(self) -> dict[str, Any]:
-        damaged = {reason: n for reason, n in self.reasons.items() if n and reason.rpartition(".")[2] in _DAMAGED}
-        return {
-            "present": dict(self.present),
-            "clipped": dict(self.clipped),
-            "nondetected": dict(self.nondetected),
-            "reasons": {reason: n for reason, n in self.reasons.items() if n},
-            "damaged": damaged,
-            "corrupt": sum(damaged.values()),
-        }
-
-
-def _flat(name: str, value: Any) -> list[tuple[str, int]]:
-    """Counts, which may be nested by column, as (dotted name, number)."""
-    if isinstance(value, Mapping):
-        return [pair for key, inner in value.items() for pair in _flat(f"{name}.{key}", inner)]
-    return [(name, int(value))]
+        return {"present": dict(self.present), "found": self.findings.field(self.cube.field)}

@@ -16,7 +16,7 @@ import numpy as np
 from ..core.io import NpzWriter
 from ..core.manifest import fingerprint_config, fingerprint_file, update_manifest
 
-FORMAT = 2  # of the token files: 2 has the errors of scalar and spectrum tokens (sigma)
+FORMAT = 3  # of the token files: 2 has the errors of scalar and spectrum tokens (sigma), 3 double values and findings
 
 _FILES = {
     "image": ("image_tokens", "tokens"),
