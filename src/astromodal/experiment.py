@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .config.schema import Config, ScalarConfig, TrainingConfig
+from .config.schema import Config, Order, ScalarConfig, TrainingConfig
 from .core.io import write_json
 from .core.random import seed_everything
 from .core.rank import is_main, rank, world_size
@@ -21,6 +21,7 @@ from .evaluation.object_errors import object_errors
 from .evaluation.physical import PhysicalCallback, PhysicalValidation
 from .models import CausalTransformerLM
 from .sequences import BucketSampler, SequenceDataset, SequenceLoader, build_layout, build_sequences
+from .sequences.asking import named_questions
 from .sequences.layout import Segment
 from .tokenizers import TokenizerSet
 from .tokens import TokenStore
@@ -66,6 +67,7 @@ class LanguageModelRun:
             self.tokenizers, sequence.modalities, config.model.max_len, config.vocab, config.data
         )
         self.vocab = self.layout.vocab
+        self.questions = named_questions(sequence.questions, self.layout)
         if is_main():
             write_json(run.dir / "vocab_spec.json", self.vocab.to_dict())
         self.packed = build_sequences(
@@ -117,11 +119,15 @@ class LanguageModelRun:
         )  # fmt: skip
 
     def loader(self, split: str, *, values: bool = False) -> SequenceLoader:
-        """Batches of a split: shuffled and in the configured order for training, always the same otherwise."""
-        training, train = self.config.training, split == "train"
+        """Batches of a split: shuffled and in the configured order for training, always the same otherwise.
+
+        A model of the asked order is validated as it is trained, by what is asked of each object in epoch 0.
+        """
+        training, train, order = self.config.training, split == "train", self.config.sequence.order
         dataset = SequenceDataset(
-            self.packed, split, order=self.config.sequence.order if train else "fixed", seed=self.config.seed,
+            self.packed, split, order=order if train or order == Order.ask else "fixed", seed=self.config.seed,
             max_len=self.config.model.max_len, with_values=values, with_sigma=train and uses_errors(self.config.loss),
+            questions=self.questions,
         )  # fmt: skip
         # figures that are not summed over the ranks are made from everything, on each of them
         shard = {} if values else {"rank": rank(), "world_size": world_size()}

@@ -114,11 +114,12 @@ class Prefix:
 
     tokens: list[int]
     types: list[int]
+    both_ways: int | None = None  # tokens that see each other
 
 
 def prefix(tokens: FieldTokens, row: int, asked: Plan, question: Question) -> Prefix:
     """What an object's model is shown, in plain Python."""
-    found = Prefix([BOS], [0])
+    found = Prefix([], []) if asked.ask else Prefix([BOS], [0])
     for segment in asked.order:
         own = part_tokens(tokens, row, segment.name)
         if segment.name in question.given and own is not None:
@@ -132,15 +133,21 @@ def prefix(tokens: FieldTokens, row: int, asked: Plan, question: Question) -> Pr
             shown = []
         found.tokens += shown
         found.types += [segment.type] * len(shown)
-    return found
+    return with_bos(found) if asked.ask else found
+
+
+def with_bos(given: Prefix) -> Prefix:
+    """What is given, and BOS behind it."""
+    return Prefix([*given.tokens, BOS], [*given.types, 0], len(given.tokens))
 
 
 def states(network: CausalTransformerLM, sequence: Prefix, next_type: int) -> torch.Tensor:
     """Hidden states of a whole forward pass, (L, D)."""
     told = [*sequence.types[1:], next_type]
     inputs = (torch.tensor([values]) for values in (sequence.tokens, sequence.types))
+    both_ways = None if sequence.both_ways is None else torch.tensor([sequence.both_ways])
     with torch.no_grad():
-        return network.hidden(*inputs, next_types=torch.tensor([told]))[0]
+        return network.hidden(*inputs, next_types=torch.tensor([told]), prefix=both_ways)[0]
 
 
 def scalar_tokenizer(seed: int = 0) -> SimpleNamespace:

@@ -74,10 +74,12 @@ def slow_draw(question, asked, tokens, row: int, seed: int, draw: int) -> dict[s
     return found
 
 
-@pytest.mark.parametrize(("name", "missing"), [("image", "absent"), ("xp", "absent"), ("sp", "token")])
-def test_draws_with_a_cache_are_draws_without_one(name, missing):
+@pytest.mark.parametrize(("name", "missing", "order"), [
+    ("image", "absent", "random"), ("xp", "absent", "random"), ("sp", "token", "random"), ("xp", "absent", "ask"),
+])  # fmt: skip
+def test_draws_with_a_cache_are_draws_without_one(name, missing, order):
     tokens = hand.field()
-    asked = hand.plan(missing=missing, given=["r", "z", "sp", "image"], predict=[name])
+    asked = hand.plan(order, missing, given=["r", "z", "sp", "image"], predict=[name])
     (question,) = asked.questions
     made = drawer(10, n_samples=3, seed=5)
     found = made.draw(hand.slots(asked, tokens), np.arange(6), question, HASHES[:6], SCALES[:6])

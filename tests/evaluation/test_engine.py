@@ -22,6 +22,11 @@ CASES = [
     ("fixed", "token", {"given": ["before"]}),
     ("fixed", "token", {"given": ["r"], "predict": ["z", "xp_scale"]}),
     ("fixed", "absent", {"any_order": True}),
+    ("ask", "absent", {}),
+    ("ask", "token", {}),
+    ("ask", "absent", {"given": ["spectrum"]}),
+    ("ask", "absent", {"given": ["image", "r", "z"], "predict": ["t", "z"]}),
+    ("ask", "absent", {"given": [], "predict": ["z"]}),
 ]
 
 
@@ -46,8 +51,9 @@ def test_posteriors_are_those_of_a_whole_forward_pass(order, missing, changes):
         np.testing.assert_allclose(answers.posterior[question.name], expected, rtol=0, atol=2e-7)  # kept as float32
 
 
-def test_the_asked_quantity_changes_nothing_in_its_own_answer():
-    asked, tokens = hand.plan(), hand.field()
+@pytest.mark.parametrize("order", ["random", "ask"])
+def test_the_asked_quantity_changes_nothing_in_its_own_answer(order):
+    asked, tokens = hand.plan(order), hand.field()
     before = hand.engine().answer(hand.slots(asked, tokens), np.arange(23)).posterior
     j = list(hand.COLUMNS).index("z")
     tokens.scalar["tokens"][:, j] = (tokens.scalar["tokens"][:, j] + 1) % 8
@@ -56,10 +62,11 @@ def test_the_asked_quantity_changes_nothing_in_its_own_answer():
     assert np.abs(after["r"] - before["r"]).max() > 1e-3
 
 
+@pytest.mark.parametrize("order", ["random", "ask"])
 @pytest.mark.parametrize("cells", [1, 1 << 25])
-def test_neither_batches_nor_the_order_of_objects_change_a_number(cells, monkeypatch):
+def test_neither_batches_nor_the_order_of_objects_change_a_number(cells, order, monkeypatch):
     monkeypatch.setattr(engine_module, "_BRANCH_CELLS", cells)  # 1: one question at a time
-    asked = hand.plan()
+    asked = hand.plan(order)
     window, everything = hand.slots(asked), np.arange(23)
     whole = hand.engine(64).answer(window, everything, ["mean"])
     shuffled = np.random.default_rng(0).permutation(23)[:15]
@@ -76,18 +83,29 @@ def test_the_order_of_names_changes_nothing():
     assert one == other
 
 
+def test_questions_that_are_given_the_same_share_one_pass(monkeypatch):
+    """What is given goes through the model once for all of them; each question is one position more."""
+    seen = []
+    monkeypatch.setattr(engine_module, "extend", lambda *a, real=engine_module.extend: seen.append(a[2]) or real(*a))
+    hand.engine().answer(hand.slots(hand.plan("ask", given=["spectrum", "image"], predict=["r", "z", "t"])), np.arange(23))
+    assert len(seen) == 1
+    hand.engine().answer(hand.slots(hand.plan("ask")), np.arange(23))
+    assert len(seen) == 1 + len(hand.COLUMNS)  # everything else: something else for each
+
+
+@pytest.mark.parametrize("order", ["random", "ask"])
 @pytest.mark.parametrize("given", [None, ["xp", "r"]])
-def test_embeddings_are_pooled_hidden_states_of_everything_given(given):
-    asked, tokens, network = hand.plan(given=given), hand.field(), hand.model()
+def test_embeddings_are_pooled_hidden_states_of_everything_given(given, order):
+    asked, tokens, network = hand.plan(order, given=given), hand.field(), hand.model()
     found = hand.engine(5).answer(hand.slots(asked, tokens), np.arange(23), ["mean", "last"]).embeddings
     for row in range(23):
-        whole = hand.Prefix([hand.BOS], [0])
+        whole = hand.Prefix(*([], []) if asked.ask else ([hand.BOS], [0]))
         for segment in asked.order:
             own = hand.part_tokens(tokens, row, segment.name)
             if own is not None and segment.name in asked.given:
                 whole.tokens += own
                 whole.types += [segment.type] * len(own)
-        states = hand.states(network, whole, 0)
+        states = hand.states(network, hand.with_bos(whole) if asked.ask else whole, 0)
         np.testing.assert_allclose(found["mean"][row], states.mean(0), rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(found["last"][row], states[-1], rtol=1e-5, atol=1e-6)
     assert asked.given == (frozenset(asked.places) if given is None else frozenset({"xp", "xp.1", "xp_scale", "r"}))

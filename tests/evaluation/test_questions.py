@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from astromodal.errors import ConfigError
-from astromodal.evaluation.questions import plan_questions, quantities
+from astromodal.evaluation.questions import plan_questions
+from astromodal.sequences.names import quantities
 
 from . import hand_built as hand
 

@@ -51,6 +51,19 @@ def test_any_split_of_the_sequence_gives_the_states_of_the_whole(cuts, told):
     assert cache.longest == LENGTH and cache.lengths.tolist() == [LENGTH] * 4
 
 
+@pytest.mark.parametrize("first", [6, 9, 12])
+def test_a_prefix_that_sees_both_ways_is_cached_like_anything_else(first):
+    """The prefix and something more at once, then token by token; rows have prefixes of different lengths."""
+    model, (tokens, types, after) = make(), sequences()
+    prefix = torch.tensor([5, 0, 3, 6])
+    whole = model.hidden(tokens, types, next_types=after, prefix=prefix)
+    cache = KeyValueCache.empty(4, 16)
+    found = [extend(model, cache, tokens[:, :first], types[:, :first], after[:, :first], None, prefix)]
+    for i in range(first, LENGTH):
+        found.append(extend(model, cache, *(x[:, i : i + 1] for x in (tokens, types, after))))
+    close(torch.cat(found, 1), whole)
+
+
 def test_rows_of_different_lengths_go_on_each_at_its_own_end():
     model, (tokens, types, after) = make(), sequences()
     whole = model.hidden(tokens, types, next_types=after)

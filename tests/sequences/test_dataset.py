@@ -109,5 +109,5 @@ def test_a_dataset_is_sent_to_a_worker_without_its_arrays(packed):
 
 
 def test_an_unknown_order_is_refused(packed):
-    with pytest.raises(ConfigError, match="fixed or random"):
+    with pytest.raises(ConfigError, match="fixed, random or ask"):
         SequenceDataset(packed, "train", order="shuffled")

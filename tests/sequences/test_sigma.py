@@ -85,7 +85,7 @@ def test_training_asks_for_errors_when_the_loss_reads_them_and_validation_never(
     loss = LossConfig(spectrum=LossFormConfig(errors=use))
     groups = {"sequence": SequenceConfig(), "model": ModelConfig(), "training": TrainingConfig()}
     config = SimpleNamespace(loss=loss, seed=0, **groups)
-    run = SimpleNamespace(config=config, packed=packed)
+    run = SimpleNamespace(config=config, packed=packed, questions=())
     train, val = (next(iter(LanguageModelRun.loader(run, split))) for split in ("train", "val"))
     assert ("sigma" in train) == (use != ErrorUse.ignore) and "sigma" not in val
     config.loss.enabled = False

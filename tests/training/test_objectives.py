@@ -63,6 +63,18 @@ def make_batch(n_objects: int = 8, seed: int = 0, first_object: int = 100) -> di
     return {"tokens": batch[0], "types": batch[1], "attn_mask": batch[0] != PAD, "object_index": index}
 
 
+def asked(batch: dict, seed: int = 0) -> dict:
+    """The same sequences with a random number of tokens given in front of BOS."""
+    rng = np.random.default_rng(seed)
+    found = {name: value.clone() for name, value in batch.items()}
+    prefix = torch.tensor([rng.integers(0, int(n) - 1) for n in batch["attn_mask"].sum(1)])
+    for name in ("tokens", "types"):
+        for row, first, n in zip(found[name], batch[name][:, 0], prefix.tolist(), strict=True):
+            row[:n] = row[1 : n + 1].clone()
+            row[n] = first
+    return found | {"prefix": prefix}
+
+
 def cut(batch: dict, size: int) -> list[dict]:
     return [{k: v[i : i + size] for k, v in batch.items()} for i in range(0, len(batch["tokens"]), size)]
 
@@ -120,9 +132,9 @@ def test_it_is_an_objective():
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=range(len(LOSSES)))
-@pytest.mark.parametrize("size", [1, 3])
-def test_accumulated_micro_batches_equal_one_big_batch(loss, size):
-    batch = make_batch()
+@pytest.mark.parametrize(("size", "order"), [(1, dict), (3, dict), (3, asked)])
+def test_accumulated_micro_batches_equal_one_big_batch(loss, size, order):
+    batch = order(make_batch())
     objective = make(loss)
     one, one_gradients = gradients(objective, [batch])
     many, many_gradients = gradients(objective, cut(batch, size))
@@ -160,6 +172,30 @@ def test_a_position_predicts_the_next_token():
     ]
     assert float(stats["ce"]) == pytest.approx(np.mean(losses), rel=1e-12)
     assert float(stats["n_ce"]) == len(losses)
+
+
+def test_what_is_given_is_no_target_and_gets_no_gradient():
+    """Against a loop: the tokens behind BOS and before EOS, each predicted from the prefix and what is between."""
+    batch = asked(make_batch())
+    objective = make(LossConfig(enabled=False), next_types=True)
+    (part,) = objective.prepare([batch], 0)
+    _, stats = objective(part)
+    logits = objective.model(
+        batch["tokens"][:, :-1], batch["types"][:, :-1], next_types=batch["types"][:, 1:], prefix=batch["prefix"]
+    ).log_softmax(-1)
+    losses = []
+    for b, (row, prefix) in enumerate(zip(batch["tokens"].tolist(), batch["prefix"].tolist(), strict=True)):
+        assert row[prefix] == BOS
+        losses += [-logits[b, t, row[t + 1]].item() for t in range(prefix, row.index(EOS) - 1)]
+    assert 0 < len(losses) == float(stats["n_ce"])
+    assert float(stats["ce"]) == pytest.approx(np.mean(losses), rel=1e-12)
+    ce, n = objective.evaluate(batch)["ce"]
+    assert float(ce) / float(n) == pytest.approx(np.mean(losses), rel=1e-12)
+    hidden = objective._hidden(part).detach().requires_grad_()
+    objective._hidden = lambda part: hidden
+    objective(part)[0].backward()
+    for row, prefix, tokens in zip(hidden.grad, batch["prefix"].tolist(), batch["tokens"].tolist(), strict=True):
+        assert not row[:prefix].any() and bool(row[prefix].any()) == (tokens[prefix + 1] != EOS)
 
 
 def test_the_draw_depends_on_seed_and_step_and_leaves_the_global_generators_alone():
@@ -332,8 +368,11 @@ def test_a_trained_model_beats_the_mean():
 # --------------------------------------------------------------------------------------- compilation
 
 
-@pytest.mark.parametrize("loss", [LossConfig(sample_k=4), *LOSSES[4:]], ids=["expectation", "forms", "more forms"])
-def test_it_compiles_to_one_graph_that_does_not_change_with_counts_and_lengths(loss):
+@pytest.mark.parametrize(
+    ("loss", "order"), [(LossConfig(sample_k=4), dict), *((loss, dict) for loss in LOSSES[4:]), (LossConfig(), asked)],
+    ids=["expectation", "forms", "more forms", "asked order"],
+)  # fmt: skip
+def test_it_compiles_to_one_graph_that_does_not_change_with_counts_and_lengths(loss, order):
     graphs = []
 
     def count(graph, _example_inputs):
@@ -344,7 +383,7 @@ def test_it_compiles_to_one_graph_that_does_not_change_with_counts_and_lengths(l
     objective = make(loss, double=False)
     compiled = torch.compile(objective, backend=count, fullgraph=True, dynamic=True)
     for seed, n_objects in ((0, 8), (1, 8), (2, 6), (3, 9), (4, 5)):
-        batch = make_batch(n_objects, seed)
+        batch = order(make_batch(n_objects, seed))
         (part,) = objective.prepare([batch], seed)
         objective.term_weights.mul_(1.5)  # as target shares of the gradient do
         expected, _ = objective(part)

@@ -60,9 +60,13 @@ def _check_model_and_loss(cfg: DictConfig) -> None:
 
 
 def _check_sequence(cfg: DictConfig) -> None:
-    if cfg.sequence.order.value == "random" and not cfg.sequence.next_types:
-        expected = "sequence.next_types=true with sequence.order=random, or a position cannot know what to predict"
+    order = cfg.sequence.order.value
+    if order != "fixed" and not cfg.sequence.next_types:
+        expected = f"sequence.next_types=true with sequence.order={order}, or a position cannot know what to predict"
         raise ConfigError(expected, got="false", where="sequence", repair="sequence.next_types=true")
+    if cfg.sequence.questions and order != "ask":
+        raise ConfigError("sequence.order=ask with sequence.questions", got=order, where="sequence",
+                          repair="sequence=ask")  # fmt: skip
     modalities = list(cfg.sequence.modalities)
     for name in modalities:
         if name not in MODALITIES:

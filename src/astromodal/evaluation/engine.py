@@ -4,6 +4,9 @@ What objects have in common over all questions goes through the model once (the 
 Every question is a branch: the last token of its prefix, told the asked type, and before it only what other questions
 do not share. Predicting ``n`` columns from spectra and cutouts costs the prefix and ``n`` positions.
 
+In a model of the asked order everything given sees everything given, so a chain is shared by the questions that are
+given the same, and each of them is one position: BOS, told the asked type.
+
 Shapes: m objects of a batch, P longest chain, Q questions, V bins of the scalar block, D width.
 """
 
@@ -20,7 +23,7 @@ from torch import Tensor
 from ..core.vocab import TYPE_SPECIAL, VocabSpec
 from ..models.decoding import KeyValueCache, branch, extend
 from .prefixes import Slots, following
-from .questions import Question
+from .questions import Plan, Question
 
 _BRANCH_CELLS = 1 << 25  # entries of the attention mask of branches: bounds their memory
 
@@ -58,16 +61,22 @@ class Engine:
         which is told that nothing follows. An object that has nothing of what is given gets BOS alone.
         """
         questions, answers = slots.plan.scalars, Answers()
-        kept = {q.name: slots.kept(q)[rows] for q in questions}
-        chain = np.maximum.reduce(list(kept.values())) if kept else np.zeros((len(rows), 0), np.int8)
-        if embeddings:
-            chain = slots.kept_all()[rows]
         for q in questions:
             answers.posterior[q.name] = np.full((len(rows), self.n_bins[q.name]), np.nan, np.float32)
         for name in embeddings:
             answers.embeddings[name] = np.full((len(rows), self.model.d_model), np.nan, np.float32)
-        if not questions and not embeddings:
-            return answers
+        for together in _sharing(slots.plan, questions):
+            self._answer(slots, rows, together, () if slots.plan.ask else embeddings, answers)
+        if embeddings and (slots.plan.ask or not questions):
+            self._answer(slots, rows, (), embeddings, answers)
+        return answers
+
+    def _answer(
+        self, slots: Slots, rows: np.ndarray, questions: Sequence[Question], embeddings: Sequence[str], answers: Answers
+    ) -> None:
+        """Fill in the answers to questions that share a chain."""
+        kept = {q.name: slots.kept(q)[rows] for q in questions}
+        chain = slots.kept_all()[rows] if embeddings else np.maximum.reduce(list(kept.values()))
         for batch in self.batches(slots.lengths(chain)):
             # EOS follows what is last, in training as here
             hidden, cache, chained = self.prefix(slots, rows[batch], chain[batch], TYPE_SPECIAL)
@@ -79,7 +88,6 @@ class Engine:
                 found = self._branches(slots, rows[batch], chain[batch], chained, mine, group, cache)
                 for q, posterior in zip(group, found, strict=True):
                     answers.posterior[q.name][batch] = posterior
-        return answers
 
     def batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
         """Indices of objects with similar lengths, in a fixed order, ``batch_size`` at a time."""
@@ -101,9 +109,10 @@ class Engine:
         lengths = slots.lengths(kept)
         tokens, types, _ = slots.take(rows, chained)
         cache = KeyValueCache.empty(len(rows), chained.shape[1], self.device)
-        inputs = (self.tensor(x) for x in (tokens, types, following(types, lengths, last)))
+        inputs = (self.tensor(x) for x in (tokens, types, following(types, lengths, last), lengths))
+        both_ways = self.tensor(lengths - 1) if slots.plan.ask else None  # all but BOS, which is the last
         with self.precision.autocast():
-            hidden = extend(self.model, cache, *inputs, self.tensor(lengths))
+            hidden = extend(self.model, cache, *inputs, both_ways)
         return hidden, cache, chained
 
     def tensor(self, array: np.ndarray) -> Tensor:
@@ -162,6 +171,14 @@ class Engine:
         weight = self.model.head_weight[start : start + self.n_bins[column]]
         dtype = torch.float64 if states.dtype is torch.float64 else torch.float32
         return (states.to(dtype) @ weight.to(dtype).T).softmax(-1)
+
+
+def _sharing(plan: Plan, questions: Sequence[Question]) -> list[list[Question]]:
+    """Questions that share a chain: all, or those that are given the same where the given see each other."""
+    groups: dict[frozenset[str] | None, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(question.given if plan.ask else None, []).append(question)
+    return list(groups.values())
 
 
 def _tail(

@@ -14,6 +14,7 @@ import torch
 
 from ..core.codebook import Codebook
 from ..core.vocab import VocabSpec
+from ..training.shifting import model_inputs, shift
 
 
 @torch.no_grad()
@@ -43,14 +44,14 @@ def expected_entries(
     was_training = model.training
     model.eval()
     for batch in batches:
-        targets = batch["tokens"][:, 1:]
+        part = shift(batch)
+        targets = part["targets"]
         inside = (targets >= block.start) & (targets < block.stop)
         rows = torch.nonzero(inside.sum(1) == length)[: n_objects - sum(map(len, codes)), 0]
         if len(rows):
-            inputs = [batch[key][rows, :-1].to(device) for key in ("tokens", "types", "attn_mask")]
-            extra = {"next_types": batch["types"][rows, 1:].to(device)} if next_types else {}
+            inputs, told = model_inputs({key: value[rows].to(device) for key, value in part.items()}, next_types)
             at = inside[rows]
-            logits = model(*inputs, **extra)[at.to(device)][:, block.start : block.start + len(entries)].float()
+            logits = model(*inputs, **told)[at.to(device)][:, block.start : block.start + len(entries)].float()
             codes.append((targets[rows][at] - block.start).reshape(len(rows), length).numpy())
             expected.append((logits.softmax(-1) @ entries).reshape(len(rows), length, -1).cpu().numpy())
         if sum(map(len, codes)) >= n_objects:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..core.codebook import ScalarCodebook
 from ..core.vocab import VocabSpec
 from ..training.callbacks import Callback
+from ..training.shifting import model_inputs, shift
 
 if TYPE_CHECKING:
     from ..training.loop import TrainingLoop
@@ -71,17 +72,18 @@ class PhysicalValidation:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Expected transformed value at each position whose target is a scalar bin: ``(K,)``, row, column."""
         block = self.vocab.block("scalar")
-        targets = batch["tokens"][:, 1:]
+        part = shift(batch)
+        targets = part["targets"]
         row, position = torch.nonzero((targets >= block.start) & (targets < block.stop), as_tuple=True)
-        column = batch["types"][row, position + 1] - self.vocab.first_column_type
+        column = part["target_types"][row, position] - self.vocab.first_column_type
         if not len(row):
             return np.zeros(0), row.numpy(), column.numpy()
         # A causal model needs nothing behind the last scalar: images and spectra mostly stand there.
         stop = int(position.max()) + 1
-        inputs = [batch[key][:, :stop].to(device) for key in ("tokens", "types", "attn_mask")]
+        part = {name: x[:, :stop].to(device) if x.ndim > 1 else x.to(device) for name, x in part.items()}
+        inputs, told = model_inputs(part, next_types)
         if hasattr(model, "hidden"):
-            extra = {"next_types": batch["types"][:, 1 : stop + 1].to(device)} if next_types else {}
-            hidden = model.hidden(*inputs, **extra)[row.to(device), position.to(device)]
+            hidden = model.hidden(*inputs, **told)[row.to(device), position.to(device)]
             logits = hidden.float() @ model.head_weight[block.start : block.stop].float().T
         else:
             logits = model(*inputs)[row.to(device), position.to(device), block.start : block.stop].float()

@@ -4,6 +4,8 @@ All possible tokens of a window of objects stand in a matrix of slots, in the or
 has one more slot, for the MISS token. A question keeps some parts; compressing the slots that it keeps gives its
 prefixes. Prefixes of several questions begin alike, so only what differs is a branch of its own.
 
+A model of the asked order has BOS behind what it is given instead of in front of it.
+
 Shapes: n objects, S parts and BOS, W slots, P longest prefix.
 """
 
@@ -52,8 +54,10 @@ class Slots:
             index += [0, *range(segment.length)]
             part += [number] * (segment.length + 1)
             wanted += [AS_MISS] + [CELLS] * segment.length
-        return cls(plan, np.concatenate(tokens, 1), *(np.array(x) for x in (types, index, part, wanted)),
-                   np.stack(present, 1))  # fmt: skip
+        whole, about = np.concatenate(tokens, 1), np.array([types, index, part, wanted])
+        if plan.ask:
+            whole, about = np.roll(whole, -1, 1), np.roll(about, -1, 1)
+        return cls(plan, whole, *about, np.stack(present, 1))
 
     def part_number(self, name: str) -> int:
         """Column of ``present`` of a part."""

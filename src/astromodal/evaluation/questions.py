@@ -1,12 +1,11 @@
 """What is asked of a model, and what it is given: names from a configuration become questions that it can answer.
 
-A name is a modality (``scalar``, ``spectrum``, ``image``), a group of spectra (with all stages of its code; given, with
-the column of its scale, without which its flux is not known) or a scalar column. The asked quantity is never among what
-is given for it, nor is the scale of an asked spectrum, unless it is named.
+:mod:`..sequences.names` says what names stand for. The asked quantity is never among what is given for it, nor is
+the scale of an asked spectrum, unless it is named.
 
-A model trained with ``sequence.order=random`` answers any question; it is shown spectra and cutouts first and scalars
-last, so that questions about scalars share what is long. A model trained in one order answers only what stands behind
-everything that is given.
+A model trained with ``sequence.order=random`` or ``ask`` answers any question; it is shown spectra and cutouts first and
+scalars last, so that questions about scalars share what is long. A model trained in one order answers only what stands
+behind everything that is given.
 """
 
 from __future__ import annotations
@@ -16,12 +15,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config.explain import nearest
 from ..config.schema import EvaluateConfig
-from ..core.vocab import stages_of
-from ..data.scalars import SCALE_SUFFIX
 from ..errors import ConfigError
-from ..sequences.layout import MODALITIES, Segment, SequenceLayout
+from ..sequences.layout import Segment, SequenceLayout
+from ..sequences.names import Known, expand, parts_of, quantities, scale_of, with_scales
 from ..tokenizers import TokenizerSet
 
 BEFORE = "before"  # evaluate.given=[before]
@@ -52,6 +49,7 @@ class Plan:
     fixed: bool
     missing_token: bool
     given: frozenset[str]  # names of parts that may be shown for some question, or for the embeddings
+    ask: bool = False  # what is given is a prefix whose tokens see each other, and BOS comes behind it
 
     @property
     def scalars(self) -> list[Question]:
@@ -60,27 +58,6 @@ class Plan:
     @property
     def sampled(self) -> list[Question]:
         return [q for q in self.questions if q.modality != "scalar"]
-
-
-def quantities(layout: SequenceLayout) -> dict[str, tuple[Segment, ...]]:
-    """Everything that can be given or asked: scalar columns, groups of spectra with their stages, the image.
-
-    >>> from ..core.vocab import build_vocab_spec
-    >>> vocab = build_vocab_spec(8, 4, {"xp": 6, "xp.1": 6}, scalar_columns=("r",))
-    >>> layout = SequenceLayout(vocab, ("scalar", "spectrum"), ("r",), {"xp": 5, "xp.1": 5}, 0)
-    >>> {name: [part.name for part in parts] for name, parts in quantities(layout).items()}
-    {'r': ['r'], 'xp': ['xp', 'xp.1']}
-    """
-    segments = {segment.name: segment for segment in layout.segments}
-    groups = stages_of([s.name for s in layout.segments if s.modality == "spectrum"])
-    stages = {name for names in groups.values() for name in names}
-    found: dict[str, tuple[Segment, ...]] = {}
-    for name, segment in segments.items():
-        if name in groups:
-            found[name] = tuple(segments[stage] for stage in groups[name])
-        elif name not in stages:
-            found[name] = (segment,)
-    return found
 
 
 def plan_questions(
@@ -105,12 +82,12 @@ def plan_questions(
     log = log or logging.getLogger(__name__)
     places = {segment.name: i for i, segment in enumerate(layout.segments)}
     asked = _asked(predict, known, never, log)
-    fixed = order != "random"
+    fixed = order == "fixed"
     questions = []
     for name in asked:
         parts = known[name]
         place = places[parts[0].name]
-        scale = known.get(name + SCALE_SUFFIX, (None,))[0] if parts[0].modality == "spectrum" else None
+        scale = scale_of(name, known)
         shown = _given(name, given, known, places, place, scale)
         question = Question(name, parts[0].modality, parts, shown, place, scale)
         if fixed:
@@ -121,8 +98,8 @@ def plan_questions(
     shown = list(layout.segments)
     if not fixed:
         shown = sorted(shown, key=lambda segment: segment.modality == "scalar")  # stable: otherwise as in the layout
-    whole = frozenset(places) if given is None or BEFORE in given else _parts(_shown(given, known), known)
-    return Plan(tuple(questions), tuple(shown), places, fixed, missing == "token", whole)
+    whole = frozenset(places) if given is None or BEFORE in given else parts_of(_shown(given, known), known)
+    return Plan(tuple(questions), tuple(shown), places, fixed, missing == "token", whole, order == "ask")
 
 
 def questions_to(
@@ -145,7 +122,7 @@ def questions_to(
 
 
 def _asked(
-    predict: Sequence[str] | None, known: dict[str, tuple[Segment, ...]], never: Collection[str], log: logging.Logger
+    predict: Sequence[str] | None, known: Known, never: Collection[str], log: logging.Logger
 ) -> list[str]:
     """The asked quantities in the order of the layout.
 
@@ -158,7 +135,7 @@ def _asked(
             raise ConfigError("evaluate.predict, as the model has no scalar columns", got="null", where="evaluate",
                               repair=f"evaluate.predict=[{','.join(known)}]")  # fmt: skip
     else:
-        asked = sorted(_expand(predict, known, "predict"), key=list(known).index)
+        asked = sorted(expand(predict, known, "evaluate.predict"), key=list(known).index)
     left_out = [name for name in asked if name in never]
     named = [name for name in left_out if name in (predict or ())]
     if named:
@@ -169,48 +146,19 @@ def _asked(
     return [name for name in asked if name not in never]
 
 
-def _shown(given: Iterable[str], known: dict[str, tuple[Segment, ...]]) -> list[str]:
+def _shown(given: Iterable[str], known: Known) -> list[str]:
     """Quantities behind the names that are given; with every group of spectra the column of its scale."""
-    found = _expand(given, known, "given")
-    scales = [name + SCALE_SUFFIX for name in found if known[name][0].modality == "spectrum"]
-    return list(dict.fromkeys([*found, *(name for name in scales if name in known)]))
-
-
-def _expand(names: Iterable[str], known: dict[str, tuple[Segment, ...]], key: str) -> list[str]:
-    """Quantities behind names, each once.
-
-    Raises:
-        ConfigError: with the nearest name.
-    """
-    found: dict[str, None] = {}
-    for name in names:
-        if name in MODALITIES and name not in known:
-            members = [quantity for quantity, parts in known.items() if parts[0].modality == name]
-            if not members:
-                have = ", ".join(dict.fromkeys(parts[0].modality for parts in known.values()))
-                raise ConfigError(f"modalities that the model knows ({have})", got=name, where=f"evaluate.{key}")
-            found |= dict.fromkeys(members)
-        elif name in known:
-            found[name] = None
-        else:
-            names_ = [*known, *MODALITIES, *([BEFORE] if key == "given" else [])]
-            raise ConfigError("a modality, group or column that the model knows", got=name, where=f"evaluate.{key}",
-                              repair=nearest(str(name), names_) or f"one of {', '.join(names_)}")  # fmt: skip
-    return list(found)
-
-
-def _parts(names: Iterable[str], known: dict[str, tuple[Segment, ...]]) -> frozenset[str]:
-    return frozenset(part.name for name in names for part in known[name])
+    return with_scales(expand(given, known, "evaluate.given", also=[BEFORE]), known)
 
 
 def _given(
-    name: str, given: Sequence[str] | None, known: dict[str, tuple[Segment, ...]], places: dict[str, int], place: int,
+    name: str, given: Sequence[str] | None, known: Known, places: dict[str, int], place: int,
     scale: Segment | None,
 ) -> frozenset[str]:  # fmt: skip
     """Parts that may be shown when ``name`` is asked: without itself, nor the scale that only it has."""
     own = {name} if scale is None else {name, scale.name}
     if given is None:
-        return _parts([other for other in known if other not in own], known)
+        return parts_of([other for other in known if other not in own], known)
     if BEFORE in given:
         if len(given) > 1:
             raise ConfigError("evaluate.given=[before] alone", got=list(given), where="evaluate")
@@ -221,7 +169,7 @@ def _given(
     if given and not found:
         raise ConfigError(f"something else than {name} to be given when {name} is asked", got=list(given),
                           where="evaluate.given")  # fmt: skip
-    return _parts(found, known)
+    return parts_of(found, known)
 
 
 def _check_order(question: Question, places: dict[str, int], any_order: bool, log: logging.Logger) -> None:
@@ -239,5 +187,5 @@ def _check_order(question: Question, places: dict[str, int], any_order: bool, lo
         return
     raise ConfigError(
         "what is given to stand before what is asked, for a model trained with sequence.order=fixed", got=got,
-        where="evaluate.given", repair="train with sequence=random, or evaluate.given=[before]",
+        where="evaluate.given", repair="train with sequence=ask or sequence=random, or evaluate.given=[before]",
     )  # fmt: skip

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import DataError
-from .transformer import CausalTransformerLM
+from .transformer import CausalTransformerLM, after_prefix, prefix_mask
 
 
 @dataclass
@@ -30,6 +30,7 @@ class KeyValueCache:
     lengths: Tensor  # (B,) tokens of each row
     last_type: Tensor  # (B,) type of the last token; -1 for none
     run_start: Tensor  # (B,) position at which the last run of equal types begins
+    origin: Tensor  # (B,) where positions begin to count: behind the prefix of tokens that see each other
     longest: int = 0  # no row is longer
     keys: list[Tensor] = field(default_factory=list)  # per block (B, H, C, D/H)
     values: list[Tensor] = field(default_factory=list)
@@ -38,7 +39,7 @@ class KeyValueCache:
     def empty(cls, batch: int, capacity: int, device: torch.device | str = "cpu") -> KeyValueCache:
         """A cache for ``batch`` sequences of at most ``capacity`` tokens."""
         zero = torch.zeros(batch, dtype=torch.int64, device=device)
-        return cls(capacity, zero, zero - 1, zero.clone())
+        return cls(capacity, zero, zero - 1, zero.clone(), zero.clone())
 
     def write(self, layer: int, keys: Tensor, values: Tensor, positions: Tensor) -> None:
         """Keep keys and values (B, H, n, D/H) of new tokens at ``positions`` (B, n)."""
@@ -54,7 +55,7 @@ class KeyValueCache:
         """A cache in which every row stands ``times`` times in a row, with room for ``capacity`` tokens."""
         capacity = capacity or self.capacity
         grown = KeyValueCache(
-            capacity, *(x.repeat_interleave(times) for x in (self.lengths, self.last_type, self.run_start)),
+            capacity, *(x.repeat_interleave(times) for x in (self.lengths, self.last_type, self.run_start, self.origin)),
             self.longest,
         )  # fmt: skip
         for name in ("keys", "values"):
@@ -66,13 +67,14 @@ class KeyValueCache:
 @torch.no_grad()
 def extend(
     model: CausalTransformerLM, cache: KeyValueCache, tokens: Tensor, types: Tensor, next_types: Tensor | None = None,
-    counts: Tensor | None = None,
+    counts: Tensor | None = None, prefix: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Append tokens to the sequences of ``cache``; last hidden states of the new positions, ``(B, n, D)``.
 
     Args:
         tokens, types, next_types: of the new positions ``(B, n)``.
         counts: how many of the n are real in each row ``(B,)``; null: all. What comes out behind them means nothing.
+        prefix: how many of them see each other both ways ``(B,)``; only at the beginning, of an empty cache.
 
     Raises:
         DataError: more tokens than the cache has room for, or the model positions.
@@ -84,14 +86,19 @@ def extend(
         raise DataError(f"at most {room} tokens", got=stop, where="key-value cache")
     positions = cache.lengths[:, None] + torch.arange(n, device=tokens.device)
     index, starts = _index_in_run(cache, types, positions)
-    x = model.embed(tokens, types, positions, index, next_types)
     mask = None
+    if prefix is not None:
+        cache.origin, mask = prefix, prefix_mask(prefix, n)
+        places, next_types = after_prefix(prefix, next_types, tokens.shape, model.n_types)
+    else:
+        places = positions - cache.origin[:, None]
+    x = model.embed(tokens, types, places, index, next_types)
     if cache.longest:
         mask = (torch.arange(stop, device=tokens.device) <= positions[:, :, None])[:, None]
     for layer, block in enumerate(model.blocks):
         q, k, v = block.heads(x)
         cache.write(layer, k, v, positions)
-        if mask is not None:
+        if cache.longest:
             k, v = cache.keys[layer][:, :, :stop], cache.values[layer][:, :, :stop]
         x = block.finish(x, F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None))
     _advance(cache, types, starts, counts)
@@ -133,7 +140,7 @@ def branch(
         branch_of, offset: branch of each position, and its place in it ``(n,)``.
     """
     start = starts[:, branch_of]  # (B, n)
-    positions = (start + offset).clamp(max=model.max_len - 1)  # padding may lie beyond
+    positions = (start + offset - cache.origin[:, None]).clamp(max=model.max_len - 1)  # padding may lie beyond
     seen = torch.arange(cache.longest, device=tokens.device) < start[:, :, None]
     place = torch.arange(len(offset), device=tokens.device)
     own = (branch_of[:, None] == branch_of) & (place[:, None] >= place)

@@ -5,6 +5,10 @@ parts may be absent: a token knows where it stands *within its modality* (row an
 the spectrum), because absent parts shift absolute positions; and a position may be told the type of the token that
 it has to predict (``next_types``), which makes any order of the parts learnable by one causal model.
 
+A sequence may begin with a *prefix* of tokens that see each other both ways (Raffel et al. 2020, arXiv:1910.10683,
+section 3.2.1; Liu et al. 2018, arXiv:1801.10198): what an object is given, of which nothing is to be predicted. What
+comes after sees all of it, and otherwise only what stands before; the prefix sees nothing that comes after.
+
 Shapes: B batch, L length, V vocabulary, D width, H heads.
 """
 
@@ -64,6 +68,24 @@ class Block(nn.Module):
         x = x + F.dropout(seen, self.dropout, self.training)
         inner = self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x))))
         return x + F.dropout(inner, self.dropout, self.training)
+
+
+def prefix_mask(prefix: Tensor, length: int) -> Tensor:
+    """Which position sees which, ``(B, 1, L, L)``: everything before it, itself, and all of the prefix.
+
+    >>> prefix_mask(torch.tensor([2]), 4)[0, 0].int().tolist()
+    [[1, 1, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]]
+    """
+    place = torch.arange(length, device=prefix.device)
+    return ((place[:, None] >= place) | (place < prefix[:, None, None]))[:, None]
+
+
+def after_prefix(prefix: Tensor, next_types: Tensor | None, shape: torch.Size, not_told: int) -> tuple[Tensor, Tensor]:
+    """Positions ``(B, L)``, which count from the end of the prefix and are 0 in it (what is given is a set), and next
+    types ``(B, L)``, ``not_told`` in the prefix: what is asked must not reach what is cached for all questions."""
+    place = torch.arange(shape[1], device=prefix.device) - prefix[:, None]
+    told = torch.full(shape, not_told, device=prefix.device) if next_types is None else next_types
+    return place.clamp(min=0), torch.where(place < 0, not_told, told)
 
 
 def index_in_run(types: Tensor, positions: Tensor) -> Tensor:
@@ -158,10 +180,11 @@ class CausalTransformerLM(nn.Module):
         attn_mask: Tensor | None = None,
         *,
         next_types: Tensor | None = None,
+        prefix: Tensor | None = None,
         padding: str = "right",
     ) -> Tensor:
         """Logits of the next token at each position, ``(B, L, V)``; arguments as for :meth:`hidden`."""
-        hidden = self.hidden(tokens, types, attn_mask, next_types=next_types, padding=padding)
+        hidden = self.hidden(tokens, types, attn_mask, next_types=next_types, prefix=prefix, padding=padding)
         return F.linear(hidden, self.head_weight)
 
     def hidden(
@@ -171,6 +194,7 @@ class CausalTransformerLM(nn.Module):
         attn_mask: Tensor | None = None,
         *,
         next_types: Tensor | None = None,
+        prefix: Tensor | None = None,
         padding: str = "right",
     ) -> Tensor:
         """Last hidden states, ``(B, L, D)``, for losses that never build ``(B, L, V)``.
@@ -182,6 +206,8 @@ class CausalTransformerLM(nn.Module):
                 and not used: a causal position never sees what comes after it, and dropping the mask keeps the fast
                 attention kernel. What comes out at padded positions is meaningless and must not be used.
             next_types: type of the token that each position predicts, ``(B, L)``.
+            prefix: how many tokens at the beginning of each sequence see each other both ways, ``(B,)``; they are not
+                told what comes next. Right padding only.
             padding: ``any`` honours a mask with padding anywhere (left, holes), at the price of a slower kernel;
                 positions then count real tokens only.
 
@@ -193,18 +219,21 @@ class CausalTransformerLM(nn.Module):
         if length > self.max_len:
             raise DataError(f"at most max_len={self.max_len} tokens", got=f"a sequence of {length}",
                             repair="raise model.max_len or shorten the sequence")  # fmt: skip
-        x, mask = self._embed(tokens, types, attn_mask, next_types, padding)
+        x, mask = self._embed(tokens, types, attn_mask, next_types, padding, prefix)
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
 
     def _embed(
-        self, tokens: Tensor, types: Tensor, attn_mask: Tensor | None, next_types: Tensor | None, padding: str
-    ) -> tuple[Tensor, Tensor | None]:
+        self, tokens: Tensor, types: Tensor, attn_mask: Tensor | None, next_types: Tensor | None, padding: str,
+        prefix: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """Sum of the embeddings (B, L, D), and the attention mask (B, 1, L, L) where one is needed."""
         length = tokens.shape[1]
         positions = torch.arange(length, device=tokens.device).expand(tokens.shape)
         mask = None
+        if prefix is not None and padding != "right":
+            raise ConfigError("padding='right' with a prefix", got=repr(padding))
         if padding == "any" and attn_mask is not None:
             real = attn_mask.bool()
             positions = (real.cumsum(1) - 1).clamp(min=0)
@@ -219,6 +248,9 @@ class CausalTransformerLM(nn.Module):
                 raise DataError("a mask with padding on the right only", got="real tokens after padding",
                                 repair="pass padding='any'")  # fmt: skip
         index = index_in_run(types, positions)
+        if prefix is not None:
+            mask = prefix_mask(prefix, length)
+            positions, next_types = after_prefix(prefix, next_types, tokens.shape, self.n_types)
         x = self.embed(tokens, types, positions, index, next_types)
         return F.dropout(x, self.dropout, self.training), mask
 

@@ -1,10 +1,13 @@
 """Batches gathered from memory-mapped sequences: right-padded, in the fixed order or in one drawn per object and epoch.
 
+The drawn order is that of the parts (``random``), or what is given before what is asked (``ask``, :mod:`.asking`).
+
 Shapes: B sequences, L positions (the longest of the batch, rounded up to a multiple of 8), c scalar columns, T types.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,7 @@ import numpy as np
 from ..core.random import keyed_words, splitmix64
 from ..core.vocab import stages_of
 from ..errors import ConfigError
+from .asking import AskedOrder, NamedQuestion
 from .packed import PackedSequences
 
 if TYPE_CHECKING:
@@ -59,14 +63,17 @@ class SequenceDataset:
     Args:
         packed: the packed sequences (or their folder).
         split: ``train``, ``val`` or ``test``.
-        order: ``fixed``, or ``random``: the parts of each object are permuted anew in every epoch.
-        seed: of the permutations; they are a function of (seed, epoch, object) alone.
+        order: ``fixed``; ``random``: the parts of each object are permuted anew in every epoch; ``ask``: some are given,
+            in front of BOS, the others asked behind it, drawn anew in every epoch.
+        questions: named questions of ``ask``.
+        seed: of the draws; they are a function of (seed, epoch, object) alone.
         max_len: upper limit of the rounding of L; the sequences themselves fit by the layout.
         with_values: add ``scalar_values`` to the batches.
         with_sigma: add ``sigma`` to the batches.
 
     A batch is a dict of ``tokens`` and ``types`` (B, L) int64, ``attn_mask`` (B, L) bool (True is real),
-    ``object_index`` (B,) int64 (unique over all splits) and, with ``with_values``, ``scalar_values`` (B, c) float32 in
+    ``object_index`` (B,) int64 (unique over all splits), with ``order=ask`` ``prefix`` (B,) int64, the tokens in front of
+    BOS, and, with ``with_values``, ``scalar_values`` (B, c) float32 in
     physical units, NaN where not observed; with ``with_sigma``, ``sigma`` (B, L) float32, the standard error of each
     token's target in units of its codebook (``tokenizers/sigma.py``), 0 where there is none.
     """
@@ -81,11 +88,13 @@ class SequenceDataset:
         max_len: int | None = None,
         with_values: bool = False,
         with_sigma: bool = False,
+        questions: Sequence[NamedQuestion] = (),
     ) -> None:
         self.packed = packed if isinstance(packed, PackedSequences) else PackedSequences(packed)
         self.order = str(getattr(order, "value", order))
-        if self.order not in ("fixed", "random"):
-            raise ConfigError("sequence.order fixed or random", got=repr(order))
+        if self.order not in ("fixed", "random", "ask"):
+            raise ConfigError("sequence.order fixed, random or ask", got=repr(order))
+        self.questions = tuple(questions)
         self.split, self.seed, self.epoch = split, int(seed), 0
         self.with_values, self.with_sigma = with_values, with_sigma
         self.max_len = max_len
@@ -101,6 +110,7 @@ class SequenceDataset:
         type_of = {name: index for index, name in enumerate(vocab["type_names"])}
         stages = stages_of(vocab["spectrum_groups"]).values()
         self._staged = [[type_of[name] for name in names] for names in stages if len(names) > 1]
+        self._asked = AskedOrder(self._n_types, self._staged, self.questions) if self.order == "ask" else None
         self.lengths = Lengths(self._offsets)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -146,9 +156,9 @@ class SequenceDataset:
         tokens *= mask
         types *= mask
         sigma = self._sigma.take(positions, mode="clip").astype(np.float32) * mask if self.with_sigma else None
-        object_index = self._first + indices
-        if self.order == "random":
-            target = self._targets(types, object_index, epoch)
+        object_index, prefix = self._first + indices, None
+        if self.order != "fixed":
+            target, prefix = self._targets(types, object_index, epoch)
             tokens, types = _scatter(tokens, target), _scatter(types, target)
             sigma = None if sigma is None else _scatter(sigma, target)
         batch = {
@@ -157,18 +167,23 @@ class SequenceDataset:
             "attn_mask": torch.from_numpy(mask),
             "object_index": torch.from_numpy(object_index),
         }
+        if prefix is not None:
+            batch["prefix"] = torch.from_numpy(prefix)
         if sigma is not None:
             batch["sigma"] = torch.from_numpy(sigma)
         if self.with_values:
             batch["scalar_values"] = torch.from_numpy(self._values[indices])
         return batch
 
-    def _targets(self, types: np.ndarray, object_index: np.ndarray, epoch: int) -> np.ndarray:
-        """Flat position of every token after the parts of each object are permuted, ``(B, L)``.
+    def _targets(
+        self, types: np.ndarray, object_index: np.ndarray, epoch: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Flat position of every token after the parts of each object are permuted ``(B, L)``; length of the prefix.
 
         A part is a run of one type, so it moves as a whole: its tokens are shifted by the difference between its first
-        position in the new order and in the old one. BOS, EOS and padding have type 0 and stay. The stages of a
-        residual code stay in order, coarse before fine: a finer one means something only given the coarser ones.
+        position in the new order and in the old one. EOS and padding have type 0 and stay, BOS comes behind what is
+        given. The stages of a residual code stay in order, coarse before fine: a finer one means something only given
+        the coarser ones.
         """
         n, width = types.shape
         rows = np.arange(n)[:, None]
@@ -181,13 +196,20 @@ class SequenceDataset:
         draws = part_draws(self.seed, epoch, object_index, self._n_types)  # (B, T)
         for types_of_group in self._staged:
             draws[:, types_of_group] = np.sort(draws[:, types_of_group], axis=1)
-        rank = np.argsort(draws, axis=1)  # (B, T)
-        ordered = np.take_along_axis(sizes, rank, 1)
+        if self._asked is None:
+            rank, prefix = np.argsort(draws, axis=1), None  # (B, T)
+            ordered = np.take_along_axis(sizes, rank, 1)
+            first = 1 + np.cumsum(ordered, 1) - ordered
+        else:
+            rank, first, prefix = self._asked.arrange(draws, sizes)
         new = np.empty_like(sizes)
-        np.put_along_axis(new, rank, 1 + np.cumsum(ordered, 1) - ordered, 1)
+        np.put_along_axis(new, rank, first, 1)
         shift = new - old.reshape(n, -1)
         shift[:, 0] = 0
-        return rows * width + np.arange(width) + shift.ravel()[cells]
+        target = np.arange(width) + shift.ravel()[cells]
+        if prefix is not None:
+            target[:, 0] = prefix
+        return rows * width + target, prefix
 
 
 def _scatter(values: np.ndarray, target: np.ndarray) -> np.ndarray:

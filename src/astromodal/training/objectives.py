@@ -37,6 +37,7 @@ from .sampling import (
     weigh,
 )
 from .scoring import Scorer
+from .shifting import model_inputs, shift
 from .standardize import MODALITIES, Codebooks, build_tables
 
 
@@ -120,7 +121,7 @@ class LanguageModelObjective(nn.Module):
         """
         for batch in batches:
             check_sigma(self.loss, batch.get("sigma"))
-        parts = [self._shift(batch) for batch in batches]
+        parts = [shift(batch) for batch in batches]
         read = [self._read(part, part.pop("target_sigma", None)) for part in parts]
         everything = Targets.concatenate(read)
         objects = _object_indices(batches)
@@ -139,21 +140,6 @@ class LanguageModelObjective(nn.Module):
             part |= self._plan(targets, own) | {"loss_n_drawn": np.asarray(weights.n_drawn)}
             start = stop
         return parts
-
-    def _shift(self, batch: Batch) -> Batch:
-        """Inputs and targets from whole sequences; what else the batch holds is kept."""
-        tokens, types, mask = batch["tokens"], batch["types"], batch["attn_mask"].bool()
-        real = mask[:, 1:] & (tokens[:, 1:] != PAD)
-        shifted = {
-            "tokens": tokens[:, :-1],
-            "types": types[:, :-1],
-            "attn_mask": mask[:, :-1],
-            "targets": torch.where(real, tokens[:, 1:], PAD),
-            "target_types": types[:, 1:],
-        }
-        if "sigma" in batch:
-            shifted["target_sigma"] = batch["sigma"][:, 1:]
-        return {name: value for name, value in batch.items() if name != "sigma"} | shifted
 
     def _read(self, part: Batch, sigma: Tensor | None = None) -> Targets:
         tokens = part["targets"].cpu().numpy().reshape(-1)
@@ -204,17 +190,13 @@ class LanguageModelObjective(nn.Module):
             stats |= {f"n_{m}": counts[1 + i], f"seen_{m}": counts[1 + len(MODALITIES) + i]}
         return total, stats | {"n_ce": counts[0]}
 
-    def _model_inputs(self, batch: Batch) -> tuple[tuple, dict]:
-        extra = {"next_types": batch["target_types"]} if self.next_types else {}
-        return (batch["tokens"], batch["types"], batch["attn_mask"]), extra
-
     def _hidden(self, batch: Batch) -> Tensor:
-        inputs, extra = self._model_inputs(batch)
-        return self.model.hidden(*inputs, **extra)
+        inputs, told = model_inputs(batch, self.next_types)
+        return self.model.hidden(*inputs, **told)
 
     def _logits(self, batch: Batch) -> Tensor:
-        inputs, extra = self._model_inputs(batch)
-        return self.model(*inputs, **extra)
+        inputs, told = model_inputs(batch, self.next_types)
+        return self.model(*inputs, **told)
 
     def _reference(self, batch: Batch) -> tuple[Tensor, Tensor]:
         logits = self._logits(batch)
@@ -242,7 +224,7 @@ class LanguageModelObjective(nn.Module):
         return values, layout.order[: len(values)], targets
 
     def _to_score(self, batch: Batch) -> tuple[Tensor, Tensor | None, Targets, Layout]:
-        part = batch if "targets" in batch else self._shift(batch)
+        part = batch if "targets" in batch else shift(batch)
         targets = self._read(part)
         weights = weigh(
             targets, LossConfig(sample_k=None), np.zeros(len(targets.tokens)), gather=lambda values: [values]

@@ -45,7 +45,7 @@ from .data import (
 )
 from .evaluate import Baseline, Calibrate, EvaluateConfig, EvaluateInput, JudgeConfig
 from .loss import SCALAR_FORMS, WIDTH_FORMS, CEBalance, CEMode, ErrorUse, LossConfig, LossForm, LossFormConfig
-from .model import Missing, ModelConfig, Order, SequenceConfig, VocabConfig
+from .model import Missing, ModelConfig, Order, QuestionConfig, SequenceConfig, VocabConfig
 from .recipes import (
     CurriculumConfig,
     EbirdVAERecipeConfig,
@@ -122,6 +122,7 @@ __all__ = [
     "PatchesConfig",
     "PathsConfig",
     "Precision",
+    "QuestionConfig",
     "ResidualKMeansConfig",
     "SCALAR_FORMS",
     "STAGE_GROUPS",

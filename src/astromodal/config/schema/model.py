@@ -19,6 +19,16 @@ class Order(str, Enum):
 
     fixed = "fixed"  # as listed in sequence.modalities
     random = "random"  # drawn anew per object and epoch; needs next_types
+    ask = "ask"  # what is given, then what is asked, drawn anew per object and epoch; needs next_types
+
+
+@dataclass
+class QuestionConfig:
+    """A question that has a share of the sequences of ``order: ask``; names as in ``evaluate``."""
+
+    predict: List[str] = field(default_factory=list)  # modalities, groups of spectra, columns
+    given: Optional[List[str]] = None  # null: everything else
+    share: float = 0.0  # of the sequences; the rest are drawn
 
 
 @dataclass
@@ -38,6 +48,7 @@ class SequenceConfig:
     order: Order = Order.fixed
     missing: Missing = Missing.absent
     next_types: bool = True  # tell a position the type of the token it has to predict
+    questions: List[QuestionConfig] = field(default_factory=list)  # order=ask: named questions, each with a share
 
 
 @dataclass
