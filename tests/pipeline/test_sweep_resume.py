@@ -207,6 +207,21 @@ def test_a_sweep_of_another_stage_or_a_damaged_one_is_refused(stage: Stage):
     assert "a readable record of a sweep" in stage.go_on().error()
 
 
+def test_a_strangers_sweep_executes_nothing(stage: Stage):
+    """Hydra makes its callbacks before anything else is looked at, with ``preview=true`` alone."""
+    assert stage.run("seed=0").returncode == 0
+    file, marker = stage.job(0).parent / "sweep.json", stage.folder / "ran"
+    whole = json.loads(file.read_text())
+    evil = f"+hydra.callbacks.x={{_target_:pathlib.Path.touch,self:{{_target_:pathlib.Path,_args_:[{marker}]}}}}"
+    write_json(file, whole | {"arguments": [*whole["arguments"], evil]})
+    assert "expected recorded arguments that choose options" in stage.go_on("preview=true").error()
+    assert not marker.exists() and launch_stage(
+        "train_lm", "-m", "seed=0", evil, "preview=true", cwd=stage.folder).returncode is not None  # fmt: skip
+    assert marker.exists(), "the reader's own command line stays Hydra's"
+    write_json(file, whole | {"jobs": [{"number": "../../x", "config_fingerprint": "a"}]})
+    assert "the record of a sweep" in stage.go_on().error()
+
+
 def test_jobs_are_checked_with_the_configuration_that_they_get(stage: Stage):
     outcome = stage.run("model=tiny,small", "loss.sample_k=64,null", "training.epochs=2", "hydra.job.num=7")
     assert outcome.returncode == 0, outcome.stderr

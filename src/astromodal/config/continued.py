@@ -7,9 +7,12 @@ import os
 from pathlib import Path
 
 from ..errors import ArtifactError, ArtifactMissingError, ConfigError
+from .names import check_name
+from .replayed import check_replayed
 
 CONTROL = ("sweep.resume", "sweep.retry_failed", "preview")  # say how a sweep is begun, not what it consists of
 _FLAGS = ("-m", "--multirun")
+_MAX_CHARACTERS = 1 << 24  # of a sweep's record; a job has a few hundred
 
 
 def without_control(arguments: list[str]) -> list[str]:
@@ -27,9 +30,21 @@ def merged(recorded: list[str], given: list[str]) -> list[str]:
     >>> merged(["model=tiny", "seed=0,1"], ["seed=0,1,2", "hardware=cpu"])
     ['model=tiny', 'seed=0,1,2', 'hardware=cpu']
     """
-    new = {a.split("=")[0]: a for a in given}
-    kept = [new.pop(a.split("=")[0], a) for a in recorded]
+    new = {_key(a): a for a in given}
+    kept = [new.pop(_key(a), a) for a in recorded]
     return [*kept, *new.values()]
+
+
+def _key(argument: object) -> str:
+    return str(argument).split("=")[0]
+
+
+def _text(path: Path) -> str:
+    with open(path, encoding="utf-8") as file:
+        text = file.read(_MAX_CHARACTERS + 1)
+    if len(text) > _MAX_CHARACTERS:
+        raise ValueError(f"more than {_MAX_CHARACTERS} characters")
+    return text
 
 
 def continued(arguments: list[str], stage: str) -> list[str]:
@@ -38,7 +53,7 @@ def continued(arguments: list[str], stage: str) -> list[str]:
     Sets ``ASTROMODAL_RUN_ID`` to the sweep's id, which decides where its jobs write.
 
     Raises:
-        ConfigError: ``sweep.resume`` without ``-m``.
+        ConfigError: ``sweep.resume`` without ``-m``, or a record that says more than this program's keys.
         ArtifactMissingError: the folder is not that of a sweep. ArtifactError: it is one of another stage.
     """
     wanted = [a.split("=", 1)[1] for a in arguments if a.startswith("sweep.resume=")]
@@ -50,18 +65,20 @@ def continued(arguments: list[str], stage: str) -> list[str]:
         )
     folder = Path(wanted[-1].strip("'\""))
     try:
-        record = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+        record = json.loads(_text(folder / "sweep.json"))
         recorded, found, run_id = list(record["arguments"]), str(record["stage"]), str(record["run_id"])
     except FileNotFoundError:
         raise ArtifactMissingError(
             "the folder of a sweep, with sweep.json", got="none", where=folder,
             repair=f"sweep.resume=runs/{stage}/sweeps/<id>",
         ) from None  # fmt: skip
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise ArtifactError("a readable record of a sweep", got=repr(error), where=folder / "sweep.json") from error
     if found != stage:
         raise ArtifactError(f"a sweep of {stage}.py", got=f"one of {found}.py", where=folder,
                             repair=f"python {found}.py -m sweep.resume={folder}")  # fmt: skip
-    os.environ["ASTROMODAL_RUN_ID"] = run_id
+    os.environ["ASTROMODAL_RUN_ID"] = check_name(run_id, f"run_id in {folder / 'sweep.json'}")
+    given = without_control(arguments)
+    check_replayed((a for a in recorded if a not in given and _key(a) not in map(_key, given)), folder / "sweep.json")
     control = [a for a in arguments if a.split("=")[0] in CONTROL]
-    return ["-m", *merged(recorded, without_control(arguments)), *control, f"hydra.sweep.dir='{folder}'"]
+    return ["-m", *merged(recorded, given), *control, f"hydra.sweep.dir='{folder}'"]

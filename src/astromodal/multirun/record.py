@@ -36,7 +36,10 @@ class SweepRecord:
         try:
             if values.pop("schema_version") != SCHEMA_VERSION:
                 raise KeyError("schema_version")
-            return cls(**values)
+            record = cls(**values)
+            if not all(_is_job(job) for job in record.jobs) or not isinstance(record.arguments, list):
+                raise TypeError("jobs without number and fingerprint")
+            return record
         except (TypeError, KeyError, AttributeError) as error:
             raise ArtifactError("the record of a sweep", got=repr(error), where=folder / FILE) from error
 
@@ -51,3 +54,11 @@ class SweepRecord:
     def next_number(self) -> int:
         """The first number that no job has had."""
         return max((j["number"] for j in self.jobs), default=-1) + 1
+
+
+def _is_job(entry: object) -> bool:
+    """Whether an entry has what a job is found by; its number is the name of a folder."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("config_fingerprint"), str):
+        return False
+    number = entry.get("number")
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 1 << 31
