@@ -108,12 +108,13 @@ def read_config(run_dir: Path) -> Config:
     from omegaconf import OmegaConf
 
     from .config.schema import Config
+    from .config.yaml_files import load_run_config
 
     for name in ("run.json", "config.yaml"):
         if not (run_dir / name).is_file():
             raise ArtifactMissingError("a run directory of train_lm.py", got=f"no {name}", where=run_dir,
                                        repair="runs/train_lm/<name>/<run_id>")  # fmt: skip
-    loaded = OmegaConf.load(run_dir / "config.yaml")
+    loaded = load_run_config(run_dir / "config.yaml")
     if loaded.get("stage") != "train_lm":
         raise ConfigError("a run of train_lm", got=f"one of {loaded.get('stage')}", where=run_dir)
     config: Config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loaded))

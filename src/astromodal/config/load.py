@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..errors import ConfigError
 from .explain import all_keys, explain, nearest
 from .register import conf_dir, register
+from .yaml_files import load_yaml
 
 # documented name -> the program's key
 ALIASES: dict[str, str] = {
@@ -81,12 +82,7 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
 
 
 def _merge_file(cfg: DictConfig, path: Path) -> None:
-    if not path.is_file():
-        raise ConfigError("a YAML file", got="no such file", where=path)
-    loaded = OmegaConf.load(path)
-    if not isinstance(loaded, DictConfig):
-        raise ConfigError("a mapping of keys to values", got=type(loaded).__name__, where=path)
-    flat = _flatten(OmegaConf.to_container(loaded, resolve=False))
+    flat = _flatten(OmegaConf.to_container(load_yaml(path), resolve=False))
     for key, value in flat.items():
         target = ALIASES.get(key, key)
         if key == "training.use_amp" and isinstance(value, bool):

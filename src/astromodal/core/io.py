@@ -7,10 +7,10 @@ what people read in JSON (see :mod:`.json_files`). Every failure is one line tha
 from __future__ import annotations
 
 import errno
+import math
 import os
 import pickle
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,11 @@ import numpy as np
 
 from ..errors import ArtifactError, ArtifactMissingError, UnsafeFileError
 from .atomic import FileLock, atomic_path
+from .bounded import check_shape
 from .json_files import append_jsonl, plain, read_json, read_jsonl, truncate_jsonl, write_json, write_text
 from .npz import NpzWriter, _read_npy_header, load_npz, load_npz_key, map_npz, save_npz
 from .safe_pickle import read_joblib
+from .torch_files import check_torch_file
 
 __all__ = [
     "FileLock",
@@ -128,11 +130,12 @@ def load_torch(path: str | Path, map_location: Any = "cpu") -> Any:
     import torch
 
     try:
-        value = torch.load(path, map_location=map_location, weights_only=True)
-        _check_sums(path)
-        return value
+        check_torch_file(path)
+        return torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError as error:
         raise ArtifactMissingError("a file of weights", got="nothing", where=path) from error
+    except UnsafeFileError:
+        raise
     except OSError as error:
         if error.errno != errno.EINVAL:  # torch's reader seeks to where a file that was cut has no bytes
             raise
@@ -149,6 +152,9 @@ def load_torch(path: str | Path, map_location: Any = "cpu") -> Any:
         AttributeError,
         IndexError,
         UnicodeDecodeError,
+        OverflowError,
+        MemoryError,
+        NotImplementedError,
     ) as error:
         reason = _reason(error)
         if isinstance(error, pickle.UnpicklingError) and _REFUSED.search(reason):
@@ -158,23 +164,6 @@ def load_torch(path: str | Path, map_location: Any = "cpu") -> Any:
         raise ArtifactError(
             "a whole file of weights", got=reason, where=path, repair="use another checkpoint"
         ) from error
-
-
-def _check_sums(path: str | Path) -> None:
-    """Compare the file's parts with their checksums, which torch writes but does not read.
-
-    Raises:
-        ValueError: a part is damaged.
-    """
-    if not zipfile.is_zipfile(path):
-        return  # torch's format before 1.6
-    try:
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-    except zipfile.BadZipFile as error:
-        raise ValueError(str(error)) from error
-    if bad is not None:
-        raise ValueError(f"part {bad} does not have its checksum")
 
 
 # Words by which torch says that it refused to call something (and not that the file is no pickle at all).
@@ -228,7 +217,12 @@ def load_codebook(
 def _load_npy(path: str | Path) -> np.ndarray:
     try:
         with open(path, "rb") as file:
-            _read_npy_header(file, str(path))
+            shape, _, dtype = _read_npy_header(file, str(path))
+            size = os.fstat(file.fileno()).st_size
+            left = size - file.tell()
+            check_shape(shape, dtype.itemsize, size)
+            if math.prod(shape) * dtype.itemsize > left:
+                raise ValueError(f"{left} bytes of data")
             file.seek(0, os.SEEK_SET)
             return np.load(file, allow_pickle=False)
     except FileNotFoundError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,10 @@ import numpy as np
 
 from ..errors import ArtifactError, ArtifactMissingError
 from .atomic import atomic_path, writing
+from .bounded import check_file_size
+
+MAX_JSON = 1 << 26  # bytes; the largest file of a survey of ten thousand fields has a tenth
+MAX_LINE = 1 << 24  # bytes
 
 
 def plain(value: Any) -> Any:
@@ -62,7 +66,10 @@ def read_json(path: str | Path) -> Any:
         ArtifactError: it is damaged.
     """
     try:
+        check_file_size(path, MAX_JSON, "a JSON file")
         return json.loads(Path(path).read_bytes())
+    except ArtifactError:
+        raise
     except FileNotFoundError as error:
         raise ArtifactMissingError("a JSON file", got="nothing", where=path) from error
     except (ValueError, RecursionError) as error:
@@ -89,13 +96,26 @@ def read_jsonl(path: str | Path) -> list[dict]:
         ArtifactError: a line inside is damaged.
     """
     try:
-        lines = Path(path).read_bytes().split(b"\n")[:-1]
+        return [json.loads(line) for line in _lines(Path(path)) if line.strip() and line.endswith(b"\n")]
     except FileNotFoundError as error:
         raise ArtifactMissingError("a JSONL file", got="nothing", where=path) from error
-    try:
-        return [json.loads(line) for line in lines if line.strip()]
-    except ValueError as error:
+    except ArtifactError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise ArtifactError("one JSON object per line", got=str(error), where=path) from error
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Lines with their ends, one at a time.
+
+    Raises:
+        ArtifactError: one is longer than any that a run writes.
+    """
+    with open(path, "rb") as file:
+        while line := file.readline(MAX_LINE + 1):
+            if len(line) > MAX_LINE:
+                raise ArtifactError(f"lines of at most {MAX_LINE} bytes", got="a longer one", where=path)
+            yield line
 
 
 def truncate_jsonl(path: str | Path, max_step: int | None = None) -> int:
@@ -106,8 +126,7 @@ def truncate_jsonl(path: str | Path, max_step: int | None = None) -> int:
     path = Path(path)
     if not path.exists():
         return 0
-    with open(path, "rb") as file:
-        lines = file.read().splitlines(keepends=True)
+    lines = list(_lines(path))
     kept = [
         line
         for line in lines
@@ -122,5 +141,5 @@ def truncate_jsonl(path: str | Path, max_step: int | None = None) -> int:
 def _step(line: bytes, path: Path) -> float:
     try:
         return float(json.loads(line).get("step", -math.inf))
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ArtifactError("one JSON object per line", got=line[:80], where=path) from error

@@ -24,6 +24,7 @@ from numpy.lib import format as npy
 
 from ..errors import ArtifactError, ArtifactMissingError, UnsafeFileError
 from .atomic import atomic_path, writing
+from .bounded import check_shape, open_archive
 
 ALIGNMENT = 64
 _CHUNK = 1 << 24  # bytes
@@ -252,7 +253,7 @@ def _read_npy_header(file: io.BufferedIOBase, where: str) -> tuple[tuple[int, ..
             "plain numbers or text", got=f"dtype {dtype}", where=where, repair="write it as plain arrays"
         )
     if any(n < 0 for n in shape):
-        raise ValueError(f"shape {shape}")
+        raise ValueError("a negative shape")
     return shape, fortran, dtype
 
 
@@ -260,12 +261,12 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
     """A member copied into memory; its checksum is verified by the zip module."""
     with archive.open(info) as member:
         shape, fortran, dtype = _read_npy_header(member, f"{path}, member {info.filename}")
+        check_shape(shape, dtype.itemsize, path.stat().st_size + info.file_size)
         count = int(np.prod(shape, dtype=object)) if shape else 1
         header = member.tell()
-        stored_beyond_end = info.compress_type == zipfile.ZIP_STORED and info.file_size > path.stat().st_size
-        if header + count * dtype.itemsize != info.file_size or stored_beyond_end:
+        if header + count * dtype.itemsize != info.file_size:
             raise ValueError(f"{info.file_size} bytes instead of {header + count * dtype.itemsize} in {info.filename}")
-        flat = np.zeros(count, dtype) if not dtype.itemsize else np.empty(count, dtype)
+        flat = np.empty(count, dtype)
         room = memoryview(flat.view(np.uint8)) if flat.nbytes else memoryview(b"")
         filled = 0
         while filled < len(room):
@@ -290,6 +291,7 @@ def _map_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, fil
     file.seek(start)
     shape, fortran, dtype = _read_npy_header(file, f"{path}, member {info.filename}")
     offset = file.tell()
+    check_shape(shape, dtype.itemsize, os.fstat(file.fileno()).st_size)
     count = int(np.prod(shape, dtype=object)) if shape else 1
     n_bytes = count * dtype.itemsize
     if offset - start + n_bytes != info.file_size or offset + n_bytes > os.fstat(file.fileno()).st_size:
@@ -316,7 +318,7 @@ def load_npz(path: str | Path) -> dict[str, np.ndarray]:
         UnsafeFileError: a member holds objects.
     """
     path = Path(path)
-    with _reading(path), zipfile.ZipFile(path) as archive:
+    with _reading(path), open_archive(path) as archive:
         return {name: _read_member(archive, info, path) for name, info in _names(archive)}
 
 
@@ -329,7 +331,7 @@ def map_npz(path: str | Path) -> dict[str, np.ndarray]:
         ArtifactMissingError, ArtifactError, UnsafeFileError: as :func:`load_npz`.
     """
     path = Path(path)
-    with _reading(path), zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+    with _reading(path), open_archive(path) as archive, open(path, "rb") as file:
         return {name: _map_member(archive, info, path, file) for name, info in _names(archive)}
 
 
@@ -341,7 +343,7 @@ def load_npz_key(path: str | Path, key_candidates: Sequence[str] | str) -> np.nd
     """
     candidates = [key_candidates] if isinstance(key_candidates, str) else list(key_candidates)
     path = Path(path)
-    with _reading(path), zipfile.ZipFile(path) as archive:
+    with _reading(path), open_archive(path) as archive:
         members = dict(_names(archive))
         for name in candidates:
             if name in members:

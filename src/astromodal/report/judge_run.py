@@ -21,6 +21,7 @@ from typing import Any
 
 from ..config.explain import nearest
 from ..config.schema import Baseline, DataConfig, JudgeConfig
+from ..config.yaml_files import load_run_config
 from ..core.codebook import Codebook
 from ..errors import ArtifactMissingError, ConfigError
 from ..evaluation.any_to_any import FIGURES
@@ -75,7 +76,7 @@ def _surroundings(path: Path, catalogue: PredictionCatalogue) -> dict[str, Any]:
 
     from ..data import discover
 
-    content = OmegaConf.load(path)
+    content = load_run_config(path)
     data = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), content.data))
     judged = OmegaConf.select(content, "evaluate.judge") or {}  # null: it was not judged then
     options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConfig), judged))

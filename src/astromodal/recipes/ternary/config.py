@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ...config.schema import TernaryVAERecipeConfig
+from ...config.yaml_files import load_yaml
 from ...core.io import plain
 from ...errors import ConfigError
 
@@ -37,13 +38,8 @@ def load_config(path: str | Path | None = None) -> TernaryConfig:
     """
     values = OmegaConf.structured(TernaryConfig)
     if path is not None:
-        if not Path(path).is_file():
-            raise ConfigError("a YAML file", got="no such file", where=path, repair="load_config() has the defaults")
-        loaded = OmegaConf.load(path)
-        if not isinstance(loaded, DictConfig):
-            raise ConfigError("a mapping of keys to values", got=type(loaded).__name__, where=path)
         try:
-            values = OmegaConf.merge(values, loaded)
+            values = OmegaConf.merge(values, load_yaml(path))
         except OmegaConfBaseException as error:
             raise ConfigError("settings of the ternary VAE", got=str(error).splitlines()[0], where=path,
                               repair="conf/recipe/ternary_vae.yaml has all of them") from error  # fmt: skip
