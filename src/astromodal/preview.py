@@ -12,10 +12,8 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from .core.config_record import config_record
 from .core.manifest import fingerprint_config
+from .core.processes import worker_pool
 from .core.progress import format_seconds
 from .errors import TrainingError
 from .training.hooks import Callback
@@ -97,7 +96,7 @@ def preview_jobs(configs: Sequence[DictConfig]) -> Iterator[Cost]:
 
 
 def _in_new_process(config: DictConfig) -> Cost:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    with worker_pool(1) as pool:
         try:
             return pool.submit(measure, config).result()
         except BrokenProcessPool as error:

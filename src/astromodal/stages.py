@@ -16,6 +16,7 @@ from .config.schema import Baseline, Calibrate, Config, JudgeConfig, ObjectiveFi
 from .core.config_record import config_record
 from .core.io import read_jsonl, write_json
 from .core.manifest import fingerprint_config, fingerprint_file
+from .core.plotting import never_fatal
 from .core.runs import RunContext, sweep_job
 from .data import assign_splits, check_unique_ids, discover
 from .data.datacube import Datacube
@@ -131,7 +132,8 @@ def _train_lm(cfg: DictConfig, config: Config) -> float | None:
             _check_question(config, experiment)
         result = experiment.fit(resume)
         summary = experiment.summary(result)
-        examples = experiment.examples()  # on all processes: a sharded model computes on all of them or on none
+        # on all processes: a sharded model computes on all of them or on none
+        examples = never_fatal(experiment.examples)() or (None, [])
         errors = experiment.object_errors()
         if asks:
             summary["prediction"] = _prediction(run, config) if is_main() else {}
@@ -356,6 +358,7 @@ def _say_next(run: RunContext, cfg: DictConfig, made: str) -> None:
 # --------------------------------------------------------------------------------------------- plots
 
 
+@never_fatal
 def _plot_tokenizer(run: RunContext, name: str, report: dict[str, Any]) -> None:
     arrays, path = report.get("arrays") or {}, run.dir / "plots" / f"{name}_reconstruction.png"
     if name == "scalar":
@@ -372,6 +375,7 @@ def _plot_tokenizer(run: RunContext, name: str, report: dict[str, Any]) -> None:
         run.tracker.image(f"{name}_reconstruction", drawn, 0)
 
 
+@never_fatal
 def _plot_lm(run: RunContext, experiment: Any, summary: dict[str, Any], examples: tuple) -> None:
     folder = run.dir / "plots"
     marginal = summary["baselines"]["marginal"] if summary.get("baselines") else None

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from astromodal.core import plotting
 
 SRC = str(plotting.__file__).rsplit("/astromodal/", 1)[0]
@@ -34,3 +36,30 @@ def test_matplotlib_is_imported_only_to_draw():
     code = "import sys, astromodal.core.plotting; print([m for m in sys.modules if m.startswith('matplotlib')])"
     done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": SRC}, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+def test_a_plot_that_fails_is_a_warning_that_names_it(tmp_path: Path, caplog):
+    @plotting.never_fatal
+    def draw(path: Path) -> Path:
+        plotting.save(plotting.panels_in_a_row(1, 2.0, 1.5)[0], path / "file")  # its folder is a file
+        return path
+
+    (tmp_path / "x.png").write_text("")
+    assert draw(tmp_path / "x.png") is None
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and record.getMessage().startswith("not drawn: x.png (")
+    with pytest.raises(KeyboardInterrupt):
+        plotting.never_fatal(_interrupted)()
+
+
+def _interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("unit", [r"$M_{\sun}$", r"\micron", "$", r"$10^{-17}$ erg"])
+def test_a_unit_in_latex_is_drawn_in_any_case(tmp_path: Path, unit: str):
+    figure, (axis,) = plotting.panels_in_a_row(1, 2.0, 1.5)
+    axis.set(title=unit, ylabel="$x^2$", yscale="log", ylim=(1, 100))
+    assert plotting.save(figure, tmp_path / "x.png").stat().st_size > 1000
+    assert axis.title.get_parse_math() == ("sun" not in unit) and axis.yaxis.label.get_parse_math()
+    assert [p.name for p in tmp_path.iterdir()] == ["x.png"]

@@ -58,8 +58,8 @@ def test_a_written_configuration_can_be_read_back_into_the_schema(tmp_path):
     [
         (DataError("a column", got="none"), "FAILED", False),
         (ZeroDivisionError("by zero"), "FAILED", True),
-        (KeyboardInterrupt(), "INTERRUPTED", True),
-        (SystemExit(3), "INTERRUPTED", True),
+        (KeyboardInterrupt(), "INTERRUPTED", False),
+        (SystemExit(3), "INTERRUPTED", False),
     ],
 )
 def test_an_exception_is_recorded_and_goes_on(tmp_path, capfd, monkeypatch, error, status, on_terminal):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, UserError
+from .signals import Stopped, stops_raised
 
 EXAMPLES = {
     "train_tokenizers": ("tokenizer=image", "data=splus data.root=/data/cubes", "-m tokenizer.scalar.n_bins=256,1024"),
@@ -82,16 +83,22 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
 
 @contextmanager
 def one_line_errors(again: str) -> Iterator[None]:
-    """Block in which what the user can repair is one line and exit code 1, and an interruption exit code 130.
+    """Block in which what the user can repair is one line and exit code 1.
+
+    An interruption is one line and exit code 130, a signal of a queue one line and 128 + its number.
 
     Args:
         again: what running an interrupted command again means.
     """
     try:
-        yield
+        with stops_raised():
+            yield
     except KeyboardInterrupt:
         print(f"error: interrupted; run the same command again ({again})", file=sys.stderr)
         raise SystemExit(130) from None
+    except Stopped as stop:
+        print(f"{_which_process()}error: stopped by {stop}; run the same command again ({again})", file=sys.stderr)
+        raise SystemExit(stop.exit_code) from None
     except Exception as error:
         from .explain import explain
 

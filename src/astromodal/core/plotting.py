@@ -1,20 +1,45 @@
 """What all figures have in common: colours, panels beside each other, curves over steps, the PNG file.
 
-Nothing here needs a display, or imports matplotlib before a figure is made.
+A plot is for looking at, never what a run is for: one that fails is a warning (:func:`never_fatal`). Nothing here
+needs a display, or imports matplotlib before a figure is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from .atomic import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+P, R = ParamSpec("P"), TypeVar("R")
+_log = logging.getLogger("astromodal.plots")
+
 # colour-blind safe (Okabe and Ito 2008), with a softer black
 INK, BLUE, ORANGE, GREEN, PINK, YELLOW = "#333333", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"
+
+
+def never_fatal(function: Callable[P, R]) -> Callable[P, R | None]:
+    """Decorator of a function that draws: an error in it is a warning and the answer ``None``, nothing drawn."""
+
+    @functools.wraps(function)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> R | None:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            what = [a.name for a in (*args, *kwargs.values()) if isinstance(a, Path)]
+            text = " ".join(str(error).split())[:200]
+            _log.warning("not drawn: %s (%s: %s)", *what[:1] or [function.__name__.strip("_")], type(error).__name__,
+                         text)  # fmt: skip
+            return None
+
+    return drawn
 
 
 def panels_in_a_row(n: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -52,6 +77,23 @@ def legend_and_grid(axis: Axes, fontsize: float = 7) -> None:
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a PNG; the folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with atomic_path(path) as unfinished:
+        write_figure(figure, unfinished, format="png", dpi=110)
     return path
+
+
+def write_figure(figure: Figure, target: Any, **options: Any) -> None:
+    """``figure.savefig``; a name or unit in LaTeX that matplotlib cannot read is shown as it is written."""
+    try:
+        figure.savefig(target, **options)
+    except ValueError:
+        from matplotlib.mathtext import MathTextParser
+        from matplotlib.text import Text
+
+        parser = MathTextParser("path")
+        for text in figure.findobj(Text):
+            try:
+                parser.parse(text.get_text())
+            except ValueError:
+                text.set_parse_math(False)
+        figure.savefig(target, **options)

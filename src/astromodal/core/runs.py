@@ -272,6 +272,8 @@ class RunContext:
             if status != "INTERRUPTED":  # whoever interrupts does not wait
                 self.tracker.lineage(self._record, self.config)
             self.tracker.close(exit_code=0 if status == "DONE" else 1)
+            if getattr(self.tracker, "broke_off", False) and "wandb_broke_off" not in self._record:
+                self.record(wandb_broke_off=True)
 
     def _say_end(self, status: str, error: BaseException | None) -> None:
         took = format_seconds(self.seconds)
@@ -279,6 +281,8 @@ class RunContext:
             self.log.info("done in %s: %s", took, self.dir)
         elif isinstance(error, UserError):
             self._to_file(f"failed after {took}: {error}")  # the entry script prints this one line on the terminal
+        elif status == "INTERRUPTED":
+            self._to_file(f"interrupted after {took}: {type(error).__name__}: {error}")  # and that it was interrupted
         else:
             self.log.error("%s after %s: %s: %s", status.lower(), took, type(error).__name__, error)
 

@@ -7,10 +7,12 @@ because the file is valid JSON.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -143,6 +145,8 @@ class Tracker(NullTracker):
 
                 settings = wandb.Settings(silent=True, console="off", init_timeout=30.0)
                 run = wandb.init(mode=attempt, resume="allow", settings=settings, **options)
+                atexit.unregister(_hush_wandb)
+                atexit.register(_hush_wandb)  # after W&B has registered its own, so that this comes first
                 run.define_metric("*", step_metric="step")
                 self.wandb_mode = attempt
                 return run
@@ -232,6 +236,17 @@ def _kept(name: str, mirror: Any, action: Callable[[Any], None], end: Callable[[
             end(mirror)
         return None
     return mirror
+
+
+def _hush_wandb() -> None:
+    """At exit, all runs being ended, W&B reports a service of its own that has died with a traceback: not so."""
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if not str(getattr(unraisable.object, "__module__", "")).startswith("wandb."):
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def legal_id(run_id: str) -> str:

@@ -12,6 +12,7 @@ from ..config.schema import JudgeConfig
 from ..core.codebook import Codebook
 from ..core.io import write_json
 from ..core.json_files import write_text
+from ..core.plotting import never_fatal
 from ..core.text_table import table
 from ..evaluation.any_to_any import any_to_any, read_results
 from ..evaluation.judge import Given, Judgement, judge
@@ -88,7 +89,8 @@ def write_judgement(found: Judgement, folder: Path, calibration_path: str | Path
     draw(found, folder / "plots")
 
 
-def draw(found: Judgement, folder: Path) -> dict[str, Path]:
+@never_fatal
+def draw(found: Judgement, folder: Path) -> dict[str, Path] | None:
     """All plots of a judgement; name → file, for those that there was something to draw of."""
     columns = found.result["columns"]
 

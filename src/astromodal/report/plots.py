@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..core.plotting import BLUE, GREEN, INK, ORANGE, curve, legend_and_grid, panels_in_a_row, points, save
+from ..core.plotting import BLUE, GREEN, INK, ORANGE, curve, legend_and_grid, never_fatal, panels_in_a_row, points, save
 
 TRUE, MODEL, OTHER = INK, BLUE, ORANGE
 COLOURS = {"image": BLUE, "scalar": ORANGE, "spectrum": GREEN}
 
 
+@never_fatal
 def plot_curves(
     records: Sequence[Mapping[str, float]], path: Path, baselines: Mapping[str, float] | None = None
 ) -> Path | None:
@@ -54,6 +55,7 @@ def plot_curves(
     return save(figure, path)
 
 
+@never_fatal
 def plot_gradient_shares(records: Sequence[Mapping[str, float]], path: Path) -> Path | None:
     """What the gradient ledger measured, against the optimizer step: shares, agreement with cross-entropy, weights.
 
@@ -79,6 +81,7 @@ def plot_gradient_shares(records: Sequence[Mapping[str, float]], path: Path) -> 
     return save(figure, path)
 
 
+@never_fatal
 def plot_cutouts(
     true: np.ndarray,
     reconstruction: np.ndarray,
@@ -119,6 +122,7 @@ def plot_cutouts(
     return save(figure, path)
 
 
+@never_fatal
 def plot_spectra(
     examples: Sequence[Mapping[str, object]], path: Path, *, labels: tuple[str, str] = ("true", "decoded")
 ) -> Path | None:
@@ -148,6 +152,7 @@ def plot_spectra(
     return save(figure, path)
 
 
+@never_fatal
 def plot_scalars(
     columns: Sequence[Mapping[str, object]], path: Path, *, title: str = "predicted against observed"
 ) -> Path | None:

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..core.plotting import GREEN, PINK, save
+from ..core.plotting import GREEN, PINK, never_fatal, save
 from ..metrics.photo_z import OUTLIER, normalised_errors
 from .plots import MODEL, OTHER, TRUE
 
@@ -41,6 +41,7 @@ def _panels(names: Sequence[str], title: str, size: float = 2.3) -> tuple[Figure
     return figure, list(zip(shown, axes, strict=False))
 
 
+@never_fatal
 def plot_photo_z(name: str, example: Mapping[str, np.ndarray], figures: Mapping[str, Any], path: Path) -> Path | None:
     """Predicted against true redshift with the outlier limits, and dz below it.
 
@@ -75,6 +76,7 @@ def plot_photo_z(name: str, example: Mapping[str, np.ndarray], figures: Mapping[
     return save(figure, path)
 
 
+@never_fatal
 def plot_pit(columns: Mapping[str, Mapping[str, Any]], path: Path) -> Path | None:
     """PIT histogram of each column; shaded: where 95 % of the bars of a calibrated model lie.
 
@@ -97,6 +99,7 @@ def plot_pit(columns: Mapping[str, Mapping[str, Any]], path: Path) -> Path | Non
     return save(figure, path)
 
 
+@never_fatal
 def plot_coverage(columns: Mapping[str, Mapping[str, Any]], path: Path) -> Path | None:
     """Share of objects inside of their central interval against what the interval promises.
 
@@ -117,6 +120,7 @@ def plot_coverage(columns: Mapping[str, Mapping[str, Any]], path: Path) -> Path 
     return save(figure, path)
 
 
+@never_fatal
 def plot_by_bins(
     columns: Mapping[str, Mapping[str, Any]], path: Path, *, label: str, log: bool = False, unit: str = ""
 ) -> Path | None:
@@ -150,6 +154,7 @@ def plot_by_bins(
     return save(figure, path)
 
 
+@never_fatal
 def plot_against(columns: Mapping[str, Mapping[str, Any]], path: Path, figure_name: str = "crps") -> Path | None:
     """Difference from every baseline with its interval, as a share of the baseline: left of 0 the model is better.
 
@@ -187,6 +192,7 @@ def plot_against(columns: Mapping[str, Mapping[str, Any]], path: Path, figure_na
     return save(figure, path)
 
 
+@never_fatal
 def plot_recalibration(columns: Mapping[str, Mapping[str, Any]], path: Path) -> Path | None:
     """Density of PIT values between the quantiles before and after each correction, on objects not fitted on.
 
@@ -215,6 +221,7 @@ def plot_recalibration(columns: Mapping[str, Mapping[str, Any]], path: Path) -> 
     return save(figure, path)
 
 
+@never_fatal
 def plot_chi2_by_pixel(groups: Mapping[str, Mapping[str, Any]], path: Path) -> Path | None:
     """Where in wavelength predicted spectra are off: mean χ² (1 is the noise) and mean of (observed - predicted) / σ.
 
@@ -241,6 +248,7 @@ def plot_chi2_by_pixel(groups: Mapping[str, Mapping[str, Any]], path: Path) -> P
     return save(figure, path)
 
 
+@never_fatal
 def plot_matrix(matrix: Any, path: Path) -> Path | None:
     """Heat map of an any-to-any matrix with its values; grey: not measured.
 

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..core.plotting import save
+from ..core.plotting import never_fatal, save
 from .plots import MODEL, OTHER, TRUE
 from .prediction_plots import BASELINE_COLOURS
 
@@ -23,6 +23,7 @@ MAX_LABELS = 12
 _WIDE = 30.0  # positive values over a larger factor are drawn on logarithmic axes
 
 
+@never_fatal
 def plot_probe_predictions(labels: Sequence[Mapping[str, Any]], path: Path) -> Path | None:
     """Predicted against observed values of held-out objects: a row per label, a panel per probe, equal axes.
 
@@ -68,6 +69,7 @@ def _square(axis: Axes, low: float, high: float, log: bool) -> None:
     axis.tick_params(labelsize=7)
 
 
+@never_fatal
 def plot_probe_r2(results: Sequence[Mapping[str, Any]], path: Path) -> Path | None:
     """R2 of both probes and of the marginal with their 95 % intervals, a row per label; 1 is perfect.
 

@@ -26,6 +26,7 @@ import numpy as np
 from ..config.schema import HardwareConfig
 from ..core.io import write_json, write_text
 from ..core.manifest import fingerprint_file
+from ..core.plotting import never_fatal
 from ..errors import ConfigError
 from ..evaluation.embedding import write_embeddings
 from ..evaluation.frozen import open_frozen
@@ -132,6 +133,7 @@ def _said(written: Mapping[str, int]) -> str:
     return f"embeddings of {written['objects']} objects{null}"
 
 
+@never_fatal
 def draw(judged: Sequence[Judged], folder: Path) -> None:
     """Both pictures of probes."""
     panels = [

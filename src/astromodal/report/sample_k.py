@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..core.plotting import GREEN, PINK, YELLOW, save
+from ..core.plotting import GREEN, PINK, YELLOW, never_fatal, save
 from ..core.text_table import markdown, table
 from .plots import MODEL, OTHER, TRUE
 from .tables import MODALITIES
@@ -112,7 +112,8 @@ def study_markdown(study: Study) -> str:
 # --------------------------------------------------------------------------------------------- plot
 
 
-def plot_study(study: Study, cosine: float, path: Path) -> Path:
+@never_fatal
+def plot_study(study: Study, cosine: float, path: Path) -> Path | None:
     """Error with the prediction, cosine, and cost against k."""
     figure = Figure(figsize=(13.5, 4.2), layout="constrained")
     error, cosines, cost = figure.subplots(1, 3)

@@ -13,6 +13,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..core.plotting import never_fatal
+
 STYLE = {
     "svg.fonttype": "none",  # text stays text: small, sharp, searchable
     "font.family": "sans-serif",
@@ -28,9 +30,13 @@ P, R = ParamSpec("P"), TypeVar("R")
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
-def drawing(function: Callable[P, R]) -> Callable[P, R]:
-    """Decorator of a function that draws: everything in it has this module's style, and settings stay as they were."""
+def drawing(function: Callable[P, R]) -> Callable[P, R | None]:
+    """Decorator of a function that draws: everything in it has this module's style, and settings stay as they were.
 
+    What cannot be drawn is a warning and ``None``, as of :func:`~astromodal.core.plotting.never_fatal`.
+    """
+
+    @never_fatal
     @functools.wraps(function)
     def styled(*args: P.args, **kwargs: P.kwargs) -> R:
         with rc_context(STYLE):

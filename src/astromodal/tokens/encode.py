@@ -8,12 +8,9 @@ several processes may work on different ones, and a failure in one leaves the ot
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +19,7 @@ import numpy as np
 
 from .. import errors
 from ..core.manifest import fingerprint_arrays, fingerprint_config, fingerprint_file, read_manifest, update_manifest
+from ..core.processes import worker_pool
 from ..errors import ArtifactError, ArtifactMissingError, DataError, UserError
 from ..data.findings import Findings, damage
 from ..tokenizers.base import plain
@@ -213,10 +211,8 @@ def _in_this_process(
 _worker: dict[str, Any] = {}
 
 
-def _start_worker(tokenizers: Any, data: DataConfig, folder: Path, n_threads: int) -> None:
+def _start_worker(tokenizers: Any, data: DataConfig, folder: Path) -> None:
     _worker.update(tokenizers=tokenizers, data=data, folder=folder)
-    if "torch" in sys.modules:  # some tokenizer has a network
-        sys.modules["torch"].set_num_threads(n_threads)
 
 
 def _work(job: _Job) -> tuple[dict[str, Any] | None, str, str]:
@@ -232,13 +228,9 @@ def _in_processes(
     jobs: list[_Job], tokenizers: Any, data: DataConfig, folder: Path, n_processes: int, log: logging.Logger, bar: Any
 ) -> dict[str, dict[str, Any]]:
     """As :func:`_in_this_process`; after a failure running fields are finished and no new one is begun."""
-    n_threads = max((os.cpu_count() or 1) // n_processes, 1)
-    context = multiprocessing.get_context("spawn")  # torch and Arrow hold threads, which do not survive a fork
     summaries: dict[str, dict[str, Any]] = {}
     failure: UserError | None = None
-    with ProcessPoolExecutor(
-        n_processes, mp_context=context, initializer=_start_worker, initargs=(tokenizers, data, folder, n_threads)
-    ) as pool:
+    with worker_pool(n_processes, _start_worker, (tokenizers, data, folder)) as pool:
         futures: dict[Future, _Job] = {pool.submit(_work, job): job for job in jobs}
         for future in as_completed(futures):
             job = futures[future]

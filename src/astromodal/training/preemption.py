@@ -1,16 +1,12 @@
-"""SIGTERM and SIGUSR1, as queues send them before they take a machine away: finish the step, save, leave.
-
-The exit code is 128 + the signal's number (143 for SIGTERM, 138 for SIGUSR1), which a queue can act on.
-"""
+"""SIGTERM and SIGUSR1 within the training loop: finish the step, save, leave."""
 
 from __future__ import annotations
 
 import signal
-import threading
+from contextlib import ExitStack
 from types import FrameType, TracebackType
-from typing import Any
 
-SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+from ..config.signals import handled
 
 
 class Preempted(Exception):
@@ -22,7 +18,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._previous: dict[int, Any] = {}
+        self._block = ExitStack()
 
     @property
     def exit_code(self) -> int:
@@ -34,17 +30,19 @@ class StopSignals:
         if self.received is not None:
             raise Preempted
 
+    def pass_on(self) -> None:
+        """After the block: let a signal that came too late to be acted on have its usual effect."""
+        if self.received is not None:
+            signal.raise_signal(self.received)
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = number
 
     def __enter__(self) -> StopSignals:
-        # Python lets only the main thread handle signals; in another one the default stays.
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._block.enter_context(handled(self._note))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+        self._block.close()

@@ -6,9 +6,7 @@ import csv
 import io
 import logging
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from ...config.schema import SyntheticConfig
 from ...core.atomic import FileLock, writing
 from ...core.io import write_text
 from ...core.manifest import read_manifest, write_manifest
+from ...core.processes import worker_pool
 from ...errors import ArtifactError
 from .population import field_name, zero_points
 from .write import write_field
@@ -93,7 +92,7 @@ def _write_fields(config: SyntheticConfig, jobs: list[tuple[Path, SyntheticConfi
     n, folder = config.n_objects_per_field, jobs[0][0].parent
     log.info("writing a synthetic sky: %d fields of %d objects in %s", len(jobs), n, folder)
     if config.n_processes > 1 and len(jobs) > 1:
-        with ProcessPoolExecutor(min(config.n_processes, len(jobs)), mp_context=get_context("spawn")) as pool:
+        with worker_pool(min(config.n_processes, len(jobs))) as pool:
             list(pool.map(_write_job, jobs))
     else:
         for job in jobs:

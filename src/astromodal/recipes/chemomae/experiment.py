@@ -60,7 +60,8 @@ def run(config: Config, run: RunContext) -> dict[str, Any]:
         "examples": plot_examples(*shown, folder / "examples.png"),
     }
     for name, path in drawn.items():
-        run.tracker.image(name, path, trainer.loop.global_step)
+        if path:
+            run.tracker.image(name, path, trainer.loop.global_step)
     return figures
 
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ...core.plotting import BLUE, INK, ORANGE, curve, legend_and_grid, panels_in_a_row, points, save
+from ...core.plotting import BLUE, INK, ORANGE, curve, legend_and_grid, never_fatal, panels_in_a_row, points, save
 
 
-def plot_learning(records: Sequence[Mapping[str, Any]], loss: str, path: Path) -> Path:
+@never_fatal
+def plot_learning(records: Sequence[Mapping[str, Any]], loss: str, path: Path) -> Path | None:
     """Loss at hidden values of training and validation, and the learning rate, against the epoch.
 
     Args:
@@ -30,7 +31,8 @@ def plot_learning(records: Sequence[Mapping[str, Any]], loss: str, path: Path) -
     return save(figure, path)
 
 
-def plot_examples(x: np.ndarray, painted: np.ndarray, visible: np.ndarray, path: Path) -> Path:
+@never_fatal
+def plot_examples(x: np.ndarray, painted: np.ndarray, visible: np.ndarray, path: Path) -> Path | None:
     """Test spectra (n, L), their reconstructions, and what the encoder saw of them (grey where it did not)."""
     figure = Figure(figsize=(8.2, 1.9 * len(x) + 0.3), layout="constrained")
     places = np.arange(x.shape[1])

@@ -122,7 +122,8 @@ def _draw(
         "latents": plot_latents(*unit_figures(model, held_out), run.dir / "plots" / "latents.png"),
     }
     for name, path in drawn.items():
-        run.tracker.image(name, path)
+        if path:
+            run.tracker.image(name, path)
     write_json(run.dir / "history.json", history)
 
 

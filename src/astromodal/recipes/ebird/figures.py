@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from ...codecs.variational import ACTIVE_VARIANCE
-from ...core.plotting import BLUE, GREEN, INK, ORANGE, legend_and_grid, panels_in_a_row, save
+from ...core.plotting import BLUE, GREEN, INK, ORANGE, legend_and_grid, never_fatal, panels_in_a_row, save
 
 PANELS = (("loss", "total loss"), ("recon_loss", "reconstruction"), ("kl_loss", "KL divergence"))
 
 
-def plot_curves(history: Mapping[str, Sequence[float]], levels: Mapping[str, float], path: Path) -> Path:
+@never_fatal
+def plot_curves(history: Mapping[str, Sequence[float]], levels: Mapping[str, float], path: Path) -> Path | None:
     """Losses of training and validation against the epoch, nats per checklist; dashed: reference levels.
 
     Args:
@@ -37,7 +38,8 @@ def plot_curves(history: Mapping[str, Sequence[float]], levels: Mapping[str, flo
     return save(figure, path)
 
 
-def plot_latents(divergence: np.ndarray, variance: np.ndarray, path: Path) -> Path:
+@never_fatal
+def plot_latents(divergence: np.ndarray, variance: np.ndarray, path: Path) -> Path | None:
     """Mean divergence of each latent in descending order; grey where the posterior mean hardly varies."""
     order = np.argsort(divergence)[::-1]
     active = variance[order] > ACTIVE_VARIANCE

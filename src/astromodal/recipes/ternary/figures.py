@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ...core.plotting import BLUE, INK, ORANGE, curve, legend_and_grid, panels_in_a_row, points, save
+from ...core.plotting import BLUE, INK, ORANGE, curve, legend_and_grid, never_fatal, panels_in_a_row, points, save
 from .measures import Geometry, best_hierarchy
 
 
-def plot_hierarchy(found: Geometry, inner: float, outer: float, path: Path) -> Path:
+@never_fatal
+def plot_hierarchy(found: Geometry, inner: float, outer: float, path: Path) -> Path | None:
     """Radii of the operations of each valuation: every one as a point, the median, and what the radial term asks for.
 
     Args:
@@ -38,6 +39,7 @@ def plot_hierarchy(found: Geometry, inner: float, outer: float, path: Path) -> P
     return save(figure, path)
 
 
+@never_fatal
 def plot_learning(records: Sequence[Mapping[str, Any]], path: Path) -> Path | None:
     """Loss terms, KL divergence with its controller, coverage and hierarchy against the optimizer step.
 
