@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -164,7 +165,9 @@ class LanguageModelRun:
             tracker=run.tracker, output_dir=run.dir, progress=run.progress, resume=resume, init_from=config.init_from,
         )  # fmt: skip
         run.record(model=self.loop.summary())
-        return self.loop.fit()
+        result = self.loop.fit()
+        run.record(arithmetic=asdict(self.loop.choice))
+        return result
 
     def training_loop(self, training: TrainingConfig, **keywords: Any) -> TrainingLoop:
         """The loop over this run's objective and training split; ``keywords`` are those of :class:`TrainingLoop`."""

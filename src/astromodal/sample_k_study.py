@@ -223,7 +223,7 @@ def measure(options: argparse.Namespace, experiment: LanguageModelRun, device: A
         gradients.run(groups, bar.update)
     if device.type == "cuda":
         configure_cuda_performance(hardware.tf32)
-    precision = MixedPrecision(hardware.precision, device)
+    precision = MixedPrecision.of(hardware, device)
     with reader.progress((options.rounds + 1) * (len(ks) + 1), "costs", unit="round") as bar:
         largest = max(groups, key=lambda group: sum(int(batch["attn_mask"].sum()) for batch in group))
         costs = loss_costs(experiment.objective, largest, [*ks, None], rounds=options.rounds,

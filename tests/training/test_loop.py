@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others() -> None:
 
 @pytest.mark.parametrize("precision", [Precision.bf16, Precision.fp16, Precision.auto])
 def test_every_precision_trains_on_the_cpu(precision: Precision) -> None:
-    settings = options(epochs=15) | {"hardware": HardwareConfig(device="cpu", precision=precision)}
+    settings = options(epochs=15) | {"hardware": HardwareConfig(device="cpu", precision=precision, cpu_bf16=True)}
     tracker = MemoryTracker()
     TrainingLoop(ToyObjective(ToyNet(dropout=0.0)), ToyLoader(), tracker=tracker, **settings).fit()
     losses = tracker.column("train/loss")

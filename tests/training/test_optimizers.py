@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from astromodal.config.schema import OptimizerConfig, OptimizerName
 from astromodal.errors import ConfigError
-from astromodal.training.muon import JointOptimizer, hidden_matrices
+from astromodal.training.muon import JointOptimizer, Muon, hidden_matrices, orthogonal
 from astromodal.training.optimizers import build_optimizer
 
 
@@ -89,6 +89,56 @@ def test_muons_update_is_the_orthogonalised_momentum_scaled_by_the_shape() -> No
         cosine = (update * (u @ vh)).sum() / (update.norm() * (u @ vh).norm())
         singular = torch.linalg.svdvals(update)
         assert cosine > 0.95 and singular.min() > 0.4 and singular.max() < 1.4
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch 2.9 brought it")
+def test_muon_in_bf16_is_torchs_own_to_the_bit() -> None:
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Linear(6, 24, bias=False), nn.Linear(24, 6, bias=False))
+    theirs = deepcopy(ours)
+    a = Muon(list(ours.parameters()), 0.02, 0.9, 0.1)
+    b = torch.optim.Muon(theirs.parameters(), lr=0.02, momentum=0.9, weight_decay=0.1, adjust_lr_fn="original")
+    for _ in range(4):
+        x = torch.randn(32, 6)
+        for model, optimizer in ((ours, a), (theirs, b)):
+            optimizer.zero_grad()
+            model(x).square().sum().backward()
+            optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(ours.parameters(), theirs.parameters(), strict=True))
+    a.load_state_dict(b.state_dict())  # a checkpoint from before there was a choice goes on in bf16
+    assert a.param_groups[0]["precision"] == "bf16"
+
+
+@pytest.mark.parametrize("shape", [(24, 6), (6, 24), (16, 16)])
+def test_muons_products_in_float32_orthogonalise_as_well(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    exact, rough = orthogonal(matrix, torch.float32), orthogonal(matrix, torch.bfloat16)
+    assert exact.dtype == torch.float32 and exact.shape == shape
+    values = torch.linalg.svdvals(exact)
+    assert values.min() > 0.6 and values.max() < 1.25
+    assert (exact - rough.float()).norm() < 0.05 * exact.norm()
+
+
+class WithTokens(nn.Module):
+    """Learned tokens and scales of the shapes that people give them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cls_token = nn.Parameter(torch.ones(1, 1, 6))
+        self.mask_tokens = nn.Parameter(torch.ones(3, 6))
+        self.pos = nn.Parameter(torch.ones(1, 9, 6))
+        self.scale = nn.Parameter(torch.ones(1, 6, 1, 1))
+        self.mixer = nn.Parameter(torch.ones(6, 6))
+        self.token_mixer, self.one = nn.Linear(6, 6), nn.Linear(6, 1)
+        self.kernel = nn.Conv2d(1, 1, 3)
+
+
+@pytest.mark.parametrize("name", [OptimizerName.adamw, OptimizerName.adam, OptimizerName.muon])
+def test_learned_tokens_and_vectors_of_any_shape_do_not_decay(name: OptimizerName) -> None:
+    model = WithTokens()
+    optimizer = build_optimizer(model, OptimizerConfig(name=name, weight_decay=0.1))
+    decayed = {n for g in optimizer.param_groups if g["weight_decay"] > 0 for n in names_of(model, g["params"])}
+    assert decayed == {"mixer", "token_mixer.weight", "one.weight", "kernel.weight"}
 
 
 @pytest.mark.parametrize("name", [n for n in OptimizerName if n is not OptimizerName.riemannian_adam])

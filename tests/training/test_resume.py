@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from astromodal.config.signals import Stopped, stops_raised
 from astromodal.config.schema import OptimizerConfig, OptimizerName
 from astromodal.core.tracking import Tracker
 from astromodal.errors import ArtifactError, ConfigError
@@ -177,6 +178,21 @@ def test_muon_is_resumed_exactly(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_a_new_run_in_a_used_folder_keeps_the_earlier_one(tmp_path: Path, caplog) -> None:
+    make(tmp_path).fit()
+    before = {p.relative_to(tmp_path): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for n in (1, 2):
+        loop = make(tmp_path)
+        loop.resume, loop.init_from = None, tmp_path / "best_model.pt"
+        loop.fit()
+        assert f"which is kept in earlier_{n}" in caplog.text
+    kept = tmp_path / "earlier_1"
+    assert {p.relative_to(kept): p.read_bytes() for p in kept.rglob("*") if p.is_file()} == before
+    assert {p.name for p in tmp_path.iterdir()} == {p.name for p in kept.iterdir()} | {"earlier_1", "earlier_2"}
+    make(tmp_path).fit()  # a resume moves nothing
+    assert not (tmp_path / "earlier_3").exists()
+
+
 def test_skipped_batches_are_not_loaded_again(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         make(tmp_path, KillAt(7)).fit()
@@ -209,6 +225,21 @@ def test_a_signal_finishes_the_step_saves_and_exits(uninterrupted, tmp_path, num
     assert load_checkpoint(tmp_path / "checkpoints/last.pt")["global_step"] == step
     make(tmp_path).fit()
     assert_same_run(uninterrupted, tmp_path)
+
+
+def test_a_signal_after_the_last_step_ends_what_would_follow_the_training(uninterrupted: Path, tmp_path: Path) -> None:
+    loop = make(tmp_path)
+    save = loop.save
+
+    def save_and_stop() -> None:
+        save()
+        if loop.done:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    loop.save = save_and_stop
+    with pytest.raises(Stopped, match="SIGTERM"), stops_raised():
+        loop.fit()
+    assert_same_run(uninterrupted, tmp_path)  # the training is whole, with the weights of its end
 
 
 def test_a_signal_in_a_validation_repeats_the_validation_after_the_resume(uninterrupted: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def open_frozen(
     plan = hidden_plan(trained.layout, trained.sequence, labels, given, log)
     device = resolve_device(hardware.device)
     n_bins = [len(binner.centers_) for binner in trained.tokenizers.scalar.binners]
-    precision = MixedPrecision(hardware.precision, device)
+    precision = MixedPrecision.of(hardware, device)
     engine = Engine(trained.model.to(device), trained.layout.vocab, n_bins, precision, batch_size)
     return Frozen(trained, tokens, tuple(labels), plan, engine, hardware)
 

@@ -83,7 +83,7 @@ class Predictor:
         n_bins = [] if self.bins is None else self.bins.n_bins.tolist()
         if hardware.n_threads is not None:
             torch.set_num_threads(hardware.n_threads)
-        self.precision = MixedPrecision(hardware.precision, device)
+        self.precision = MixedPrecision.of(hardware, device)
         self.engine = Engine(trained.model.to(device), vocab, n_bins, self.precision, settings.batch_size)
         draws = DrawSettings(settings.n_samples, settings.temperature, settings.top_p, seed)
         self.drawer = Drawer(self.engine, tokenizers, self.bins, draws)

@@ -11,6 +11,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from .sharded import forget_whole, like
 
 KEYS = ("model", "optimizer", "scheduler", "scaler", "ema", "rng", "sampler", "callbacks",
         "global_step", "epoch", "config", "history")  # fmt: skip
+FILES = ("checkpoints", "best_model.pt", "final_model.pt", "training_history.json")  # of a run, in its directory
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
 _OPTIONAL_PREFIX = "model."  # a checkpoint of a whole objective
 
@@ -89,6 +91,20 @@ class CheckpointStore:
         for path in self.numbered()[max(self.keep_last, 0) :]:
             with writing(path):
                 path.unlink(missing_ok=True)
+
+    def set_aside(self) -> Path | None:
+        """Move what an earlier run has left here to a folder of its own, before a new one begins; None: nothing."""
+        found = [self.run_dir / name for name in FILES if (self.run_dir / name).exists()]
+        if not found:
+            return None
+        found += [path for path in [self.run_dir / "metrics.jsonl"] if path.exists()]
+        taken = {path.name for path in self.run_dir.glob("earlier_*")}
+        target = self.run_dir / next(name for n in count(1) if (name := f"earlier_{n}") not in taken)
+        with writing(target):
+            target.mkdir()
+            for path in found:
+                path.rename(target / path.name)
+        return target
 
     def numbered(self) -> list[Path]:
         """``step_<n>.pt``, newest first."""

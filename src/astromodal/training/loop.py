@@ -94,7 +94,9 @@ class TrainingLoop(LoopState):
             finally:
                 if self.bar is not None and hasattr(self.bar, "close"):
                     self.bar.close()
-        return self._finish()
+        result = self._finish()
+        self.signals.pass_on()  # one that came with the last step: the training is whole, what follows is not begun
+        return result
 
     def _run_epoch(self) -> None:
         """Steps to the end of the epoch, or of the run."""
@@ -195,7 +197,11 @@ class TrainingLoop(LoopState):
             seed_everything(self.seed + distributed.this_rank())
             described = describe(type(self.model).__name__, self.summary())
             self.log.info("%s, %s, %s", described, self.device, self.precision.name)
-            self.rewind_due = restore(self) or self.resume is not None
+            restored = restore(self)
+            self.rewind_due = restored or self.resume is not None
+            if not restored:
+                self.set_aside()
+            self.say_choice()
         warmup = fitted_warmup(self.schedule_config.warmup_steps, self.total_steps)
         if warmup != self.schedule_config.warmup_steps:
             self.log.info("schedule.warmup_steps=%d does not fit a run of %d steps: shortened to %d",

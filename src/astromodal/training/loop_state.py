@@ -12,10 +12,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config.schema import HardwareConfig, MonitorMode, OptimizerConfig, ScheduleConfig, TrainingConfig
+from ..config.schema import (
+    HardwareConfig,
+    MonitorMode,
+    OptimizerConfig,
+    OptimizerName,
+    Precision,
+    ScheduleConfig,
+    TrainingConfig,
+)
 from ..core.atomic import writing
+from ..core.rank import broadcast_object
 from ..core.tracking import NullTracker
 from . import distributed
+from .arithmetic import Choice, choose
 from .background import BackgroundWriter
 from .callbacks import Best, Callback, EarlyStopping
 from .checkpoint import CheckpointStore, load_checkpoint
@@ -65,13 +75,13 @@ class LoopState:
         self.resume, self.init_from = resume, init_from
         configs = {"training": training, "optimizer": optimizer, "schedule": schedule}
         self.config_record = default_record(configs) if config_record is None else config_record
-        self._prepare_hardware(hardware)
+        self._prepare_hardware(hardware, OptimizerName(optimizer.name))
         self.model: nn.Module = objective.model
         if distributed.wants_shards(hardware.parallel):
             shard(self.model, self.device, self.precision.name)  # before the move: the whole may not fit
         self.objective: Any = objective.to(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = build_optimizer(self.model, optimizer)
+        self.optimizer = build_optimizer(self.model, optimizer, self.choice.muon)
         self._forward = distributed.wrap(self.objective, self.device)  # all ranks now hold the weights of the first
         self.ema = ParameterAverage(self.model, training.ema_decay) if training.ema_decay is not None else None
         if hardware.compile:
@@ -93,7 +103,7 @@ class LoopState:
         self.store = CheckpointStore(Path(output_dir), training.keep_last, self.log) if output_dir else None
         self._reset_state()
 
-    def _prepare_hardware(self, hardware: HardwareConfig) -> None:
+    def _prepare_hardware(self, hardware: HardwareConfig, optimizer: OptimizerName) -> None:
         if hardware.n_threads is not None:
             torch.set_num_threads(hardware.n_threads)
         self.deterministic = hardware.deterministic
@@ -103,7 +113,18 @@ class LoopState:
         if self.device.type == "cuda":
             configure_cuda_performance(hardware.tf32)
         distributed.join_process_group(self.device, hardware.rank_timeout_s)
-        self.precision = MixedPrecision(hardware.precision, self.device)
+        self.choice = broadcast_object(choose(hardware, self.device, optimizer))  # clocks differ from rank to rank
+        self.precision = MixedPrecision(Precision(self.choice.precision), self.device)
+        self._insists = hardware.cpu_bf16 is not None
+
+    def keep_choice(self, earlier: Choice) -> None:
+        """Compute in what an earlier attempt of this run has chosen, where that is still a choice."""
+        self.choice = self.choice.after(earlier, self._insists)
+        if self.choice.precision != self.precision.name:
+            self.precision = MixedPrecision(Precision(self.choice.precision), self.device)
+        for group in self.optimizer.param_groups:
+            if "precision" in group:
+                group["precision"] = self.choice.muon
 
     def _reset_state(self) -> None:
         """Everything that a checkpoint brings back, as it is before the first step."""
@@ -166,6 +187,20 @@ class LoopState:
         """Size and cost of the model, and tokens per step; see :mod:`astromodal.training.summary`."""
         return training_summary(self.model, self.feed.loader, self.steps_per_epoch)
 
+    def say_choice(self) -> None:
+        """Log what the run computes in, where that is not simply what was asked for."""
+        wanted, precision, muon = self.choice.wanted, self.choice.precision, self.choice.muon
+        if self.device.type != "cpu" or self._insists:
+            return
+        has_muon = any("precision" in group for group in self.optimizer.param_groups)
+        if wanted not in (precision, "auto"):
+            self.log.warning("hardware.precision=%s: in %s, which this CPU is faster in (hardware.cpu_bf16=true insists)",
+                             wanted, precision)  # fmt: skip
+        elif wanted == "auto" and precision != "float32":
+            self.log.info("precision %s, which this CPU is faster in (hardware.precision=float32: as it was)", precision)
+        if has_muon:
+            self.log.info("Muon's products in %s, which this CPU is faster in", muon)
+
     @property
     def learning_rates(self) -> dict[str, float]:
         """``optim/lr``, and one for each part of a joint optimizer."""
@@ -214,6 +249,14 @@ class LoopState:
                     self.writer.submit(write, state)
             distributed.barrier()
         self._improved = self._save_wanted = False
+
+    def set_aside(self) -> None:
+        """A new run in a used folder keeps what the earlier one has left there; call it on all ranks."""
+        if self.store is not None and self.is_main:
+            kept = self.store.set_aside()
+            if kept is not None:
+                self.log.warning("%s holds an earlier run, which is kept in %s", self.store.run_dir, kept.name)
+        distributed.barrier()
 
     @contextmanager
     def writing_in_background(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """From configuration to optimizer: which parameters decay, which update they get.
 
-Matrices and convolution kernels decay; biases, norms and embeddings do not (they are few, and pulling them to
-zero only costs accuracy). A further optimizer is one function in ``BUILDERS``.
+Matrices and convolution kernels decay; biases, norms, embeddings, positions and learned tokens do not (they are few,
+and pulling them to zero only costs accuracy). A further optimizer is one function in ``BUILDERS``.
 """
 
 from __future__ import annotations
@@ -13,20 +13,26 @@ from torch import nn
 
 from ..config.schema import OptimizerConfig, OptimizerName
 from ..errors import ConfigError
-from .muon import JointOptimizer, build_muon, hidden_matrices
+from .muon import JointOptimizer, Muon, hidden_matrices
 from .riemannian import build_riemannian_adam, manifold_points
 
 Optimizer = torch.optim.Optimizer | JointOptimizer
 
 
 def no_decay_ids(model: nn.Module) -> set[int]:
-    """Ids of the parameters without weight decay: fewer than two dimensions, or an embedding's."""
+    """Ids of the parameters without weight decay: vectors of any shape, tables, and learned tokens."""
     found = {id(p) for p in model.parameters() if p.ndim < 2}
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             found |= {id(p) for p in module.parameters()}
     # Tables that are plain parameters, as positions often are.
     found |= {id(p) for name, p in model.named_parameters() if "embed" in name or "position" in name}
+    # A class token of shape (1, 1, D) or (n, D) is no map either; the weights of layers are named weight.
+    for name, p in model.named_parameters():
+        own = name.rsplit(".", 1)[-1]
+        is_vector = not own.endswith("weight") and sum(n > 1 for n in p.shape) < 2
+        if is_vector or {"token", "tokens", "cls", "pos"} & set(own.split("_")):
+            found.add(id(p))
     return found
 
 
@@ -47,7 +53,9 @@ def fused_supported(groups: list[dict]) -> bool:
     return all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in parameters)
 
 
-def _adamw(model: nn.Module, config: OptimizerConfig, skip: frozenset[int] = frozenset()) -> torch.optim.Optimizer:
+def _adamw(
+    model: nn.Module, config: OptimizerConfig, _: str = "", skip: frozenset[int] = frozenset()
+) -> torch.optim.Optimizer:
     groups = parameter_groups(model, config.weight_decay, skip)
     betas = (config.beta1, config.beta2)
     return torch.optim.AdamW(
@@ -55,35 +63,35 @@ def _adamw(model: nn.Module, config: OptimizerConfig, skip: frozenset[int] = fro
     )
 
 
-def _adam(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+def _adam(model: nn.Module, config: OptimizerConfig, _: str = "") -> torch.optim.Optimizer:
     groups = parameter_groups(model, config.weight_decay)
     betas = (config.beta1, config.beta2)
     return torch.optim.Adam(groups, lr=config.learning_rate, betas=betas, eps=config.eps, fused=fused_supported(groups))
 
 
-def _muon(model: nn.Module, config: OptimizerConfig) -> Optimizer:
+def _muon(model: nn.Module, config: OptimizerConfig, precision: str = "bf16") -> Optimizer:
     matrices = [p for _, p in hidden_matrices(model)]
     if not matrices:
         raise ConfigError("a model with linear hidden layers for optimizer.name=muon", got=type(model).__name__,
                           repair="optimizer=adamw")  # fmt: skip
-    muon = build_muon(matrices, config.muon_learning_rate, config.muon_momentum, config.weight_decay)
+    muon = Muon(matrices, config.muon_learning_rate, config.muon_momentum, config.weight_decay, precision)
     skip = frozenset(id(p) for p in matrices)
     if not parameter_groups(model, config.weight_decay, skip):
         return JointOptimizer(muon=muon)
-    return JointOptimizer(adamw=_adamw(model, config, skip), muon=muon)
+    return JointOptimizer(adamw=_adamw(model, config, skip=skip), muon=muon)
 
 
-def _riemannian_adam(model: nn.Module, config: OptimizerConfig) -> Optimizer:
+def _riemannian_adam(model: nn.Module, config: OptimizerConfig, _: str = "") -> Optimizer:
     points = manifold_points(model)
     betas = (config.beta1, config.beta2)
     riemannian = build_riemannian_adam(points, config.learning_rate, betas, config.eps)
     skip = frozenset(id(p) for p in points)
     if not parameter_groups(model, config.weight_decay, skip):
         return JointOptimizer(riemannian=riemannian)
-    return JointOptimizer(adamw=_adamw(model, config, skip), riemannian=riemannian)
+    return JointOptimizer(adamw=_adamw(model, config, skip=skip), riemannian=riemannian)
 
 
-BUILDERS: dict[OptimizerName, Callable[[nn.Module, OptimizerConfig], Optimizer]] = {
+BUILDERS: dict[OptimizerName, Callable[[nn.Module, OptimizerConfig, str], Optimizer]] = {
     OptimizerName.adamw: _adamw,
     OptimizerName.adam: _adam,
     OptimizerName.muon: _muon,
@@ -91,10 +99,13 @@ BUILDERS: dict[OptimizerName, Callable[[nn.Module, OptimizerConfig], Optimizer]]
 }
 
 
-def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
+def build_optimizer(model: nn.Module, config: OptimizerConfig, muon_precision: str = "bf16") -> Optimizer:
     """Optimizer over the trainable parameters of ``model``, which must already be on its device.
 
     Every group carries ``initial_lr``, its peak, which the schedule scales.
+
+    Args:
+        muon_precision: ``bf16`` or ``float32``, of Muon's products.
 
     Raises:
         ConfigError: a constant out of range, or nothing to train.
@@ -107,7 +118,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
             raise ConfigError(f"optimizer.{key} of at least 0 and under 1", got=getattr(config, key))
     if not any(p.requires_grad for p in model.parameters()):
         raise ConfigError("a model with trainable parameters", got=type(model).__name__)
-    optimizer = BUILDERS[OptimizerName(config.name)](model, config)
+    optimizer = BUILDERS[OptimizerName(config.name)](model, config, muon_precision)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer

@@ -12,8 +12,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from ..config.schema import Precision
+from ..config.schema import HardwareConfig, Precision
 from ..errors import ConfigError
+from .arithmetic import choose
 from .sharded import clip, whole
 
 
@@ -32,6 +33,11 @@ class MixedPrecision:
         self.name = name.value
         self.dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name)
         self.scaler = torch.amp.GradScaler(device.type) if self.dtype is torch.float16 else None
+
+    @classmethod
+    def of(cls, hardware: HardwareConfig, device: torch.device) -> MixedPrecision:
+        """As :func:`~astromodal.training.arithmetic.choose` chooses."""
+        return cls(Precision(choose(hardware, device).precision), device)
 
     def autocast(self) -> AbstractContextManager:
         """Context for the forward pass."""

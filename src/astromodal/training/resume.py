@@ -14,6 +14,7 @@ from ..core.io import plain
 from ..core.random import get_rng_state
 from ..errors import ArtifactError, ConfigError
 from . import distributed
+from .arithmetic import Choice
 from .checkpoint import MAY_CHANGE, CheckpointStore, check_resumable, load_checkpoint, load_model_state, load_weights
 from .hooks import named
 from .sharded import gathered, optimizer_state
@@ -47,6 +48,7 @@ def training_state(loop: TrainingLoop) -> dict[str, Any]:
         "loop": {
             "meters": [rank["meters"] for rank in ranks],
             "global_batch": loop.global_batch,
+            "choice": asdict(loop.choice),
             "best": loop.best.state_dict(),
             "pending": loop.pending,
             "n_skipped": loop.n_skipped,
@@ -70,6 +72,9 @@ def load_state(loop: TrainingLoop, state: dict[str, Any], where: object = None) 
         loop.optimizer.load_state_dict(optimizer_state(loop.optimizer, state["optimizer"]))
     except (ValueError, KeyError) as error:
         raise ArtifactError("the state of this optimizer", got=str(error), where=where) from error
+    choice = (state.get("loop") or {}).get("choice")
+    if choice is not None:
+        loop.keep_choice(Choice(**choice))
     if loop.precision.scaler is not None and state["scaler"]:
         loop.precision.scaler.load_state_dict(state["scaler"])
     if loop.ema is not None:

@@ -12,7 +12,7 @@ from omegaconf import MISSING
 class Precision(str, Enum):
     """Arithmetic of the forward and backward pass."""
 
-    auto = "auto"  # bf16 where the GPU has it, float32 elsewhere
+    auto = "auto"  # bf16 where the GPU has it or the CPU is faster in it, float32 elsewhere
     float32 = "float32"
     bf16 = "bf16"
     fp16 = "fp16"
@@ -41,6 +41,7 @@ class HardwareConfig:
 
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
     precision: Precision = Precision.auto
+    cpu_bf16: Optional[bool] = None  # bf16 on a CPU; null: if a measurement at the start finds it faster
     tf32: bool = True
     compile: bool = False
     deterministic: bool = False
