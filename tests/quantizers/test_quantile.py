@@ -37,11 +37,53 @@ def test_centre_spread_and_count_are_those_of_the_values_in_the_bin(values):
     assert binner.counts_.max() - binner.counts_.min() <= 1
 
 
-def test_heavy_ties_give_fewer_bins_and_no_empty_one():
+def test_a_heavy_value_takes_one_bin_and_leaves_none_empty():
     values = np.concatenate([np.zeros(900), np.linspace(1, 2, 100)]).astype(np.float32)
     binner = QuantileBinner(20, 1).fit(values)
-    assert binner.n_codes < 20 and (binner.counts_ > 0).all() and binner.counts_[0] == 900
-    assert (np.diff(binner.edges_[1:]) > 0).all()
+    assert binner.n_codes == 20 and (binner.counts_ > 0).all() and binner.counts_[0] == 900
+    assert (np.diff(binner.edges_[1:]) > 0).all() and binner.counts_[1:].max() <= 6
+
+
+HEAVY = {"low end": [-9.0], "high end": [9.0], "both ends": [-9.0, 9.0], "middle": [0.1],
+         "several": [-9.0, -0.2, 0.1, 0.3, 9.0]}  # fmt: skip
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("where", HEAVY)
+def test_heavy_values_stand_alone_and_the_rest_keeps_its_bins(where, weighted):
+    rng, heavy = np.random.default_rng(0), np.array(HEAVY[where])
+    rest = rng.normal(size=3000)
+    values = rng.permutation(np.concatenate([rest, np.repeat(heavy, 97_000 // len(heavy))]))
+    weights = np.full(len(values), 0.5) if weighted else None
+    binner = QuantileBinner(256, 8).fit(values, weights)
+    codes = binner.encode(heavy)
+    assert (binner.centers_[codes] == heavy).all() and (binner.spread_[codes] == 0).all()
+    others = np.delete(binner.counts_, codes)
+    assert binner.n_codes <= 256 and len(others) >= 256 - 2 * len(heavy) and others.sum() == 3000
+    assert others.max() <= 2 * 3000 / len(others)
+    error = binner.decode(binner.encode(rest))[:, 0] - rest
+    assert np.sqrt(np.mean(error**2)) < 0.15 * rest.std(), "with 8 bins it would be a third"
+    assert QuantileBinner(256, 8).fit(-values, weights).n_codes == binner.n_codes, "the same from either side"
+
+
+def test_more_heavy_values_than_bins_for_each_still_keep_the_limit():
+    rng = np.random.default_rng(1)
+    values = np.concatenate([rng.normal(size=500), np.repeat(rng.normal(size=30), 100)])
+    binner = QuantileBinner(16, 1).fit(values)
+    assert 8 <= binner.n_codes <= 16 and (binner.counts_ > 0).all() and binner.counts_.sum() == len(values)
+
+
+@pytest.mark.parametrize("factor", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("n", [2000, 300_000])
+def test_bins_do_not_depend_on_the_unit_and_doubles_stay_apart(n, factor):
+    days = 2459000.5 + np.random.default_rng(0).uniform(0, 1, n)  # float32 has steps of 0.25
+    plain, scaled = QuantileBinner(256).fit(days), QuantileBinner(256).fit(days * factor)
+    assert plain.n_codes == min(256, n // 8)
+    assert np.array_equal(scaled.encode(days * factor), plain.encode(days))
+    assert np.array_equal(plain.encode(days), np.searchsorted(plain.edges_[1:-1], days, side="left"))
+    np.testing.assert_allclose(scaled.centers_, plain.centers_ * factor, rtol=1e-14)
+    np.testing.assert_allclose(scaled.spread_, plain.spread_ * factor, rtol=1e-3)
+    assert np.abs(plain.decode(plain.encode(days))[:, 0] - days).max() < 3 / plain.n_codes
 
 
 def test_there_are_at_most_an_eighth_as_many_bins_as_values():
@@ -72,3 +114,7 @@ def test_the_lookup_table_gives_exactly_what_the_search_gives(kind):
     values = np.concatenate([draw(60_000), binner.edges_, [-3e38, 3e38, -0.0, 0.0]]).astype(np.float32)
     values = np.concatenate([values, np.nextafter(values, np.float32(0))])
     assert np.array_equal(binner.encode(values), np.searchsorted(binner.edges_[1:-1], values, side="left"))
+    double = QuantileBinner(1024).fit(draw(50_000) * 1e-60)
+    values = np.concatenate([draw(60_000) * 1e-60, double.edges_, [-1e300, 1e300, -0.0, 0.0]])
+    values = np.concatenate([values, np.nextafter(values, 0.0)])
+    assert np.array_equal(double.encode(values), np.searchsorted(double.edges_[1:-1], values, side="left"))

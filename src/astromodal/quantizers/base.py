@@ -15,13 +15,16 @@ from ..core.codebook import Codebook
 from ..errors import ArtifactError, DataError
 
 
-def checked(X: np.ndarray, where: str, n_dims: int | None = None) -> np.ndarray:
+def checked(X: np.ndarray, where: str, n_dims: int | None = None, *, double: bool = False) -> np.ndarray:
     """``X`` as a contiguous float32 array of shape (n, D); a vector (n,) becomes (n, 1).
+
+    With ``double``, what is not float32 becomes float64: numbers that still have a unit (:mod:`.quantile`).
 
     Raises:
         DataError: values are not finite, or D is not ``n_dims``.
     """
-    X = np.ascontiguousarray(X, dtype=np.float32)
+    X = np.asarray(X)
+    X = np.ascontiguousarray(X, dtype=np.float64 if double and X.dtype != np.float32 else np.float32)
     X = X[:, None] if X.ndim == 1 else X
     if X.ndim != 2 or (n_dims is not None and X.shape[1] != n_dims):
         raise DataError(f"vectors of shape (n, {n_dims or 'D'})", got=f"shape {X.shape}", where=where)

@@ -1,8 +1,9 @@
-"""A monotone map of float32 numbers to 65,536 cells: what makes quantiles and bins of many values fast and exact.
+"""A monotone map of floating-point numbers to 65,536 cells: what makes quantiles and bins of many values fast and exact.
 
 Values are put into cells without sorting or searching; as the map is monotone, rounding included, only the few cells
 that hold a cut between bins need a closer look. Two maps, of which the one that tells the cuts apart better is taken:
-*linear* between two bounds, and *binary*, by the leading bits of the number, which is nearly logarithmic.
+*linear* between two bounds, and *binary*, by the leading bits of the number, which is nearly logarithmic. A map is
+made for float32 or for float64, as its bounds are.
 
 Shape legend: n values.
 """
@@ -16,20 +17,22 @@ BLOCK_ROWS = 1 << 14  # values at a time: intermediate arrays stay in the cache
 
 
 class CellMap:
-    """Cells of float32 values between ``low`` and ``high``; values beyond share the end cells."""
+    """Cells of values between ``low`` and ``high``, of their type; values beyond share the end cells."""
 
-    def __init__(self, low: np.float32, high: np.float32, linear: bool) -> None:
+    def __init__(self, low: np.floating, high: np.floating, linear: bool) -> None:
         self.linear = linear
         if linear:
-            self._low = np.float32(low)
-            self._scale = np.float32(N_CELLS / (np.float64(high) - np.float64(low)))
+            self._low = low
+            self._scale = low.dtype.type(N_CELLS / (np.float64(high) - np.float64(low)))
         else:
-            first, last = (int(k) for k in _keys(np.array([low, high], dtype=np.float32)))
-            self._first = np.uint32(first)
-            self._shift = np.uint32(max((last - first).bit_length() - 16, 0))
+            keys = _keys(np.array([low, high]))
+            first, last = (int(k) for k in keys)
+            self._first = keys.dtype.type(first)
+            self._shift = keys.dtype.type(max((last - first).bit_length() - 16, 0))
+            self._last = keys.dtype.type(N_CELLS - 1)
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """Cells (n,) uint16 of ``values`` (n,) float32, finite; never falling where values rise."""
+        """Cells (n,) uint16 of ``values`` (n,), finite; never falling where values rise."""
         if self.linear:
             with np.errstate(over="ignore"):  # far outliers: infinity is clipped like them
                 cells = (values - self._low) * self._scale
@@ -39,7 +42,7 @@ class CellMap:
         np.maximum(keys, self._first, out=keys)
         keys -= self._first
         keys >>= self._shift
-        return np.minimum(keys, np.uint32(N_CELLS - 1), out=keys).astype(np.uint16)
+        return np.minimum(keys, self._last, out=keys).astype(np.uint16)
 
     def all(self, values: np.ndarray) -> np.ndarray:
         """The same, block by block, for many values."""
@@ -53,14 +56,17 @@ class CellMap:
 def best_map(cuts: np.ndarray) -> CellMap | None:
     """The map that puts the most of the ascending ``cuts`` into cells of their own; None if there is no span."""
     low, high = cuts[0], cuts[-1]
-    # Beyond these spans float32 steps of a linear map overflow or vanish.
-    span = float(high) - float(low)
-    maps = [CellMap(low, high, True)] if 1e-20 < span < 1e20 else []
+    # Beyond these spans the steps of a linear map overflow or vanish.
+    with np.errstate(over="ignore"):
+        span, reach = np.float64(high) - np.float64(low), 20 if low.dtype == np.float32 else 290
+    maps = [CellMap(low, high, True)] if 10.0**-reach < span < 10.0**reach else []
     maps += [CellMap(low, high, False)] if high > low else []
     return max(maps, key=lambda cells: len(np.unique(cells(cuts))), default=None)
 
 
 def _keys(values: np.ndarray) -> np.ndarray:
-    """uint32 keys (n,) in the order of the values; -0.0 and 0.0 have the same."""
-    bits = (values + np.float32(0)).view(np.int32)
-    return (bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))).view(np.uint32) ^ np.uint32(0x80000000)
+    """Unsigned keys (n,), as wide as the values, in their order; -0.0 and 0.0 have the same."""
+    signed, unsigned = (np.int32, np.uint32) if values.dtype == np.float32 else (np.int64, np.uint64)
+    width, largest = 8 * values.dtype.itemsize - 1, np.iinfo(signed).max
+    bits = (values + values.dtype.type(0)).view(signed)
+    return (bits ^ ((bits >> signed(width)) & signed(largest))).view(unsigned) ^ unsigned(1 << width)

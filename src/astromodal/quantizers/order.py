@@ -18,7 +18,7 @@ MAX_SHARE = 0.7  # of the values to be sorted after all; with more there is noth
 
 
 class Ranked:
-    """Values (n,) float32, finite, of which some ranks are asked for.
+    """Values (n,) float32 or float64, finite, of which some ranks are asked for.
 
     >>> Ranked(np.float32([5, 1, 3])).at(np.array([0, 2])).tolist()
     [1.0, 5.0]

@@ -3,6 +3,11 @@
 The centre of a bin is the mean of the training values in it, which minimises the squared error of decoding.
 Quantiles are those of ``np.quantile(method="inverted_cdf")`` (Hyndman & Fan 1996, definition 1), found without a full
 sort (:mod:`.order`); bins those of ``np.searchsorted``, found in a table (:mod:`.cells`). Both are exact.
+
+A value that would fill more than a bin gets one of its own, wherever it stands; the other bins are shared out among
+the rest of the values (:mod:`.heavy`). Otherwise a value of 97 % of the rows would leave one bin for all others.
+
+Values are what a catalogue says, in whatever unit: float64 is kept (float32 too, for numbers without a unit).
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from ..core.codebook import Codebook
 from ..errors import ArtifactError, ConfigError, DataError
 from .base import Quantizer, checked
 from .cells import BLOCK_ROWS, N_CELLS, CellMap, best_map
+from .heavy import edges_around_heavy
 from .order import Ranked
 
 LOOKUP_ROWS = 1 << 14  # fewer values than this are searched without a table
@@ -63,15 +69,14 @@ class QuantileBinner(Quantizer):
 
     def fit(self, X: np.ndarray, weights: np.ndarray | None = None) -> Self:
         """Learn bins from ``X`` (n,) or (n, 1)."""
-        values = checked(X, "QuantileBinner.fit", 1)[:, 0]
+        values = checked(X, "QuantileBinner.fit", 1, double=True)[:, 0]
         if not len(values):
             raise DataError("at least one value", got="none", where="QuantileBinner.fit")
         n_bins = max(min(self.n_bins, len(values) // self.min_values_per_bin), 1)
         ranked = Ranked(values) if weights is None else None
         if ranked is not None and ranked.has_more_distinct_than(n_bins):
-            inner = np.unique(ranked.at(quantile_ranks(len(values), n_bins)))
-            inner = inner[inner < ranked.high]
-            if ranked.by_cells:
+            inner = ranked.at(quantile_ranks(len(values), n_bins))
+            if ranked.by_cells and not _repeats(inner, ranked.high):
                 self.edges_ = np.concatenate([[ranked.low], inner, [ranked.high]])
                 self._learned(*ranked.moments(inner))
                 return self
@@ -80,14 +85,14 @@ class QuantileBinner(Quantizer):
         else:
             order = np.argsort(values, kind="stable")
             ordered, cumulative = values[order], np.cumsum(np.asarray(weights, dtype=np.float64)[order])
-        inner = self._inner_edges(ordered, cumulative, n_bins)
+        inner = self._inner_edges(ordered, cumulative, n_bins, self.min_values_per_bin)
         starts = np.concatenate([[0], np.searchsorted(ordered, inner, side="right")])
         self.edges_ = np.concatenate([ordered[:1], inner, ordered[-1:]])
         self._describe(ordered, starts, None if cumulative is None else np.diff(cumulative, prepend=0.0))
         return self
 
     @staticmethod
-    def _inner_edges(ordered: np.ndarray, cumulative: np.ndarray | None, n_bins: int) -> np.ndarray:
+    def _inner_edges(ordered: np.ndarray, cumulative: np.ndarray | None, n_bins: int, least: int) -> np.ndarray:
         """Inner edges without duplicates; few distinct values get one bin each."""
         is_last = np.append(ordered[1:] != ordered[:-1], True)  # of a run of equal values
         if np.count_nonzero(is_last) <= n_bins:
@@ -97,7 +102,11 @@ class QuantileBinner(Quantizer):
         else:
             targets = cumulative[-1] * np.arange(1, n_bins) / n_bins
             inner = ordered[np.minimum(np.searchsorted(cumulative, targets, side="left"), len(ordered) - 1)]
-        return np.unique(inner[inner < ordered[-1]])  # an edge at the largest value would leave the last bin empty
+        if not _repeats(inner, ordered[-1]):
+            return inner
+        last = np.flatnonzero(is_last)
+        weights = None if cumulative is None else np.diff(cumulative[last], prepend=0.0)
+        return edges_around_heavy(ordered[last], np.diff(last, prepend=-1), weights, n_bins, least)
 
     def _describe(self, ordered: np.ndarray, starts: np.ndarray, weights: np.ndarray | None) -> None:
         """Mean, standard deviation and count of the values in each bin; ``starts`` are the bins' first ranks."""
@@ -112,20 +121,22 @@ class QuantileBinner(Quantizer):
             weighted = np.add.reduceat(values * w, starts) / np.where(total > 0, total, 1.0)
             return np.where(total > 0, weighted, plain)
 
-        centers = mean(ordered)
-        deviation = ordered - np.repeat(centers.astype(np.float32), sizes)
+        one_value = ordered[starts] == ordered[starts + sizes - 1]
+        centers = np.where(one_value, ordered[starts], mean(ordered))  # a mean of equal numbers may be rounded
+        deviation = ordered - np.repeat(centers.astype(ordered.dtype), sizes)
         self._learned(sizes, centers, mean(np.square(deviation, out=deviation)))
 
     def _learned(self, sizes: np.ndarray, centers: np.ndarray, variances: np.ndarray) -> None:
-        self.counts_, self.centers_ = sizes.astype(np.float64), centers.astype(np.float32)
-        self.spread_ = np.sqrt(variances).astype(np.float32)
+        kind = self.edges_.dtype
+        self.counts_, self.centers_ = sizes.astype(np.float64), centers.astype(kind)
+        self.spread_ = np.sqrt(variances).astype(kind)
         self._table = None
 
     def encode(self, X: np.ndarray) -> np.ndarray:
         """Bins (n,) int64 of ``X`` (n,) or (n, 1); values beyond the end bins get the end bins."""
         if self.edges_ is None:
             raise self._not_fitted("QuantileBinner")
-        values = checked(X, "QuantileBinner.encode", 1)[:, 0]
+        values = self._asked(X, "QuantileBinner.encode")
         inner = self.edges_[1:-1]
         if len(values) < LOOKUP_ROWS or len(inner) < 2:
             return np.searchsorted(inner, values, side="left").astype(np.int64)
@@ -152,15 +163,47 @@ class QuantileBinner(Quantizer):
         """True (n,) where a value lies outside of the range of the training values (the end points belong to it)."""
         if self.edges_ is None:
             raise self._not_fitted("QuantileBinner")
-        values = checked(X, "QuantileBinner.clipped", 1)[:, 0]
+        values = self._asked(X, "QuantileBinner.clipped")
         return (values < self.edges_[0]) | (values > self.edges_[-1])
 
     def clipped_share(self, X: np.ndarray) -> float:
         return float(self.clipped(X).mean()) if len(X) else 0.0
 
+    def _asked(self, X: np.ndarray, where: str) -> np.ndarray:
+        """Values (n,) of the type of the edges, finite."""
+        if self.edges_.dtype == np.float32:
+            return checked(X, where, 1)[:, 0]
+        return checked(np.asarray(X, np.float64), where, 1, double=True)[:, 0]
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Centres (n, 1), of the type of the values, of codes (n,).
+
+        Raises:
+            DataError: a code is outside of the bins, or the shape is wrong.
+        """
+        if self.edges_ is None:
+            raise self._not_fitted("QuantileBinner")
+        codes = np.asarray(codes)
+        codes = codes[:, 0] if codes.ndim == 2 and codes.shape[1] == 1 else codes
+        if codes.ndim != 1:
+            raise DataError("codes of shape (n,)", got=f"shape {codes.shape}", where="QuantileBinner.decode")
+        if codes.size and (codes.min() < 0 or codes.max() >= len(self.centers_)):
+            raise DataError(f"codes in 0 … {len(self.centers_) - 1}", got=f"{codes.min()} … {codes.max()}")
+        return self.centers_[codes][:, None]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        if self.edges_ is None:
+            raise self._not_fitted("QuantileBinner")
+        return (len(self.centers_),)
+
+    @property
+    def n_codes(self) -> int:
+        return self.sizes[0]
+
     @property
     def codebooks(self) -> tuple[Codebook, ...]:
-        """Centres (B, 1) and counts (B,)."""
+        """Centres (B, 1), as float32, and counts (B,)."""
         if self.edges_ is None:
             raise self._not_fitted("QuantileBinner")
         return (Codebook(self.centers_, self.counts_),)
@@ -174,8 +217,10 @@ class QuantileBinner(Quantizer):
     @classmethod
     def from_state(cls, state: dict[str, np.ndarray]) -> Self:
         try:
-            edges, centers = (np.asarray(state[key], dtype=np.float32) for key in ("edges", "centers"))
-            spread, counts = np.asarray(state["spread"], np.float32), np.asarray(state["counts"], np.float64)
+            edges = np.asarray(state["edges"])
+            kind = np.float32 if edges.dtype == np.float32 else np.float64
+            edges, centers, spread = (np.asarray(state[key], kind) for key in ("edges", "centers", "spread"))
+            counts = np.asarray(state["counts"], np.float64)
         except KeyError as error:
             raise ArtifactError("edges, centers, spread and counts of bins", got=f"no {error}") from error
         if len(edges) != len(centers) + 1:
@@ -183,3 +228,8 @@ class QuantileBinner(Quantizer):
         binner = cls(n_bins=len(centers), min_values_per_bin=1)
         binner.edges_, binner.centers_, binner.spread_, binner.counts_ = edges, centers, spread, counts
         return binner
+
+
+def _repeats(inner: np.ndarray, highest: np.floating) -> bool:
+    """Whether inner quantiles (K,) repeat or are the largest value, so that they do not all part two bins."""
+    return bool(len(inner)) and (inner[-1] >= highest or bool((inner[1:] <= inner[:-1]).any()))

@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Reservoir:
-    """Keeps at most ``capacity`` rows of width ``n_dims`` (float32); all of them while there are fewer.
+    """Keeps at most ``capacity`` rows of width ``n_dims``, as ``dtype``; all of them while there are fewer.
 
     Memory grows with the rows kept, up to the capacity.
 
@@ -21,9 +21,9 @@ class Reservoir:
     ([1.0, 2.0], 2)
     """
 
-    def __init__(self, capacity: int, n_dims: int, seed: int | list[int]) -> None:
+    def __init__(self, capacity: int, n_dims: int, seed: int | list[int], dtype: type = np.float32) -> None:
         self.capacity, self.n_seen = int(capacity), 0
-        self._rows = np.empty((0, n_dims), dtype=np.float32)
+        self._rows = np.empty((0, n_dims), dtype)
         self._n = 0
         self._rng = np.random.default_rng(seed)
 
@@ -51,6 +51,7 @@ class Reservoir:
     def _grow(self, n: int) -> None:
         """Room for ``n`` rows, doubling so that copying stays linear."""
         if n > len(self._rows):
-            larger = np.empty((min(max(n, 2 * len(self._rows)), self.capacity), self._rows.shape[1]), np.float32)
+            shape = min(max(n, 2 * len(self._rows)), self.capacity), self._rows.shape[1]
+            larger = np.empty(shape, self._rows.dtype)
             larger[: self._n] = self.rows
             self._rows = larger
