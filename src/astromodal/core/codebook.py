@@ -55,7 +55,7 @@ class Codebook:
 
 @dataclass(frozen=True)
 class ScalarCodebook:
-    """Bin centres of all scalar columns, in each column's transformed space.
+    """Bin centres of all scalar columns, in each column's transformed space, float64: they may have a unit.
 
     ``centers`` and ``counts`` are ``(n_columns, V)``, padded with 0 beyond a column's ``n_bins``.
     """
@@ -67,7 +67,7 @@ class ScalarCodebook:
 
     def __post_init__(self) -> None:
         for name in ("centers", "counts"):
-            array = np.asarray(getattr(self, name), dtype=np.float32 if name == "centers" else np.float64)
+            array = np.asarray(getattr(self, name), dtype=np.float64)
             if array.ndim != 2 or len(array) != len(self.columns) or not np.isfinite(array).all():
                 raise ArtifactError(f"finite {name} of shape ({len(self.columns)}, V)", got=f"shape {array.shape}")
             object.__setattr__(self, name, array)

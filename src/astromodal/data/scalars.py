@@ -31,10 +31,10 @@ SCALE_SUFFIX = "_scale"
 
 @dataclass
 class ScalarBatch:
-    """Scalars of ``n`` rows, in physical units."""
+    """Scalars of ``n`` rows, in physical units, as the file has them: float32 merges Julian dates, and ends at 3e38."""
 
-    values: np.ndarray  # (n, c) float32; NaN where not present
-    errors: np.ndarray  # (n, c) float32, 1 sigma; NaN where none is known or it is absurd
+    values: np.ndarray  # (n, c) float64; NaN where not present
+    errors: np.ndarray  # (n, c) float64, 1 sigma; NaN where none is known or it is absurd
     present: np.ndarray  # (n, c) bool
     nondetected: np.ndarray  # (n, c) bool: observed, not detected; never together with present
     fit: np.ndarray  # (n, c) bool: present, in the quality range, error not above max_error
@@ -143,7 +143,7 @@ def read_scalars(
         DataError: a column does not hold numbers.
     """
     n, c = batch.num_rows, len(columns)
-    values, errors = np.full((n, c), np.nan, np.float32), np.full((n, c), np.nan, np.float32)
+    values, errors = np.full((n, c), np.nan), np.full((n, c), np.nan)
     present, nondetected, fit, uncertain = (np.zeros((n, c), bool) for _ in range(4))
     reasons, outside = {}, {}
     for j, (name, config) in enumerate(columns.items()):
@@ -177,12 +177,24 @@ def read_scalars(
 def in_range(values: np.ndarray, low: float | None, high: float | None) -> np.ndarray:
     """Whether values lie in [low, high]; an end that is None is open."""
     inside = np.ones(len(values), bool)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):  # limits that float32 does not reach bound nothing
         if low is not None:
             inside &= values >= low
         if high is not None:
             inside &= values <= high
     return inside
+
+
+def is_one_of(values: np.ndarray, marks: Sequence[float]) -> np.ndarray:
+    """Values (n,) that are one of some marks, such as -99.9, or what float32 makes of it; a number beside it is none.
+
+    >>> is_one_of(np.array([-99.9, np.float32(-99.9), -99.90001]), [-99.9]).tolist()
+    [True, True, False]
+    """
+    exact = np.asarray(list(marks), np.float64)
+    with np.errstate(over="ignore"):
+        single = exact.astype(np.float32)
+    return np.isin(values, np.concatenate([exact, single]) if values.dtype == np.float64 else single)
 
 
 def classify(raw: np.ndarray, config: ScalarConfig, null: int) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
@@ -194,14 +206,11 @@ def classify(raw: np.ndarray, config: ScalarConfig, null: int) -> tuple[np.ndarr
     Returns:
         present ``(n,)``, nondetected ``(n,)``, counts by reason (keys of :data:`~.findings.REASONS`).
     """
-    with np.errstate(over="ignore"):
-        single = raw.astype(np.float32)  # a sentinel is what float32 makes of it
     infinite, missing = np.isinf(raw), np.isnan(raw)
-    mark = config.nondetection
-    nondetected = single == np.float32(np.nan if mark is None else mark)  # nothing equals NaN
-    sentinel = np.isin(single, np.asarray(list(config.sentinels), np.float32)) & ~nondetected
+    nondetected = is_one_of(raw, [] if config.nondetection is None else [config.nondetection])
+    sentinel = is_one_of(raw, config.sentinels) & ~nondetected
     usable = ~(infinite | missing | nondetected | sentinel)
-    inside = in_range(raw, config.min, config.max) & ~np.isinf(single)
+    inside = in_range(raw, config.min, config.max)
     has_space = raw > 0 if Transform(config.transform) is Transform.log10 else np.ones(len(raw), bool)
     counts = {
         "null": int(null),
@@ -220,9 +229,8 @@ def _judge_errors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Errors that can be used, and those above ``max_error``; adds ``bad_error large_error no_error`` to counts."""
     missing = np.isnan(error)
-    negative = np.asarray([s for s in config.sentinels if s < 0], np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
-        bad = ~missing & (~np.isfinite(error) | (error <= 0) | np.isin(error.astype(np.float32), negative))
+        bad = ~missing & (~np.isfinite(error) | (error <= 0))  # negative sentinels among them
         limit = np.inf if config.max_error is None else config.max_error
         large = ~missing & ~bad & (error > limit)
     counts["no_error"] = int((present & missing).sum())

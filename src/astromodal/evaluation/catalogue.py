@@ -56,18 +56,18 @@ def quantile_name(column: str, quantile: float) -> str:
 
 
 def scalar_fields(column: str, quantiles: Sequence[float], n_bins: int | None) -> list[pa.Field]:
-    """Parquet columns of a scalar; ``n_bins``: with the posterior."""
+    """Parquet columns of a scalar, as double as the file's; ``n_bins``: with the posterior."""
     names = [column, *(f"{column}_{end}" for end in ("err", "mean", "median", "std"))]
     names += [*(quantile_name(column, q) for q in quantiles), f"{column}_pit"]
-    fields = [pa.field(name, pa.float32()) for name in names]
+    fields = [pa.field(name, pa.float64()) for name in names]
     if n_bins is not None:
         fields.append(pa.field(f"{column}_posterior", pa.list_(pa.float32(), n_bins)))
     return [*fields, pa.field(f"{column}_flag", pa.uint8())]
 
 
 def drawn_fields(name: str, size: int) -> list[pa.Field]:
-    """Parquet columns of a spectrum or an image of ``size`` numbers."""
-    lists = [pa.field(f"{name}_{end}", pa.list_(pa.float32(), size)) for end in ("mean", "std")]
+    """Parquet columns of a spectrum (in the file's unit, whatever its size) or an image of ``size`` numbers."""
+    lists = [pa.field(f"{name}_{end}", pa.list_(pa.float64(), size)) for end in ("mean", "std")]
     return [*lists, pa.field(f"{name}_flag", pa.uint8())]
 
 
@@ -89,7 +89,8 @@ def make_schema(fields: Sequence[pa.Field], meaning: Mapping[str, Any]) -> pa.Sc
 def as_column(values: np.ndarray, kind: pa.DataType) -> pa.Array:
     """An Arrow array of ``(n,)`` or ``(n, X)`` numbers; null where a value, or a whole row, is NaN."""
     if pa.types.is_fixed_size_list(kind):
-        flat = pa.array(np.ascontiguousarray(values, np.float32).reshape(-1), pa.float32())
+        numbers = np.ascontiguousarray(values, kind.value_type.to_pandas_dtype())
+        flat = pa.array(numbers.reshape(-1), kind.value_type)
         there = pa.py_buffer(np.packbits(~np.isnan(values).all(1), bitorder="little"))
         return pa.Array.from_buffers(kind, len(values), [there], children=[flat])
     return pa.array(values, kind, from_pandas=True)

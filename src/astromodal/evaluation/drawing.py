@@ -39,7 +39,7 @@ class DrawSettings:
 
 @dataclass
 class Drawn:
-    """Mean and standard deviation over the draws ``(m, X)`` float32, in physical units."""
+    """Mean and standard deviation over the draws ``(m, X)`` float64, in physical units."""
 
     mean: np.ndarray
     std: np.ndarray  # of the population the draws are from (n - 1); NaN for a single draw
@@ -99,7 +99,7 @@ class Drawer:
             scales: observed scales of the group's spectra ``(m,)``, used where the scale is given.
         """
         size = self.size(question)
-        drawn = Drawn(*(np.full((len(rows), size), np.nan, np.float32) for _ in range(2)), np.zeros(len(rows), bool))
+        drawn = Drawn(*(np.full((len(rows), size), np.nan) for _ in range(2)), np.zeros(len(rows), bool))
         kept = slots.kept(question)[rows]
         scale = question.scale
         given = np.ones(len(rows), bool)
@@ -150,7 +150,7 @@ class Drawer:
         return {part.name: codes[..., end - part.length : end] for part, end in zip(parts, ends, strict=True)}
 
     def _decode(self, question: Question, codes: dict[str, np.ndarray], factor: np.ndarray | None) -> np.ndarray:
-        """Physical values ``(m, S, X)`` float32 of drawn codes; ``factor (m, 1)`` is the given scale, if any."""
+        """Physical values ``(m, S, X)`` of drawn codes; ``factor (m, 1)`` float64 is the given scale, if any."""
         own = [codes[part.name] for part in question.parts]
         m, n_draws, length = own[0].shape
         if question.modality == "image":
@@ -161,4 +161,4 @@ class Drawer:
         if question.scale is not None and factor is None:
             drawn = codes[question.scale.name][..., 0]
             factor = self.bins.centers[self.bins.column(question.scale.name)][drawn]
-        return values if factor is None else values * factor[..., None].astype(np.float32)
+        return values if factor is None else values * np.asarray(factor, np.float64)[..., None]

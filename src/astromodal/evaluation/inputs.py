@@ -1,6 +1,6 @@
 """The same inputs for a baseline as for the model: given quantities of an object as one row of numbers.
 
-Scalars are their raw values (NaN where missing) and whether they were looked for and not detected. Spectra and cutouts
+Scalars are their values (NaN where missing; over a fixed unit of each column) and whether they were looked for and not detected. Spectra and cutouts
 are their tokens' codebook entries, averaged over stretches of the spectrum or squares of the cutout. Read from the
 token files field by field; of the training rows a stated number is kept, chosen by keyed draws, so that memory does
 not grow with the survey.
@@ -11,7 +11,7 @@ Shapes: n rows, s given scalars, f features, T tokens of a part, D dimensions of
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 IMAGE = "image"
 STRETCHES, SQUARES = 16, 4  # averages of a spectrum; of a cutout on each side
 _SAMPLE_KEY = 0x5A3
+_FAR = 1e30  # of a dimensionless value: float32 and its squares end soon after
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,17 @@ class Inputs:
     scalars: tuple[str, ...]
     parts: tuple[str, ...]  # spectrum groups and the image, of those with a codebook
     unused: tuple[str, ...]  # given, but no codebook is known: the baselines do without
+    units: Mapping[str, tuple[float, float]] = field(default_factory=dict, compare=False)  # see :func:`_unit`
 
     def without(self, column: str) -> Inputs:
         """The same without the asked column."""
-        return Inputs(tuple(name for name in self.scalars if name != column), self.parts, self.unused)
+        return replace(self, scalars=tuple(name for name in self.scalars if name != column))
 
 
 class Rows(NamedTuple):
     """Features of some objects."""
 
-    features: np.ndarray  # (n, f) float32, NaN where missing
+    features: np.ndarray  # (n, f) float32, dimensionless, NaN where missing
     target: np.ndarray  # (n,) float64, the asked column
 
 
@@ -73,12 +75,41 @@ def choose_inputs(
             raise ConfigError("a modality, group or column of the token files", got=name, where="given",
                               repair=nearest(name, [*members, *first.columns, *parts]))  # fmt: skip
         wanted |= dict.fromkeys(members.get(name, [name]))
-    known = set(codebooks or {})
+    known, scalars = set(codebooks or {}), tuple(name for name in wanted if name in first.columns)
     return Inputs(
-        tuple(name for name in wanted if name in first.columns),
+        scalars,
         tuple(name for name in wanted if name in parts and name in known),
         tuple(name for name in wanted if name in parts and name not in known),
+        _units(store, scalars),
     )
+
+
+def _units(store: TokenStore, scalars: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Origin and unit of each column, from the first field that has values of it."""
+    units: dict[str, tuple[float, float]] = {}
+    for tokens in store if scalars else ():
+        for name in scalars:
+            values = tokens.scalar["values"][:, tokens.columns.index(name)]
+            values = values[np.isfinite(values)].astype(np.float64)
+            if name not in units and len(values):
+                units[name] = _unit(values)
+        if len(units) == len(scalars):
+            break
+    return units
+
+
+def _unit(values: np.ndarray) -> tuple[float, float]:
+    """What to subtract from values (n,), and what to divide by, so that float32 tells them apart whatever their unit.
+
+    Nothing is subtracted unless values lie close together far from 0 (Julian dates): small ones keep their digits.
+
+    >>> _unit(np.array([1e45, 2e45, 3e45])), _unit(np.array([2459000.0, 2459001.0, 2459002.0]))
+    ((0.0, 2e+45), (2459001.0, 1.0))
+    """
+    middle, spread = float(np.median(values)), float(np.median(np.abs(values - np.median(values))))
+    if 0 < spread < 1e-3 * abs(middle):
+        return middle, spread
+    return 0.0, abs(middle) or float(np.abs(values).max()) or 1.0
 
 
 def features(
@@ -88,7 +119,10 @@ def features(
     blocks = [np.zeros((len(rows), 0), np.float32)]
     if inputs.scalars:
         at = [tokens.columns.index(name) for name in inputs.scalars]
-        blocks += [tokens.scalar[name][rows][:, at].astype(np.float32) for name in ("values", "nondetected")]
+        origin, unit = np.array([inputs.units.get(name, (0.0, 1.0)) for name in inputs.scalars]).T
+        values = (tokens.scalar["values"][rows][:, at] - origin) / unit
+        blocks += [np.clip(values, -_FAR, _FAR).astype(np.float32)]
+        blocks += [tokens.scalar["nondetected"][rows][:, at].astype(np.float32)]
     for name in inputs.parts:
         codebook = (codebooks or {})[name]
         entries = ((codebook.entries - codebook.mean) / codebook.scale).astype(np.float32)

@@ -51,6 +51,9 @@ class PhysicalValidation:
                  inverse: Mapping[str, Inverse], max_examples: int = 2000) -> None:  # fmt: skip
         self.vocab, self.codebook, self.max_examples = vocab, codebook, max_examples
         self.forward, self.inverse = forward, inverse
+        self._mean, self._scale = codebook.mean, codebook.scale
+        # without a unit float32 will do
+        self._standardized = ((codebook.centers - self._mean[:, None]) / self._scale[:, None]).astype(np.float32)
 
     @torch.no_grad()
     def run(self, model: torch.nn.Module, loader: Iterable[dict], device: torch.device, *,
@@ -70,7 +73,7 @@ class PhysicalValidation:
     def _predict(
         self, model: torch.nn.Module, batch: dict, device: torch.device, next_types: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Expected transformed value at each position whose target is a scalar bin: ``(K,)``, row, column."""
+        """Expected value, standardised, at each position whose target is a scalar bin: ``(K,)``, row, column."""
         block = self.vocab.block("scalar")
         part = shift(batch)
         targets = part["targets"]
@@ -91,7 +94,7 @@ class PhysicalValidation:
         return expected.double().cpu().numpy(), row.numpy(), column.numpy()
 
     def _expectation(self, logits: Tensor, column: Tensor) -> Tensor:
-        centers = torch.as_tensor(self.codebook.centers, device=logits.device)
+        centers = torch.as_tensor(self._standardized, device=logits.device)
         bins = torch.as_tensor(self.codebook.n_bins, device=logits.device)
         inside = torch.arange(logits.shape[1], device=logits.device)[None] < bins[column, None]
         probability = logits.masked_fill(~inside, float("-inf")).softmax(-1)
@@ -100,9 +103,9 @@ class PhysicalValidation:
     def _add(self, errors: ColumnErrors, j: int, observed: np.ndarray, expected: np.ndarray) -> None:
         name = self.codebook.columns[j]
         finite = np.isfinite(observed)
-        observed, expected = observed[finite].astype(np.float64), expected[finite]
+        mean, scale = self._mean[j], self._scale[j]
+        observed, expected = observed[finite].astype(np.float64), mean + scale * expected[finite]
         transformed = self.forward[name](observed)
-        mean, scale = self.codebook.mean[j], self.codebook.scale[j]
         predicted = self.inverse[name](expected)
         errors.n += len(observed)
         errors.absolute += float(np.abs(predicted - observed).sum())

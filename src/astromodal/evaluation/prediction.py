@@ -212,7 +212,7 @@ class Predictor:
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Columns of a spectrum or cutout, and whose scale was drawn, too ``(m,)``."""
         m, size, can = len(window.rows), self.drawer.size(question), np.flatnonzero(~lacks)
-        columns = {f"{question.name}_{end}": np.full((m, size), np.nan, np.float32) for end in ("mean", "std")}
+        columns = {f"{question.name}_{end}": np.full((m, size), np.nan) for end in ("mean", "std")}
         predicted = np.zeros(m, bool)
         if len(can):
             scales = None
@@ -252,10 +252,10 @@ class Predictor:
 
 
 def observed(field: FieldTokens, column: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Observed values and errors of a column ``(m,)`` float32 in its unit; NaN where there is none."""
+    """Observed values and errors of a column ``(m,)`` float64 in its unit; NaN where there is none."""
     j = field.columns.index(column)
     there = field.scalar["present"][rows, j] & ~field.scalar["nondetected"][rows, j]
-    return tuple(np.where(there, field.scalar[key][rows, j], np.float32("nan")) for key in ("values", "errors"))
+    return tuple(np.where(there, field.scalar[key][rows, j], np.nan) for key in ("values", "errors"))
 
 
 def write_predictions(

@@ -72,18 +72,21 @@ class Boosting:
         from sklearn.ensemble import HistGradientBoostingRegressor
 
         self.used = _varying(features)
+        # Trees keep float32 gradients and stop at absolute tolerances: they learn a target without a unit.
+        self.origin = float(_checked(target).mean())
+        self.unit = float(np.std(target)) or 1.0
         losses = [{"loss": "squared_error"}, *({"loss": "quantile", "quantile": level} for level in self.levels)]
         self.models = [
             HistGradientBoostingRegressor(
                 **loss, max_iter=self.max_iter, random_state=self.seed, early_stopping=len(target) >= 200,
                 learning_rate=0.1, max_leaf_nodes=31, min_samples_leaf=min(20, max(len(target) // 10, 1)),
-            ).fit(features[:, self.used], _checked(target))
+            ).fit(features[:, self.used], (target - self.origin) / self.unit)
             for loss in losses
         ]  # fmt: skip
         return self
 
     def predict(self, features: np.ndarray) -> Prediction:
-        answers = [model.predict(features[:, self.used]) for model in self.models]
+        answers = [self.origin + self.unit * model.predict(features[:, self.used]) for model in self.models]
         quantiles = np.stack(answers[1:], 1) if self.levels else np.zeros((len(features), 0))
         return Prediction(answers[0], np.sort(quantiles, axis=1))  # quantiles fitted one by one may cross
 

@@ -73,7 +73,7 @@ class SequenceDataset:
 
     A batch is a dict of ``tokens`` and ``types`` (B, L) int64, ``attn_mask`` (B, L) bool (True is real),
     ``object_index`` (B,) int64 (unique over all splits), with ``order=ask`` ``prefix`` (B,) int64, the tokens in front of
-    BOS, and, with ``with_values``, ``scalar_values`` (B, c) float32 in
+    BOS, and, with ``with_values``, ``scalar_values`` (B, c) float64 in
     physical units, NaN where not observed; with ``with_sigma``, ``sigma`` (B, L) float32, the standard error of each
     token's target in units of its codebook (``tokenizers/sigma.py``), 0 where there is none.
     """

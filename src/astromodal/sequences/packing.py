@@ -195,10 +195,10 @@ def _append(
     layout: SequenceLayout,
 ) -> None:  # fmt: skip
     """Append a chunk to the files of its splits; ``ends`` (tokens per file) moves on."""
-    values = field.scalar["values"][chunk.rows] if layout.columns else np.zeros((len(chunk.rows), 0), np.float32)
+    values = field.scalar["values"][chunk.rows] if layout.columns else np.zeros((len(chunk.rows), 0))
     if layout.columns:
         seen = field.scalar["present"][chunk.rows] & ~field.scalar["nondetected"][chunk.rows]
-        values = np.where(seen, values, np.float32("nan"))
+        values = np.where(seen, values, np.nan)
     hashes = hash_ids(np.asarray(field.ids[chunk.rows])) if len(chunk.rows) else np.zeros(0, np.uint64)
     of_token = np.repeat(split, chunk.lengths)
     for which, writer in enumerate(writers):
@@ -210,5 +210,5 @@ def _append(
         writer.append("field", np.full(int(rows.sum()), index, np.uint16))
         writer.append("row", chunk.rows[rows].astype(np.int64))
         writer.append("object_hash", hashes[rows])
-        writer.append("scalar_values", values[rows].astype(np.float32, copy=False))
+        writer.append("scalar_values", values[rows].astype(np.float64, copy=False))
         ends[which] += int(chunk.lengths[rows].sum())

@@ -48,8 +48,8 @@ class ScalarTokens:
     present: np.ndarray  # bool: the token means something
     clipped: np.ndarray  # bool: outside of the fitted range, in an end bin
     nondetected: np.ndarray  # bool: observed, not detected; no bin
-    values: np.ndarray  # float32
-    errors: np.ndarray  # float32, NaN where unknown
+    values: np.ndarray  # float64
+    errors: np.ndarray  # float64, NaN where unknown
     sigma: np.ndarray  # float16: the errors in the codebook's units, 0 where unknown (see sigma.py)
 
 
@@ -100,7 +100,7 @@ class ScalarTokenizer(Tokenizer):
         self.configs = dict(scalar_columns(data, list(data.spectra)))
         if not self.configs:
             raise DataError("at least one scalar column", got="none", repair="set data.scalars or tokenizer=spectrum")
-        samples = [Reservoir(self.config.max_fit_values, 1, [seed, j]) for j in range(len(self.configs))]
+        samples = [Reservoir(self.config.max_fit_values, 1, [seed, j], np.float64) for j in range(len(self.configs))]
         n_observed, findings = np.zeros(len(self.configs), dtype=np.int64), Findings()
         for field, batch in self._batches(cubes, rows.fit, data):
             findings.add_scalars(field, batch)
@@ -148,7 +148,7 @@ class ScalarTokenizer(Tokenizer):
 
     def _transformed(self, batch: ScalarBatch) -> tuple[np.ndarray, np.ndarray]:
         """Values in the columns' spaces (n, c) and where they exist (a flux of 0 has no logarithm)."""
-        values = np.zeros(batch.values.shape, dtype=np.float32)
+        values = np.zeros(batch.values.shape)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             for j, config in enumerate(self.configs.values()):
                 values[:, j] = transform(batch.values[:, j], config)
@@ -179,9 +179,9 @@ class ScalarTokenizer(Tokenizer):
         return ScalarTokens(tokens, present, clipped, batch.nondetected, batch.values, batch.errors, sigma)
 
     def decode(self, tokens: np.ndarray) -> np.ndarray:
-        """Physical values (n, c) float32 of the bins' centres; meaningful where the token was present."""
+        """Physical values (n, c) float64 of the bins' centres; meaningful where the token was present."""
         tokens = np.asarray(tokens, dtype=np.int64)
-        values = np.empty(tokens.shape, dtype=np.float32)
+        values = np.empty(tokens.shape)
         for j, config in enumerate(self.configs.values()):
             values[:, j] = inverse_transform(self.binners[j].decode(tokens[:, j])[:, 0], config)
         return values
@@ -212,7 +212,7 @@ class ScalarTokenizer(Tokenizer):
         n_columns = len(self.configs)
         sums, usage = ErrorSums(n_columns), np.zeros((n_columns, max(self.n_bins)), dtype=np.int64)
         tallies, n_rows = np.zeros((2, n_columns), dtype=np.int64), 0  # clipped, not detected
-        examples = [Reservoir(REPORT_VALUES, 3, [0, j]) for j in range(n_columns)]
+        examples = [Reservoir(REPORT_VALUES, 3, [0, j], np.float64) for j in range(n_columns)]
         for _, batch in self._batches(cubes, masks, data):
             codes = self.encode(batch)
             decoded = self.decode(codes.tokens)
@@ -263,21 +263,21 @@ class ScalarTokenizer(Tokenizer):
 
     def _write(self, folder: Path) -> list[Path]:
         book = self.codebook
-        centers = book.centers.astype(np.float64)
+        centers = book.centers
         real = np.arange(centers.shape[1]) < book.n_bins[:, None]
         physical = np.zeros_like(centers)
         for j, config in enumerate(self.configs.values()):
-            physical[j] = np.where(real[j], inverse_transform(centers[j].astype(np.float32), config), 0.0)
+            physical[j] = np.where(real[j], inverse_transform(centers[j], config), 0.0)
         standardized = np.where(real, (centers - book.mean[:, None]) / book.scale[:, None], 0.0)
         arrays = {
             "columns": np.array(self.columns, dtype=np.str_),
-            "edges": self._padded("edges_", centers.shape[1] + 1).astype(np.float32),
-            "bin_centers": book.centers,
-            "bin_centers_physical": physical.astype(np.float32),
+            "edges": self._padded("edges_", centers.shape[1] + 1),
+            "bin_centers": centers,
+            "bin_centers_physical": physical,
             "bin_centers_standardized": standardized.astype(np.float32),
             "counts": book.counts,
             "n_bins": book.n_bins,
-            "spread": self._padded("spread_").astype(np.float32),
+            "spread": self._padded("spread_"),
             "config_json": np.array(json.dumps(plain(self.config))),
             "columns_json": np.array(json.dumps(plain(self.configs))),
             "layout_json": np.array(json.dumps(self.layout_)),

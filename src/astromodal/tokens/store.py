@@ -5,7 +5,7 @@
     image_tokens/datacube_<field>_tokens.npz              ids, tokens (n, T) uint16, present (n,)
     image_latents/datacube_<field>_latents.npz            ids, latents (n, c, h, w) float32, present (n,)
     scalar_tokens/datacube_<field>_scalar_tokens.npz      ids, tokens (n, c) uint16, present, clipped, nondetected
-                                                          (n, c) bool, values, errors (n, c) float32 physical,
+                                                          (n, c) bool, values, errors (n, c) float64 physical,
                                                           sigma (n, c) float16, columns
     spectrum_tokens/datacube_<field>_spectrum_tokens.npz  ids and, per group, tokens_<group> (flat) uint16,
                                                           sigma_<group> (flat) float16, offsets_<group> (n + 1,)

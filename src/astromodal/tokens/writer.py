@@ -64,7 +64,7 @@ class FieldWriter:
         for name in ("present", "clipped", "nondetected"):
             writer.append(name, np.asarray(getattr(scalars, name), bool))
         for name in ("values", "errors"):
-            writer.append(name, np.asarray(getattr(scalars, name), np.float32))
+            writer.append(name, np.asarray(getattr(scalars, name), np.float64))
         writer.append("sigma", np.asarray(scalars.sigma, np.float16))
 
     def add_spectrum(
