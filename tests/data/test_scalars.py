@@ -32,7 +32,7 @@ def test_every_reason_is_told_apart_and_counted():
     assert np.flatnonzero(np.isfinite(got.errors[:, 0])).tolist() == [0, 7]
     assert np.flatnonzero(got.fit[:, 0]).tolist() == [0, 8, 10, 11]
     assert got.reasons["mag"] == {
-        "null": 1, "nan": 1, "inf": 1, "sentinel": 1, "nondetected": 1, "out_of_range": 1,
+        "null": 1, "masked": 0, "nan": 1, "inf": 1, "sentinel": 1, "nondetected": 1, "out_of_range": 1,
         "not_positive": 0, "outside_fit_range": 1, "no_error": 2, "bad_error": 1, "large_error": 1,
     }  # fmt: skip
 

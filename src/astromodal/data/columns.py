@@ -6,6 +6,8 @@ the flat buffer *is* the matrix and is returned as a view; in every other case o
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 import pyarrow as pa
 
@@ -23,6 +25,18 @@ def list_value_type(kind: pa.DataType) -> pa.DataType | None:
 def is_number(kind: pa.DataType) -> bool:
     """Whether values of an Arrow type can be read as floating-point numbers."""
     return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+
+
+def refuse_twice(names: Sequence[str], wanted: Iterable[str], where: object) -> None:
+    """Refuse a column that is wanted and stands twice among the ``names`` of a file: nobody knows which is meant.
+
+    Raises:
+        DataError: naming it.
+    """
+    for name in wanted:
+        if (n := names.count(name)) > 1:
+            raise DataError(f"one column {name}", got=f"{n} of that name", where=where,
+                            repair="rename or drop all but one (a join keeps both)")  # fmt: skip
 
 
 def one_array(column: Column) -> pa.Array:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import difflib
 import glob
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,8 @@ import pyarrow.parquet as pq
 from ..core.ids import hash_ids, normalize_ids
 from ..core.manifest import fingerprint_file
 from ..errors import DataError
-from .columns import is_number, list_column_ragged, list_column_to_matrix, list_value_type, numbers
+from .columns import is_number, list_column_ragged, list_column_to_matrix, list_value_type, numbers, refuse_twice
+from .masks import mask_columns, unmasked
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig
@@ -43,6 +45,7 @@ class Batch:
     table: pa.RecordBatch
     rows: np.ndarray  # (n,) int64: row of the cube
     field: str
+    masked: Mapping[str, int] = dataclass_field(default_factory=dict)  # column → values that a mask made null
 
     @property
     def first_row(self) -> int:
@@ -90,7 +93,7 @@ class Datacube:
         field: the field's name; default: the file's name without ``datacube_``.
 
     Raises:
-        DataError: no such file, not Parquet or cut off, no rows, a column missing or of the wrong type.
+        DataError: no such file, not Parquet or cut off, no rows, a column missing, twice there, or of the wrong type.
     """
 
     def __init__(self, path: str | Path, data: DataConfig, field: str | None = None) -> None:
@@ -101,6 +104,7 @@ class Datacube:
             schema = file.schema_arrow
             self.n_rows: int = file.metadata.num_rows
         self.columns: tuple[str, ...] = tuple(schema.names)
+        self.masks = mask_columns(schema)
         if self.n_rows == 0:
             raise DataError("at least one row", got="none", where=self.path, repair="remove or rewrite the file")
         self._check_columns(schema)
@@ -127,6 +131,7 @@ class Datacube:
                     f"column {name}", got=f"no such column{f'; the nearest is {near[0]}' if near else ''}",
                     where=self.path, repair="add the column (null where unknown) or take it out of data=…",
                 )  # fmt: skip
+            refuse_twice(self.columns, [name], self.path)
             found = schema.field(name).type
             element = list_value_type(found)
             right = {
@@ -207,7 +212,9 @@ class Datacube:
         self, file: pq.ParquetFile, group: int, first: int, names: list[str], rows: int, mask: np.ndarray | None
     ) -> Iterator[Batch]:
         """One row group; groups one by one, so that a skipped one costs nothing and row numbers stay known."""
-        stream = file.iter_batches(rows, row_groups=[group], columns=names, use_threads=False)
+        masks = [self.masks[name] for name in names if name in self.masks]
+        read = list(dict.fromkeys([*names, *masks]))
+        stream = file.iter_batches(rows, row_groups=[group], columns=read, use_threads=False)
         while True:
             try:
                 table = next(stream, None)
@@ -227,7 +234,10 @@ class Datacube:
                 if not keep.all():
                     table, index = table.filter(pa.array(keep)), index[keep]
             if table.num_rows:
-                yield Batch(table, index, self.field)
+                counts: dict[str, int] = {}
+                if masks:
+                    table, counts = unmasked(table, names, self.masks)
+                yield Batch(table, index, self.field, counts)
 
 
 def discover(data: DataConfig, template: str) -> list[Datacube]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import DataError
 from .columns import list_column_to_matrix, numbers
+from .masks import masked_values
 from .photometry import flux_factors
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class ImageReader:
         where = f"field {self.field}, column {column}"
         values, present = list_column_to_matrix(source, size * size, where, strict=False)
         present = np.array(present, dtype=bool)
-        reasons = {"wrong_length": n - source.null_count - int(present.sum())}
+        reasons = {"wrong_length": n - source.null_count - int(present.sum()), "masked": masked_values(batch, [column])}
         target, good = flux[:, index], valid[:, index]
         with np.errstate(invalid="ignore", over="ignore"):
             np.multiply(values.reshape(n, size, size), self._factors[index], out=target)

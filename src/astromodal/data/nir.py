@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import ConfigError, DataError
-from .columns import is_number, list_column_ragged, list_column_to_matrix, list_value_type, numbers
+from .columns import is_number, list_column_ragged, list_column_to_matrix, list_value_type, numbers, refuse_twice
+from .masks import mask_columns, unmasked
 
 WAVE = np.arange(1100.0, 2500.0, 2.0)  # nm, of made-up spectra: the range of common laboratory instruments
 # Centres and widths (nm) of overtones and combinations: O-H of water, C-H, N-H and C=O of organic matter, clay's O-H.
@@ -79,12 +80,15 @@ def _read_table(path: Path, column: str) -> pa.Table:
     """The list column and the numeric columns of a Parquet file."""
     try:
         file = pq.ParquetFile(path)
-        names = [f.name for f in file.schema_arrow if f.name == column or is_number(f.type)]
+        schema, masks = file.schema_arrow, mask_columns(file.schema_arrow)
+        names = [f.name for f in schema if (f.name == column or is_number(f.type)) and f.name not in masks.values()]
         lists = [f.name for f in file.schema_arrow if list_value_type(f.type) is not None]
         if column not in lists:
             raise DataError(f"a list column {column}", got=", ".join(lists) or "no list column", where=path,
                             repair="recipe.column=<one of them>")  # fmt: skip
-        return file.read(columns=names)
+        refuse_twice(schema.names, names, path)
+        table = file.read(columns=[*names, *(masks[name] for name in names if name in masks)])
+        return unmasked(table, names, masks)[0]
     except FileNotFoundError as error:
         repair = "recipe.path=null makes spectra"
         raise DataError("a Parquet file of spectra", got="nothing", where=path, repair=repair) from error

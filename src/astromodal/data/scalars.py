@@ -21,6 +21,7 @@ from ..config.schema import ScalarConfig, Transform
 from ..errors import ConfigError
 from .columns import numbers
 from .findings import lost_rows
+from .masks import masked_values
 from .spectra import SpectrumBatch, read_spectra, spectrum_columns
 
 if TYPE_CHECKING:
@@ -150,14 +151,16 @@ def read_scalars(
         error = None
         if group := derived_group(name, data):
             known = spectra[group] if spectra and group in spectra else read_spectra(batch, data, group)
-            raw, null = known.scale, len(known) - int(known.present.sum()) - lost_rows(known.counts)
+            masked, raw, null = 0, known.scale, len(known) - int(known.present.sum()) - lost_rows(known.counts)
         else:
             source = config.column or name
             column = batch.column(source)
             raw, null = numbers(column, f"column {source}"), column.null_count
+            masked = masked_values(batch, [source])
             if config.error:
                 error = numbers(batch.column(config.error), f"column {config.error}")
         present[:, j], nondetected[:, j], counts = classify(raw, config, null)
+        counts |= {"null": null - masked, "masked": masked}
         if group:
             counts["no_spectrum"] = counts.pop("nan")
         if counts["out_of_range"]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..errors import ConfigError
 from .columns import list_column_ragged, list_column_to_matrix
+from .masks import masked_values
 from .rebin import increasing_rows, masked_median, rebin
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def read_spectra(batch: Any, data: DataConfig, group: str) -> SpectrumBatch:
         raise ConfigError("either ivar or error", got="both", where=f"data.spectra.{group}")
     read = _coefficients if _kind(config) == "coefficients" else _gridded
     rows, flux, ivar, has_ivar, counts = read(batch, config)
+    counts["masked"] = masked_values(batch, spectrum_columns(config))
     valid = ivar > 0
     if _kind(config) == "coefficients":
         scale = np.sqrt(np.square(flux).sum(axis=1))  # the norm; masked ones are 0

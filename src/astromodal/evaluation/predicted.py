@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 
 from ..core.ids import normalize_ids
 from ..core.npz import load_npz
-from ..data.columns import is_number, list_column_to_matrix, numbers, one_array
+from ..data.columns import is_number, list_column_to_matrix, numbers, one_array, refuse_twice
+from ..data.masks import mask_columns, unmasked
 from ..data.splits import SPLIT_NAMES
 from ..errors import ArtifactError, ArtifactMissingError, DataError
 from .catalogue import FLAGS, KEY, LACKS_GIVEN, NOT_DETECTED
@@ -101,7 +102,8 @@ class PredictionCatalogue:
             raise ArtifactMissingError("a catalogue of predictions", got="nothing", where=path,
                                        repair="run python evaluate.py")  # fmt: skip
         schema = pq.read_schema(self.files[0])
-        self._names = set(schema.names)
+        refuse_twice(schema.names, dict.fromkeys(schema.names), self.files[0])
+        self._names, self._masks = set(schema.names), mask_columns(schema)
         self.meaning = json.loads((schema.metadata or {}).get(KEY, b"{}"))
         self.bins = _bins_beside(self.files[0]) | {n: np.asarray(e, np.float64) for n, e in dict(bins or {}).items()}
         self.columns = _predicted_columns(schema)
@@ -139,7 +141,9 @@ class PredictionCatalogue:
         return {name: q["calibration"] for name, q in questions.items() if q.get("calibration")}
 
     def _column(self, name: str) -> pa.ChunkedArray:
-        return pa.chunked_array([c for f in self.files for c in pq.read_table(f, columns=[name])[name].chunks] or [[]])
+        names = [name, self._masks[name]] if name in self._masks else [name]
+        tables = (unmasked(pq.read_table(file, columns=names), [name], self._masks)[0] for file in self.files)
+        return pa.chunked_array([chunk for table in tables for chunk in table[name].chunks] or [[]])
 
     def _splits(self) -> np.ndarray:
         """0 train, 1 val, 2 test, -1 unknown ``(n,)``, whether written as names or as numbers."""
