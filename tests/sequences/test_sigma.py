@@ -101,7 +101,7 @@ def test_files_of_an_earlier_format_are_refused_in_one_line_and_encoded_again(en
     store = TokenStore(root)
     store.open("F0")
     for attempt in (lambda: store.open("F1"), lambda: next(iter(store)), lambda: store.select(["F1"])):
-        with pytest.raises(ArtifactError, match=r"format 2, got format 1.*field F1.*python encode\.py") as caught:
+        with pytest.raises(ArtifactError, match=r"format 3, got format 1.*field F1.*python encode\.py") as caught:
             attempt()
         assert "\n" not in str(caught.value)
     assert encode_survey(cubes, FakeTokenizers(), splits, data, root)["encoded"] == ["F1"]
