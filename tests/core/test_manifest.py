@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -17,9 +16,9 @@ from astromodal.core import (
     fingerprint_config,
     fingerprint_file,
     git_state,
-    manifest,
     package_versions,
     read_manifest,
+    remembered,
     update_manifest,
     write_manifest,
 )
@@ -90,21 +89,59 @@ def test_a_file_rewritten_within_one_tick_has_its_own_fingerprint(tmp_path):
     assert fingerprint_file(path) != first
 
 
-def test_fingerprints_of_old_files_are_remembered_in_the_process_and_in_a_cache_file(tmp_path, monkeypatch):
-    path, cache = tmp_path / "a", tmp_path / "cache.json"
+def test_a_file_is_read_once_per_change_in_this_process_and_in_later_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(remembered, "_RACY_SECONDS", -1.0)  # the files need not grow old
+    path, memory = tmp_path / "a", tmp_path / "memory.json"
     path.write_bytes(b"one")
-    os.utime(path, (time.time() - 100,) * 2)
-    expected = fingerprint_file(path, cache=cache)
-    monkeypatch.setattr(manifest.hashlib, "file_digest", lambda *a: pytest.fail("read again"))
-    assert fingerprint_file(path) == expected
-    manifest._remembered.clear()
-    assert fingerprint_file(path, cache=cache) == expected
-    cache.write_text("damaged")
-    monkeypatch.undo()
-    manifest._remembered.clear()
-    assert fingerprint_file(path, cache=cache) == expected
+    expected = fingerprint_file(path, memory)
+    with monkeypatch.context() as patch:
+        patch.setattr(remembered, "_hash", lambda *_: pytest.fail("read again"))
+        assert fingerprint_file(path) == expected
+        remembered._remembered.clear()  # another process
+        assert fingerprint_file(path, memory) == expected
+    stat = path.stat()
+    path.write_bytes(b"two")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as cp -p and rsync -t do
+    assert fingerprint_file(path, memory) != expected
+    path.write_bytes(b"one")
+    whole = memory.read_bytes()
+    for bit in range(0, 8 * len(whole), 7):  # whatever happens to the memory, it only costs time
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        memory.write_bytes(damaged)
+        remembered._remembered.clear()
+        assert fingerprint_file(path, memory) == expected
     with pytest.raises(ArtifactMissingError):
         fingerprint_file(tmp_path / "nothing")
+
+
+def test_a_file_that_changed_a_moment_ago_is_not_remembered(tmp_path):
+    (tmp_path / "a").write_bytes(b"one")
+    fingerprint_file(tmp_path / "a", tmp_path / "memory.json")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_checked_all_the_same(tmp_path, monkeypatch):
+    written = _folder(tmp_path)
+    monkeypatch.setattr(remembered, "_RACY_SECONDS", -1.0)
+    monkeypatch.setattr(remembered, "write_sealed", lambda *_: (_ for _ in ()).throw(PermissionError(13, "denied")))
+    assert check_manifest(tmp_path, verify_files=True)["fingerprint"] == written["fingerprint"]
+
+
+def test_a_manifest_without_its_fingerprint_or_of_another_shape_is_one_line(tmp_path):
+    _folder(tmp_path)
+    path = tmp_path / "manifest.json"
+    whole = json.loads(path.read_text())
+    del whole["checksum"]  # as versions before this one wrote them
+    for change in ({"fingerprint": None}, {"files": []}, {"entries": 3}, {"schema_version": "1"}):
+        path.write_text(json.dumps(whole | change))
+        with pytest.raises(ArtifactError, match=r"expected .*manifest\.json.*to repair: mend it"):
+            check_manifest(tmp_path, verify_files=True, repair="mend it")
+    path.write_text("[1, 2]")
+    with pytest.raises(ArtifactError, match="a JSON object, got list"):
+        read_manifest(tmp_path)
+    path.write_text(json.dumps(whole))
+    check_manifest(tmp_path, verify_files=True)
 
 
 def test_array_fingerprints_see_values_shape_dtype_and_name():
@@ -137,7 +174,7 @@ def test_entries_written_by_several_processes_at_once_are_all_kept(tmp_path):
         "for k in range(10):\n"
         "    update_manifest(sys.argv[1], f'{sys.argv[2]}-{k}', {'fingerprint': sys.argv[2], 'files': {}})\n"
     )
-    env = os.environ | {"PYTHONPATH": str(manifest.__file__).rsplit("/astromodal/", 1)[0]}
+    env = os.environ | {"PYTHONPATH": str(remembered.__file__).rsplit("/astromodal/", 1)[0]}
     runs = [subprocess.Popen([sys.executable, "-c", code, tmp_path, str(k)], env=env) for k in range(3)]
     assert [r.wait(timeout=60) for r in runs] == [0, 0, 0]
     assert len(read_manifest(tmp_path)["entries"]) == 30

@@ -1,108 +1,35 @@
 """What a folder of artifacts was made from: fingerprints of inputs and files, configuration, code and versions.
 
 A stage that reads a folder checks its manifest; a stage that is run again compares fingerprints and leaves alone
-what is up to date. Fingerprints are 128 bits of BLAKE2b in hexadecimal.
+what is up to date.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import datetime
 import functools
-import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
-import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import ArtifactError, ArtifactMissingError
-from .io import FileLock, plain, read_json, write_json
+from .fingerprints import container, fingerprint_arrays, fingerprint_config
+from .io import FileLock, plain
+from .remembered import changed_files, fingerprint_file, fingerprint_files
+from .sealed import read_sealed, write_sealed
+
+__all__ = [
+    "changed_files", "check_manifest", "fingerprint_arrays", "fingerprint_config", "fingerprint_file",
+    "fingerprint_files", "git_state", "package_versions", "read_manifest", "update_manifest", "utc_now",
+    "write_manifest",
+]  # fmt: skip
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("astromodal", "torch", "numpy", "pyarrow", "scikit-learn", "hydra-core", "omegaconf", "joblib", "wandb")
-_RACY_SECONDS = 2.0  # a file changed this recently may change again within one tick of its time stamp
-
-_remembered: dict[tuple[str, int, int, int], str] = {}
-
-
-def _hash() -> Any:
-    return hashlib.blake2b(digest_size=16)
-
-
-def fingerprint_file(path: str | Path, cache: str | Path | None = None) -> str:
-    """Fingerprint of a file's content.
-
-    Remembered in the process by size, time stamp (ns) and inode; with ``cache``, also in that JSON file.
-
-    Raises:
-        ArtifactMissingError: there is no such file.
-    """
-    real = os.path.realpath(path)
-    try:
-        stat = os.stat(real)
-        key = (real, stat.st_size, stat.st_mtime_ns, stat.st_ino)
-        if key in _remembered:
-            return _remembered[key]
-        stored = _read_cache(cache).get(real)
-        if stored and tuple(stored[:3]) == key[1:]:
-            _remembered[key] = stored[3]
-            return stored[3]
-        with open(real, "rb") as file:
-            result = hashlib.file_digest(file, _hash).hexdigest()
-    except FileNotFoundError as error:
-        raise ArtifactMissingError("a file", got="nothing", where=path) from error
-    if time.time_ns() - stat.st_mtime_ns > _RACY_SECONDS * 1e9:
-        _remembered[key] = result
-        if cache is not None:
-            with contextlib.suppress(ArtifactError), FileLock(cache, wait_seconds=1.0):  # only saves time
-                write_json(cache, _read_cache(cache) | {real: [*key[1:], result]})
-    return result
-
-
-def _read_cache(cache: str | Path | None) -> dict:
-    """The remembered fingerprints; a damaged or missing cache only costs time."""
-    try:
-        values = read_json(cache) if cache is not None else {}
-    except ArtifactError:
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-def fingerprint_arrays(arrays: Mapping[str, np.ndarray]) -> str:
-    """Fingerprint of names, dtypes, shapes and values, whatever the order of the mapping."""
-    digest = _hash()
-    for name in sorted(arrays):
-        array = np.asarray(arrays[name])
-        if array.dtype.hasobject:
-            raise ArtifactError("an array of numbers or text", got=f"dtype {array.dtype}", where=name)
-        digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
-        if array.size:
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-    return digest.hexdigest()
-
-
-def fingerprint_config(obj: Any) -> str:
-    """Fingerprint of a dataclass, OmegaConf node or mapping, as sorted JSON: the order of keys is without effect."""
-    text = json.dumps(plain(_container(obj)), sort_keys=True, ensure_ascii=False, allow_nan=False)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _container(obj: Any) -> Any:
-    if dataclasses.is_dataclass(obj) and not isinstance(obj, type):
-        return dataclasses.asdict(obj)
-    if type(obj).__module__.startswith("omegaconf."):
-        from omegaconf import OmegaConf
-
-        return OmegaConf.to_container(obj, resolve=True, enum_to_str=True)
-    return obj
 
 
 @functools.cache
@@ -160,10 +87,8 @@ def _manifest_path(folder: str | Path) -> Path:
 
 def _hash_files(folder: Path, files: Iterable[str | Path]) -> dict[str, str]:
     """Fingerprints by path relative to ``folder``."""
-    return {
-        Path(os.path.relpath(folder / file, folder)).as_posix(): fingerprint_file(folder / file)
-        for file in sorted(map(Path, files))
-    }
+    names = sorted({Path(os.path.relpath(folder / file, folder)).as_posix() for file in files})
+    return dict(zip(names, fingerprint_files([folder / name for name in names]), strict=True))
 
 
 def write_manifest(
@@ -175,25 +100,26 @@ def write_manifest(
     files: Iterable[str | Path],
     run_id: str | None,
     extra: Mapping[str, Any] | None = None,
+    beside: Iterable[str | Path] = (),
 ) -> dict:
     """Write ``<folder>/manifest.json`` after the files it speaks of; entries of :func:`update_manifest` are dropped.
 
     Args:
         inputs: name → fingerprint of what the files were made from.
         files: absolute, or relative to ``folder``; they are hashed.
+        beside: further files, of which the folder's fingerprint knows nothing (reports, which hold times).
 
     Returns:
         The manifest; its ``fingerprint`` is that of the files' hashes and the configuration.
     """
     folder = Path(os.path.abspath(folder))
-    names = [os.path.relpath(f, folder) if Path(f).is_absolute() else f for f in files]
-    hashes = _hash_files(folder, names)
-    config = plain(_container(config))
+    hashes, config = _hash_files(folder, files), plain(container(config))
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "kind": kind,
         "fingerprint": fingerprint_config({"kind": kind, "files": hashes, "config": config}),
         "files": hashes,
+        "beside": _hash_files(folder, beside),
         "config": config,
         "inputs": dict(inputs),
         "git": git_state(),
@@ -202,7 +128,7 @@ def write_manifest(
         "created": utc_now(),
         **(plain(extra) if extra else {}),
     }
-    write_json(_manifest_path(folder), manifest)
+    write_sealed(_manifest_path(folder), manifest)
     return manifest
 
 
@@ -213,16 +139,16 @@ def update_manifest(folder: str | Path, key: str, entry: Mapping[str, Any] | Non
     """
     path = _manifest_path(folder)
     with FileLock(path, wait_seconds=60.0):
-        manifest = read_json(path) if path.exists() else {"schema_version": SCHEMA_VERSION}
+        manifest = read_manifest(folder) if path.exists() else {"schema_version": SCHEMA_VERSION}
         entries = manifest.setdefault("entries", {})
         entries.pop(key, None)
         if entry is not None:
             entries[key] = plain(entry)
-        write_json(path, manifest)
+        write_sealed(path, manifest)
     return manifest
 
 
-def read_manifest(folder: str | Path) -> dict:
+def read_manifest(folder: str | Path, repair: str = "make the folder again") -> dict:
     """The manifest of ``folder``.
 
     Raises:
@@ -230,42 +156,46 @@ def read_manifest(folder: str | Path) -> dict:
         ArtifactError: it is damaged, or of a later version of this program.
     """
     path = _manifest_path(folder)
-    manifest = read_json(path)
-    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    manifest = read_sealed(path, repair)
+    version = manifest.get("schema_version")
     if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise ArtifactError(
-            f"schema_version up to {SCHEMA_VERSION}", got=version, where=path, repair="make the folder again"
-        )
+        raise ArtifactError(f"schema_version up to {SCHEMA_VERSION}", got=version, where=path, repair=repair)
+    for key in ("files", "beside", "entries", "inputs"):
+        if not isinstance(manifest.get(key, {}), dict):
+            raise ArtifactError(f"a mapping {key}", got=type(manifest[key]).__name__, where=path, repair=repair)
     return manifest
 
 
 def check_manifest(folder: str | Path, *, verify_files: bool, repair: str = "make the folder again") -> dict:
     """Check that ``folder`` is complete and, with ``verify_files``, that its files are those of the manifest.
 
+    A file that was compared before and has not changed since costs a look at its time stamp (:mod:`.remembered`).
+
     Raises:
         ArtifactMissingError: the manifest or a file is not there.
-        ArtifactError: a fingerprint differs; both are in the message.
+        ArtifactError: a fingerprint is missing or differs; both are in the message.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    files = dict(manifest.get("files", {}))
+    manifest = read_manifest(folder, repair)
+    files = manifest.get("files", {}) | manifest.get("beside", {})
     for entry in manifest.get("entries", {}).values():
         files |= entry.get("files", {})
-    for name, expected in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise ArtifactMissingError("a file of the manifest", got="nothing", where=path, repair=repair)
-        found = fingerprint_file(path) if verify_files else expected
-        if found != expected:
-            raise ArtifactError(f"fingerprint {expected}", got=found, where=path, repair=repair)
-    if "fingerprint" in manifest:
-        parts = {key: manifest.get(key) for key in ("kind", "files", "config")}
-        found = fingerprint_config(parts)
-        if found != manifest["fingerprint"]:
-            raise ArtifactError(
-                f"fingerprint {manifest['fingerprint']}",
-                got=found,
-                where=_manifest_path(folder),
-                repair=f"the manifest was edited: {repair}",
-            )
+    for name in files:
+        if not (folder / name).is_file():
+            raise ArtifactMissingError("a file of the manifest", got="nothing", where=folder / name, repair=repair)
+    if verify_files:
+        for name, found in changed_files(folder, files).items():
+            raise ArtifactError(f"fingerprint {files[name]}", got=found, where=folder / name, repair=repair)
+    _check_own(manifest, _manifest_path(folder), repair)
     return manifest
+
+
+def _check_own(manifest: Mapping[str, Any], path: Path, repair: str) -> None:
+    """The manifest's own fingerprint; one with entries has a fingerprint in each of them instead."""
+    expected = manifest.get("fingerprint")
+    found = fingerprint_config({key: manifest.get(key) for key in ("kind", "files", "config")})
+    if expected is None and "entries" not in manifest:
+        raise ArtifactError("a fingerprint in the manifest", got="none", where=path, repair=repair)
+    if expected is not None and expected != found:
+        raise ArtifactError(f"fingerprint {expected}", got=found, where=path,
+                            repair=f"the manifest was edited: {repair}")  # fmt: skip
