@@ -425,6 +425,7 @@ def trust(folder: Path) -> None:
                     visit(value)
 
     visit(manifest)
+    manifest.pop("checksum")
     if "fingerprint" in manifest:
         manifest["fingerprint"] = fingerprint_config({key: manifest.get(key) for key in ("kind", "files", "config")})
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -1,6 +1,7 @@
 """Packed sequences against an obvious implementation, object by object; caching, faults, counts."""
 
 import itertools
+import os
 import threading
 
 import numpy as np
@@ -8,10 +9,12 @@ import pytest
 
 from astromodal.core.ids import hash_ids
 from astromodal.core.io import FileLock, load_npz, save_npz
-from astromodal.core.manifest import read_manifest, update_manifest
+from astromodal.core.manifest import fingerprint_file, read_manifest, update_manifest
 from astromodal.core.vocab import BOS, EOS, MISS, NONDET
 from astromodal.errors import ArtifactError
-from astromodal.sequences import PackedSequences, build_layout, build_sequences, packing
+from astromodal.sequences import (
+    BucketSampler, PackedSequences, SequenceDataset, SequenceLoader, build_layout, build_sequences, packing,
+)  # fmt: skip
 from astromodal.tokens import TokenStore, encode_survey, token_paths
 from tests.tokens.fake_survey import FakeTokenizers, make_survey
 
@@ -92,9 +95,9 @@ def test_packed_sequences_equal_those_built_object_by_object(encoded, tmp_path, 
 def test_values_are_the_physical_ones_and_nan_where_nothing_was_measured(encoded, tmp_path):
     store = TokenStore(encoded)
     packed = build_sequences(store, build_layout(FakeTokenizers(), ORDERS[0]), root=tmp_path)
-    arrays = packed.split("train")
+    arrays, opened = packed.split("train"), {name: store.open(name) for name in packed.fields}
     for i in range(packed.n_rows("train")):
-        field = store.open(packed.fields[arrays["field"][i]])
+        field = opened[packed.fields[arrays["field"][i]]]
         row = arrays["row"][i]
         present = field.scalar["present"][row]
         assert np.array_equal(np.isfinite(arrays["scalar_values"][i]), present)
@@ -155,21 +158,57 @@ def test_a_damaged_folder_is_refused_when_it_is_opened_directly(encoded, tmp_pat
     packed = build_sequences(TokenStore(encoded), build_layout(FakeTokenizers(), ORDERS[0]), root=tmp_path)
     path = packed.folder / "val.npz"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ArtifactError, match=r"val\.npz.*made again"):
+    with pytest.raises(ArtifactError, match=r"val\.npz.*packed again"):
         PackedSequences(packed.folder)
 
 
-def test_a_failure_while_packing_leaves_nothing_that_could_be_mistaken_for_sequences(encoded, tmp_path, monkeypatch):
+def test_a_failure_while_packing_leaves_nothing(encoded, tmp_path, monkeypatch):
     def fails(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(packing, "write_manifest", fails)
     with pytest.raises(OSError, match="No space"):
-        build_sequences(TokenStore(encoded), build_layout(FakeTokenizers(), ORDERS[0]), root=tmp_path)
+        build_sequences(TokenStore(encoded), build_layout(FakeTokenizers(), ORDERS[0]), root=tmp_path / "sequences")
+    assert list(tmp_path.iterdir()) == []
     monkeypatch.undo()
-    with pytest.raises(ArtifactError):
-        PackedSequences(next(p for p in tmp_path.iterdir() if p.is_dir()))
     build_sequences(TokenStore(encoded), build_layout(FakeTokenizers(), ORDERS[0]), root=tmp_path)
+
+
+def test_without_a_training_object_nothing_is_packed(encoded, tmp_path, monkeypatch):
+    monkeypatch.setattr(packing._Counts, "add", lambda *_: None)
+    with pytest.raises(ArtifactError, match="at least one training object"):
+        build_sequences(TokenStore(encoded), build_layout(FakeTokenizers(), ORDERS[0]), root=tmp_path / "sequences")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flipped_bit_is_found_when_sequences_are_opened_and_they_are_packed_again(encoded, tmp_path, caplog):
+    store, layout = TokenStore(encoded), build_layout(FakeTokenizers(), ORDERS[0])
+    folder = build_sequences(store, layout, root=tmp_path).folder
+    rng, whole = np.random.default_rng(0), {p: p.read_bytes() for p in folder.iterdir()}
+    assert sorted(p.name for p in whole) == ["manifest.json", "test.npz", "train.npz", "val.npz"]
+    for path, content in whole.items():
+        for bit in rng.choice(8 * len(content), 40, replace=False):
+            damaged = bytearray(content)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            with pytest.raises(ArtifactError, match=rf"{path.name}.*to repair: ") as caught:
+                PackedSequences(folder)
+            assert "\n" not in str(caught.value)
+        caplog.clear()
+        build_sequences(store, layout, root=tmp_path)
+        assert "packing again" in caplog.text and path.name in caplog.text
+        assert path.suffix == ".json" or path.read_bytes() == content
+
+
+def test_a_packed_file_that_is_cut_short_in_use_is_one_line_and_no_signal(encoded, tmp_path):
+    packed = build_sequences(TokenStore(encoded), build_layout(FakeTokenizers(), ORDERS[0]), root=tmp_path)
+    dataset = SequenceDataset(packed, "train", with_values=True)
+    loader = SequenceLoader(dataset, BucketSampler(dataset.lengths, 4), num_workers=1)
+    os.truncate(packed.folder / "train.npz", 3000)
+    for read in (lambda: dataset[0], lambda: list(packed.chunks("train")), lambda: list(loader)):
+        with pytest.raises(ArtifactError, match=r"cut to 3000 while it was read .*train\.npz.*to repair") as caught:
+            read()
+        assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_codes_beyond_the_codebook_and_foreign_columns_are_refused(encoded, tmp_path):
@@ -182,7 +221,8 @@ def test_codes_beyond_the_codebook_and_foreign_columns_are_refused(encoded, tmp_
     arrays["tokens"][np.argmax(arrays["present"][:, 0]), 0] = 32
     save_npz(path, arrays)
     entry = read_manifest(root / "tokens")["entries"]["F1"]
-    entry["sizes"][path.relative_to(root / "tokens").as_posix()] = path.stat().st_size
+    name = path.relative_to(root / "tokens").as_posix()
+    entry["sizes"][name], entry["files"][name] = path.stat().st_size, fingerprint_file(path)
     update_manifest(root / "tokens", "F1", entry)
     with pytest.raises(ArtifactError, match=r"codes of r below 32, got 32 \(field F1\)"):
         build_sequences(TokenStore(root), build_layout(FakeTokenizers(), ORDERS[0]))

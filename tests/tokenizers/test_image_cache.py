@@ -68,7 +68,14 @@ def test_float16_keeps_values_and_invalid_pixels_come_back_as_zero(tmp_path):
     assert (good.numpy() == valid).all() and (again.numpy()[~valid] == 0).all()
     np.testing.assert_allclose(again.numpy()[valid], x[valid], atol=0.01)
     cache.close()
-    assert not (tmp_path / "c").exists()
+
+
+def test_the_file_has_no_name_that_anything_could_cut_short(tmp_path):
+    cache = CutoutCache(tmp_path / "c", 300, SHAPE)
+    for start in range(0, 200, 50):
+        cache.add(*cutouts(50, start))
+        assert list(tmp_path.iterdir()) == []
+    assert kept(cache).tolist() == list(range(200))
 
 
 def test_a_full_disk_is_said_before_anything_is_mapped(tmp_path, monkeypatch):

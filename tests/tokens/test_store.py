@@ -1,12 +1,15 @@
 """Reading token files: whole ones open, damaged, foreign and missing ones are refused by name."""
 
+import os
 import shutil
 
 import numpy as np
 import pytest
 
+from astromodal.core import remembered
+from astromodal.core.file_array import FileArray
 from astromodal.core.io import load_npz, save_npz
-from astromodal.core.manifest import read_manifest, update_manifest
+from astromodal.core.manifest import fingerprint_file, read_manifest, update_manifest
 from astromodal.errors import ArtifactError, ArtifactMissingError
 from astromodal.tokens import TokenStore, encode_survey, token_paths
 from tests.tokens.fake_survey import FakeTokenizers, make_survey
@@ -27,25 +30,23 @@ def root(encoded, tmp_path):
 
 
 def rewrite(root, kind, change):
-    """Change a member of a file of F1 and bring the recorded size up to date: only a look at the content finds it."""
+    """Change a member of a file of F1 and let the manifest vouch for it: only a look at the content finds it."""
     path = token_paths(root / "tokens", "F1")[kind]
     arrays = load_npz(path)
     change(arrays)
     save_npz(path, arrays)
     entry = read_manifest(root / "tokens")["entries"]["F1"]
-    entry["sizes"][path.relative_to(root / "tokens").as_posix()] = path.stat().st_size
+    name = path.relative_to(root / "tokens").as_posix()
+    entry["sizes"][name], entry["files"][name] = path.stat().st_size, fingerprint_file(path)
     update_manifest(root / "tokens", "F1", entry)
 
 
-def test_arrays_are_memory_mapped_and_aligned_across_modalities(root):
+def test_arrays_stay_in_their_files_and_are_aligned_across_modalities(root):
     store = TokenStore(root)
     assert store.fields() == ["F0", "F1"]
     field = store.open("F0")
     assert len(field) == len(field.split) == len(field.scalar["tokens"]) == len(field.image["present"])
-    base = field.image["tokens"]
-    while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
-        base = base.base
-    assert isinstance(base, np.memmap)
+    assert isinstance(field.image["tokens"], FileArray) and isinstance(field.ids, FileArray)
     store.verify()
 
 
@@ -101,10 +102,37 @@ def test_a_half_written_field_is_noticed_by_its_shape(root):
         TokenStore(root).open("F1")
 
 
-def test_a_changed_code_is_found_by_verification(root):
-    def change(arrays):
-        arrays["tokens"][0, 0] += 1
+def test_a_flipped_bit_is_found_whenever_tokens_are_opened_and_encoding_repairs_it(encoded, root, tmp_path):
+    """Single bits of every kind of file, and of the manifest: none is read without a word."""
+    cubes, splits, data = make_survey(tmp_path, n_fields=2, n=40)
+    rng, whole = np.random.default_rng(0), {p: p.read_bytes() for p in (root / "tokens").rglob("*.*") if p.is_file()}
+    assert len(whole) == 11
+    for path, content in whole.items():
+        for bit in rng.choice(8 * len(content), 12, replace=False):
+            damaged = bytearray(content)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            with pytest.raises(ArtifactError, match=rf"{path.name}.*to repair: run python encode\.py") as caught:
+                list(TokenStore(root))
+            assert "\n" not in str(caught.value)
+        again = encode_survey(cubes, FakeTokenizers(), splits, data, root)["encoded"]
+        assert again == (["F0", "F1"] if path.suffix == ".json" else [path.name.split("_")[1]])
+        list(TokenStore(root))
+        if path.suffix != ".json":
+            assert path.read_bytes() == content
 
-    rewrite(root, "scalar", change)
-    with pytest.raises(ArtifactError, match="fingerprint"):
-        TokenStore(root).verify()
+
+def test_whole_files_are_read_once_to_be_compared(root, monkeypatch):
+    monkeypatch.setattr(remembered, "_RACY_SECONDS", -1.0)
+    list(TokenStore(root))
+    remembered._remembered.clear()  # another process
+    monkeypatch.setattr(remembered, "_hash", lambda *_: pytest.fail("read again"))
+    assert [field.field for field in TokenStore(root)] == ["F0", "F1"]
+
+
+def test_tokens_that_are_cut_short_while_they_are_read_name_the_file(root):
+    field = TokenStore(root).open("F1")
+    path = token_paths(root / "tokens", "F1")["latents"]
+    os.truncate(path, 100)
+    with pytest.raises(ArtifactError, match=rf"{path.name}.*run python encode\.py data\.fields=\[F1\]"):
+        field.latents["latents"][:]

@@ -14,32 +14,51 @@ import os
 import secrets
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ArtifactError
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
 _STALE_SECONDS = 60.0  # a temporary is locked within milliseconds of its creation; older and unlocked means killed
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What the operating system's errors of one kind mean to who runs the program."""
+
+    expected: str
+    repair: str
+    codes: tuple[str, ...]  # names, as not every system has all of them
+
+
+_KINDS = (
+    _Kind("room on the disk", "free space or choose another folder, run again", ("ENOSPC", "EDQUOT", "EFBIG")),
+    _Kind("a folder that can be written to", "change its permissions or the path",
+          ("EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "EISDIR", "ENAMETOOLONG", "ELOOP", "ENOTEMPTY")),
+    _Kind("a working disk", "check the disk, run again", ("EIO", "EREMOTEIO", "ENODEV", "ENXIO", "EUCLEAN")),
+    _Kind("a file server that answers", "see that the folder is mounted and is still the same one, run again",
+          ("ESTALE", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENOTCONN", "ECONNRESET", "ESHUTDOWN", "ENOLINK")),
+    _Kind("a folder on one file system", "a part of it is mounted from elsewhere: choose a folder without such parts",
+          ("EXDEV",)),
+    _Kind("a file that nothing else holds", "close what uses it (or unmount it, if it is a mount point), run again",
+          ("EBUSY", "ETXTBSY")),
+    _Kind("fewer open files", "raise the limit with ulimit -n, or run fewer processes", ("EMFILE", "ENFILE")),
+)  # fmt: skip
 
 
 def write_error(error: OSError, path: Path) -> ArtifactError | None:
     """The one-line error of a failed write to ``path``; ``None`` if ``error`` is about something else."""
     other = error.filename is not None and not str(error.filename).startswith(str(path.parent))
-    if error.errno in _NO_ROOM:
+    name = errno.errorcode.get(error.errno or 0, "")
+    kind = next((kind for kind in _KINDS if name in kind.codes), None)
+    if name == "ENOENT" and not path.parent.exists():
         return ArtifactError(
-            "room on the disk", got=error.strerror, where=path, repair="free space or choose another folder, run again"
-        )
-    if error.errno in _NOT_WRITABLE and not other:
-        return ArtifactError(
-            "a folder that can be written to",
-            got=error.strerror,
-            where=path,
-            repair="change its permissions or the path",
-        )
-    if error.errno == errno.EIO:
-        return ArtifactError("a working disk", got=error.strerror, where=path, repair="check the disk, run again")
-    return None
+            "the folder that is being written to", got="it is gone: something removed or moved it", where=path.parent,
+            repair="run again",
+        )  # fmt: skip
+    if kind is None or (other and kind is not _KINDS[0]):
+        return None
+    return ArtifactError(kind.expected, got=error.strerror, where=path, repair=kind.repair)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from ..errors import ArtifactError, ArtifactMissingError, UnsafeFileError
 from .atomic import FileLock, atomic_path
 from .bounded import check_shape
 from .json_files import append_jsonl, plain, read_json, read_jsonl, truncate_jsonl, write_json, write_text
-from .npz import NpzWriter, _read_npy_header, load_npz, load_npz_key, map_npz, save_npz
+from .npz import NpzWriter, _read_npy_header, load_npz, load_npz_key, open_npz, save_npz
 from .safe_pickle import read_joblib
 from .torch_files import check_torch_file
 
@@ -35,7 +35,7 @@ __all__ = [
     "load_npz",
     "load_npz_key",
     "load_torch",
-    "map_npz",
+    "open_npz",
     "plain",
     "read_json",
     "read_jsonl",

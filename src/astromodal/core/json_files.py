@@ -58,7 +58,7 @@ def write_json(path: str | Path, obj: Any) -> None:
     write_text(path, json.dumps(plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path, repair: str = "make the file again") -> Any:
     """Read a JSON file.
 
     Raises:
@@ -73,7 +73,7 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError as error:
         raise ArtifactMissingError("a JSON file", got="nothing", where=path) from error
     except (ValueError, RecursionError) as error:
-        raise ArtifactError("valid JSON", got=str(error), where=path, repair="make the file again") from error
+        raise ArtifactError("valid JSON", got=str(error), where=path, repair=repair) from error
 
 
 def append_jsonl(path: str | Path, obj: Any) -> None:

@@ -23,8 +23,8 @@ from .remembered import changed_files, fingerprint_file, fingerprint_files
 from .sealed import read_sealed, write_sealed
 
 __all__ = [
-    "changed_files", "check_manifest", "fingerprint_arrays", "fingerprint_config", "fingerprint_file",
-    "fingerprint_files", "git_state", "package_versions", "read_manifest", "update_manifest", "utc_now",
+    "LaterVersionError", "changed_files", "check_manifest", "fingerprint_arrays", "fingerprint_config",
+    "fingerprint_file", "fingerprint_files", "git_state", "package_versions", "read_manifest", "update_manifest", "utc_now",
     "write_manifest",
 ]  # fmt: skip
 
@@ -132,14 +132,24 @@ def write_manifest(
     return manifest
 
 
+class LaterVersionError(ArtifactError):
+    """A manifest that a later version of this program wrote."""
+
+
 def update_manifest(folder: str | Path, key: str, entry: Mapping[str, Any] | None) -> dict:
     """Set ``manifest["entries"][key]``, for folders in which several parts write (``None`` removes the entry).
 
-    Read, change and write happen under a lock, so that processes may do this at the same time.
+    Read, change and write happen under a lock, so that processes may do this at the same time. A damaged manifest is
+    replaced: nothing that it says can be used, and what it spoke of counts as not there.
     """
     path = _manifest_path(folder)
     with FileLock(path, wait_seconds=60.0):
-        manifest = read_manifest(folder) if path.exists() else {"schema_version": SCHEMA_VERSION}
+        try:
+            manifest = read_manifest(folder)
+        except LaterVersionError:
+            raise
+        except ArtifactError:
+            manifest = {"schema_version": SCHEMA_VERSION}
         entries = manifest.setdefault("entries", {})
         entries.pop(key, None)
         if entry is not None:
@@ -153,13 +163,15 @@ def read_manifest(folder: str | Path, repair: str = "make the folder again") -> 
 
     Raises:
         ArtifactMissingError: there is none.
-        ArtifactError: it is damaged, or of a later version of this program.
+        LaterVersionError: a later version of this program wrote it.
+        ArtifactError: it is damaged.
     """
     path = _manifest_path(folder)
     manifest = read_sealed(path, repair)
     version = manifest.get("schema_version")
     if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise ArtifactError(f"schema_version up to {SCHEMA_VERSION}", got=version, where=path, repair=repair)
+        kind = LaterVersionError if isinstance(version, int) else ArtifactError
+        raise kind(f"schema_version up to {SCHEMA_VERSION}", got=version, where=path, repair=repair)
     for key in ("files", "beside", "entries", "inputs"):
         if not isinstance(manifest.get(key, {}), dict):
             raise ArtifactError(f"a mapping {key}", got=type(manifest[key]).__name__, where=path, repair=repair)
@@ -197,5 +209,4 @@ def _check_own(manifest: Mapping[str, Any], path: Path, repair: str) -> None:
     if expected is None and "entries" not in manifest:
         raise ArtifactError("a fingerprint in the manifest", got="none", where=path, repair=repair)
     if expected is not None and expected != found:
-        raise ArtifactError(f"fingerprint {expected}", got=found, where=path,
-                            repair=f"the manifest was edited: {repair}")  # fmt: skip
+        raise ArtifactError(f"fingerprint {expected}", got=f"{found}, damaged or edited", where=path, repair=repair)

@@ -1,9 +1,9 @@
-"""``.npz`` files whose members can be memory-mapped where they lie.
+"""``.npz`` files whose members can be read in parts, where they lie.
 
-``np.load(mmap_mode=…)`` ignores the mode for ``.npz``. Members written here are stored without compression, and the
-``.npy`` header of each is padded so that its data begins at a multiple of 64 bytes of the *file* (a cache line, and
-what BLAS likes); :func:`map_npz` finds them through the zip's local headers. The files stay ordinary: ``np.load``
-reads them. Dates are fixed, so equal arrays make equal files. Format: numpy NEP 1 and PKWARE's APPNOTE 4.3.7.
+``np.load`` reads whole members. Members written here are stored without compression, and the ``.npy`` header of each
+is padded so that its data begins at a multiple of 64 bytes of the *file* (a cache line, and what BLAS likes);
+:func:`open_npz` finds them through the zip's local headers. The files stay ordinary: ``np.load`` reads them. Dates are
+fixed, so equal arrays make equal files. Format: numpy NEP 1 and PKWARE's APPNOTE 4.3.7.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import io
 import os
 import secrets
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,10 +26,13 @@ from numpy.lib import format as npy
 from ..errors import ArtifactError, ArtifactMissingError, UnsafeFileError
 from .atomic import atomic_path, writing
 from .bounded import check_shape, open_archive
+from .file_array import FileArray, SharedFile
 
+Array = np.ndarray | FileArray
 ALIGNMENT = 64
 _CHUNK = 1 << 24  # bytes
 _LOCAL_HEADER = 30  # bytes before the name
+_END_RECORD = 22  # bytes, without a comment
 _ZIP64_EXTRA = 20  # bytes that force_zip64 puts into every local header
 
 
@@ -105,7 +109,7 @@ class NpzWriter:
     ...     with NpzWriter(os.path.join(folder, "a.npz")) as writer:
     ...         writer.append("tokens", np.zeros((2, 3), np.uint16))
     ...         writer.append("tokens", np.ones((1, 3), np.uint16))
-    ...     map_npz(writer.path)["tokens"].shape
+    ...     open_npz(writer.path)["tokens"].shape
     (3, 3)
     """
 
@@ -234,7 +238,8 @@ def _reading(path: Path) -> Iterator[None]:
         RuntimeError,
         OverflowError,
         MemoryError,
-        IsADirectoryError,
+        OSError,  # a place to seek to that no file has; a disk or a server that fails
+        tokenize.TokenError,  # of a damaged .npy header, which NumPy parses as Python
     ) as error:
         raise ArtifactError(
             "a whole .npz file", got=f"{type(error).__name__}: {error}", where=path, repair="make the file again"
@@ -278,10 +283,11 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
     return flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)
 
 
-def _map_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, file: io.BufferedIOBase) -> np.ndarray:
-    """A read-only view of a stored member; empty, single and compressed ones are read."""
+def _open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, shared: SharedFile) -> Array:
+    """A stored member where it lies; empty, single, compressed and column-major ones are read."""
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-        return _read_member(archive, info, path)
+        return _read_only(_read_member(archive, info, path))
+    file = shared.file
     file.seek(info.header_offset)
     header = file.read(_LOCAL_HEADER)
     if len(header) < _LOCAL_HEADER or header[:4] != b"PK\x03\x04":
@@ -296,17 +302,27 @@ def _map_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, fil
     n_bytes = count * dtype.itemsize
     if offset - start + n_bytes != info.file_size or offset + n_bytes > os.fstat(file.fileno()).st_size:
         raise ValueError(f"{info.file_size} bytes instead of {offset - start + n_bytes} in {info.filename}")
-    if n_bytes == 0 or not shape:
-        array = _read_member(archive, info, path)
-        array.flags.writeable = False
-        return array
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order="F" if fortran else "C")
+    if n_bytes == 0 or not shape or (fortran and len(shape) > 1):
+        return _read_only(_read_member(archive, info, path))
+    return FileArray(shared, offset, dtype, shape)
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
 
 
 def _names(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
-    for info in archive.infolist():
-        if info.filename.endswith(".npy"):
-            yield info.filename.removesuffix(".npy"), info
+    """Members by name, after a look at the end record: the zip module stops early in a damaged directory."""
+    archive.fp.seek(-_END_RECORD, os.SEEK_END)
+    signature, _, _, _, count, *_ = struct.unpack("<4s4H2LH", archive.fp.read(_END_RECORD))
+    members = archive.infolist()
+    if signature != b"PK\x05\x06" or count not in (len(members), 0xFFFF):
+        raise zipfile.BadZipFile(f"{len(members)} members in a directory of {count}")
+    for info in members:
+        if not info.filename.endswith(".npy"):
+            raise zipfile.BadZipFile(f"a member {info.filename!r}, which is no .npy")
+        yield info.filename.removesuffix(".npy"), info
 
 
 def load_npz(path: str | Path) -> dict[str, np.ndarray]:
@@ -322,17 +338,21 @@ def load_npz(path: str | Path) -> dict[str, np.ndarray]:
         return {name: _read_member(archive, info, path) for name, info in _names(archive)}
 
 
-def map_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """All members as read-only memory maps (compressed, empty and 0-dimensional ones are read).
+def open_npz(path: str | Path, repair: str = "make the file again") -> dict[str, Array]:
+    """All members as arrays that stay in the file (compressed, empty and 0-dimensional ones are read).
 
-    Opening costs no more than the headers, and pages are shared between processes. Checksums are not verified.
+    Opening costs no more than the headers. Checksums are not verified: that is what a manifest's hashes are for.
+
+    Args:
+        repair: what to do if the file turns out to be damaged while it is read.
 
     Raises:
         ArtifactMissingError, ArtifactError, UnsafeFileError: as :func:`load_npz`.
     """
     path = Path(path)
-    with _reading(path), open_archive(path) as archive, open(path, "rb") as file:
-        return {name: _map_member(archive, info, path, file) for name, info in _names(archive)}
+    with _reading(path), open_archive(path) as archive:
+        shared = SharedFile(path, repair)
+        return {name: _open_member(archive, info, path, shared) for name, info in _names(archive)}
 
 
 def load_npz_key(path: str | Path, key_candidates: Sequence[str] | str) -> np.ndarray:

@@ -28,11 +28,11 @@ def read_sealed(path: str | Path, repair: str = "make the file again") -> dict[s
         ArtifactMissingError: there is no such file.
         ArtifactError: it is no JSON object, or not the one that was written.
     """
-    content = read_json(path)
+    content = read_json(path, repair)
     if not isinstance(content, dict):
         raise ArtifactError("a JSON object", got=type(content).__name__, where=path, repair=repair)
     expected = content.pop(CHECKSUM, None)
     if expected is not None and expected != (found := fingerprint_config(content)):
-        raise ArtifactError(f"content with the checksum {expected}", got=found, where=path,
-                            repair=f"it was damaged or edited: {repair}")  # fmt: skip
+        raise ArtifactError(f"content with the checksum {expected}", got=f"{found}, damaged or edited", where=path,
+                            repair=repair)  # fmt: skip
     return content

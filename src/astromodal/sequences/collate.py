@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..core.random import keyed_words
-from ..errors import DataError
+from ..errors import DataError, UserError
 from .dataset import SequenceDataset
 
 _POOL_BATCHES = 1024  # batches among which lengths are sorted: padding below 1 %, memory a few hundred kB
@@ -152,7 +152,7 @@ class SequenceLoader:
     """Batches of a dataset in the order of a sampler; ``len(loader)`` is the batches of a whole epoch.
 
     Args:
-        num_workers: loader processes; 0 gathers in this one, which is fastest for memory-mapped sequences.
+        num_workers: loader processes; 0 gathers in this one, which is fastest: reading costs little.
         pin_memory: page-locked tensors, for copies to a GPU that overlap with the work (ignored without one).
     """
 
@@ -199,7 +199,10 @@ class SequenceLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         if self._workers is not None:
-            yield from self._workers
+            for batch in self._workers:
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
             return
         epoch = self.dataset.epoch
         for indices in self.sampler:
@@ -216,8 +219,11 @@ class _Keyed:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, key: tuple[int, np.ndarray]) -> dict[str, Any]:
-        return self.dataset.gather(key[1], key[0])
+    def __getitems__(self, key: tuple[int, np.ndarray]) -> dict[str, Any] | UserError:
+        try:
+            return self.dataset.gather(key[1], key[0])
+        except UserError as error:
+            return error  # raised here, it would reach the run as a traceback
 
 
 class _KeyedBatches:

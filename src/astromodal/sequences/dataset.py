@@ -1,4 +1,4 @@
-"""Batches gathered from memory-mapped sequences: right-padded, in the fixed order or in one drawn per object and epoch.
+"""Batches gathered from packed sequences: right-padded, in the fixed order or in one drawn per object and epoch.
 
 The drawn order is that of the parts (``random``), or what is given before what is asked (``ask``, :mod:`.asking`).
 
@@ -39,7 +39,7 @@ def _epoch_key(seed: int, epoch: int) -> np.ndarray:
 
 
 class Lengths:
-    """Lengths of the sequences of a split, read from the mapped offsets when asked for."""
+    """Lengths of the sequences of a split, from their offsets."""
 
     def __init__(self, offsets: np.ndarray) -> None:
         self._offsets = offsets
@@ -102,9 +102,8 @@ class SequenceDataset:
         self._open()
 
     def _open(self) -> None:
-        arrays = self.packed.split(self.split)
-        self._tokens, self._types, self._offsets = arrays["tokens"], arrays["types"], arrays["offsets"]
-        self._values, self._sigma = arrays["scalar_values"], arrays["sigma"]
+        self._arrays = self.packed.split(self.split)
+        self._offsets = np.asarray(self._arrays["offsets"])  # in memory: 8 bytes an object, asked for at every batch
         vocab = self.packed.manifest["config"]["layout"]["vocab"]
         self._n_types = int(vocab["n_types"])
         type_of = {name: index for index, name in enumerate(vocab["type_names"])}
@@ -114,10 +113,8 @@ class SequenceDataset:
         self.lengths = Lengths(self._offsets)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the maps: a worker process opens its own, instead of being sent their content."""
-        return {
-            key: value for key, value in vars(self).items() if not isinstance(value, np.ndarray) and key != "lengths"
-        }
+        """Without arrays and open files: a worker process opens its own, instead of being sent their content."""
+        return {key: value for key, value in vars(self).items() if key not in ("_arrays", "_offsets", "lengths")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -150,12 +147,9 @@ class SequenceDataset:
             padded = max(min(padded, self.max_len), width)
         column = np.arange(padded)
         mask = column < lengths[:, None]  # (B, L)
-        positions = starts[:, None] + column  # beyond a sequence's end: whatever follows, set to 0 below
-        tokens = self._tokens.take(positions, mode="clip").astype(np.int64)
-        types = self._types.take(positions, mode="clip").astype(np.int64)
-        tokens *= mask
-        types *= mask
-        sigma = self._sigma.take(positions, mode="clip").astype(np.float32) * mask if self.with_sigma else None
+        tokens = self._read("tokens", starts, lengths, padded).astype(np.int64)
+        types = self._read("types", starts, lengths, padded).astype(np.int64)
+        sigma = self._read("sigma", starts, lengths, padded).astype(np.float32) if self.with_sigma else None
         object_index, prefix = self._first + indices, None
         if self.order != "fixed":
             target, prefix = self._targets(types, object_index, epoch)
@@ -172,8 +166,13 @@ class SequenceDataset:
         if sigma is not None:
             batch["sigma"] = torch.from_numpy(sigma)
         if self.with_values:
-            batch["scalar_values"] = torch.from_numpy(self._values[indices])
+            batch["scalar_values"] = torch.from_numpy(self._arrays["scalar_values"][indices])
         return batch
+
+    def _read(self, name: str, starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
+        """Sequences from ``starts`` on, padded with 0, ``(B, width)``."""
+        array = self._arrays[name]
+        return array.ragged(starts, lengths, width) if len(array) else np.zeros((len(starts), width), array.dtype)
 
     def _targets(
         self, types: np.ndarray, object_index: np.ndarray, epoch: int

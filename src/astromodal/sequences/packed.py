@@ -1,4 +1,4 @@
-"""Reading packed sequences: three memory-mapped files, one per split."""
+"""Reading packed sequences: three files, one per split, read as they are indexed."""
 
 from __future__ import annotations
 
@@ -9,33 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from ..core.io import map_npz
+from ..core.io import open_npz
 from ..core.manifest import check_manifest
-from ..errors import ArtifactError, ArtifactMissingError
+from ..errors import ArtifactMissingError
 
 SPLITS = ("train", "val", "test")
 
 
 class PackedSequences:
-    """Packed sequences on disk, opened by memory mapping. Pickles as its path.
+    """Packed sequences on disk. Pickles as its path.
 
     Raises:
         ArtifactMissingError: there are none.
-        ArtifactError: a file is not the one that was written.
+        ArtifactError: a file is not the one that was written; each is read once per change of it to find out.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.manifest = check_manifest(self.folder, verify_files=False)
-        for name, size in self.manifest["sizes"].items():
-            found = (self.folder / name).stat().st_size
-            if found != size:
-                raise ArtifactError(
-                    f"{size} bytes",
-                    got=found,
-                    where=self.folder / name,
-                    repair=f"remove {self.folder}; it is made again",
-                )
+        self._repair = f"run the same command again: what is damaged in {self.folder} is packed again"
+        self.manifest = check_manifest(self.folder, verify_files=True, repair=self._repair)
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         return PackedSequences, (self.folder,)
@@ -55,18 +47,12 @@ class PackedSequences:
         return self.manifest["fields"]
 
     @cached_property
-    def _arrays(self) -> dict[str, dict[str, np.ndarray]]:
-        # Plain ndarrays over the same maps: indexing np.memmap itself costs microseconds per call.
-        return {
-            name: {
-                key: np.asarray(array).view(np.ndarray) for key, array in map_npz(self.folder / f"{name}.npz").items()
-            }
-            for name in SPLITS
-        }
+    def _arrays(self) -> dict[str, dict[str, Any]]:
+        return {name: open_npz(self.folder / f"{name}.npz", self._repair) for name in SPLITS}
 
-    def split(self, name: str) -> dict[str, np.ndarray]:
-        """Arrays of one split: ``tokens, types, sigma`` (flat), ``offsets`` (n + 1,), ``field, row, object_hash``
-        (n,), ``scalar_values`` (n, c; physical, NaN where not observed)."""
+    def split(self, name: str) -> dict[str, Any]:
+        """Arrays of one split (:mod:`astromodal.core.file_array`): ``tokens, types, sigma`` (flat), ``offsets``
+        (n + 1,), ``field, row, object_hash`` (n,), ``scalar_values`` (n, c; physical, NaN where not observed)."""
         if name not in SPLITS:
             raise ArtifactMissingError(f"a split from {', '.join(SPLITS)}", got=repr(name))
         return self._arrays[name]
@@ -85,4 +71,4 @@ class PackedSequences:
         for start in range(0, len(offsets) - 1, rows):
             part = np.asarray(offsets[start : start + rows + 1])
             where = slice(int(part[0]), int(part[-1]))
-            yield np.array(arrays["tokens"][where]), np.array(arrays["types"][where]), part - part[0]
+            yield arrays["tokens"][where], arrays["types"][where], part - part[0]

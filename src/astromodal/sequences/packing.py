@@ -1,4 +1,4 @@
-"""Packed sequences: every object's sequence, built once, end to end in files that are memory-mapped afterwards.
+"""Packed sequences: every object's sequence, built once, end to end in files that are read in parts afterwards.
 
 Building sequences object by object in the loader costs 30 times as much as gathering prepacked ones (see
 ``benchmarks/loader.py``). Packing takes a few thousand rows at a time, fills a matrix with a column for each possible
@@ -17,7 +17,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ..core.ids import hash_ids
 from ..core.io import FileLock, NpzWriter
 from ..core.manifest import fingerprint_config, write_manifest
 from ..core.vocab import MISS, NONDET
-from ..errors import ArtifactError
+from ..errors import ArtifactError, ArtifactMissingError
 from ..tokens.store import FieldTokens, TokenStore
 from .layout import SequenceLayout
 from .packed import SPLITS, PackedSequences
@@ -96,7 +96,8 @@ def build_sequences(
         progress: ``progress(total, description)`` gives something with ``update(n)`` (``run.progress``).
 
     Raises:
-        ArtifactError: tokens do not belong to the layout, or no object has a sequence.
+        ArtifactError: tokens do not belong to the layout, or no training object has a sequence; what was there before
+            is as it was.
     """
     log = log or logging.getLogger(__name__)
     missing = str(getattr(missing, "value", missing))
@@ -104,23 +105,20 @@ def build_sequences(
     inputs = {field: entry["fingerprint"] for field, entry in store.entries.items()}
     folder = Path(root or store.folder.parent / "sequences") / fingerprint_config({"inputs": inputs, "config": config})
     with _wait_for(folder, log):
-        with_old = _open_if_whole(folder)
-        if with_old is not None:
-            return with_old
+        old = _open_if_whole(folder, log)
+        if old is not None:
+            return old
         started = time.perf_counter()
-        shutil.rmtree(folder, ignore_errors=True)
-        counts = _write(store, layout, missing, folder, progress)
-        if not sum(counts.rows.values()):
-            raise ArtifactError(
-                "at least one object with one of the parts",
-                got=f"{counts.n_dropped} objects with none",
-                where=store.folder,
-                repair="look at the summary of encode.py, or change sequence.modalities",
+        try:
+            counts = _write(store, layout, missing, folder, progress)
+            extra = {"summary": counts.to_dict(layout), "fields": store.fields(), "n_columns": len(layout.columns)}
+            files = [f"{name}.npz" for name in SPLITS]
+            write_manifest(
+                folder, kind="sequences", config=config, inputs=inputs, files=files, run_id=run_id, extra=extra
             )
-        extra = {"summary": counts.to_dict(layout), "fields": store.fields(), "n_columns": len(layout.columns)}
-        files = [f"{name}.npz" for name in SPLITS]
-        extra["sizes"] = {name: (folder / name).stat().st_size for name in files}
-        write_manifest(folder, kind="sequences", config=config, inputs=inputs, files=files, run_id=run_id, extra=extra)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)  # half of it, which nothing would use
+            raise
         log.info(
             "packed %d sequences (%d objects with nothing to show left out) in %.1f s: %s",
             sum(counts.rows.values()), counts.n_dropped, time.perf_counter() - started, folder,
@@ -148,19 +146,29 @@ def _wait_for(folder: Path, log: logging.Logger) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        with suppress(OSError):
+            folder.parent.rmdir()  # if nothing came of it
 
 
-def _open_if_whole(folder: Path) -> PackedSequences | None:
+def _open_if_whole(folder: Path, log: logging.Logger) -> PackedSequences | None:
     """What was packed before, unless it is damaged: it is a cache, so it is simply made again."""
     try:
         return PackedSequences(folder)
-    except ArtifactError:
+    except ArtifactMissingError:
+        return None
+    except ArtifactError as error:
+        log.warning("packing again, as what was packed is damaged: %s", str(error).split("; to repair")[0])
         return None
 
 
 def _write(
     store: TokenStore, layout: SequenceLayout, missing: str, folder: Path, progress: Callable[..., Any] | None
 ) -> _Counts:
+    """Fill the files of the three splits.
+
+    Raises:
+        ArtifactError: tokens do not belong to the layout, or no training object has a sequence.
+    """
     counts = _Counts(layout)
     total = store.n_rows
     bar = progress(total, "packing") if progress else None
@@ -180,6 +188,14 @@ def _write(
                 _append(writers, ends, chunk, split, index, field, layout)
                 if bar is not None:
                     bar.update(stop - start)
+        if not counts.rows["train"]:
+            others = sum(counts.rows.values())
+            raise ArtifactError(
+                "at least one training object with one of the parts",
+                got=f"{others} of other splits, {counts.n_dropped} with none",
+                where=store.folder,
+                repair="look at the summary of encode.py, or change sequence.modalities or data.splits (and encode)",
+            )
         for writer in writers:
             writer.close()
     finally:

@@ -3,7 +3,8 @@
 Training passes over the cutouts many times, and decoding Parquet each time would cost more than the network. The
 cache keeps at most ``capacity`` of them (a reservoir sample, Vitter 1985, so that every training object is as likely
 as any other) as float16 in one raw file; arcsinh values below 20 lose at most 0.008, a fortieth of the noise. Invalid
-pixels are NaN. The file is mapped; pages are handed back to the system as the loader goes on.
+pixels are NaN. The file is mapped; pages are handed back to the system as the loader goes on. It loses its name at
+once: nothing can cut it short while it is mapped (which would kill the process), and a killed process leaves no file.
 
 Shapes: n objects, C bands, S pixels on a side, B batch.
 """
@@ -15,11 +16,13 @@ import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..core.atomic import write_error
 from ..data.images import elliptical_mask
 from ..errors import ArtifactError
 
@@ -42,6 +45,7 @@ class CutoutCache:
         self.ellipses = np.empty((0, 3), dtype=np.float32)  # a, b (px), theta (deg) of each kept row
         self._rng = np.random.default_rng([seed, 0xCAC])
         self._rows = 0
+        self._file: BinaryIO | None = None
         self._map: np.memmap | None = None
 
     def __len__(self) -> int:
@@ -86,9 +90,11 @@ class CutoutCache:
             self._map._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
 
     def close(self) -> None:
-        """Unmap and delete the file."""
+        """Unmap the file, which is gone with that."""
         self._map = None
-        self.path.unlink(missing_ok=True)
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
     def _grow(self, rows: int) -> None:
         """Make room for ``rows`` cutouts; blocks are allocated, or a full disk would kill the process on access."""
@@ -97,21 +103,23 @@ class CutoutCache:
         rows = min(-(-max(rows, self._rows + GROW_ROWS) // GROW_ROWS) * GROW_ROWS, max(self.capacity, rows))
         size = rows * int(np.prod(self.shape)) * 2
         try:
-            with self.path.open("ab") as file:
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, size)
-                else:  # macOS
-                    file.truncate(size)
+            if self._file is None:
+                self._file = self.path.open("w+b")
+                self.path.unlink()
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self._file.fileno(), 0, size)
+            else:  # macOS
+                self._file.truncate(size)
         except OSError as error:
             if error.errno != errno.ENOSPC:
-                raise
+                raise write_error(error, self.path) or error from error
             raise ArtifactError(
                 f"room on the disk for {size / 1e9:.1f} GB of cutouts",
                 got="a full disk",
                 where=self.path.parent,
                 repair="free some, or lower tokenizer.image.codec.training.max_fit_objects",
             ) from error
-        self._map = np.memmap(self.path, dtype=np.float16, mode="r+", shape=(rows, *self.shape))
+        self._map = np.memmap(self._file, dtype=np.float16, mode="r+", shape=(rows, *self.shape))
         self.ellipses = np.concatenate([self.ellipses, np.empty((rows - self._rows, 3), dtype=np.float32)])
         self._rows = rows
 

@@ -1,4 +1,4 @@
-"""Token files: one per field and modality, written by ``encode.py`` and memory-mapped by what trains on them."""
+"""Token files: one per field and modality, written by ``encode.py`` and read in parts by what trains on them."""
 
 from ..lazy import exports
 

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import errors
-from ..core.manifest import fingerprint_arrays, fingerprint_config, fingerprint_file, read_manifest, update_manifest
+from ..core.manifest import (
+    LaterVersionError,
+    changed_files,
+    fingerprint_arrays,
+    fingerprint_config,
+    fingerprint_file,
+    read_manifest,
+    update_manifest,
+)
 from ..core.processes import worker_pool
 from ..errors import ArtifactError, ArtifactMissingError, DataError, UserError
 from ..data.findings import Findings, damage
@@ -84,24 +92,28 @@ def encode_survey(
     _check_splits(cubes, splits)
     folder = Path(store_root) / "tokens"
     wanted = {cube.field: field_inputs(cube, tokenizers, splits[cube.field], data) for cube in cubes}
-    done = _up_to_date(folder, wanted)  # also with overwrite: it puts a damaged manifest aside
-    if overwrite:
-        done = {}
-    if data.fields is None:
-        _forget_others(folder, wanted, log)
+    entries = _entries(folder, log)
+    done = {} if overwrite else _up_to_date(folder, entries, wanted, log)
     todo = [cube for cube in cubes if cube.field not in done]
     if done:
         log.info("%d of %d fields are up to date: %s", len(done), len(cubes), ", ".join(sorted(done)))
     jobs = [_Job(cube, splits[cube.field], wanted[cube.field]) for cube in todo]
+    others = set(entries) - set(wanted) if data.fields is None else set()
+
+    def ended(field: str, summary: Mapping[str, Any]) -> None:
+        _forget_others(folder, others, log)  # not before something took their place: a failure changes nothing
+        _say(log, field, summary)
+
     bar = progress(sum(cube.n_rows for cube in todo), "encoding")
     try:
         if n_processes > 1 and len(jobs) > 1:
-            summaries = _in_processes(jobs, tokenizers, data, folder, min(n_processes, len(jobs)), log, bar)
+            summaries = _in_processes(jobs, tokenizers, data, folder, min(n_processes, len(jobs)), ended, bar)
         else:
-            summaries = _in_this_process(jobs, tokenizers, data, folder, log, bar)
+            summaries = _in_this_process(jobs, tokenizers, data, folder, ended, bar)
     finally:
         if hasattr(bar, "close"):
             bar.close()
+    _forget_others(folder, others, log)
     fields = {cube.field: summaries.get(cube.field) or done[cube.field] for cube in cubes}
     findings = Findings()
     for field, summary in fields.items():
@@ -153,29 +165,44 @@ def _check_splits(cubes: Sequence[Datacube], splits: Mapping[str, np.ndarray]) -
             raise DataError(f"a split for each of {cube.n_rows} rows", got=n, where=f"field {cube.field}")
 
 
-def _up_to_date(folder: Path, wanted: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, Any]]:
-    """Summaries of the fields whose files are there, whole, and made from the wanted inputs."""
+def _entries(folder: Path, log: logging.Logger) -> dict[str, Any]:
+    """What the manifest says of each field; a damaged manifest says nothing, and is replaced by the first new entry."""
     try:
-        entries = read_manifest(folder).get("entries", {})
+        return dict(read_manifest(folder).get("entries", {}))
     except ArtifactMissingError:
         return {}
-    except ArtifactError:  # a damaged manifest says nothing about any field
-        (folder / "manifest.json").unlink()
+    except LaterVersionError:
+        raise
+    except ArtifactError as error:
+        log.warning("encoding every field again: %s", error)
         return {}
-    done = {}
-    for field, inputs in wanted.items():
-        entry = entries.get(field)
-        if entry and entry.get("format") == FORMAT and entry["inputs"] == inputs and _whole(folder, entry):
-            done[field] = entry["summary"]
+
+
+def _up_to_date(
+    folder: Path, entries: Mapping[str, Any], wanted: Mapping[str, Mapping[str, str]], log: logging.Logger
+) -> dict[str, dict[str, Any]]:
+    """Summaries of the fields whose files are there, whole, and made from the wanted inputs."""
+    same = {
+        field: entries[field]
+        for field, inputs in wanted.items()
+        if field in entries and entries[field].get("format") == FORMAT and entries[field]["inputs"] == inputs
+    }
+    there = {field: entry for field, entry in same.items() if _whole(folder, entry)}
+    files = {name: fingerprint for entry in there.values() for name, fingerprint in entry["files"].items()}
+    changed = changed_files(folder, files)
+    done = {field: entry["summary"] for field, entry in there.items() if not changed.keys() & entry["files"].keys()}
+    for field in sorted(same.keys() - done.keys()):
+        names = sorted(changed.keys() & same[field]["files"].keys())
+        log.warning("field %s is encoded again: %s", field, f"{', '.join(names) or 'a file'} is not what was written")
     return done
 
 
-def _forget_others(folder: Path, wanted: Mapping[str, Any], log: logging.Logger) -> None:
+def _forget_others(folder: Path, fields: set[str], log: logging.Logger) -> None:
     """Take fields whose cubes are gone out of the manifest: nothing would ever bring their tokens up to date."""
-    if (folder / "manifest.json").exists():
-        for field in set(read_manifest(folder).get("entries", {})) - set(wanted):
-            log.warning("field %s is no longer in the survey; its tokens will not be used", field)
-            update_manifest(folder, field, None)
+    while fields:
+        field = fields.pop()
+        log.warning("field %s is no longer in the survey; its tokens will not be used", field)
+        update_manifest(folder, field, None)
 
 
 def _whole(folder: Path, entry: Mapping[str, Any]) -> bool:
@@ -195,8 +222,9 @@ class _Job:
 
 
 def _in_this_process(
-    jobs: list[_Job], tokenizers: Any, data: DataConfig, folder: Path, log: logging.Logger, bar: Any
-) -> dict[str, dict[str, Any]]:
+    jobs: list[_Job], tokenizers: Any, data: DataConfig, folder: Path, ended: Callable[[str, Any], None],
+    bar: Any,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
     summaries: dict[str, dict[str, Any]] = {}
     for job in jobs:
         try:
@@ -204,7 +232,7 @@ def _in_this_process(
         except UserError as error:
             raise _failed(job.field, type(error).__name__, str(error), len(summaries)) from error
         summaries[job.field] = summary
-        _say(log, job.field, summary)
+        ended(job.field, summary)
     return summaries
 
 
@@ -225,8 +253,9 @@ def _work(job: _Job) -> tuple[dict[str, Any] | None, str, str]:
 
 
 def _in_processes(
-    jobs: list[_Job], tokenizers: Any, data: DataConfig, folder: Path, n_processes: int, log: logging.Logger, bar: Any
-) -> dict[str, dict[str, Any]]:
+    jobs: list[_Job], tokenizers: Any, data: DataConfig, folder: Path, n_processes: int,
+    ended: Callable[[str, Any], None], bar: Any,
+) -> dict[str, dict[str, Any]]:  # fmt: skip
     """As :func:`_in_this_process`; after a failure running fields are finished and no new one is begun."""
     summaries: dict[str, dict[str, Any]] = {}
     failure: UserError | None = None
@@ -249,7 +278,7 @@ def _in_processes(
                 continue
             summaries[job.field] = summary
             bar.update(summary["rows"])
-            _say(log, job.field, summary)
+            ended(job.field, summary)
     if failure is not None:
         raise failure
     return summaries

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.io import map_npz
-from ..core.manifest import fingerprint_config, fingerprint_file, read_manifest
+from ..core.io import open_npz
+from ..core.manifest import changed_files, fingerprint_config, read_manifest
 from ..errors import ArtifactError, ArtifactMissingError
 from .writer import FORMAT, token_paths
 
@@ -55,7 +55,10 @@ class SpectrumPart:
 
 @dataclass(frozen=True)
 class FieldTokens:
-    """Memory-mapped token files of one field; a modality that was not encoded is empty."""
+    """Token files of one field, read as they are indexed; a modality that was not encoded is empty.
+
+    Arrays are those of :mod:`astromodal.core.file_array`, or NumPy's.
+    """
 
     field: str
     ids: np.ndarray
@@ -83,7 +86,8 @@ class TokenStore:
     def __init__(self, root: str | Path) -> None:
         self.folder = Path(root) / "tokens"
         try:
-            self.entries: dict[str, Any] = dict(sorted(read_manifest(self.folder).get("entries", {}).items()))
+            manifest = read_manifest(self.folder, f"run {COMMAND}")
+            self.entries: dict[str, Any] = dict(sorted(manifest.get("entries", {}).items()))
         except ArtifactMissingError:
             self.entries = {}
         if not self.entries:
@@ -100,9 +104,8 @@ class TokenStore:
         return list(self.entries)
 
     def __iter__(self) -> Iterator[FieldTokens]:
-        """Open field after field; all of them are known before the first is opened."""
-        for field in self.entries:
-            self._entry(field)
+        """Open field after field; all of them are known, and whole, before the first is opened."""
+        self.verify()
         return (self.open(field) for field in self.entries)
 
     def select(self, fields: list[str]) -> TokenStore:
@@ -163,28 +166,35 @@ class TokenStore:
                         repair=f"run {COMMAND}",
                     )
 
-    def verify(self) -> None:
-        """Hash every file again and compare with the manifest (slow).
+    def verify(self, *fields: str) -> None:
+        """Compare the files of some or all fields with the manifest's hashes; each is read once per change of it.
 
         Raises:
+            ArtifactMissingError: a file is missing.
             ArtifactError: a file's content changed; with both fingerprints.
         """
-        for field, entry in self.entries.items():
-            for name, expected in entry["files"].items():
-                found = fingerprint_file(self.folder / name)
-                if found != expected:
-                    raise _damaged(f"fingerprint {expected}", found, self.folder / name, field)
+        files: dict[str, tuple[str, str]] = {}
+        for field in fields or self.entries:
+            entry = self._entry(field)
+            for name, size in entry["sizes"].items():
+                self._check_size(self.folder / name, size, field)
+            files |= {name: (fingerprint, field) for name, fingerprint in entry["files"].items()}
+        expected = {name: fingerprint for name, (fingerprint, _) in files.items()}
+        for name, found in changed_files(self.folder, expected).items():
+            fingerprint, field = files[name]
+            raise _damaged(f"fingerprint {fingerprint}", found, self.folder / name, field)
 
     def open(self, field: str) -> FieldTokens:
-        """Memory-map the files of a field.
+        """Open the files of a field, after a look at what they hold (:meth:`verify`).
 
         Raises:
             ArtifactMissingError: the field, or a file of it, is missing.
             ArtifactError: a file is not the one that was written, or files do not belong together.
         """
         entry = self._entry(field)
-        paths = token_paths(self.folder, field)
-        members = {kind: self._map(path, field) for kind, path in paths.items() if self._name(path) in entry["files"]}
+        self.verify(field)
+        repair, paths = _again(field), token_paths(self.folder, field)
+        members = {kind: open_npz(path, repair) for kind, path in paths.items() if self._name(path) in entry["files"]}
         try:
             tokens = _assemble(field, members, entry)
         except KeyError as error:
@@ -197,25 +207,24 @@ class TokenStore:
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
 
-    def _map(self, path: Path, field: str) -> dict[str, np.ndarray]:
-        """Members of one file, after a look at its size: a truncated file is noticed before it is read."""
-        if not path.exists():
-            raise ArtifactMissingError(
-                "a token file", got="nothing", where=path, repair=f"run {COMMAND} encode.overwrite=true"
-            )
-        expected = self.entries[field]["sizes"][self._name(path)]
+    @staticmethod
+    def _check_size(path: Path, expected: int, field: str) -> None:
+        """A truncated file is noticed before it is read."""
+        if not path.is_file():
+            raise ArtifactMissingError("a token file", got="nothing", where=path, repair=f"run {COMMAND}")
         if path.stat().st_size != expected:
             raise _damaged(f"{expected} bytes", path.stat().st_size, path, field)
-        return {name: np.asarray(array) for name, array in map_npz(path).items()}
+
+
+def _again(field: str) -> str:
+    """The command that makes a field's files again, whatever is wrong with them."""
+    return f"run {COMMAND} data.fields=[{field}] encode.overwrite=true"
 
 
 def _damaged(expected: str, got: object, where: object, field: str) -> ArtifactError:
-    return ArtifactError(
-        expected,
-        got=got,
-        where=f"{where}, field {field}",
-        repair=f"run {COMMAND} data.fields=[{field}] encode.overwrite=true",
-    )
+    """Encoding finds a file that is not the one it wrote by itself, and makes it again."""
+    return ArtifactError(expected, got=got, where=f"{where}, field {field}", repair=f"run {COMMAND}, which encodes "
+                         f"this field again, or {_again(field).removeprefix('run ')}")  # fmt: skip
 
 
 def _assemble(field: str, members: Mapping[str, Mapping[str, np.ndarray]], entry: Mapping[str, Any]) -> FieldTokens:

@@ -86,7 +86,7 @@ class TrainingConfig:
     ema_decay: Optional[float] = None
     on_nonfinite: OnNonfinite = OnNonfinite.stop  # skip waits for the GPU at every step
     spike_factor: Optional[float] = 10.0  # report a logged loss this many MADs above its median; null: off
-    num_workers: int = 0  # loader processes; 0 is fastest for memory-mapped tokens
+    num_workers: int = 0  # loader processes; 0 is fastest: reading costs little
     pin_memory: bool = True
     persistent_workers: bool = True
     prefetch_factor: int = 2
