@@ -22,6 +22,7 @@ from astromodal.core import (
     update_manifest,
     write_manifest,
 )
+from astromodal.core.remembered import changed_files, fingerprint_files
 from astromodal.errors import ArtifactError, ArtifactMissingError
 
 
@@ -91,18 +92,20 @@ def test_a_file_rewritten_within_one_tick_has_its_own_fingerprint(tmp_path):
 
 def test_a_file_is_read_once_per_change_in_this_process_and_in_later_ones(tmp_path, monkeypatch):
     monkeypatch.setattr(remembered, "_RACY_SECONDS", -1.0)  # the files need not grow old
-    path, memory = tmp_path / "a", tmp_path / "memory.json"
+    monkeypatch.setattr(remembered, "_KEPT_BYTES", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path, memory = tmp_path / "a", remembered.memory_of(tmp_path)
     path.write_bytes(b"one")
-    expected = fingerprint_file(path, memory)
+    assert changed_files(tmp_path, {"a": "00"}, remember=True) == {"a": (expected := fingerprint_file(path))}
     with monkeypatch.context() as patch:
         patch.setattr(remembered, "_hash", lambda *_: pytest.fail("read again"))
         assert fingerprint_file(path) == expected
         remembered._remembered.clear()  # another process
-        assert fingerprint_file(path, memory) == expected
+        assert fingerprint_files([path], memory)[0] == expected
     stat = path.stat()
     path.write_bytes(b"two")
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as cp -p and rsync -t do
-    assert fingerprint_file(path, memory) != expected
+    assert fingerprint_files([path], memory)[0] != expected
     path.write_bytes(b"one")
     whole = memory.read_bytes()
     for bit in range(0, 8 * len(whole), 7):  # whatever happens to the memory, it only costs time
@@ -110,22 +113,28 @@ def test_a_file_is_read_once_per_change_in_this_process_and_in_later_ones(tmp_pa
         damaged[bit // 8] ^= 1 << bit % 8
         memory.write_bytes(damaged)
         remembered._remembered.clear()
-        assert fingerprint_file(path, memory) == expected
+        assert fingerprint_files([path], memory)[0] == expected
     with pytest.raises(ArtifactMissingError):
         fingerprint_file(tmp_path / "nothing")
 
 
-def test_a_file_that_changed_a_moment_ago_is_not_remembered(tmp_path):
+@pytest.mark.parametrize("limit", ["_RACY_SECONDS", "_KEPT_BYTES"])
+def test_a_file_that_is_small_or_changed_a_moment_ago_is_not_remembered(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(remembered, {"_RACY_SECONDS": "_KEPT_BYTES", "_KEPT_BYTES": "_RACY_SECONDS"}[limit], -1)
     (tmp_path / "a").write_bytes(b"one")
-    fingerprint_file(tmp_path / "a", tmp_path / "memory.json")
+    fingerprint_files([tmp_path / "a"], tmp_path / "memory.json")
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_a_folder_that_cannot_be_written_to_is_checked_all_the_same(tmp_path, monkeypatch):
-    written = _folder(tmp_path)
+@pytest.mark.parametrize("place", ["/proc/nowhere", "file"])
+def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path, monkeypatch, place):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", place if place[0] == "/" else str(tmp_path / place))
     monkeypatch.setattr(remembered, "_RACY_SECONDS", -1.0)
-    monkeypatch.setattr(remembered, "write_sealed", lambda *_: (_ for _ in ()).throw(PermissionError(13, "denied")))
-    assert check_manifest(tmp_path, verify_files=True)["fingerprint"] == written["fingerprint"]
+    monkeypatch.setattr(remembered, "_KEPT_BYTES", 0)
+    written = _folder(tmp_path)
+    remembered._remembered.clear()
+    assert check_manifest(tmp_path, verify_files=True, remember=True)["fingerprint"] == written["fingerprint"]
 
 
 def test_a_manifest_without_its_fingerprint_or_of_another_shape_is_one_line(tmp_path):

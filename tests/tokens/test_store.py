@@ -122,8 +122,10 @@ def test_a_flipped_bit_is_found_whenever_tokens_are_opened_and_encoding_repairs_
             assert path.read_bytes() == content
 
 
-def test_whole_files_are_read_once_to_be_compared(root, monkeypatch):
-    monkeypatch.setattr(remembered, "_RACY_SECONDS", -1.0)
+def test_whole_files_are_read_once_to_be_compared(root, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(remembered, "_RACY_SECONDS", -1.0)  # the files need not grow old
+    monkeypatch.setattr(remembered, "_KEPT_BYTES", 0)
     list(TokenStore(root))
     remembered._remembered.clear()  # another process
     monkeypatch.setattr(remembered, "_hash", lambda *_: pytest.fail("read again"))

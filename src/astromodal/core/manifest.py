@@ -178,10 +178,13 @@ def read_manifest(folder: str | Path, repair: str = "make the folder again") -> 
     return manifest
 
 
-def check_manifest(folder: str | Path, *, verify_files: bool, repair: str = "make the folder again") -> dict:
+def check_manifest(
+    folder: str | Path, *, verify_files: bool, repair: str = "make the folder again", remember: bool = False
+) -> dict:
     """Check that ``folder`` is complete and, with ``verify_files``, that its files are those of the manifest.
 
-    A file that was compared before and has not changed since costs a look at its time stamp (:mod:`.remembered`).
+    A file that was compared before and has not changed since costs a look at its time stamp (:mod:`.remembered`); with
+    ``remember``, also in later processes.
 
     Raises:
         ArtifactMissingError: the manifest or a file is not there.
@@ -196,7 +199,7 @@ def check_manifest(folder: str | Path, *, verify_files: bool, repair: str = "mak
         if not (folder / name).is_file():
             raise ArtifactMissingError("a file of the manifest", got="nothing", where=folder / name, repair=repair)
     if verify_files:
-        for name, found in changed_files(folder, files).items():
+        for name, found in changed_files(folder, files, remember=remember).items():
             raise ArtifactError(f"fingerprint {files[name]}", got=found, where=folder / name, repair=repair)
     _check_own(manifest, _manifest_path(folder), repair)
     return manifest

@@ -144,9 +144,9 @@ class Datacube:
                 wanted = {"id": "an id (integer or text)", "number": "a number", "list": "a list of numbers"}[kind]
                 raise DataError(f"{wanted} in column {name}", got=f"type {found}", where=self.path)
 
-    def fingerprint(self, cache: Path | None = None) -> str:
+    def fingerprint(self) -> str:
         """Hash of the file's content."""
-        return fingerprint_file(self.path, cache)
+        return fingerprint_file(self.path)
 
     def ids(self) -> np.ndarray:
         """Ids of all rows as normalised text, ``(n_rows,)``.

@@ -27,7 +27,7 @@ class PackedSequences:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._repair = f"run the same command again: what is damaged in {self.folder} is packed again"
-        self.manifest = check_manifest(self.folder, verify_files=True, repair=self._repair)
+        self.manifest = check_manifest(self.folder, verify_files=True, repair=self._repair, remember=True)
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
         return PackedSequences, (self.folder,)

@@ -189,7 +189,7 @@ def _up_to_date(
     }
     there = {field: entry for field, entry in same.items() if _whole(folder, entry)}
     files = {name: fingerprint for entry in there.values() for name, fingerprint in entry["files"].items()}
-    changed = changed_files(folder, files)
+    changed = changed_files(folder, files, remember=True)
     done = {field: entry["summary"] for field, entry in there.items() if not changed.keys() & entry["files"].keys()}
     for field in sorted(same.keys() - done.keys()):
         names = sorted(changed.keys() & same[field]["files"].keys())

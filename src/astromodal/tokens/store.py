@@ -180,7 +180,7 @@ class TokenStore:
                 self._check_size(self.folder / name, size, field)
             files |= {name: (fingerprint, field) for name, fingerprint in entry["files"].items()}
         expected = {name: fingerprint for name, (fingerprint, _) in files.items()}
-        for name, found in changed_files(self.folder, expected).items():
+        for name, found in changed_files(self.folder, expected, remember=True).items():
             fingerprint, field = files[name]
             raise _damaged(f"fingerprint {fingerprint}", found, self.folder / name, field)
 
