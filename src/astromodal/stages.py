@@ -42,16 +42,18 @@ def train_tokenizers(cfg: DictConfig) -> None:
             return
         cubes, splits = open_survey(config, run)
         root = Path(config.paths.store) / "tokenizers"
+        fitted: dict[str, Any] = {}
         reports: dict[str, dict[str, Any]] = {}
-        for name, folder in FOLDERS.items():
+        for name in FOLDERS:
             settings = getattr(config.tokenizer, name)
             if settings is None or not _in_survey(config, name):
                 continue
             run.log.info("fitting the %s tokenizer", name)
             kind = tokenizer_class(name)
-            tokenizer = kind(settings) if name == "scalar" else kind(settings, config.hardware)
-            reports[name] = tokenizer.fit(cubes, splits, config.data, run, config.seed)
-            tokenizer.save(root / folder, run.id)
+            fitted[name] = kind(settings) if name == "scalar" else kind(settings, config.hardware)
+            reports[name] = fitted[name].fit(cubes, splits, config.data, run, config.seed)
+        for name, tokenizer in fitted.items():  # only now: a fit that fails leaves all tokenizers as they were
+            tokenizer.save(root / FOLDERS[name], run.id)
             run.add_output(f"{name}_tokenizer", tokenizer.fingerprint)
             _plot_tokenizer(run, name, reports[name])
         run.tracker.summary(tables.tokenizer_summary(reports))

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from astromodal.config.yaml_files import load_run_config, load_yaml
-from astromodal.core import load_codebook, load_joblib, load_npz, load_torch, map_npz, read_json, read_jsonl
+from astromodal.core import load_codebook, load_joblib, load_npz, load_torch, open_npz, read_json, read_jsonl
 from astromodal.core.io import save_torch
 from astromodal.core.npz import load_npz_key, save_npz
 from astromodal.errors import ArtifactError, ConfigError, UnsafeFileError, UserError
@@ -146,7 +146,7 @@ NPZ = {
 def test_npz_files_cost_what_they_weigh(name, tmp_path):
     path = tmp_path / "x.npz"
     NPZ[name](path)
-    for read in (load_npz, map_npz, load_codebook, lambda p: load_npz_key(p, ("x", "a0", "0"))):
+    for read in (load_npz, open_npz, load_codebook, lambda p: load_npz_key(p, ("x", "a0", "0"))):
         assert "x.npz" in refuse(read, path, ArtifactError)
 
 
@@ -155,7 +155,7 @@ def test_compressed_arrays_of_real_data_are_read(tmp_path):
     np.savez_compressed(tmp_path / "a.npz", x=values)
     np.testing.assert_array_equal(load_npz(tmp_path / "a.npz")["x"], values)
     save_npz(tmp_path / "b.npz", {"x": values, "none": np.zeros((0, 3)), "no columns": np.zeros((2000, 0))})
-    assert map_npz(tmp_path / "b.npz")["no columns"].shape == (2000, 0)
+    assert open_npz(tmp_path / "b.npz")["no columns"].shape == (2000, 0)
 
 
 @pytest.mark.parametrize("data", [npy((1 << 40,)), npy((1 << 40, 0)), npy((1 << 40,), "<U0"), npy((2, 1 << 33))])

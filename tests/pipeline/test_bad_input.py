@@ -88,6 +88,66 @@ def test_a_missing_column(workplace: Workplace, stage: str):
     assert path.name in line and "to repair" in line
 
 
+WRONG = (
+    ("train_tokenizers", "paths.datacube_template=nowhere/datacube_{field}.parquet"),
+    ("train_tokenizers", "paths.datacube_template=artifacts/synthetic/cubes/other_{field}.parquet"),
+    ("train_tokenizers", "data.fields=[SYN-9999]"),
+    ("train_tokenizers", "data.splits.method=sky", "data.ra_column=null", "data.dec_column=null"),
+    ("encode", "paths.datacube_template=nowhere/datacube_{field}.parquet"),
+    ("encode", "data.fields=[SYN-9999]"),
+    ("encode", "data.splits.method=sky", "data.ra_column=null", "data.dec_column=null"),
+    ("train_lm", "data.fields=[SYN-9999]"),
+    ("train_lm", "sequence.modalities=[scalar,imag]"),
+    ("train_lm", "resume=nowhere"),
+    ("train_lm", "init_from=nowhere.pt"),
+    ("evaluate", "evaluate.run=nowhere"),
+    ("evaluate", "evaluate.run={run}", "evaluate.splits=[tset]"),
+    ("evaluate", "evaluate.run={run}", "evaluate.predict=[nothing]"),
+    ("evaluate", "evaluate.run={run}", "data.fields=[SYN-9999]"),
+    ("evaluate", "evaluate.run={run}", "evaluate.input=datacubes", "paths.datacube_template=no/{field}.parquet"),
+    ("evaluate", "evaluate.run={run}", "evaluate.input=datacubes", "data.images.pixel_scale=0.4"),
+)  # fmt: skip
+
+
+def test_a_command_that_fails_has_changed_nothing(workplace: Workplace, pipeline: Workplace):
+    """Neither the store, nor the cubes, nor the run that it was about to read."""
+    source = pipeline.runs("train_lm")[0]
+    model = workplace.folder / "model"
+    shutil.copytree(source, model)
+    before = contents(workplace.folder / "artifacts") | contents(model)
+    for stage, *overrides in WRONG:
+        wrong = [o.replace("{run}", str(model)) for o in overrides]
+        outcome = launch_stage(stage, *BASE, *EXTRA.get(stage, ()), *wrong, cwd=workplace.folder)
+        assert "expected" in outcome.error(), (stage, overrides)
+        assert contents(workplace.folder / "artifacts") | contents(model) == before, (stage, overrides)
+
+
+def test_a_fit_that_fails_leaves_every_tokenizer_as_it_was(workplace: Workplace, monkeypatch: pytest.MonkeyPatch):
+    from astromodal.errors import DataError
+    from astromodal.tokenizers import SpectrumTokenizer
+
+    def fails(*_):
+        raise DataError("a spectrum", got="none")
+
+    monkeypatch.setattr(SpectrumTokenizer, "fit", fails)
+    assert "expected a spectrum" in refused(workplace, "train_tokenizers", "tokenizer.scalar.n_bins=12")
+
+
+def test_an_encoding_of_another_survey_that_fails_leaves_the_tokens_of_this_one(workplace: Workplace):
+    other = workplace.folder / "other"
+    other.mkdir()
+    table = pq.read_table(workplace.cubes / "datacube_SYN-0001.parquet")
+    table = replaced(table, "id", pa.array([f"other-{i}" for i in range(len(table))]))
+    path = other / "datacube_NEW.parquet"
+    pq.write_table(table, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000] + bytes(3000) + whole[4000:])  # the footer stays: the damage shows while reading
+    shutil.copy(workplace.cubes / "zero_points.csv", other)
+    template = "paths.datacube_template=other/datacube_{field}.parquet"
+    refused(workplace, "encode", template)
+    assert run(workplace, "train_lm", "training.max_steps=1").returncode == 0
+
+
 def test_a_column_of_another_type(workplace: Workplace):
     rewrite(workplace, lambda t: replaced(t, "specz_z", pa.array(["much"] * len(t))))
     assert "expected a number in column specz_z, got type string" in refused(workplace, "train_tokenizers")
@@ -255,6 +315,24 @@ def test_a_damaged_token_file(workplace: Workplace):
     shutil.rmtree(workplace.store / "sequences")
     line = refused(workplace, "train_lm")
     assert path.name in line and "run python encode.py" in line and "encode.overwrite=true" in line
+
+
+@pytest.mark.parametrize("kind", ["scalar_tokens", "splits"])
+def test_a_flipped_bit_is_found_and_the_repair_that_is_named_repairs(workplace: Workplace, kind: str):
+    (path,) = (workplace.store / "tokens" / kind).glob("datacube_SYN-0001_*.npz")
+    before, content = contents(workplace.store), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+    shutil.rmtree(workplace.store / "sequences")
+    line = refused(workplace, "train_lm")
+    assert path.name in line and "to repair: run python encode.py, which encodes this field again" in line
+    outcome = run(workplace, "encode")
+    assert outcome.returncode == 0 and "field SYN-0001 is encoded again" in outcome.stderr, outcome.stderr
+    assert run(workplace, "train_lm", "training.max_steps=1").returncode == 0
+    after = contents(workplace.store)
+    assert {k for k in before if after[k] != before[k]} <= {"tokens/manifest.json"} | {
+        k for k in before if k.startswith("sequences/") and k.endswith("manifest.json")
+    }
 
 
 def test_a_damaged_tokenizer(workplace: Workplace):

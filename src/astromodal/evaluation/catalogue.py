@@ -37,7 +37,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..core.io import atomic_path
+from ..core.io import atomic_path, read_json
+from ..core.manifest import changed_files
 from ..errors import ArtifactError, ArtifactMissingError, ConfigError
 
 UNCONDITIONAL, LACKS_GIVEN, CLIPPED, CLIPPED_GIVEN, NOT_DETECTED, SCALE_DRAWN = 1, 2, 4, 8, 16, 32
@@ -114,8 +115,58 @@ class CatalogueWriter:
 @contextmanager
 def writing_catalogue(path: Path, schema: pa.Schema) -> Iterator[CatalogueWriter]:
     """The writer of a file that appears at the end of the block, or not at all."""
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
         yield CatalogueWriter(writer, schema)
+
+
+class ParquetReader(pq.ParquetFile):
+    """A Parquet file whose pages are compared with their checksums (where it has some) as they are read.
+
+    Raises:
+        ArtifactError: it is damaged, or not the one that the run in its folder has written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        _check_written(self.path)
+        with self._whole():
+            super().__init__(self.path, page_checksum_verification=True)
+
+    def read(self, *args: Any, **keywords: Any) -> pa.Table:
+        with self._whole():
+            return super().read(*args, **keywords)
+
+    def iter_batches(self, *args: Any, **keywords: Any) -> Iterator[pa.RecordBatch]:
+        batches = super().iter_batches(*args, **keywords)
+        while True:
+            with self._whole():
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError, ValueError) as error:
+            reason = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
+            raise ArtifactError("a whole Parquet file", got=reason, where=self.path, repair="make it again") from error
+
+
+def _check_written(path: Path) -> None:
+    """Compare a file with the fingerprint that ``run.json`` beside it says that the run has written."""
+    try:
+        outputs = read_json(path.parent / "run.json").get("outputs", {})
+    except (ArtifactError, AttributeError):
+        return
+    expected = outputs.get(path.stem) if isinstance(outputs, dict) else None
+    if expected is not None and changed_files(path.parent, {path.name: expected}, remember=True):
+        raise ArtifactError(f"the file that the run has written (fingerprint {expected})", got="another one",
+                            where=path, repair="run python evaluate.py again")  # fmt: skip
 
 
 def read_catalogue(path: str | Path, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, Any]]:
@@ -130,9 +181,12 @@ def read_catalogue(path: str | Path, columns: Sequence[str] | None = None) -> tu
         raise ArtifactMissingError("a catalogue of predictions", got="no such file", where=path,
                                    repair="run python evaluate.py")  # fmt: skip
     try:
-        table = pq.read_table(path, columns=None if columns is None else list(columns))
-        meaning = json.loads(pq.read_schema(path).metadata[KEY])
-    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+        with ParquetReader(path) as file:
+            table = file.read(None if columns is None else list(columns))
+        meaning = json.loads(table.schema.metadata[KEY])
+    except ArtifactError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError("a catalogue written by evaluate.py", got=str(error).split("\n")[0][:200],
                             where=path) from error  # fmt: skip
     return table, meaning

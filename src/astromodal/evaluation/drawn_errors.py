@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from ..data.columns import list_column_to_matrix
 from ..data.images import ImageReader, elliptical_mask, image_columns
@@ -22,6 +21,7 @@ from ..data.photometry import sky_statistics
 from ..data.spectra import grid, n_pixels, read_spectra, spectrum_columns
 from ..metrics.images import flux_pull, noise_units
 from ..metrics.spectra import PixelChi2, chi2_per_pixel
+from .catalogue import ParquetReader
 from .predicted import PredictionCatalogue, rows_of
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _lists(
     columns = {name: size for name, size in columns.items() if catalogue.has(name)}
     start = 0
     for file in catalogue.files:
-        with pq.ParquetFile(file) as parquet:
+        with ParquetReader(file) as parquet:
             sizes = [group.num_rows for group in map(parquet.metadata.row_group, range(parquet.num_row_groups))]
             for number, size in enumerate(sizes):
                 if wanted[start : start + size].any():
@@ -130,7 +130,7 @@ def _lists(
 
 
 def _group_lists(
-    parquet: pq.ParquetFile, number: int, columns: Mapping[str, int], start: int, wanted: np.ndarray
+    parquet: ParquetReader, number: int, columns: Mapping[str, int], start: int, wanted: np.ndarray
 ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
     for batch in parquet.iter_batches(BATCH_ROWS, row_groups=[number], columns=list(columns)):
         here = np.flatnonzero(wanted[start : start + len(batch)])

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..core.ids import normalize_ids
 from ..core.npz import load_npz
@@ -27,7 +26,7 @@ from ..data.columns import is_number, list_column_to_matrix, numbers, one_array,
 from ..data.masks import mask_columns, unmasked
 from ..data.splits import SPLIT_NAMES
 from ..errors import ArtifactError, ArtifactMissingError, DataError
-from .catalogue import FLAGS, KEY, LACKS_GIVEN, NOT_DETECTED
+from .catalogue import FLAGS, KEY, LACKS_GIVEN, NOT_DETECTED, ParquetReader
 
 UNKNOWN_SPLIT = -1
 BATCH_ROWS = 2048
@@ -101,7 +100,8 @@ class PredictionCatalogue:
         if not self.files[0].is_file():
             raise ArtifactMissingError("a catalogue of predictions", got="nothing", where=path,
                                        repair="run python evaluate.py")  # fmt: skip
-        schema = pq.read_schema(self.files[0])
+        with ParquetReader(self.files[0]) as file:
+            schema = file.schema_arrow
         refuse_twice(schema.names, dict.fromkeys(schema.names), self.files[0])
         self._names, self._masks = set(schema.names), mask_columns(schema)
         self.meaning = json.loads((schema.metadata or {}).get(KEY, b"{}"))
@@ -142,7 +142,7 @@ class PredictionCatalogue:
 
     def _column(self, name: str) -> pa.ChunkedArray:
         names = [name, self._masks[name]] if name in self._masks else [name]
-        tables = (unmasked(pq.read_table(file, columns=names), [name], self._masks)[0] for file in self.files)
+        tables = (unmasked(ParquetReader(file).read(names), [name], self._masks)[0] for file in self.files)
         return pa.chunked_array([chunk for table in tables for chunk in table[name].chunks] or [[]])
 
     def _splits(self) -> np.ndarray:
@@ -210,7 +210,7 @@ class PredictionCatalogue:
         """
         start, n_bins, column = 0, len(self.bins[name]) - 1, f"{name}_posterior"
         for file in self.files:
-            with pq.ParquetFile(file) as parquet:
+            with ParquetReader(file) as parquet:
                 for batch in parquet.iter_batches(BATCH_ROWS, columns=[column]):
                     rows = start + np.flatnonzero(wanted[start : start + len(batch)])
                     if len(rows):

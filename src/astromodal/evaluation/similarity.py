@@ -19,10 +19,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..core.ids import normalize_ids
 from ..errors import ArtifactError, ArtifactMissingError, ConfigError, DataError
+from .catalogue import ParquetReader
 
 FILE = "embeddings.parquet"
 _CHUNK_CELLS = 1 << 23  # numbers of a chunk, and of its similarities
@@ -79,18 +79,18 @@ def nearest_in_file(path: str | Path, query_ids: Sequence[str], k: int = 10, how
         raise ArtifactMissingError("embeddings", got="no such file", where=path, repair=_repair("mean"))
     name = f"embedding_{how}"
     try:
-        columns = pq.read_schema(path)
+        with ParquetReader(path) as file:
+            columns = file.schema_arrow
         if not {"id", name} <= set(columns.names):
             raise ArtifactError(f"columns id and {name}", got=", ".join(columns.names)[:200], where=path,
                                 repair=_repair(how))  # fmt: skip
         width = columns.field(name).type.list_size
-    except (pa.ArrowException, AttributeError, OSError) as error:
+    except AttributeError as error:
         raise ArtifactError("embeddings written by evaluate.py or probes", got=str(error).split("\n")[0][:200],
                             where=path) from error  # fmt: skip
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        file = pq.ParquetFile(path)
-        for batch in file.iter_batches(max(_CHUNK_CELLS // width, 1), columns=["id", name]):
+        for batch in ParquetReader(path).iter_batches(max(_CHUNK_CELLS // width, 1), columns=["id", name]):
             yield _as_arrays(batch, name, width)
 
     return _search(chunks, normalize_ids(np.asarray(query_ids, np.str_)), k)

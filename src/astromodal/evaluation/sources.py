@@ -42,8 +42,8 @@ def encoded_fields(
 
     def fields() -> Iterator[FieldTokens]:
         for cube in cubes:
-            with tempfile.TemporaryDirectory(dir=scratch, prefix=".tokens-") as folder:
+            with tempfile.TemporaryDirectory(dir=scratch, prefix=".tokens-", ignore_cleanup_errors=True) as folder:
                 encode_survey([cube], tokenizers, {cube.field: splits[cube.field]}, data, folder, log=log)
-                yield TokenStore(folder).open(cube.field)
+                yield TokenStore(folder, remember=False).open(cube.field)
 
     return fields()

@@ -206,7 +206,6 @@ class Tokenizer(ABC):
             ArtifactError: another process writes there, or the disk is full.
         """
         folder = Path(folder).absolute()
-        folder.mkdir(parents=True, exist_ok=True)
         with io.FileLock(folder / f"{self.name}_tokenizer"):
             files = self._write(folder)
             io.write_json(folder / "report.json", self.report_)
@@ -217,6 +216,7 @@ class Tokenizer(ABC):
                 inputs=self.inputs_,
                 files=files,
                 run_id=run_id,
+                beside=["report.json"],
             )
         self._fingerprint = written["fingerprint"]
         return written
@@ -235,14 +235,14 @@ class Tokenizer(ABC):
             raise ArtifactMissingError(
                 f"a fitted {cls.name} tokenizer", got="no manifest.json", where=folder, repair=f"run {command}"
             )
-        manifest.check_manifest(folder, verify_files=True, repair=f"run {command}")
+        found = manifest.check_manifest(folder, verify_files=True, repair=f"run {command}")
         try:
             tokenizer = cls._read(folder)
         except (KeyError, IndexError, TypeError) as error:
             raise ArtifactError(
                 f"a complete {cls.name} tokenizer", got=repr(error), where=folder, repair=f"run {command} again"
             ) from error
-        tokenizer._fingerprint = manifest.read_manifest(folder)["fingerprint"]
+        tokenizer._fingerprint = found["fingerprint"]
         if (folder / "report.json").exists():
             tokenizer.report_ = io.read_json(folder / "report.json")
         return tokenizer

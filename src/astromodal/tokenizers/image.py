@@ -14,7 +14,7 @@ Shapes: n objects, C bands, S pixels on a side, G = S / 4, Z latent channels, L 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -26,24 +26,26 @@ from torch import Tensor
 from ..codecs.base import Codec, build_codec
 from ..config.schema import HardwareConfig, ImageTokenizerConfig
 from ..core.codebook import Codebook
+from ..core.manifest import fingerprint_arrays
 from ..data.findings import Findings
 from ..data.images import ImageBatch, elliptical_mask, image_columns
-from ..data.photometry import ArcsinhScaling, sky_statistics
+from ..data.photometry import ArcsinhScaling, flux_factors, sky_statistics
 from ..errors import ArtifactError, DataError
 from ..quantizers import Quantizer, check_dimensions
 from ..training.utils import resolve_device
-from .base import Tokenizer
+from .base import COMMAND, Tokenizer
 from .image_bundle import read_bundle, write_bundle
 from .image_cache import CutoutCache
 from .image_fit import collect, fit_codebook, fit_scaling, train_codec
 from .image_report import report_on
 
 if TYPE_CHECKING:
-    from ..config.schema import DataConfig
+    from ..config.schema import DataConfig, ImageConfig
     from ..core.runs import RunContext
     from ..data.datacube import Datacube
 
 HELD_OUT_OBJECTS = 512  # cutouts that the report is made from
+_POINTS = "zero points of {}"  # of a field, among the inputs
 CPU_CHUNK = 16  # cutouts encoded at once without a GPU: most rows lack images, and filling up costs time
 
 
@@ -62,6 +64,11 @@ class DecodedImages:
 
     flux: np.ndarray  # (n, C, S, S) float32, nanomaggies per pixel above the sky
     normalized: np.ndarray  # (n, C, S, S) float32, arcsinh(flux / (softening * sigma))
+
+
+def _points(images: ImageConfig, field: str) -> str:
+    """Fingerprint of a field's zero points, as they are used."""
+    return fingerprint_arrays({"factors": flux_factors(images, field)})
 
 
 class ImageTokenizer(Tokenizer):
@@ -140,6 +147,18 @@ class ImageTokenizer(Tokenizer):
             "pixel_scale": float(images.pixel_scale),
             "zero_points": points,
         }
+
+    def check(self, data: DataConfig, cubes: Iterable[Datacube] = ()) -> None:
+        """Refuse another data layout, and cubes or zero points of the fitted fields that changed since."""
+        cubes = list(cubes)
+        super().check(data, cubes)
+        for cube in cubes:
+            name = _POINTS.format(cube.field)
+            fitted = self.inputs_.get(name)
+            if fitted is not None and fitted != (found := _points(data.images, cube.field)):
+                raise ArtifactError(f"the {name} that the image tokenizer was fitted with (fingerprint {fitted})",
+                                    got=f"others (fingerprint {found})", where=data.images.zero_point_file,
+                                    repair=f"restore the file, or run {COMMAND} tokenizer=image")  # fmt: skip
 
     # -------------------------------------------------------------------------------------- fit
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..config.schema import SpectrumTokenizerConfig
 from ..core import io
+from ..core.atomic import writing
 from ..quantizers import quantizer_from_state
 from .base import plain
 from .groups import GroupCodec
@@ -54,7 +55,8 @@ def write_bundle(tokenizer: SpectrumTokenizer, folder: Path) -> list[Path]:
     arrays["centroids"] = _documented_centroids(tokenizer)
     io.save_npz(folder / FILE_NAME, arrays)
     for stale in {*folder.glob("spectrum_*.joblib"), *folder.glob(NETWORK.format("*"))} - set(files):
-        stale.unlink()  # a group of an earlier fit would look like part of this one
+        with writing(stale):
+            stale.unlink()  # a group of an earlier fit would look like part of this one
     return [*files, folder / FILE_NAME]
 
 

@@ -18,22 +18,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import errors
-from ..core.manifest import (
-    LaterVersionError,
-    changed_files,
-    fingerprint_arrays,
-    fingerprint_config,
-    fingerprint_file,
-    read_manifest,
-    update_manifest,
-)
+from ..core.manifest import fingerprint_arrays, fingerprint_config, fingerprint_file
 from ..core.processes import worker_pool
 from ..errors import ArtifactError, ArtifactMissingError, DataError, UserError
 from ..data.findings import Findings, damage
 from ..tokenizers.base import plain
 from .field import encode_field
 from .store import tokenizer_fingerprints
-from .writer import FORMAT
+from .up_to_date import forget, known_fields, up_to_date
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig
@@ -92,8 +84,8 @@ def encode_survey(
     _check_splits(cubes, splits)
     folder = Path(store_root) / "tokens"
     wanted = {cube.field: field_inputs(cube, tokenizers, splits[cube.field], data) for cube in cubes}
-    entries = _entries(folder, log)
-    done = {} if overwrite else _up_to_date(folder, entries, wanted, log)
+    entries = known_fields(folder, log)
+    done = {} if overwrite else up_to_date(folder, entries, wanted, log)
     todo = [cube for cube in cubes if cube.field not in done]
     if done:
         log.info("%d of %d fields are up to date: %s", len(done), len(cubes), ", ".join(sorted(done)))
@@ -101,7 +93,7 @@ def encode_survey(
     others = set(entries) - set(wanted) if data.fields is None else set()
 
     def ended(field: str, summary: Mapping[str, Any]) -> None:
-        _forget_others(folder, others, log)  # not before something took their place: a failure changes nothing
+        forget(folder, others, log)  # not before something took their place: a failure changes nothing
         _say(log, field, summary)
 
     bar = progress(sum(cube.n_rows for cube in todo), "encoding")
@@ -113,7 +105,7 @@ def encode_survey(
     finally:
         if hasattr(bar, "close"):
             bar.close()
-    _forget_others(folder, others, log)
+    forget(folder, others, log)
     fields = {cube.field: summaries.get(cube.field) or done[cube.field] for cube in cubes}
     findings = Findings()
     for field, summary in fields.items():
@@ -163,51 +155,6 @@ def _check_splits(cubes: Sequence[Datacube], splits: Mapping[str, np.ndarray]) -
         n = len(splits[cube.field]) if cube.field in splits else None
         if n != cube.n_rows:
             raise DataError(f"a split for each of {cube.n_rows} rows", got=n, where=f"field {cube.field}")
-
-
-def _entries(folder: Path, log: logging.Logger) -> dict[str, Any]:
-    """What the manifest says of each field; a damaged manifest says nothing, and is replaced by the first new entry."""
-    try:
-        return dict(read_manifest(folder).get("entries", {}))
-    except ArtifactMissingError:
-        return {}
-    except LaterVersionError:
-        raise
-    except ArtifactError as error:
-        log.warning("encoding every field again: %s", error)
-        return {}
-
-
-def _up_to_date(
-    folder: Path, entries: Mapping[str, Any], wanted: Mapping[str, Mapping[str, str]], log: logging.Logger
-) -> dict[str, dict[str, Any]]:
-    """Summaries of the fields whose files are there, whole, and made from the wanted inputs."""
-    same = {
-        field: entries[field]
-        for field, inputs in wanted.items()
-        if field in entries and entries[field].get("format") == FORMAT and entries[field]["inputs"] == inputs
-    }
-    there = {field: entry for field, entry in same.items() if _whole(folder, entry)}
-    files = {name: fingerprint for entry in there.values() for name, fingerprint in entry["files"].items()}
-    changed = changed_files(folder, files, remember=True)
-    done = {field: entry["summary"] for field, entry in there.items() if not changed.keys() & entry["files"].keys()}
-    for field in sorted(same.keys() - done.keys()):
-        names = sorted(changed.keys() & same[field]["files"].keys())
-        log.warning("field %s is encoded again: %s", field, f"{', '.join(names) or 'a file'} is not what was written")
-    return done
-
-
-def _forget_others(folder: Path, fields: set[str], log: logging.Logger) -> None:
-    """Take fields whose cubes are gone out of the manifest: nothing would ever bring their tokens up to date."""
-    while fields:
-        field = fields.pop()
-        log.warning("field %s is no longer in the survey; its tokens will not be used", field)
-        update_manifest(folder, field, None)
-
-
-def _whole(folder: Path, entry: Mapping[str, Any]) -> bool:
-    paths = {name: folder / name for name in entry["sizes"]}
-    return all(path.is_file() and path.stat().st_size == entry["sizes"][name] for name, path in paths.items())
 
 
 # ------------------------------------------------------------------------------------- processes

@@ -33,7 +33,6 @@ def encode_field(
     """
     started, folder = time.perf_counter(), Path(folder)
     reader = _FieldReader(cube, tokenizers, data)
-    folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f"datacube_{cube.field}"), FieldWriter(folder, cube.field) as writer:
         n_rows = 0
         for batch in cube.batches(reader.columns, rows=data.batch_rows):

@@ -19,6 +19,7 @@ Row i is the same object in all of them. What an object lacks is ``present=False
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -78,13 +79,14 @@ class TokenStore:
 
     Args:
         root: the store, ``paths.store``.
+        remember: what was found whole, for later processes (see :mod:`astromodal.core.remembered`).
 
     Raises:
         ArtifactMissingError: nothing was encoded there yet.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        self.folder = Path(root) / "tokens"
+    def __init__(self, root: str | Path, remember: bool = True) -> None:
+        self.folder, self._remember = Path(root) / "tokens", remember
         try:
             manifest = read_manifest(self.folder, f"run {COMMAND}")
             self.entries: dict[str, Any] = dict(sorted(manifest.get("entries", {}).items()))
@@ -117,8 +119,8 @@ class TokenStore:
         """
         for field in fields:
             self._entry(field)
-        chosen = object.__new__(TokenStore)
-        chosen.folder, chosen.entries = self.folder, {field: self.entries[field] for field in sorted(fields)}
+        chosen = copy.copy(self)
+        chosen.entries = {field: self.entries[field] for field in sorted(fields)}
         return chosen
 
     @property
@@ -180,7 +182,7 @@ class TokenStore:
                 self._check_size(self.folder / name, size, field)
             files |= {name: (fingerprint, field) for name, fingerprint in entry["files"].items()}
         expected = {name: fingerprint for name, (fingerprint, _) in files.items()}
-        for name, found in changed_files(self.folder, expected, remember=True).items():
+        for name, found in changed_files(self.folder, expected, remember=self._remember).items():
             fingerprint, field = files[name]
             raise _damaged(f"fingerprint {fingerprint}", found, self.folder / name, field)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.atomic import writing
 from ..core.io import NpzWriter
 from ..core.manifest import fingerprint_config, fingerprint_file, update_manifest
 
@@ -52,7 +53,8 @@ class FieldWriter:
 
     def _writer(self, kind: str) -> NpzWriter:
         if kind not in self._writers:
-            self._staged[kind].parent.mkdir(parents=True, exist_ok=True)
+            with writing(self._staged[kind]):
+                self._staged[kind].parent.mkdir(parents=True, exist_ok=True)
             self._writers[kind] = NpzWriter(self._staged[kind])
         return self._writers[kind]
 
@@ -107,11 +109,12 @@ class FieldWriter:
         # Between the first rename and the new entry the field counts as not encoded.
         update_manifest(self.folder, self.field, None)
         for kind, path in self._final.items():
-            if kind in self._writers:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(self._staged[kind], path)
-            else:
-                path.unlink(missing_ok=True)  # a modality that is no longer encoded
+            with writing(path):
+                if kind in self._writers:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(self._staged[kind], path)
+                else:
+                    path.unlink(missing_ok=True)  # a modality that is no longer encoded
         names = {kind: self._final[kind].relative_to(self.folder).as_posix() for kind in self._writers}
         whole = {
             **entry,

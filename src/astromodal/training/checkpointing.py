@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.atomic import writing
 from ..core.io import plain, save_torch
 from ..errors import ConfigError
 from .checkpoint import copy_checkpoint, unwrapped
@@ -175,7 +176,8 @@ class CheckpointCallback(Callback):
         for kind in ("epoch", "step"):
             found = [p for p in self.save_dir.glob(f"checkpoint_{kind}_*.pt") if p.stem.rsplit("_", 1)[1].isdecimal()]
             for path in sorted(found, key=lambda p: int(p.stem.rsplit("_", 1)[1]))[: -self.keep_last]:
-                path.unlink(missing_ok=True)
+                with writing(path):
+                    path.unlink(missing_ok=True)
 
     def _warn(self, message: str) -> None:
         if message not in self._warned:
