@@ -12,7 +12,7 @@ from astromodal.errors import ConfigError
     ([], "levels of 2 or more"), ([4, 1], r"got \[4, 1\]"), ([256, 257], "at most 65536 codes, got 65792"),
 ])  # fmt: skip
 def test_levels_that_are_no_code_are_refused(levels, message):
-    for check in (check_levels, lambda x: check_image_levels(x, len(x)), lambda x: check_patch_levels(x, {"a": 1})):
+    for check in (check_levels, lambda x: check_image_levels(x, len(x)), lambda x: check_patch_levels(x, {"a": 1}, 0.0)):
         with pytest.raises(ConfigError, match=message):
             check(levels)
 
@@ -26,7 +26,8 @@ def test_images_need_as_many_levels_as_latent_channels():
 
 
 def test_patches_need_two_levels_per_pixel():
-    check_patch_levels(None, {"a": 32})
-    check_patch_levels([64, 8], {"a": 1, "b": 1})
+    check_patch_levels(None, {"a": 32}, 0.0)
+    check_patch_levels([64, 8], {"a": 1, "b": 1}, 0.25)
+    check_patch_levels([64, 8], {"a": 2}, 0.0)
     with pytest.raises(ConfigError, match=r"got vectors of 10 \(b: flux and precision of 5 pixels per patch\)"):
-        check_patch_levels([64, 8], {"a": 1, "b": 5})
+        check_patch_levels([64, 8], {"a": 1, "b": 5}, 0.25)

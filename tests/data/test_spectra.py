@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from astromodal.config.schema import DataConfig, SpectrumGroupConfig, SpectrumKind
-from astromodal.data.rebin import MIN_COVERAGE, increasing_rows, masked_median, pixel_edges, rebin
+from astromodal.data.rebin import MIN_COVERAGE, fill_masked, increasing_rows, masked_median, pixel_edges, rebin
 from astromodal.data.spectra import grid, read_spectra, spectrum_columns
 from astromodal.errors import ConfigError
 
@@ -131,6 +131,48 @@ def test_the_scale_does_not_fall_below_the_noise_and_ignores_a_few_wild_pixels()
     wave = [grid(GROUP).tolist()] * 2
     got = read_spectra(batch_of([list(faint), list(wild)], [[1.0] * P] * 2, wave), survey(), "g")
     np.testing.assert_allclose(got.scale, [1.0, 2.0])
+
+
+def test_masked_pixels_hardly_change_the_scale():
+    """Of a spectrum whose median pixel has few like it: the median of what is left jumps."""
+    rng = np.random.default_rng(0)
+    flux = 10 + np.sin(np.arange(P) / 3 + rng.uniform(0, 6, (300, 1))) + 0.05 * rng.normal(size=(300, P))
+    ivar = np.where(rng.random(flux.shape) < 0.1, 0, 400.0)
+    whole, masked = (
+        read_spectra(batch_of(flux.tolist(), v.tolist(), [list(range(100, 140))] * 300), survey(), "g").scale
+        for v in (np.full_like(ivar, 400.0), ivar)
+    )
+    assert np.std(masked - whole) < 0.05 < 0.25 * np.std(np.median(flux, 1) - 10) + 0.05
+    hidden = ivar.copy()
+    hidden[:, 12:30] = 0  # a long gap is no place to guess in
+    gap = read_spectra(batch_of(flux.tolist(), hidden.tolist(), [list(range(100, 140))] * 300), survey(), "g").scale
+    outside = np.delete(flux, np.s_[12:30], axis=1)
+    assert np.abs(gap - np.median(outside, 1)).max() < 0.5
+
+
+def slow_fill(values, valid):
+    out = np.zeros_like(values)
+    for i in range(len(values)):
+        known = np.flatnonzero(valid[i])
+        if len(known):
+            out[i] = np.interp(np.arange(values.shape[1]), known, values[i, known])
+    return out
+
+
+def test_masked_pixels_are_interpolated_from_valid_neighbours():
+    rng = np.random.default_rng(0)
+    values, valid = rng.normal(size=(50, 30)), rng.random((50, 30)) < 0.4
+    valid[3] = False
+    valid[4] = True
+    assert np.allclose(fill_masked(values, valid), slow_fill(values, valid))
+    short = fill_masked(values, valid, longest=2)
+    for i in range(50):
+        for j in np.flatnonzero(~valid[i]):
+            known = np.flatnonzero(valid[i])
+            left, right = known[known < j], known[known > j]
+            filled = len(left) and len(right) and right[0] - left[-1] - 1 <= 2
+            assert np.isnan(short[i, j]) != bool(filled)
+    assert np.array_equal(short[np.isfinite(short)], fill_masked(values, valid)[np.isfinite(short)])
 
 
 def test_a_missing_ivar_is_flagged_and_weighs_all_valid_pixels_the_same():

@@ -8,9 +8,16 @@ import pytest
 from astromodal.quantizers import NearestEntry, assign, nearest
 
 
-def slowly(X, entries):
+def slowly(X, entries, weights=None):
     gaps = X[:, None].astype(np.float64) - entries[None].astype(np.float64)
-    return (gaps**2).sum(2)
+    return (gaps**2 * (1.0 if weights is None else weights[:, None].astype(np.float64))).sum(2)
+
+
+def patchy(rng, shape):
+    """Weights (n, D): a third 0, the rest over five decades, some rows all 0, some all the same."""
+    weights = np.where(rng.random(shape) < 0.3, 0, 10 ** rng.uniform(-3, 2, shape)).astype(np.float32)
+    weights[::50], weights[1::50] = 0, 0.3
+    return weights
 
 
 @pytest.mark.parametrize("n_dims", [1, 2, 3, 4, 16, 64])
@@ -55,6 +62,43 @@ def test_one_distant_entry_does_not_make_every_row_unsure(monkeypatch):
     entries = np.concatenate([rng.normal(size=(99, 16)), np.full((1, 16), 1e6)]).astype(np.float32)
     unsure = []
     decide = NearestEntry._decide
-    monkeypatch.setattr(NearestEntry, "_decide", lambda self, X, c: unsure.append(len(X)) or decide(self, X, c))
+    monkeypatch.setattr(NearestEntry, "_decide", lambda self, X, *rest: unsure.append(len(X)) or decide(self, X, *rest))
     assert np.array_equal(nearest(X, entries), slowly(X, entries).argmin(1))
     assert sum(unsure) < 0.01 * len(X)
+
+
+@pytest.mark.parametrize("n_dims", [1, 2, 4, 32])
+@pytest.mark.parametrize("offset", [0.0, 300.0])
+def test_weighted_assignment_is_exact(n_dims, offset):
+    rng = np.random.default_rng(n_dims)
+    X = (rng.normal(size=(2000, n_dims)) + offset).astype(np.float32)
+    entries = (rng.normal(size=(150, n_dims)) + offset).astype(np.float32)
+    weights = patchy(rng, X.shape)
+    distances = slowly(X, entries, np.where(weights.any(1, keepdims=True), weights, 1))  # 0 everywhere: as 1 everywhere
+    codes, squared = NearestEntry(entries).query(X, weights)
+    assert np.array_equal(codes, distances.argmin(1))
+    expected = np.where(weights.any(1), distances.min(1), 0)
+    assert np.allclose(squared, expected, rtol=1e-3, atol=1e-3 * (1 + offset) * weights.max())
+    scaled = weights * (10 ** rng.uniform(-6, 6, (len(X), 1))).astype(np.float32)  # of a row: changes no comparison
+    assert (NearestEntry(entries).codes(X, scaled) == codes).mean() > 0.999
+
+
+def test_numbers_that_weigh_nothing_change_nothing_and_weighted_ties_go_to_the_lowest_index():
+    rng = np.random.default_rng(0)
+    X, weights = rng.integers(0, 5, (500, 6)).astype(np.float32) / 2, rng.integers(0, 3, (500, 6)).astype(np.float32)
+    weights[:, 0] = 1
+    entries = rng.integers(0, 3, (60, 6)).astype(np.float32)  # many duplicates and equidistant pairs
+    codes = NearestEntry(entries).codes(X, weights)
+    assert np.array_equal(codes, slowly(X, entries, weights).argmin(1))
+    wild = np.where(weights > 0, X, rng.choice([1e4, -1e4], X.shape)).astype(np.float32)
+    assert np.array_equal(NearestEntry(entries).codes(wild, weights), codes)
+
+
+def test_blocks_and_other_rows_do_not_change_a_weighted_result(monkeypatch):
+    rng = np.random.default_rng(0)
+    X, entries = rng.normal(size=(600, 8)).astype(np.float32), rng.normal(size=(50, 8)).astype(np.float32)
+    weights = patchy(rng, X.shape)
+    whole, one_by_one = NearestEntry(entries).codes(X, weights), NearestEntry(entries)
+    assert [one_by_one.codes(X[i : i + 1], weights[i : i + 1])[0] for i in range(600)] == whole.tolist()
+    monkeypatch.setattr(assign, "BLOCK_BYTES", 4 * 50 * 7)
+    assert np.array_equal(NearestEntry(entries).codes(X, weights), whole)

@@ -9,9 +9,11 @@ import pytest
 from sklearn.cluster import MiniBatchKMeans
 
 from astromodal.config.schema import KMeansConfig
+from astromodal.errors import DataError
 from astromodal.quantizers import KMeans
 from astromodal.quantizers import kmeans as module
-from astromodal.quantizers.kmeans import distinct_rows, seed_centroids
+from astromodal.quantizers.kmeans import distinct_rows
+from astromodal.quantizers.seeding import _WeightedSquares, seed_centroids
 
 
 def mixture(n, n_dims, seed=0):
@@ -153,3 +155,58 @@ def test_an_offset_does_not_spoil_the_codebook():
     X = mixture(5000, 16)
     near, far = (KMeans(KMeansConfig(n_codes=64)).fit(X + np.float32(offset)) for offset in (0, 1000))
     assert far.inertia_ == pytest.approx(near.inertia_, rel=0.03)
+
+
+def masked_mixture(n, n_dims, seed=0):
+    """Rows, weights of their numbers (a fifth 0, the rest between 0.1 and 10), and the rows with 0 where these are 0."""
+    X, rng = mixture(n, n_dims, seed), np.random.default_rng(seed + 100)
+    weights = np.where(rng.random(X.shape) < 0.2, 0, 10 ** rng.uniform(-1, 1, X.shape)).astype(np.float32)
+    return X, weights, np.where(weights > 0, X, np.float32(0))
+
+
+def test_sums_and_means_by_number_are_those_of_the_double_loop():
+    X, weights, _ = masked_mixture(300, 5)
+    codes = np.random.default_rng(1).integers(0, 7, 300)
+    weights[codes == 3, 2] = 0
+    start = np.full((9, 5), 7.0, np.float32)
+    mass, sums = module.no_sums(weights, start)
+    module.add_up(X, weights, codes, mass, sums)
+    found, alive = module.means(mass, sums, start)
+    for c in range(9):
+        for d in range(5):
+            w = weights[codes == c, d].astype(np.float64)
+            expected = (w * X[codes == c, d]).sum() / w.sum() if w.sum() > 0 else 7.0
+            assert found[c, d] == pytest.approx(expected, rel=1e-6, abs=1e-6)
+    assert alive.tolist() == [True] * 7 + [False] * 2 and found[3, 2] == 7
+
+
+@pytest.mark.parametrize("min_rows", [500, 20_000])  # a pass of running means; iterations on all rows
+def test_numbers_that_weigh_nothing_leave_the_codebook_as_good_as_it_was(min_rows, monkeypatch):
+    monkeypatch.setattr(module, "MIN_LLOYD_ROWS", min_rows)
+    X, weights, shown = masked_mixture(8000, 16)
+    fits = [KMeans(KMeansConfig(n_codes=96), 0).fit(rows, w) for rows, w in ((X, None), (shown, weights))]
+    plain, masked = (np.square(X - q.decode(q.encode(X))).mean() for q in fits)
+    assert masked < 1.15 * plain
+    codes = fits[1].encode(shown, weights)
+    assert np.array_equal(fits[1].counts_, np.bincount(codes, minlength=96))
+    gaps = (shown - fits[1].decode(codes)).astype(np.float64)
+    assert fits[1].inertia_ == pytest.approx((weights * gaps**2).sum(), rel=1e-4)
+
+
+def test_weighted_seeds_are_drawn_by_weighted_squared_distances():
+    X, weights, _ = masked_mixture(400, 6)
+    rows = np.array([3, 77, 210])
+    found = _WeightedSquares(X, weights)(rows)
+    gaps = X[:, None].astype(np.float64) - X[rows].astype(np.float64)
+    np.testing.assert_allclose(found, (weights[:, None] * gaps**2).sum(2), rtol=1e-3, atol=1e-3)
+    seeds = seed_centroids(X, 20, np.random.default_rng(0), weights, 3)
+    assert len(np.unique(seeds, axis=0)) == 20 and all((seed == X).all(1).any() for seed in seeds)
+
+
+@pytest.mark.parametrize("weights", [np.ones((499, 4)), np.ones((500, 3)), -np.ones((500, 4)), np.full((500, 4), np.nan)])
+def test_weights_that_cannot_be_are_refused(weights):
+    X = mixture(500, 4)
+    with pytest.raises(DataError, match=r"weights \(n,\) or \(n, D\) = \(500, 4\)"):
+        KMeans(KMeansConfig(n_codes=8)).fit(X, weights)
+    with pytest.raises(DataError, match=r"weights \(n, D\) = \(500, 4\)"):
+        KMeans(KMeansConfig(n_codes=8)).fit(X).encode(X, weights)

@@ -16,18 +16,24 @@ def mixture(n, n_dims, seed=0):
     return (centers[rng.integers(60, size=n)] + 0.25 * rng.normal(size=(n, n_dims))).astype(np.float32)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("n_dims", [2, 8])
-def test_encoding_is_the_greedy_search_stage_by_stage(n_dims):
+def test_encoding_is_the_greedy_search_stage_by_stage(n_dims, weighted):
     X = mixture(3000, n_dims)
-    quantizer = ResidualKMeans(ResidualKMeansConfig(n_stages=3, n_codes=20)).fit(X)
-    codes = quantizer.encode(X)
-    for row, found in zip(X[:200], codes[:200], strict=True):
+    weights = np.random.default_rng(1).integers(0, 4, X.shape).astype(np.float32) if weighted else None
+    quantizer = ResidualKMeans(ResidualKMeansConfig(n_stages=3, n_codes=20)).fit(X, weights)
+    codes, each = quantizer.encode(X, weights), np.ones_like(X) if weights is None else weights
+    for row, w, found in zip(X[:200], each[:200], codes[:200], strict=True):
         residual = row.astype(np.float64)
         for stage, book in enumerate(quantizer.codebooks):
-            distances = [((residual - entry) ** 2).sum() for entry in book.entries.astype(np.float64)]
+            distances = [(w * (residual - entry) ** 2).sum() for entry in book.entries.astype(np.float64)]
             # the residual that the quantizer sees is rounded to float32: near ties may go either way
-            assert distances[found[stage]] == pytest.approx(min(distances), rel=1e-5, abs=1e-9)
+            if w.any():
+                assert distances[found[stage]] == pytest.approx(min(distances), rel=1e-5, abs=1e-9)
             residual = residual - book.entries[found[stage]]
+    errors = each * (X - quantizer.decode(codes)) ** 2
+    assert quantizer.distortion_[-1] == pytest.approx(errors.sum() / each.sum() * n_dims, rel=1e-4)
+    assert (np.diff(quantizer.distortion_) < 0).all()
 
 
 def test_every_stage_lowers_the_distortion_and_the_first_is_plain_kmeans():

@@ -10,6 +10,7 @@ from astromodal.config.schema import DataConfig, KMeansConfig, ScalarConfig, Spe
 from astromodal.data.scalars import read_scalars, transform, transform_error
 from astromodal.data.spectra import read_spectra
 from astromodal.tokenizers import ScalarTokenizer, SpectrumTokenizer
+from astromodal.tokenizers.patches import pixel_weights
 from astromodal.tokenizers.sigma import MAX_SIGMA, patch_sigma, scalar_sigma
 from tests.tokenizers.survey import make_survey, whole
 
@@ -74,10 +75,15 @@ def test_the_scalar_tokenizer_divides_by_the_scale_of_its_codebook(survey, tmp_p
 
 
 def test_a_patch_by_hand():
-    """Patches of 3: variances summed; a masked pixel as noisy as the mean of the others; padding likewise."""
-    precision = np.array([[2.0, 1.0, 0.5, 1.0, 0.0, 0.5, 0.0, 0.0, 0.0, 4.0], [2.0] * 10], np.float32)
+    """Patches of 3: 3 times the mean variance by weight; masked and padded pixels are as noisy as the others."""
+    precision = np.array([[2.0, 1.0, 0.5, 10.0, 0.0, 5.0, 0.0, 0.0, 0.0, 4.0], [2.0] * 10], np.float32)
     found = patch_sigma(precision, np.array([True, True]), 3, scale=2.0)
-    first = [(0.25 + 1 + 4) / 4, (1 + 4) * 3 / 2 / 4, MAX_SIGMA**2, 3 / 16 / 4]
+    level = {p: 1 / (1 + p * p / 100) for p in (0.5, 1, 2, 4, 5, 10)}  # weight times variance
+
+    def variance(*pixels):
+        return 3 * sum(level[p] for p in pixels) / sum(level[p] * p * p for p in pixels) / 4
+
+    first = [variance(2, 1, 0.5), variance(10, 5), MAX_SIGMA**2, variance(4)]
     np.testing.assert_allclose(found.astype(float) ** 2, [first, [0.75 / 4] * 4], rtol=2e-3)
     unknown = patch_sigma(precision, np.array([False, False]), 3, scale=2.0)
     assert unknown.tolist() == [[0, 0, MAX_SIGMA, 0], [0] * 4]
@@ -97,7 +103,7 @@ def test_noise_in_the_flux_moves_the_features_by_sigma(survey):
     flux, precision, ivar = batch.flux[seen], batch.precision[seen], batch.has_ivar[seen]
     codec, rng = tokenizer.codecs["blue"], np.random.default_rng(0)
     drawn = np.stack([
-        codec.features((flux + rng.normal(size=flux.shape) / precision).astype(np.float32), precision, ivar, 0.25)
+        codec.features((flux + rng.normal(size=flux.shape) / precision).astype(np.float32), precision, ivar)[0]
         for _ in range(3000)
     ])  # fmt: skip
     scatter = np.sqrt(drawn.var(0).sum(-1)) / codec.quantizer.codebook.scale
@@ -115,6 +121,8 @@ def test_standardised_coefficients_have_standardised_errors(survey):
     assert not tokenizer.sigma("xp", batch)[batch.present].any()  # no errors in this survey
     batch.has_ivar[:] = True
     codec = tokenizer.codecs["xp"]
-    variance = (1 / (batch.precision[batch.present] * codec.spread) ** 2).sum(1)
+    precision = batch.precision[batch.present].astype(float) * codec.spread
+    weights = pixel_weights(precision)
+    variance = 10 * (weights / precision**2).sum(1) / weights.sum(1)
     found = tokenizer.sigma("xp", batch)[batch.present, 0]
     np.testing.assert_allclose(found, np.minimum(np.sqrt(variance) / codec.scales[0], MAX_SIGMA), rtol=2e-3)

@@ -83,7 +83,7 @@ def test_the_value_of_a_masked_pixel_does_not_change_tokens(fitted, blue):
 def test_groups_have_their_own_codebooks(fitted):
     books = fitted[0].codebooks()
     assert set(books) == {"blue", "red", "xp"}
-    assert books["blue"].entries.shape == (128, 16) and books["xp"].entries.shape[1] == 20
+    assert books["blue"].entries.shape == (128, 8) and books["xp"].entries.shape[1] == 10
     assert not np.array_equal(books["blue"].entries, books["red"].entries)
     assert books["blue"].counts.sum() == fitted[1]["groups"]["blue"]["n_fit_patches"]
 
@@ -104,7 +104,7 @@ def test_spectra_without_ivar_get_a_neutral_precision(fitted, survey):
     data, cubes, _ = survey
     tokenizer, red = fitted[0], read_spectra(whole(cubes[0]), data, "red")
     without = red.present & ~red.has_ivar
-    assert without.sum() > 20 and tokenizer.codecs["red"].neutral > np.log1p(2)  # not that of precision 1
+    assert without.sum() > 20 and tokenizer.codecs["red"].neutral > 2  # not the 1 of the reader
     scaled = changed(red, precision=np.where(without[:, None], red.precision * 7, red.precision))
     assert np.array_equal(tokenizer.encode("red", red)[0], tokenizer.encode("red", scaled)[0])
 
@@ -127,13 +127,27 @@ def test_outliers_do_not_set_the_scale_of_a_coefficient():
     assert center == pytest.approx([5, -3], abs=0.3) and spread == pytest.approx([2, 0.1], rel=0.15)
 
 
-def test_patch_size_one_is_the_documented_pair(survey):
+def test_patch_size_one_with_a_precision_is_the_documented_pair(survey):
     data, cubes, splits = survey
     config = SpectrumTokenizerConfig(groups=["blue"], patch_size=1, quantizer=KMeansConfig(n_codes=64))
-    tokenizer = SpectrumTokenizer(config)
-    report = tokenizer.fit(cubes, splits, data)
-    assert tokenizer.length("blue") == N_PIXELS and tokenizer.codebooks()["blue"].entries.shape == (64, 2)
-    assert report["groups"]["blue"]["fraction_of_variance"] < 0.1
+    for weight, width in ((0.25, 2), (0.0, 1)):
+        tokenizer = SpectrumTokenizer(dataclasses.replace(config, precision_weight=weight))
+        report = tokenizer.fit(cubes, splits, data)
+        assert tokenizer.length("blue") == N_PIXELS and tokenizer.codebooks()["blue"].entries.shape == (64, width)
+        assert report["groups"]["blue"]["fraction_of_variance"] < 0.1
+
+
+def test_precisions_can_be_numbers_beside_the_flux_and_are_not_decoded(survey, blue, tmp_path):
+    data, cubes, splits = survey
+    tokenizer = SpectrumTokenizer(dataclasses.replace(CONFIG, groups=["blue"], patch_sizes={}, precision_weight=0.25))
+    tokenizer.fit(cubes, splits, data)
+    entries = tokenizer.codebooks()["blue"].entries
+    assert entries.shape == (128, 16) and (entries[:, 8:] > 0.1).mean() > 0.9
+    tokens, present = tokenizer.encode("blue", blue)
+    decoded, valid = tokenizer.decode_normalized("blue", tokens[present]), blue.precision[present] > 0
+    assert np.abs(decoded - blue.flux[present])[valid].mean() < 0.1
+    tokenizer.save(tmp_path)
+    assert np.array_equal(SpectrumTokenizer.load(tmp_path).encode("blue", blue)[0], tokens)
 
 
 def test_the_report_holds_rate_and_error_of_held_out_spectra(fitted, survey):

@@ -120,4 +120,5 @@ def _check_tokenizer(cfg: DictConfig) -> None:
     codec = value_of(cfg, "tokenizer.spectrum.codec")
     if codec is None or codec.get("name") == "patches":
         patch_sizes = {group: spectrum.patch_sizes.get(group, spectrum.patch_size) for group in groups}
-        check_patch_levels(value_of(cfg, "tokenizer.spectrum.quantizer.levels"), patch_sizes)
+        levels = value_of(cfg, "tokenizer.spectrum.quantizer.levels")
+        check_patch_levels(levels, patch_sizes, spectrum.precision_weight)

@@ -49,10 +49,21 @@ def check_image_levels(levels: Sequence[int] | None, channels: int | None) -> No
             check_n_levels(levels, channels, f"{key}={channels}", f"{key}={len(levels)}, or {channels} levels")
 
 
-def check_patch_levels(levels: Sequence[int] | None, patch_sizes: Mapping[str, int]) -> None:
-    """Without a codec, what is quantised are patches: a flux and a precision per pixel."""
+def patch_width(patch_size: int, precision_weight: float) -> int:
+    """Numbers of a patch of a spectrum: a flux per pixel, and with a ``precision_weight`` a log precision per pixel.
+
+    >>> patch_width(32, 0.0), patch_width(1, 0.25)
+    (32, 2)
+    """
+    return patch_size * (2 if precision_weight else 1)
+
+
+def check_patch_levels(levels: Sequence[int] | None, patch_sizes: Mapping[str, int], precision_weight: float) -> None:
+    """Without a codec, what is quantised are patches: a flux per pixel, and its precision if that has a weight."""
     if levels is not None:
         check_levels(levels)
         repair = f"tokenizer/spectrum/quantizer=kmeans, or a codec with latent_channels={len(levels)}"
+        of = "flux and precision" if precision_weight else "flux"
         for group, size in patch_sizes.items():
-            check_n_levels(levels, 2 * size, f"{group}: flux and precision of {size} pixels per patch", repair)
+            where = f"{group}: {of} of {size} pixels per patch"
+            check_n_levels(levels, patch_width(size, precision_weight), where, repair)

@@ -96,6 +96,42 @@ def rebin(
     return mean, np.where(known, weights * ratio, 0.0), np.bincount(row, outside, minlength=n).astype(np.int64)
 
 
+def neighbours(valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Index of the nearest valid pixel at or before, and at or after each pixel of ``valid`` (n, P); -1 and P if none."""
+    n_pixels = valid.shape[1]
+    pixels = np.broadcast_to(np.arange(n_pixels), valid.shape)
+    before = np.maximum.accumulate(np.where(valid, pixels, -1), axis=1)
+    after = np.minimum.accumulate(np.where(valid, pixels, n_pixels)[:, ::-1], axis=1)[:, ::-1]
+    return before, after
+
+
+def fill_masked(values: np.ndarray, valid: np.ndarray, longest: int | None = None) -> np.ndarray:
+    """``values`` (n, P) with the invalid ones interpolated from valid neighbours; 0 where a row has none.
+
+    Args:
+        longest: fill only gaps of up to so many pixels, between valid ones; the others become NaN.
+
+    >>> fill_masked(np.array([[1.0, 99.0, 3.0, np.nan]]), np.array([[True, False, True, False]])).tolist()
+    [[1.0, 2.0, 3.0, 3.0]]
+    """
+    if valid.all():
+        return values
+    n_pixels = values.shape[1]
+    before, after = neighbours(valid)
+    left = np.where(before < 0, after, before)
+    right = np.where(after == n_pixels, before, after)
+    known = np.where(valid, values, 0.0)
+    rows_without = ~valid.any(1)
+    left, right = np.clip(left, 0, n_pixels - 1), np.clip(right, 0, n_pixels - 1)
+    low, high = np.take_along_axis(known, left, 1), np.take_along_axis(known, right, 1)
+    share = (np.arange(n_pixels) - left) / np.maximum(right - left, 1)
+    filled = np.where(valid, values, low + (high - low) * share)
+    filled[rows_without] = 0.0
+    if longest is not None:
+        filled[(before < 0) | (after == n_pixels) | (after - before > longest + 1)] = np.nan
+    return filled.astype(values.dtype)
+
+
 def masked_median(values: np.ndarray, mask: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Weighted median of each row over the pixels in ``mask``, ``(n,)``; NaN for a row without any.
 

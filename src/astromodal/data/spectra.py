@@ -23,11 +23,12 @@ import numpy as np
 from ..errors import ConfigError
 from .columns import list_column_ragged, list_column_to_matrix
 from .masks import masked_values
-from .rebin import increasing_rows, masked_median, rebin
+from .rebin import fill_masked, increasing_rows, masked_median, rebin
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig, SpectrumGroupConfig
 
+SHORT_GAP = 8  # pixels: masked ones between valid ones that the scale is taken as if known
 ON_GRID = 0.01  # pixels: wavelengths this close to the grid's are the grid's (float32 leaves 0.001 at 10^4)
 
 
@@ -133,10 +134,13 @@ def read_spectra(batch: Any, data: DataConfig, group: str) -> SpectrumBatch:
 def _robust_scale(flux: np.ndarray, ivar: np.ndarray, has_ivar: np.ndarray) -> np.ndarray:
     """Ivar-weighted median of the absolute flux, not below the median noise; ``(n,)``.
 
-    A spectrum with less than half of its weight away from 0 takes the mean of its absolute flux. There is no
-    absolute floor: fluxes may be of order 1e-18.
+    Short gaps are interpolated first: how many pixels are masked must not change the unit of the others. A spectrum
+    with less than half of its weight away from 0 takes the mean of its absolute flux. There is no absolute floor:
+    fluxes may be of order 1e-18.
     """
     valid = ivar > 0
+    flux, ivar = (fill_masked(x, valid, SHORT_GAP) for x in (flux, ivar))
+    valid = np.isfinite(ivar) & (ivar > 0)
     scale = masked_median(np.abs(flux), valid, ivar)
     number = np.maximum(valid.sum(axis=1), 1)
     mean = np.abs(flux).sum(axis=1, where=valid) / number

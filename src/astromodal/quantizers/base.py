@@ -35,6 +35,37 @@ def checked(X: np.ndarray, where: str, n_dims: int | None = None, *, double: boo
     return X
 
 
+def checked_weights(weights: np.ndarray | None, shape: tuple[int, int], where: str) -> np.ndarray:
+    """Weights of rows (n,), or of their numbers (n, D), as float32; numbers that weigh the same in every row make (n,).
+
+    Raises:
+        DataError: another shape, negative or not finite, or all 0.
+    """
+    if weights is None:
+        return np.ones(shape[0], np.float32)
+    w = np.asarray(weights, dtype=np.float32)
+    if w.shape not in (shape, shape[:1]) or not np.isfinite(w).all() or (w < 0).any() or (shape[0] and not w.any()):
+        expected = f"weights (n,) or (n, D) = {shape}, finite, not negative, not all 0"
+        raise DataError(expected, got=f"shape {w.shape}", where=where)
+    if w.ndim == 2 and (w == w[:, :1]).all():
+        w = w[:, 0]
+    return w
+
+
+def of_numbers(weights: np.ndarray | None, shape: tuple[int, int], where: str) -> np.ndarray | None:
+    """Weights (n, D) float32 of the numbers that are to be encoded; None stays None.
+
+    Raises:
+        DataError: another shape, negative or not finite.
+    """
+    if weights is None:
+        return None
+    w = np.asarray(weights, dtype=np.float32)
+    if w.shape != shape or not (np.isfinite(w) & (w >= 0)).all():
+        raise DataError(f"weights (n, D) = {shape}, finite, not negative", got=f"shape {w.shape}", where=where)
+    return w
+
+
 class Quantizer(ABC):
     """Fit on vectors ``(n, D)``, then encode and decode.
 
@@ -47,17 +78,26 @@ class Quantizer(ABC):
 
     @abstractmethod
     def fit(self, X: np.ndarray, weights: np.ndarray | None = None) -> Self:
-        """Learn the codebooks from ``X`` (n, D); ``weights`` (n,) say how much each row's error counts.
+        """Learn the codebooks from ``X`` (n, D).
 
-        A codebook's usage is in rows, whatever they weigh: it is the distribution of the tokens.
+        A codebook's usage is in rows, whatever they weigh: it is the distribution of the tokens. Rows that weigh
+        nothing take no part.
+
+        Args:
+            weights: how much the error of each row counts (n,), or that of each number (n, D). What stands where a
+                weight is 0 has to be finite, and is no more than a start.
 
         Raises:
             DataError: no rows, or values that are not finite.
         """
 
     @abstractmethod
-    def encode(self, X: np.ndarray) -> np.ndarray:
-        """Codes int64 of ``X`` (n, D): ``(n,)``, or ``(n, n_stages)`` where there is more than one stage."""
+    def encode(self, X: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """Codes int64 of ``X`` (n, D): ``(n,)``, or ``(n, n_stages)`` where there is more than one stage.
+
+        Args:
+            weights: how much the error of each number counts (n, D); a row of zeros counts as one of ones.
+        """
 
     @abstractmethod
     def state(self) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ from ..config.levels import check_levels, check_n_levels
 from ..config.schema import FSQConfig
 from ..core.codebook import Codebook
 from ..errors import ArtifactError, DataError
-from .base import Quantizer, checked
+from .base import Quantizer, checked, checked_weights
 
 CORE = 5e-4  # on each side, beyond which values are outliers: they do not take part in the choice of the bounds
 TAILS = (CORE, 1e-3, 2.5e-3, 5e-3, 0.01, 0.02, 0.04, 0.08, 0.16)  # shares that may be clipped, on each side
@@ -63,10 +63,12 @@ class FSQ(Quantizer):
         if not len(X):
             raise DataError("at least one row", got="none", where="FSQ.fit")
         check_n_levels(self.config.levels, X.shape[1], "FSQ.fit")
-        w = np.ones(len(X)) if weights is None else np.asarray(weights, dtype=np.float64)
-        if w.shape != (len(X),) or not np.isfinite(w).all() or (w < 0).any() or w.sum() <= 0:
-            raise DataError(f"weights (n,) = ({len(X)},), not negative, not all 0", got=f"shape {w.shape}")
-        bounds = np.array([best_bounds(X[:, d], w, int(n)) for d, n in enumerate(self.levels)])
+        w = checked_weights(weights, X.shape, "FSQ.fit").astype(np.float64)
+        columns = w.T if w.ndim == 2 else [w] * X.shape[1]
+        bounds = np.array([
+            best_bounds(X[:, d], column if column.any() else np.ones(len(X)), int(n))
+            for d, (n, column) in enumerate(zip(self.levels, columns, strict=True))
+        ])  # fmt: skip
         self._set(bounds[:, 0], bounds[:, 1])
         self.counts_ = np.bincount(self.encode(X), minlength=int(self.levels.prod())).astype(np.float64)
         self.clipped_ = self.clipped(X).mean(0)
@@ -75,8 +77,8 @@ class FSQ(Quantizer):
     def _set(self, low: np.ndarray, high: np.ndarray) -> None:
         self.low_, self.high_, self._book = low.astype(np.float64), high.astype(np.float64), None
 
-    def encode(self, X: np.ndarray) -> np.ndarray:
-        """Codes (n,) int64; values beyond the bounds get the end cells."""
+    def encode(self, X: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """Codes (n,) int64; values beyond the bounds get the end cells. Weights change nothing: each number has a cell."""
         if self.low_ is None:
             raise self._not_fitted("FSQ")
         X = checked(X, "FSQ.encode", len(self.levels))
@@ -153,6 +155,7 @@ def best_bounds(x: np.ndarray, weights: np.ndarray, n_levels: int) -> tuple[floa
     ``n_levels`` evenly spaced points, as the trits of the codec ``ternary_vae``, get a cell around each: nothing is
     lost.
     """
+    x, weights = x[weights > 0], weights[weights > 0]
     order = np.argsort(x, kind="stable")
     ordered, mass = x[order].astype(np.float64), np.cumsum(weights[order])
     mass /= mass[-1]

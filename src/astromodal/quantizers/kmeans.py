@@ -6,6 +6,9 @@ running means that follow batch by batch (Bottou & Bengio 1995; Sculley 2010). W
 iterations on the subsample, which fit it too well, at a third of the products. Every given row takes part in the final
 centroids and counts. Codes that lose all rows are revived at the rows with the largest error.
 
+Weights are of rows (n,), or of their numbers (n, D): then a row's code is the nearest by ``sum_d w_d (x_d - c_d)^2``, and
+each number of a centroid is the mean of its rows' by their weights of that number.
+
 Shape legend: n rows, D dimensions, C codes.
 """
 
@@ -22,7 +25,7 @@ from ..config.schema import KMeansConfig
 from ..core.codebook import Codebook
 from ..errors import ArtifactError, ConfigError, DataError
 from .assign import TREE_DIMS, NearestEntry
-from .base import Quantizer, checked
+from .base import Quantizer, checked, checked_weights, of_numbers
 from .seeding import seed_centroids
 
 MIN_LLOYD_ROWS = 20_000
@@ -68,13 +71,38 @@ def _row_hashes(X: np.ndarray) -> np.ndarray:
 
 
 def add_up(X: np.ndarray, weights: np.ndarray, codes: np.ndarray, mass: np.ndarray, sums: np.ndarray) -> None:
-    """Add the rows of each code to ``mass`` (C,) and ``sums`` (C, D), weighted."""
-    n_codes = len(mass)
-    mass += np.bincount(codes, weights, n_codes)
+    """Add the rows of each code to ``mass`` (C,), or (C, D) with weights (n, D), and ``sums`` (C, D), weighted."""
+    n_codes, of_numbers = len(mass), weights.ndim == 2
+    if not of_numbers:
+        mass += np.bincount(codes, weights, n_codes)
     for start in range(0, len(X), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
         for d in range(X.shape[1]):  # over dimensions, not rows
-            sums[:, d] += np.bincount(codes[block], weights[block] * X[block, d], n_codes)
+            w = weights[block, d] if of_numbers else weights[block]
+            if of_numbers:
+                mass[:, d] += np.bincount(codes[block], w, n_codes)
+            sums[:, d] += np.bincount(codes[block], w * X[block, d], n_codes)
+
+
+def no_sums(weights: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``mass`` and ``sums`` of :func:`add_up`, all 0."""
+    return np.zeros(centroids.shape[: weights.ndim]), np.zeros(centroids.shape)
+
+
+def means(mass: np.ndarray, sums: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted means (C, D) float32, and which codes have rows (C,); what has no mass stays as in ``centroids``."""
+    of_numbers = mass if mass.ndim == 2 else mass[:, None]
+    found = np.divide(sums, of_numbers, out=centroids.astype(np.float64), where=of_numbers > 0)
+    return found.astype(np.float32), (of_numbers > 0).any(1)
+
+
+def assigned(X: np.ndarray, weights: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes (n,) of the nearest centroids, and weighted squared errors (n,)."""
+    index = NearestEntry(centroids)
+    if weights.ndim == 2:
+        return index.query(X, weights)
+    codes, errors = index.query(X)
+    return codes, errors * weights
 
 
 class Neighbours:
@@ -129,11 +157,9 @@ class KMeans(Quantizer):
         X = checked(X, "KMeans.fit")
         if not len(X):
             raise DataError("at least one row", got="none", where="KMeans.fit")
-        w = np.ones(len(X), np.float32) if weights is None else np.asarray(weights, dtype=np.float32)
-        if w.shape != (len(X),) or not np.isfinite(w).all() or (w < 0).any() or w.sum() <= 0:
-            raise DataError(f"weights (n,) = ({len(X)},), not negative, not all 0", got=f"shape {w.shape}")
-        used = X if (w > 0).all() else X[w > 0]
-        w = w if len(used) == len(X) else w[w > 0]
+        w = checked_weights(weights, X.shape, "KMeans.fit")
+        heavy = w > 0 if w.ndim == 1 else w.any(1)
+        used, w = (X, w) if heavy.all() else (X[heavy], w[heavy])
         distinct = distinct_rows(used, self.config.n_codes)
         if distinct is None:
             self._set(self._learn(used, w))
@@ -141,15 +167,16 @@ class KMeans(Quantizer):
             if len(distinct) < self.config.n_codes:
                 log.info("k-means: %d distinct rows for %d codes: fewer codes", len(distinct), self.config.n_codes)
             self._set(distinct)
-        codes, errors = self._index.query(used)
+        codes, errors = assigned(used, w, self.centroids_)
         self.counts_ = np.bincount(codes, minlength=len(self.centroids_)).astype(np.float64)
-        self.inertia_ = float(errors.astype(np.float64) @ w)
+        self.inertia_ = float(errors.sum(dtype=np.float64))
         return self
 
     def _learn(self, X: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Centroids (C, D) from all rows, most of the work on a subsample of them."""
         rng = np.random.default_rng([self.seed, X.shape[1]])
-        n_codes, effort = self.config.n_codes, LOW if X.shape[1] <= TREE_DIMS else HIGH
+        flat = X.shape[1] <= TREE_DIMS and weights.ndim == 1
+        n_codes, effort = self.config.n_codes, LOW if flat else HIGH
         n_rows = max(effort.lloyd_rows * n_codes, MIN_LLOYD_ROWS)
         sample, w, n_iter = X, weights, self.config.max_iter
         if 2 * len(X) > 3 * n_rows:  # for little more than the subsample, iterations on all rows end lower
@@ -158,24 +185,25 @@ class KMeans(Quantizer):
         rows = rng.permutation(len(sample))[: max(effort.seed_rows * n_codes, 1000)]
         origin = sample.mean(0, dtype=np.float64).astype(np.float32)  # distances by products lose less near 0
         centroids = seed_centroids(sample[rows] - origin, n_codes, rng, w[rows], effort.n_trials) + origin
-        centroids = self._iterate(sample, w, centroids, n_iter)
+        centroids = self._iterate(sample, w, centroids, n_iter, flat)
         if sample is X:
             return centroids
-        if X.shape[1] <= TREE_DIMS:
-            return self._update(X, weights, *NearestEntry(centroids).query(X), centroids)[0]
+        if flat:
+            return self._update(X, weights, *assigned(X, weights, centroids), centroids)[0]
         return self._running_means(X, weights, centroids, rng)
 
-    def _iterate(self, X: np.ndarray, weights: np.ndarray, centroids: np.ndarray, n_iter: int) -> np.ndarray:
+    def _iterate(self, X: np.ndarray, weights: np.ndarray, centroids: np.ndarray, n_iter: int, flat: bool) -> np.ndarray:
         """At most ``n_iter`` of Lloyd's iterations, until the inertia falls by less than ``tol`` of itself."""
         previous = float("inf")
-        neighbours = Neighbours(X) if X.shape[1] <= TREE_DIMS else None
+        neighbours = Neighbours(X) if flat else None
         n_dead = 0
         for self.n_iter_ in range(1, n_iter + 1):
             if neighbours is None or self.n_iter_ == 1 or n_dead:  # a revived code may be anywhere
-                codes, errors = NearestEntry(centroids).query(X)
+                codes, errors = assigned(X, weights, centroids)
             else:
                 codes, errors = neighbours.follow(codes, centroids)
-            inertia = float(errors.astype(np.float64) @ weights)
+                errors = errors * weights
+            inertia = float(errors.sum(dtype=np.float64))
             centroids, _, n_dead = self._update(X, weights, codes, errors, centroids)
             if not n_dead and inertia >= (1.0 - self.config.tol) * previous:
                 break
@@ -187,37 +215,35 @@ class KMeans(Quantizer):
     ) -> np.ndarray:
         """Centroids (C, D) after one pass over all rows in random order, moving with every batch."""
         order = rng.permutation(len(X))
-        mass, sums = np.zeros(len(centroids)), np.zeros(centroids.shape)
+        mass, sums = no_sums(weights, centroids)
         n_batch = max(BATCH_ROWS, MIN_BATCH_PER_CODE * len(centroids))
         for start in range(0, len(X), n_batch):
             rows = order[start : start + n_batch]
             batch, w = X[rows], weights[rows]
-            codes = NearestEntry(centroids).codes(batch)
+            codes = NearestEntry(centroids).codes(batch, w if w.ndim == 2 else None)
             add_up(batch, w, codes, mass, sums)
-            alive = mass > 0
-            centroids[alive] = (sums[alive] / mass[alive, None]).astype(np.float32)
+            centroids, alive = means(mass, sums, centroids)
         if not alive.all():  # rare: rows of the last batch stand for all
-            codes, errors = NearestEntry(centroids).query(batch)
-            self._revive(centroids, np.flatnonzero(~alive), batch, errors * w)
+            _, errors = assigned(batch, w, centroids)
+            self._revive(centroids, np.flatnonzero(~alive), batch, errors)
         return centroids
 
     @classmethod
     def _update(
         cls, X: np.ndarray, weights: np.ndarray, codes: np.ndarray, errors: np.ndarray, centroids: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Weighted means of the rows of each code; codes without rows move to the rows with the largest error."""
-        mass, sums = np.zeros(len(centroids)), np.zeros(centroids.shape)
+        """Weighted means of the rows of each code; codes without rows move to the rows with the largest ``errors``."""
+        mass, sums = no_sums(weights, centroids)
         add_up(X, weights, codes, mass, sums)
-        updated, alive = centroids.copy(), mass > 0
-        updated[alive] = (sums[alive] / mass[alive, None]).astype(np.float32)
+        updated, alive = means(mass, sums, centroids)
         dead = np.flatnonzero(~alive)
         if len(dead):
-            cls._revive(updated, dead, X, errors * weights)
+            cls._revive(updated, dead, X, errors)
         return updated, mass, len(dead)
 
     @staticmethod
     def _revive(centroids: np.ndarray, dead: np.ndarray, X: np.ndarray, errors: np.ndarray) -> None:
-        """Put the ``dead`` codes where the (weighted) errors are largest, each at another row; in place."""
+        """Put the ``dead`` codes where the weighted errors (n,) are largest, each at another row; in place."""
         n_worst = min(8 * len(dead), len(X))
         worst = np.argpartition(errors, len(X) - n_worst)[len(X) - n_worst :]
         worst = worst[np.argsort(-errors[worst], kind="stable")]
@@ -229,10 +255,11 @@ class KMeans(Quantizer):
         self.centroids_ = np.ascontiguousarray(centroids, dtype=np.float32)
         self._index = NearestEntry(self.centroids_)
 
-    def encode(self, X: np.ndarray) -> np.ndarray:
+    def encode(self, X: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         if self._index is None:
             raise self._not_fitted("KMeans")
-        return self._index.query(checked(X, "KMeans.encode", self.centroids_.shape[1]))[0]
+        X = checked(X, "KMeans.encode", self.centroids_.shape[1])
+        return self._index.codes(X, of_numbers(weights, X.shape, "KMeans.encode"))
 
     @property
     def codebooks(self) -> tuple[Codebook, ...]:

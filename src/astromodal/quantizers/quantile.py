@@ -132,8 +132,8 @@ class QuantileBinner(Quantizer):
         self.spread_ = np.sqrt(variances).astype(kind)
         self._table = None
 
-    def encode(self, X: np.ndarray) -> np.ndarray:
-        """Bins (n,) int64 of ``X`` (n,) or (n, 1); values beyond the end bins get the end bins."""
+    def encode(self, X: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+        """Bins (n,) int64 of ``X`` (n,) or (n, 1); values beyond the end bins get the end bins. Weights change nothing."""
         if self.edges_ is None:
             raise self._not_fitted("QuantileBinner")
         values = self._asked(X, "QuantileBinner.encode")

@@ -17,7 +17,7 @@ import numpy as np
 from ..config.schema import KMeansConfig, ResidualKMeansConfig
 from ..core.codebook import Codebook
 from ..errors import ArtifactError, ConfigError
-from .base import Quantizer, checked
+from .base import Quantizer, checked, checked_weights, of_numbers
 from .kmeans import KMeans
 
 
@@ -41,6 +41,8 @@ class ResidualKMeans(Quantizer):
     def fit(self, X: np.ndarray, weights: np.ndarray | None = None) -> Self:
         """Learn stage after stage from ``X`` (n, D); stage s has the seed ``seed + s``."""
         residual = checked(X, "ResidualKMeans.fit")
+        w = checked_weights(weights, residual.shape, "ResidualKMeans.fit")
+        each = w if w.ndim == 2 else None
         settings = KMeansConfig(
             n_codes=self.config.n_codes,
             max_fit_rows=self.config.max_fit_rows,
@@ -49,22 +51,24 @@ class ResidualKMeans(Quantizer):
         )
         stages, distortion = [], []
         for s in range(self.config.n_stages):
-            stage = KMeans(settings, self.seed + s).fit(residual, weights)
-            residual = residual - stage.decode(stage.encode(residual))
-            errors = np.einsum("nd,nd->n", residual, residual, dtype=np.float64)
-            distortion.append(float(np.average(errors, weights=weights)))
+            stage = KMeans(settings, self.seed + s).fit(residual, w)
+            residual = residual - stage.decode(stage.encode(residual, each))
+            errors = np.square(residual, dtype=np.float64)
+            weighted = np.einsum("nd,nd->", errors, each) if w.ndim == 2 else w @ errors.sum(1)
+            distortion.append(float(weighted / w.sum(dtype=np.float64) * (residual.shape[1] if w.ndim == 2 else 1)))
             stages.append(stage)
         self.stages_, self.distortion_ = tuple(stages), np.array(distortion)
         return self
 
-    def encode(self, X: np.ndarray) -> np.ndarray:
+    def encode(self, X: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Codes (n, S) int64, stage by stage; (n,) with one stage."""
         if not self.stages_:
             raise self._not_fitted("ResidualKMeans")
         residual = checked(X, "ResidualKMeans.encode", self.n_dims)
+        each = of_numbers(weights, residual.shape, "ResidualKMeans.encode")
         codes = np.empty((len(residual), len(self.stages_)), dtype=np.int64)
         for s, stage in enumerate(self.stages_):
-            codes[:, s] = stage.encode(residual)
+            codes[:, s] = stage.encode(residual, each)
             if s + 1 < len(self.stages_):
                 residual = residual - stage.decode(codes[:, s])
         return codes[:, 0] if len(self.stages_) == 1 else codes

@@ -1,6 +1,9 @@
-"""One group of spectra: how its features are made, and the codebook over them, learned from a stream.
+"""One group of spectra: how its features are made and weighted, and the codebook over them, learned from a stream.
 
-Shape legend: n objects, P pixels, p pixels per patch, L patches, C codes.
+A pixel counts in a code's choice and in its entry by its inverse variance, in units of the spectrum's scale, up to where
+the noise no longer matters (:func:`.patches.pixel_weights`); a masked or padded one does not count at all.
+
+Shape legend: n objects, P pixels, p pixels per patch, L patches, C codes, D numbers of a patch.
 """
 
 from __future__ import annotations
@@ -11,15 +14,15 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ..config.levels import patch_width
 from ..config.schema import SpectrumGroupConfig, SpectrumKind, SpectrumTokenizerConfig
 from ..data.spectra import SpectrumBatch
 from ..errors import ConfigError
 from ..quantizers import Quantizer, Reservoir, build_quantizer, check_dimensions, with_at_most
-from .patches import cut, join, n_patches, patch_features
+from .patches import cut, join, n_patches, patch_features, pixel_weights
 from .sigma import patch_sigma
 
 MIN_ROWS_PER_CODE = 4
-MAX_PRECISION = 3.0  # per pixel, in units of the spectrum's scale: where weights in the fit level off
 MIN_CODES = 16
 
 
@@ -31,7 +34,8 @@ class GroupCodec:
     patch_size: int
     center: np.ndarray  # (P,) subtracted from the normalised flux: 0 for spectra
     spread: np.ndarray  # (P,) the flux is divided by: 1 for spectra
-    neutral: float  # log1p(precision) of spectra that come without ivar
+    neutral: float  # precision that pixels of spectra without ivar count as
+    precision_weight: float  # of log1p(precision) beside the flux; 0: flux alone
     quantizer: Quantizer
 
     @property
@@ -44,14 +48,14 @@ class GroupCodec:
         return tuple(book.scale for book in self.quantizer.codebooks)
 
     def features(
-        self, flux: np.ndarray, precision: np.ndarray, has_ivar: np.ndarray, precision_weight: float
-    ) -> np.ndarray:
-        """Feature vectors (n, L, 2 p) of normalised spectra (n, P)."""
+        self, flux: np.ndarray, precision: np.ndarray, has_ivar: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Feature vectors (n, L, D) of normalised spectra (n, P), and the weight of each number."""
         raw = patch_features((flux - self.center) / self.spread, precision * self.spread, self.patch_size)
-        return weigh(raw, has_ivar, self.neutral, precision_weight)
+        return weighted_vectors(raw, has_ivar, self.neutral, self.precision_weight)
 
     def flux(self, entries: np.ndarray) -> np.ndarray:
-        """Flux (n, P) float32 in units of each spectrum's scale, from feature vectors (n, L, 2 p)."""
+        """Flux (n, P) float32 in units of each spectrum's scale, from feature vectors (n, L, D)."""
         return join(entries[..., : self.patch_size], self.n_pixels) * self.spread + self.center
 
     def sigma(self, precision: np.ndarray, has_ivar: np.ndarray, stage: int) -> np.ndarray:
@@ -59,13 +63,22 @@ class GroupCodec:
         return patch_sigma(precision * self.spread, has_ivar, self.patch_size, self.scales[stage])
 
 
-def weigh(raw: np.ndarray, has_ivar: np.ndarray, neutral: float, precision_weight: float) -> np.ndarray:
-    """Turn the precisions in patches (n, L, 2 p) into ``weight * log1p``; the neutral value without ivar; in place."""
-    precision = raw[..., raw.shape[-1] // 2 :]
-    logs = np.log1p(precision)
-    logs[~has_ivar] = np.where(precision[~has_ivar] > 0, np.float32(neutral), 0.0)
-    precision[:] = precision_weight * logs
-    return raw
+def weighted_vectors(
+    raw: np.ndarray, has_ivar: np.ndarray, neutral: float, precision_weight: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Feature vectors (…, D) and the weights of their numbers, from fluxes and precisions in patches (…, 2 p).
+
+    Args:
+        has_ivar: leading axes of ``raw``, or its first; valid pixels without ivar have the precision ``neutral``.
+    """
+    flux, precision = np.split(raw, 2, axis=-1)
+    known = has_ivar.reshape(has_ivar.shape + (1,) * (raw.ndim - has_ivar.ndim))
+    precision = np.where(known, precision, np.where(precision > 0, np.float32(neutral), np.float32(0)))
+    weights = pixel_weights(precision)
+    if not precision_weight:
+        return np.ascontiguousarray(flux), weights
+    logs = np.float32(precision_weight) * np.log1p(precision)
+    return np.concatenate([flux, logs], axis=-1), np.concatenate([weights, weights], axis=-1)
 
 
 def fit_group(
@@ -86,9 +99,10 @@ def fit_group(
     patch_size = int(config.patch_sizes.get(group, config.patch_size))
     if patch_size < 1:
         raise ConfigError("a patch_size of 1 or more", got=patch_size, where=f"spectrum group {group}")
-    where = f"spectrum group {group}, {patch_size} pixels of flux and precision per patch"
+    of = "flux and precision" if config.precision_weight else "flux"
+    where = f"spectrum group {group}, {patch_size} pixels of {of} per patch"
     repair = "use tokenizer/spectrum/quantizer=kmeans, or a codec with as many latent_channels as there are levels"
-    check_dimensions(config.quantizer, 2 * patch_size, where, repair)
+    check_dimensions(config.quantizer, patch_width(patch_size, config.precision_weight), where, repair)
     sample, n_pixels = None, 0
     for batch in batches:
         seen, n_pixels = batch.present, batch.flux.shape[1]
@@ -104,23 +118,12 @@ def fit_group(
         center, spread = standardisation(raw, position, n_pixels)
         shift, unit = (cut(x[None], patch_size, "edge")[0][position] for x in (center, spread))
         raw = np.concatenate([(raw[:, :patch_size] - shift) / unit, raw[:, patch_size:] * unit], axis=1)
-    neutral = _neutral(raw[has_ivar, patch_size:])
-    X = weigh(raw[:, None].copy(), has_ivar, neutral, config.precision_weight)[:, 0]
+    neutral = usual_precision(raw[has_ivar, patch_size:])
+    X, weights = weighted_vectors(raw, has_ivar, neutral, config.precision_weight)
     n_codes = max(MIN_CODES, len(X) // MIN_ROWS_PER_CODE)
-    weights = _weights(raw[:, patch_size:], has_ivar) if group_config.kind == SpectrumKind.spectrum else None
     quantizer = build_quantizer(with_at_most(config.quantizer, n_codes), seed).fit(X, weights)
-    return GroupCodec(n_pixels, patch_size, center, spread, neutral, quantizer), sample.n_seen
-
-
-def _weights(precision: np.ndarray, has_ivar: np.ndarray) -> np.ndarray:
-    """Weight of each patch in the fit, (n,): its inverse variance, up to a signal-to-noise of ``MAX_PRECISION``.
-
-    Noise is most of the variance of faint spectra; unweighted, it takes most of the codes (docs/decisions.md).
-    """
-    weights = (np.minimum(precision, MAX_PRECISION).astype(np.float64) ** 2).mean(1)
-    known = weights[has_ivar]
-    weights[~has_ivar] = known.mean() if len(known) else 1.0  # without ivar: like an average patch
-    return np.maximum(weights, 1e-2)
+    codec = GroupCodec(n_pixels, patch_size, center, spread, neutral, config.precision_weight, quantizer)
+    return codec, sample.n_seen
 
 
 def _rows(flux: np.ndarray, precision: np.ndarray, has_ivar: np.ndarray, patch_size: int) -> np.ndarray:
@@ -132,10 +135,10 @@ def _rows(flux: np.ndarray, precision: np.ndarray, has_ivar: np.ndarray, patch_s
     return np.concatenate([raw, known, position], axis=2).reshape(n * length, -1)
 
 
-def _neutral(precision: np.ndarray) -> float:
-    """``log1p`` of the median known precision; of 1 where none is known."""
+def usual_precision(precision: np.ndarray) -> float:
+    """Median known precision; 1 where none is known."""
     known = precision[precision > 0]
-    return float(np.log1p(np.median(known) if len(known) else 1.0))
+    return float(np.median(known)) if len(known) else 1.0
 
 
 def standardisation(raw: np.ndarray, position: np.ndarray, n_pixels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -78,13 +78,14 @@ class LearnedGroup:
         """Of each stage: square root of its codebook's total variance."""
         return tuple(book.scale for book in self.quantizer.codebooks)
 
-    def features(
-        self, flux: np.ndarray, precision: np.ndarray, has_ivar: np.ndarray, precision_weight: float = 0.0
-    ) -> np.ndarray:
-        """Latents (n, L, Z) of normalised spectra (n, P); of the precision, only where it is 0 matters."""
+    def features(self, flux: np.ndarray, precision: np.ndarray, has_ivar: np.ndarray) -> tuple[np.ndarray, None]:
+        """Latents (n, L, Z) of normalised spectra (n, P), whose numbers all weigh the same.
+
+        Of the precision, only where it is 0 matters.
+        """
         valid = (precision > 0) & np.isfinite(flux)
         x = np.where(valid, (flux - self.center) / self.spread, 0.0).astype(np.float32)
-        return np.ascontiguousarray(self._run(self.network.encode, x, valid).transpose(0, 2, 1))
+        return np.ascontiguousarray(self._run(self.network.encode, x, valid).transpose(0, 2, 1)), None
 
     def flux(self, entries: np.ndarray) -> np.ndarray:
         """Flux (n, P) float32 in units of each spectrum's scale, from latents (n, L, Z)."""
@@ -228,7 +229,7 @@ def latent_vectors(
     vectors, weights = [], []
     for start in range(0, min(len(sample), max_rows), 256):
         rows = np.arange(start, min(start + 256, len(sample), max_rows))
-        latents = learned.features(sample.flux[rows], sample.precision[rows], sample.has_ivar[rows])
+        latents, _ = learned.features(sample.flux[rows], sample.precision[rows], sample.has_ivar[rows])
         weight = cut(sample.weights(rows), patch, 0.0).mean(2)
         weight = np.pad(weight, ((0, 0), (0, max(0, length - n_patches(learned.n_pixels, patch)))), mode="edge")
         # the same number of positions of every spectrum, drawn anew for each

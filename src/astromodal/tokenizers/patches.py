@@ -1,9 +1,9 @@
 """From a spectrum to patches of (flux, precision) and back: what the codes of a spectrum are made of.
 
-The whole range is covered: the last patch is padded with pixels of precision 0. Masked pixels (precision 0) carry
-no flux of their own; they are filled by linear interpolation between their valid neighbours in the same spectrum (at
-the ends: the nearest one), so that what a file holds there cannot move an assignment and codebooks stay independent of
-how masks are spread. Weighted distances would need another product per row; filling needs none.
+The whole range is covered: the last patch is padded with pixels of precision 0. Masked pixels (precision 0) weigh
+nothing in the choice of a code. So that no file's leftovers stand there, they are filled by linear interpolation
+between their valid neighbours in the same spectrum (at the ends: the nearest one): the start of a centroid that no
+valid pixel has reached, and what a patch without any valid pixel is coded by.
 
 Shape legend: n objects, P pixels, p pixels per patch, L = ceil(P / p) patches.
 """
@@ -11,6 +11,10 @@ Shape legend: n objects, P pixels, p pixels per patch, L = ceil(P / p) patches.
 from __future__ import annotations
 
 import numpy as np
+
+from ..data.rebin import fill_masked
+
+SATURATION = 10.0  # signal-to-noise per pixel around which weights level off
 
 
 def n_patches(n_pixels: int, patch_size: int) -> int:
@@ -20,30 +24,6 @@ def n_patches(n_pixels: int, patch_size: int) -> int:
     86
     """
     return -(-n_pixels // patch_size)
-
-
-def fill_masked(flux: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """``flux`` (n, P) with the invalid pixels interpolated from valid neighbours; 0 where a row has none.
-
-    >>> fill_masked(np.array([[1.0, 99.0, 3.0, np.nan]]), np.array([[True, False, True, False]])).tolist()
-    [[1.0, 2.0, 3.0, 3.0]]
-    """
-    if valid.all():
-        return flux
-    n_pixels = flux.shape[1]
-    pixels = np.broadcast_to(np.arange(n_pixels), flux.shape)
-    before = np.maximum.accumulate(np.where(valid, pixels, -1), axis=1)
-    after = np.minimum.accumulate(np.where(valid, pixels, n_pixels)[:, ::-1], axis=1)[:, ::-1]
-    left = np.where(before < 0, after, before)
-    right = np.where(after == n_pixels, before, after)
-    known = np.where(valid, flux, 0.0)
-    rows_without = ~valid.any(1)
-    left, right = np.clip(left, 0, n_pixels - 1), np.clip(right, 0, n_pixels - 1)
-    low, high = np.take_along_axis(known, left, 1), np.take_along_axis(known, right, 1)
-    share = (pixels - left) / np.maximum(right - left, 1)
-    filled = np.where(valid, flux, low + (high - low) * share)
-    filled[rows_without] = 0.0
-    return filled.astype(flux.dtype)
 
 
 def cut(values: np.ndarray, patch_size: int, pad: str | float) -> np.ndarray:
@@ -61,6 +41,15 @@ def patch_features(flux: np.ndarray, precision: np.ndarray, patch_size: int) -> 
     valid = (precision > 0) & np.isfinite(flux)
     filled = cut(fill_masked(flux, valid), patch_size, "edge")
     return np.concatenate([filled, cut(np.where(valid, precision, 0.0), patch_size, 0.0)], axis=2, dtype=np.float32)
+
+
+def pixel_weights(precision: np.ndarray) -> np.ndarray:
+    """``p^2 / (1 + (p / SATURATION)^2)``: inverse variances that level off, 0 where masked; the shape of ``precision``.
+
+    Faint pixels count by their noise, which else takes the codes; of bright ones a code cannot meet every digit, and
+    the brightest would take them all.
+    """
+    return np.square(precision / np.hypot(np.float32(1), precision / np.float32(SATURATION)))
 
 
 def join(patches: np.ndarray, n_pixels: int) -> np.ndarray:

@@ -5,8 +5,9 @@ codes is 1. In these units ``sigma`` is the standard error of what was tokenised
 signal variance, for any column and any group of spectra, and 1 means "as uncertain as the population is wide".
 
 Scalars: the catalogue's error, carried through the column's transform. Spectra: the noise of all flux features of a
-patch together. It belongs to the observation, not to the code: a code is the mean of many patches, so this is an upper
-bound of what noise does to the target. 0 stands for "exact": no error is known, or none that can be used.
+patch together, weighted as they are in the choice of the code. It belongs to the observation, not to the code: a code is
+the mean of many patches, so this is an upper bound of what noise does to the target. 0 stands for "exact": no error is
+known, or none that can be used.
 
 Shapes: n objects, c columns, P pixels, p pixels per patch, L patches.
 """
@@ -19,7 +20,7 @@ import numpy as np
 
 from ..config.schema import ScalarConfig
 from ..data.scalars import ScalarBatch, transform_error
-from .patches import cut
+from .patches import cut, pixel_weights
 
 MAX_SIGMA = 100.0  # a target this uncertain says nothing: 10^4 times less weight than an exact one
 
@@ -56,14 +57,14 @@ def scalar_sigma(
 def patch_sigma(precision: np.ndarray, has_ivar: np.ndarray, patch_size: int, scale: float) -> np.ndarray:
     """Errors (n, L) of the tokens of spectra with ``precision`` (n, P) in the units of the flux features.
 
-    The noise variances 1 / precision^2 of a patch are summed. Masked and padded pixels are filled from their neighbours
-    (``patches.py``) and counted as noisy as the patch's valid pixels are on average. A patch without a valid pixel is
+    The noise variances 1 / precision^2 of a patch are averaged by the weights that its pixels have in the choice of the
+    code, and multiplied by their number: a pixel that hardly counts moves no token, however noisy it is. Masked and
+    padded pixels, whose flux is that of the code, are taken as noisy as the others. A patch without a valid pixel is
     filled from other patches: ``MAX_SIGMA``. Spectra without ivar have no known noise: 0.
     """
-    precision = precision.astype(np.float64)
-    with np.errstate(divide="ignore", over="ignore"):
-        noise = cut(np.where(precision > 0, precision**-2.0, 0.0), patch_size, 0.0).sum(2)
-    n_valid = cut((precision > 0).astype(np.int64), patch_size, 0).sum(2)
-    sigma = np.sqrt(noise * patch_size / np.maximum(n_valid, 1)) / scale
-    sigma = np.where(has_ivar[:, None], sigma, 0.0)
-    return as_sigma(np.where(n_valid > 0, sigma, MAX_SIGMA))
+    weights = pixel_weights(precision.astype(np.float64))
+    noise = np.divide(weights, np.square(precision, dtype=np.float64), out=np.zeros(weights.shape), where=weights > 0)
+    noise, weights = cut(noise, patch_size, 0.0).sum(2), cut(weights, patch_size, 0.0).sum(2)
+    variance = np.divide(noise * patch_size, weights, out=np.full(noise.shape, np.inf), where=weights > 0)
+    sigma = np.where(has_ivar[:, None], np.sqrt(variance) / scale, 0.0)
+    return as_sigma(np.where(weights > 0, sigma, MAX_SIGMA))

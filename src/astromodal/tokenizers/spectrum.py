@@ -1,10 +1,11 @@
-"""Spectra as tokens: per group, a quantizer over patches of (normalised flux, log of the precision).
+"""Spectra as tokens: per group, a quantizer over patches of normalised flux, each pixel weighted by its precision.
 
 A spectrum arrives divided by its own robust scale, on its group's grid, with precision = sqrt(ivar) in the same unit.
-One token stands for ``patch_size`` pixels with features ``flux`` and ``precision_weight * log1p(precision)``;
-``patch_size: 1`` is the documented (flux, precision) pair. Each group has its own codebook and covers its whole
-range (:mod:`.patches` says how the end is padded and masked pixels are filled). Spectra without ivar get the
-group's median precision, which favours no code. Coefficient vectors are standardised per coefficient first.
+One token stands for ``patch_size`` pixels of flux; with a ``precision_weight`` also for their
+``precision_weight * log1p(precision)`` (with ``patch_size: 1`` the documented (flux, precision) pair). A code is chosen
+by the pixels' weights (:func:`.patches.pixel_weights`), so that masked pixels count for nothing. Each group has its own
+codebook and covers its whole range (:mod:`.patches` says how the end is padded). Spectra without ivar count as if
+of the group's median precision. Coefficient vectors are standardised per coefficient first.
 
 With a codec, features are the latents of a network that is trained on the group's spectra (:mod:`.learned_group`).
 
@@ -225,10 +226,9 @@ class SpectrumTokenizer(Tokenizer):
         tokens = np.zeros((len(batch.flux), *shape), dtype=np.uint16)
         seen = np.asarray(batch.present, dtype=bool)
         if seen.any():
-            features = codec.features(
-                batch.flux[seen], batch.precision[seen], batch.has_ivar[seen], self.config.precision_weight
-            )
-            codes = codec.quantizer.encode(features.reshape(-1, features.shape[-1]))
+            X, weights = codec.features(batch.flux[seen], batch.precision[seen], batch.has_ivar[seen])
+            flat = (-1, X.shape[-1])
+            codes = codec.quantizer.encode(X.reshape(flat), None if weights is None else weights.reshape(flat))
             tokens[seen] = codes.reshape(-1, *shape)
         return tokens, seen
 
@@ -271,7 +271,7 @@ class SpectrumTokenizer(Tokenizer):
         return self.decode_normalized(group, tokens) * np.asarray(scale, dtype=np.float32)[:, None]
 
     def codebooks(self) -> dict[str, Codebook]:
-        """Of each part, entries (C, D) in feature space: p fluxes, then p weighted log precisions; or latents."""
+        """Of each part, entries (C, D): p fluxes, with a precision_weight then p weighted log precisions; or latents."""
         return {name: self.codecs[group].quantizer.codebooks[stage] for name, (group, stage) in self.parts.items()}
 
     # ------------------------------------------------------------------------------------- report

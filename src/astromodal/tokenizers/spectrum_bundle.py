@@ -16,13 +16,15 @@ import numpy as np
 from ..config.schema import SpectrumTokenizerConfig
 from ..core import io
 from ..core.atomic import writing
+from ..errors import ArtifactError
 from ..quantizers import quantizer_from_state
-from .base import plain
+from .base import COMMAND, plain
 from .groups import GroupCodec
 
 if TYPE_CHECKING:
     from .spectrum import SpectrumTokenizer
 
+FORMAT = 2  # 2: codes of patches are chosen by weighted pixels; tokens of format 1 mean other codes
 FILE_NAME = "spectrum_tokenizer_config.npz"
 NETWORK = "spectrum_codec_{}.pt"
 
@@ -36,6 +38,7 @@ def write_bundle(tokenizer: SpectrumTokenizer, folder: Path) -> list[Path]:
         for group, codec in tokenizer.codecs.items()
     }
     arrays = {
+        "format": np.array(FORMAT),
         "groups": np.array(tokenizer.groups, dtype=np.str_),
         "config_json": np.array(json.dumps(plain(tokenizer.config))),
         "groups_json": np.array(json.dumps(parameters)),
@@ -75,20 +78,25 @@ def read_bundle(cls: type[SpectrumTokenizer], folder: Path) -> SpectrumTokenizer
     """Read what :func:`write_bundle` wrote.
 
     Raises:
-        ArtifactError: a file is missing or damaged, or a network does not fit its codebook.
+        ArtifactError: a file is missing or damaged, a network does not fit its codebook, or patches are of a format
+            whose codes had another meaning.
     """
     arrays = io.load_npz(folder / FILE_NAME)
     tokenizer = cls(SpectrumTokenizerConfig(**json.loads(str(arrays["config_json"]))))
+    found = int(arrays.get("format", 1))
+    if found != FORMAT and tokenizer.config.codec is None:
+        repair = f"run {COMMAND} tokenizer=spectrum, then python encode.py; runs trained on the old tokens stay with them"
+        raise ArtifactError(f"spectrum codebooks of format {FORMAT}", got=f"format {found}", where=folder, repair=repair)
     tokenizer.skipped = json.loads(str(arrays["skipped_json"]))
     tokenizer.layout_ = json.loads(str(arrays["layout_json"]))
     tokenizer.inputs_ = json.loads(str(arrays["inputs_json"]))
     for group, values in json.loads(str(arrays["groups_json"])).items():
-        keys = values.pop("state", ["centroids", "counts"])  # bundles written before there were other quantizers
+        keys = values.pop("state", ["centroids", "counts"])  # learned before there were other quantizers
         state = {key: arrays[f"{key}_{group}"] for key in keys}
         values["quantizer"] = quantizer_from_state(tokenizer.config.quantizer.name, state)
         values |= {"center": arrays[f"coefficient_mean_{group}"], "spread": arrays[f"coefficient_std_{group}"]}
         if tokenizer.config.codec is None:
-            tokenizer.codecs[group] = GroupCodec(**values)
+            tokenizer.codecs[group] = GroupCodec(**values, precision_weight=tokenizer.config.precision_weight)
         else:
             from .learned_group import LearnedGroup
 

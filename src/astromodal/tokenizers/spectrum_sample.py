@@ -15,7 +15,8 @@ from torch import Tensor
 from ..config.schema import SpectrumGroupConfig, SpectrumKind
 from ..data.spectra import SpectrumBatch
 from ..quantizers import Reservoir
-from .groups import MAX_PRECISION, standardisation
+from .groups import standardisation, usual_precision
+from .patches import pixel_weights
 
 MAX_SAMPLE_BYTES = 1 << 28  # of spectra kept for training
 MIN_WEIGHT = 1e-2  # of a valid pixel: the faintest spectra have to be coded too
@@ -46,23 +47,20 @@ class SpectrumSample:
         return len(self.flux)
 
     def weights(self, rows: np.ndarray) -> np.ndarray:
-        """Weight (n, P) of each pixel: its inverse variance up to a signal-to-noise of ``MAX_PRECISION``; 0 if invalid.
+        """Weight (n, P) of each pixel, as in the codes of patches (:func:`.patches.pixel_weights`); 0 if invalid.
 
-        Noise is most of the variance of faint spectra. A spectrum without ivar weighs what others do on average;
+        Noise is most of the variance of faint spectra. A spectrum without ivar weighs what an average pixel does;
         coefficients all weigh 1.
         """
         valid = self.valid[rows]
         if not self.weighted:
             return valid.astype(np.float32)
-        weights = np.maximum(np.minimum(self.precision[rows], MAX_PRECISION) ** 2, MIN_WEIGHT)
-        weights[~self.has_ivar[rows]] = self._usual
-        return np.where(valid, weights, 0.0).astype(np.float32)
+        precision = np.where(self.has_ivar[rows, None], self.precision[rows], np.float32(self._usual))
+        return np.where(valid, np.maximum(pixel_weights(precision), MIN_WEIGHT), 0.0).astype(np.float32)
 
     @functools.cached_property
     def _usual(self) -> float:
-        known = self.precision[self.has_ivar]
-        known = known[known > 0]
-        return float((np.minimum(known, MAX_PRECISION).astype(np.float64) ** 2).mean()) if len(known) else 1.0
+        return usual_precision(self.precision[self.has_ivar])
 
     def batch(self, rows: np.ndarray) -> dict[str, Tensor]:
         """``x``, ``valid`` and ``weight`` (B, 1, P) and ``row`` (B,) as codecs are trained on."""

@@ -68,7 +68,7 @@ class VAEConfig:
 
 @dataclass
 class PatchesConfig:
-    """Spectrum codec that learns nothing: patches of (flux, precision) are quantised as they are."""
+    """Spectrum codec that learns nothing: patches of flux are quantised as they are, by the weights of their pixels."""
 
     name: str = "patches"
 

@@ -54,12 +54,12 @@ class ScalarTokenizerConfig:
 
 @dataclass
 class SpectrumTokenizerConfig:
-    """One codebook per group of spectra over patches of (flux, precision)."""
+    """One codebook per group of spectra over patches of flux, weighted by the precision."""
 
     groups: Optional[List[str]] = None  # null: all groups of data.spectra
     patch_size: int = 32  # pixels per token
     patch_sizes: Dict[str, int] = field(default_factory=dict)  # per group, instead of patch_size
-    precision_weight: float = 0.25  # weight of log1p(precision) beside the flux in a feature
+    precision_weight: float = 0.0  # of log1p(precision) as numbers beside the flux; 0: flux alone
     codec: Any = None  # null, or name patches: features are patches; else the latents of a network
     quantizer: Any = MISSING
 
