@@ -110,6 +110,7 @@ def train_lm(cfg: DictConfig) -> float | None:
 def _train_lm(cfg: DictConfig, config: Config) -> float | None:
     from .core.rank import is_main
     from .evaluation.object_errors import save_object_errors
+    from .evaluation.questions import check_names
     from .experiment import LanguageModelRun
     from .training.checkpoint import find_resume
 
@@ -130,6 +131,7 @@ def _train_lm(cfg: DictConfig, config: Config) -> float | None:
             run.log.info("resume=auto: no unfinished run with this configuration, starting anew")
         experiment = LanguageModelRun(config, run, record)
         asks = config.objective == ObjectiveFigure.prediction
+        check_names(experiment.layout, config.evaluate)
         if asks:
             _check_question(config, experiment)
         result = experiment.fit(resume)
@@ -155,10 +157,12 @@ def _train_lm(cfg: DictConfig, config: Config) -> float | None:
 
 def evaluate(cfg: DictConfig) -> float | None:
     """Predict with a trained model, write the catalogue, judge it; returns the prediction score, if it has one."""
+    from .evaluation.inputs import codebooks
+    from .evaluation.questions import check_names
     from .evaluation.recalibration import FILE, Calibration
-    from .evaluation.sources import encoded_fields, reads_tokens
+    from .evaluation.seen import training_run
+    from .evaluation.sources import reads_tokens
     from .evaluation.trained import find_weights, load_trained
-    from .tokens import TokenStore
 
     config: Config = OmegaConf.to_object(cfg)
     settings, score = config.evaluate, None
@@ -171,35 +175,51 @@ def evaluate(cfg: DictConfig) -> float | None:
         run.add_input("model", trained.fingerprint)
         for name, fingerprint in trained.tokenizers.fingerprints.items():
             run.add_input(f"{name}_tokenizer", fingerprint)
+        check_names(trained.layout, settings)
         fitted, calibration = weights.parent / FILE, None
         if settings.calibration != Calibrate.off:
-            calibration = Calibration.load(fitted, trained.fingerprint)
-            run.add_input("calibration", fingerprint_file(fitted))
-        if tokens:
-            store = TokenStore.of(config)
-            store.check_tokenizers(trained.tokenizers)
-            run.add_input("tokens", store.fingerprint)
-            rows, fields = store.n_rows, iter(store)
-        else:
-            cubes, splits = open_survey(config, run)
-            rows = sum(cube.n_rows for cube in cubes)
-            fields = encoded_fields(cubes, splits, trained.tokenizers, config.data, run.dir, run.log)
-        summary = _predict(run, config, trained, fields, rows, run.dir, calibration)
-        run.add_output("catalogue", fingerprint_file(run.dir / "catalogue.parquet"))
-        run.tracker.summary({key: value for key, value in summary.items() if isinstance(value, int | float)})
-        if settings.judge is not None:
-            judged = _judge(run, config, run.dir, settings.judge, fitted)
-            score = judged.get("score")
-            # a sweep of questions, and one of losses (objective=prediction), are compared by a figure of one name
-            run.tracker.summary(judged | ({} if score is None else {"prediction/score": score}))
+            chosen = Path(settings.calibration_file or fitted)
+            calibration = Calibration.load(chosen, trained.fingerprint)
+            run.add_input("calibration", fingerprint_file(chosen))
+        trained_on = training_run(weights)
+        with _asked(run, config, trained, trained_on, tokens) as asked:
+            about = asked.about | {"weights": str(weights.resolve())}
+            summary = _predict(run, config, trained, asked.fields, asked.n_rows, run.dir, calibration, about)
+            run.add_output("catalogue", fingerprint_file(run.dir / "catalogue.parquet"))
+            run.tracker.summary({key: value for key, value in summary.items() if isinstance(value, int | float)})
+            if settings.judge is not None:
+                judged = _judge(run, config, run.dir, settings.judge, fitted,
+                                asked.judged(trained_on, codebooks(trained.tokenizers)))  # fmt: skip
+                score = judged.get("score")
+                # a sweep of questions, and one of losses (objective=prediction), are compared by a figure of one name
+                run.tracker.summary(judged | ({} if score is None else {"prediction/score": score}))
         run.log.info("next: python evaluate.py evaluate.given=[spectrum] evaluate.predict=[scalar] %s",
                      " ".join(_overrides(cfg)))  # fmt: skip
         return _objective(run, "prediction/score", score)
 
 
+@contextmanager
+def _asked(run: RunContext, config: Config, trained: Any, trained_on: Any, tokens: bool) -> Iterator[Any]:
+    """The objects that ``evaluate.py`` asks about, from token files or datacubes."""
+    from .evaluation.sources import asked_datacubes, asked_tokens
+    from .tokens import TokenStore
+
+    if tokens:
+        store = TokenStore.of(config)
+        store.check_tokenizers(trained.tokenizers)
+        run.add_input("tokens", store.fingerprint)
+        yield asked_tokens(store, trained_on, config, run.log)
+        return
+    cubes, fingerprint = _open_cubes(config, run)
+    keep = config.evaluate.judge is not None  # baselines are given what the model is given
+    with asked_datacubes(cubes, fingerprint, trained.tokenizers, trained_on, config.data, run.dir, run.log,
+                         keep=keep) as asked:  # fmt: skip
+        yield asked
+
+
 def _predict(
     run: RunContext, config: Config, trained: Any, fields: Iterable[Any], rows: int, folder: Path,
-    calibration: Any = None,
+    calibration: Any = None, about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Answer ``config.evaluate`` for fields with ``rows`` objects; catalogue and ``prediction.json`` in ``folder``."""
     from .evaluation.prediction import Predictor, write_predictions
@@ -208,7 +228,7 @@ def _predict(
     hardware = config.hardware
     device = resolve_device(hardware.device)
     configure_cuda_performance(hardware.tf32)
-    predictor = Predictor(trained, config.evaluate, hardware, device, config.seed, run.log, calibration)
+    predictor = Predictor(trained, config.evaluate, hardware, device, config.seed, run.log, calibration, about)
     with deterministic_kernels(hardware.deterministic), run.progress(rows, "predicting", unit="object") as bar:
         summary = write_predictions(predictor, fields, folder, config.evaluate.splits, bar.update)
     write_json(folder / "prediction.json", summary | predictor.meaning())
@@ -218,15 +238,17 @@ def _predict(
 
 
 def _judge(
-    run: RunContext, config: Config, folder: Path, judge: JudgeConfig, calibration_path: Path | None = None
-) -> dict[str, float]:
+    run: RunContext, config: Config, folder: Path, judge: JudgeConfig, calibration_path: Path | None = None,
+    tokens: Any = None,
+) -> dict[str, float]:  # fmt: skip
     """Compare a catalogue with what was observed; one without held-out values is left as it is."""
     from .report.judge_run import FOLDER, judge_run
 
     against = ", ".join(baseline.value for baseline in judge.baselines) or "nothing"
     run.log.info("judging against %s", against)
     try:
-        result = judge_run(folder, run_dir=run.dir, options=judge, seed=config.seed, calibration_path=calibration_path)
+        result = judge_run(folder, run_dir=run.dir, options=judge, seed=config.seed, tokens=tokens,
+                           calibration_path=calibration_path)  # fmt: skip
     except DataError as error:
         run.log.warning("not judged: %s", error)
         return {}
@@ -245,6 +267,7 @@ def _objective(run: RunContext, name: str, value: float | None) -> float | None:
 
 def _prediction(run: RunContext, config: Config) -> dict[str, float]:
     """Figures of the best weights' answers to ``config.evaluate`` on validation objects, against the marginal."""
+    from .evaluation.inputs import JudgedTokens, codebooks
     from .evaluation.trained import find_weights, load_trained
     from .tokens import TokenStore
 
@@ -255,7 +278,9 @@ def _prediction(run: RunContext, config: Config) -> dict[str, float]:
     _predict(run, asked, trained, iter(store), store.n_rows, folder)
     judge = config.evaluate.judge or JudgeConfig()
     # baselines do not depend on the loss, and half of the validation objects is too little to fit and to show on
-    return _judge(run, asked, folder, replace(judge, baselines=[Baseline.marginal], calibrate=False))
+    tokens = JudgedTokens(store, store, codebooks(trained.tokenizers))
+    judge = replace(judge, baselines=[Baseline.marginal], calibrate=False)
+    return _judge(run, asked, folder, judge, tokens=tokens)
 
 
 # --------------------------------------------------------------------------------------- shared parts
@@ -303,16 +328,23 @@ def _begin(cfg: DictConfig, config: Config, stage: str) -> Iterator[RunContext]:
         yield run
 
 
-def open_survey(config: Config, run: RunContext) -> tuple[list[Datacube], dict[str, np.ndarray]]:
-    """The datacubes (made first, if the survey is synthetic) and the split of each of their rows."""
+def _open_cubes(config: Config, run: RunContext) -> tuple[list[Datacube], str]:
+    """The datacubes (made first, if the survey is synthetic) and their fingerprint."""
     if config.data.synthetic is not None:
         from .data import ensure_survey
 
         ensure_survey(config.data, config.paths.datacube_template)
     cubes = discover(config.data, config.paths.datacube_template)
     check_unique_ids(cubes)
-    for cube in cubes:
-        run.add_input(f"datacube_{cube.field}", cube.fingerprint())
+    prints = {cube.field: cube.fingerprint() for cube in cubes}
+    for field, fingerprint in prints.items():
+        run.add_input(f"datacube_{field}", fingerprint)
+    return cubes, fingerprint_config(prints)
+
+
+def open_survey(config: Config, run: RunContext) -> tuple[list[Datacube], dict[str, np.ndarray]]:
+    """The datacubes and the split of each of their rows."""
+    cubes = _open_cubes(config, run)[0]
     splits = assign_splits(cubes, config.data)
     counts = np.bincount(np.concatenate(list(splits.values())), minlength=3)
     run.log.info("%d fields, %d objects: %d train, %d val, %d test", len(cubes), counts.sum(), *counts[:3])

@@ -163,7 +163,7 @@ def test_without_a_test_split_half_of_validation_is_fitted_on(store, tmp_path):
     record = found.result["columns"]["z"]
     [(_, fitted)] = found.calibration.questions.items()
     assert found.calibration.weights == "toy" and fitted.fitted_on["half"] == 0
-    assert "against" not in record and record["recalibration"]["conformal"]["n"] < record["n"]
+    assert "no token files" in record["against"]["skipped"] and record["recalibration"]["conformal"]["n"] < record["n"]
     pq.write_table(table.filter(np.equal(table["split"].to_numpy(zero_copy_only=False), "train")), path)
     with pytest.raises(DataError, match="held-out"):
         judge(path)

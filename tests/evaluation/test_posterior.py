@@ -106,3 +106,20 @@ def test_the_bins_are_written_in_physical_units(bins, tmp_path):
     assert arrays["columns"].tolist() == ["t", "r"]
     np.testing.assert_allclose(np.log10(arrays["edges_t"]), arrays["transformed_edges_t"])
     assert len(arrays["edges_t"]) == len(arrays["centers_t"]) + 1 == 5
+
+
+@pytest.mark.parametrize("column", range(4))
+def test_the_crps_is_the_integral_of_its_definition(bins, column):
+    """By brute force: the squared difference of distribution and step, on a fine grid, in the physical unit."""
+    n, config = bins.n_bins[column], bins.configs[column]
+    p = posteriors(n, 6)
+    edges = inverse_transform(bins.edges[column, : n + 1], config)
+    truth = np.linspace(edges[0], edges[-1], 6) + np.array([0, 0, 0.1, 0, 0, 0.3]) * np.ptp(edges)
+    found = bins.summary(p, column, [0.5], truth)["crps"]
+    grid = np.linspace(edges[0], max(edges[-1], truth.max()), 200_001)
+    for row, y in enumerate(truth):
+        below = np.r_[0, np.cumsum(p[row, :n].astype(np.float64))]
+        cdf = np.interp(grid, edges, below / below[-1])
+        expected = ((cdf - (grid >= y)) ** 2).sum() * (grid[1] - grid[0])
+        assert found[row] == pytest.approx(expected, rel=2e-3, abs=1e-4 * np.ptp(edges))
+    assert np.isnan(bins.summary(p, column, [0.5])["crps"]).all()

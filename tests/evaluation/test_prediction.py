@@ -82,8 +82,8 @@ def test_only_the_wanted_splits_are_written_and_windows_change_nothing(tmp_path,
 def test_columns_have_the_promised_names_and_order(tmp_path):
     table = written(tmp_path, predict=["z", "image"], posterior=True, quantiles=[0.16, 0.975])
     assert table.column_names == [
-        "id", "field", "split", "z", "z_err", "z_mean", "z_median", "z_std", "z_q16", "z_q97.5", "z_pit", "z_posterior",
-        "z_flag", "image_mean", "image_std", "image_flag",
+        "id", "field", "split", "z", "z_err", "z_mean", "z_median", "z_std", "z_q16", "z_q97.5", "z_pit", "z_crps",
+        "z_posterior", "z_flag", "image_mean", "image_std", "image_flag",
     ]  # fmt: skip
     assert table.schema.field("z_posterior").type == pa.list_(pa.float32(), 8)
     meaning = json.loads(table.schema.metadata[b"astromodal"])
@@ -102,7 +102,7 @@ def test_an_object_with_nothing_given_is_a_flagged_row_without_numbers(tmp_path)
         flags = columns(table, f"{name}_flag")
         assert ((flags & cat.LACKS_GIVEN > 0) == lacks).all()
         for column in [c for c in table.column_names if c.startswith(f"{name}_") and c != f"{name}_flag"]:
-            if column not in ("z_err", "z_pit"):
+            if column not in ("z_err", "z_pit", "z_crps"):
                 assert (np.array([v is None for v in table[column].to_pylist()]) == lacks).all(), column
     assert np.isfinite(columns(table, "z")[3])  # what was observed stays
 

@@ -145,5 +145,18 @@ def test_a_file_keeps_the_questions_that_were_not_asked_again_and_forgets_other_
     found = Calibration.load(path, "abc")
     assert [found.of("z", given).temperature for given in (["g"], ["g", "r"])] == [1.1, 1.3]
     fitted("def", ["g"], 2.0)
-    assert list(Calibration.load(path, "def").questions) == [("z", ("g",))]
+    assert [key[:2] for key in Calibration.load(path, "def").questions] == [("z", ("g",))]
     assert not list(tmp_path.glob("*.lock"))
+
+
+def test_a_fit_on_other_objects_stands_beside_the_first_and_the_larger_one_answers(tmp_path):
+    """A fit on half of the validation objects, or of a re-encoded survey, does not take the place of the whole one."""
+    path = tmp_path / "calibration.json"
+    for temperature, n, fingerprint in ((1.1, 300, "whole"), (1.5, 150, "half"), (1.2, 300, "whole")):
+        new = Calibration("abc")
+        on = {"split": "val", "half": None, "data": "tokens x", "objects": n, "fingerprint": fingerprint}
+        new.add("z", ["g"], ColumnCalibration(temperature, n, fitted_on=on))
+        new.merge_into(path)
+    found = Calibration.load(path, "abc")
+    assert len(found.questions) == 2 and found.of("z", ["g"]).temperature == 1.2
+    assert found.of("z", ["g"]).said() == "300 val objects of tokens x"

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,7 +20,7 @@ from astromodal.report.judge_run import main as judge_run_main
 from astromodal.tokenizers import TokenizerSet
 from astromodal.tokens import TokenStore
 
-from .conftest import EXTRA, MODEL, SURVEY, Outcome, Workplace, launch_stage
+from .conftest import EXTRA, MODEL, SURVEY, Outcome, Workplace, contents, launch_stage
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,61 @@ def test_datacubes_that_were_never_encoded_give_the_same_catalogue(place: Workpl
     column = "mag_pstotal_r_mean"
     expected = stored[column][same].astype(float)
     np.testing.assert_allclose(third[column][rows].astype(float), expected, rtol=1e-5)
+
+
+def new_sky(place: Workplace, folder: Path) -> tuple[str, ...]:
+    """Overrides for a copy of a field under other ids, 90 degrees away: 60 objects that no model has seen."""
+    folder.mkdir()
+    zero_points = (place.cubes / "zero_points.csv").read_text()
+    (folder / "zero_points.csv").write_text(zero_points.replace("SYN-0001", "NEW"))
+    table = pq.read_table(place.cubes / "datacube_SYN-0001.parquet")
+    ids = [f"new_{i}" for i in table["id"].to_pylist()]
+    for name, column in (("id", pa.array(ids)), ("ra", pa.array((table["ra"].to_numpy() + 90.0) % 360.0))):
+        at = table.column_names.index(name)
+        table = table.set_column(at, name, column.cast(table.schema.field(name).type))
+    pq.write_table(table, folder / "datacube_NEW.parquet")
+    return "data.synthetic=null", f"data.root={folder}", "data.name=other", "evaluate.input=datacubes"
+
+
+def test_never_seen_cubes_are_held_out_as_a_whole_and_leave_the_training_run_as_it_is(place: Workplace, tmp_path: Path):
+    run = place.folder / "runs/train_lm/default/random"
+    before = contents(run)
+    outcome = evaluate(place, *new_sky(place, tmp_path / "new"), f"evaluate.run={run}", "run_id=foreign",
+                       "evaluate.predict=[mag_pstotal_r]", "evaluate.given=[scalar]",
+                       "evaluate.judge.baselines=[marginal,neighbours]")  # fmt: skip
+    assert outcome.returncode == 0, outcome.stderr
+    assert contents(run) == before
+    assert "60 objects that the model never saw, 0 that it trained on" in outcome.stderr
+    folder = place.folder / "runs/evaluate/default/foreign"
+    found = json.loads((folder / "judgement/evaluation.json").read_text())
+    table, meaning = cat.read_catalogue(folder)
+    assert set(table["split"].to_pylist()) == {"test"} and found["n_judged"] == 60
+    record = found["columns"]["mag_pstotal_r"]
+    store = TokenStore(place.store)
+    j = store.open("SYN-0001").columns.index("mag_pstotal_r")
+    trained = sum(int(((t.split == 0) & np.isfinite(t.scalar["values"][:, j])).sum()) for t in store)
+    assert record["against"]["n"] == record["n"] and record["against"]["n_training"] == trained
+    assert {"marginal", "neighbours"} == set(record["against"]["baselines"]) and found["score"] is not None
+    assert "none of these objects is one of the model's validation" in outcome.stderr
+    assert not list(folder.rglob("calibration.json")) and not list(folder.glob(".tokens-*"))
+    # the score of every observed object stands in the catalogue
+    crps = table["mag_pstotal_r_crps"].to_numpy(zero_copy_only=False)
+    observed = np.isfinite(table["mag_pstotal_r"].to_numpy(zero_copy_only=False))
+    predicted = np.isfinite(table["mag_pstotal_r_mean"].to_numpy(zero_copy_only=False))
+    assert (np.isfinite(crps) == (observed & predicted)).all() and (crps[np.isfinite(crps)] > 0).all()
+    assert record["distribution"]["crps"]["value"] == pytest.approx(np.nanmean(crps), rel=1e-5)
+
+
+def test_a_name_that_does_not_exist_is_refused_before_any_work(place: Workplace, tmp_path: Path):
+    """Before the cubes are opened, or made: the folder of the survey does not exist yet."""
+    line = evaluate(place, f"data.root={tmp_path / 'cubes'}", "evaluate.input=datacubes", "run_id=typo",
+                    "evaluate.given=[mag_pstotal_q]").error()  # fmt: skip
+    assert "did you mean mag_pstotal_" in line and not (tmp_path / "cubes").exists()
+    outcome = launch_stage("train_lm", *SURVEY, *MODEL, "evaluate.predict=[mag_pstotal_q]", "run_id=typo",
+                           cwd=place.folder)  # fmt: skip
+    assert "did you mean mag_pstotal_" in outcome.error()
+    assert not list((place.folder / "runs/train_lm/default/typo").glob("**/*.pt"))
+    shutil.rmtree(place.folder / "runs/train_lm/default/typo", ignore_errors=True)
 
 
 def test_cutouts_are_drawn(place: Workplace):

@@ -64,7 +64,7 @@ def test_without_token_files_there_are_no_baselines(run, monkeypatch, tmp_path):
     OmegaConf.save(config, tmp_path / "config.yaml")
     (tmp_path / "catalogue.parquet").write_bytes((home / "catalogue.parquet").read_bytes())
     result = judge_run(tmp_path)
-    assert "against" not in result["columns"]["teff"] and "desi_b/chi2" in result["figures"]
+    assert "token files" in result["columns"]["teff"]["against"]["skipped"] and "desi_b/chi2" in result["figures"]
 
 
 def test_the_command_prints_the_report_of_each_run_and_their_matrix(tmp_path, capsys):

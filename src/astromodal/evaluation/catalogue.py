@@ -1,10 +1,12 @@
 """The catalogue of predictions: one Parquet row per object, written window by window, there only when it is whole.
 
-Columns: ``id`` (normalised), ``field``, ``split`` (train, val, test); of each asked scalar column c, in its unit::
+Columns: ``id`` (normalised), ``field``, ``split`` (what the object was to the model: train, val or test; test, too, is
+what it never saw); of each asked scalar column c, in its unit::
 
     c, c_err          observed value and its error, null where there is none
     c_mean, c_median, c_std, c_q<percent>   of the posterior (see posterior.py), null where nothing could be predicted
     c_pit             distribution function of the posterior at the observed value
+    c_crps            continuous ranked probability score of the posterior, in the column's unit (0: sure, and right)
     c_posterior       probability of each bin, on request; posterior_bins.npz has the edges
     c_flag            sum of the bits below
 
@@ -13,7 +15,7 @@ and of each asked group of spectra g, and of ``image`` (band, row, column; flatt
     g_mean, g_std     of the draws, fixed-size lists in physical units (see drawing.py)
     g_flag
 
-The file's metadata (key ``astromodal``, JSON) say what was given and the units.
+The file's metadata (key ``astromodal``, JSON) say what was given, the units, what was read and whose splits they are.
 
 ==============  ===  ==============================================================================
 UNCONDITIONAL     1  nothing was to be given: what the model thinks of any object
@@ -45,6 +47,7 @@ UNCONDITIONAL, LACKS_GIVEN, CLIPPED, CLIPPED_GIVEN, NOT_DETECTED, SCALE_DRAWN = 
 FLAGS = {"UNCONDITIONAL": 1, "LACKS_GIVEN": 2, "CLIPPED": 4, "CLIPPED_GIVEN": 8, "NOT_DETECTED": 16, "SCALE_DRAWN": 32}
 KEY = b"astromodal"
 ID_COLUMNS = ("id", "field", "split")
+OF_MODEL, OF_FILES, OF_CONFIGURATION = "the model's run", "the token files", "data.splits"  # whose splits there are
 
 
 def quantile_name(column: str, quantile: float) -> str:
@@ -59,7 +62,7 @@ def quantile_name(column: str, quantile: float) -> str:
 def scalar_fields(column: str, quantiles: Sequence[float], n_bins: int | None) -> list[pa.Field]:
     """Parquet columns of a scalar, as double as the file's; ``n_bins``: with the posterior."""
     names = [column, *(f"{column}_{end}" for end in ("err", "mean", "median", "std"))]
-    names += [*(quantile_name(column, q) for q in quantiles), f"{column}_pit"]
+    names += [*(quantile_name(column, q) for q in quantiles), f"{column}_pit", f"{column}_crps"]
     fields = [pa.field(name, pa.float64()) for name in names]
     if n_bins is not None:
         fields.append(pa.field(f"{column}_posterior", pa.list_(pa.float32(), n_bins)))

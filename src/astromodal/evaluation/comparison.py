@@ -31,7 +31,8 @@ MIN_TRAINING, MIN_JUDGED = 20, 5
 class Baselines:
     """Where the baselines read, and how many rows they learn from."""
 
-    store: TokenStore
+    store: TokenStore  # that they learn from
+    asked: TokenStore  # of the objects that they answer for; mostly the same
     codebooks: Mapping[str, Codebook] | None
     names: Sequence[str]
     max_rows: int
@@ -83,7 +84,7 @@ def _held_out(
     """Features of the judged objects that the store has, and their places among the judged ones; each object once."""
     blocks, places = [], []
     known = np.zeros(len(scores.rows), bool)
-    for tokens, mine, rows in places_in_store(baselines.store, fields[scores.rows], ids[scores.rows]):
+    for tokens, mine, rows in places_in_store(baselines.asked, fields[scores.rows], ids[scores.rows]):
         fresh = ~known[mine]
         known[mine] = True
         blocks.append(features(tokens, rows[fresh], inputs, baselines.codebooks))

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..config.schema import Calibrate, EvaluateConfig
 from ..errors import ArtifactMissingError
+from ..metrics.posterior import crps_of_quantiles
 from .questions import Plan
 from .recalibration import Calibration, ColumnCalibration
 
@@ -22,7 +23,7 @@ def corrections(
         ArtifactMissingError: nothing was fitted for any of the questions.
         DataError: shifts were fitted at other quantiles.
     """
-    mode, found, without = settings.calibration, {}, []
+    mode, found, without, said = settings.calibration, {}, [], {}
     if mode == Calibrate.off:
         return found
     for question in plan.scalars:
@@ -33,24 +34,32 @@ def corrections(
         if mode == Calibrate.conformal:  # at once, not after hours
             fitted.check([0.5, *settings.quantiles])
         found[question.name] = fitted
+        said.setdefault(fitted.said(), []).append(question.name)
     if not found:
         raise ArtifactMissingError(
             f"a fitted {mode.value} calibration for one of {', '.join(without) or 'the asked columns'}", got="none",
-            where="calibration.json beside the weights",
+            where=settings.calibration_file or "calibration.json beside the weights",
             repair="fit it: the same command with evaluate.calibration=off evaluate.posterior=true",
         )  # fmt: skip
+    for fitted_on, names in said.items():
+        log.info("corrected by a %s calibration fitted on %s: %s", mode.value, fitted_on, ", ".join(names))
     if without:
         log.warning("not calibrated, as nothing was fitted for them: %s", ", ".join(without))
     return found
 
 
-def shift(found: dict[str, np.ndarray], correction: ColumnCalibration, quantiles: Sequence[float]) -> None:
+def shift(
+    found: dict[str, np.ndarray], correction: ColumnCalibration, quantiles: Sequence[float], observed: np.ndarray
+) -> None:
     """Move ``median (N,)`` and ``quantiles (N, Q)`` of a posterior's summary in place.
 
-    Its PIT becomes NaN: the posterior's distribution function says nothing of moved quantiles.
+    Its PIT becomes NaN, as the posterior's distribution function says nothing of moved quantiles; its CRPS becomes that
+    of the moved quantiles.
     """
     levels = np.array([0.5, *quantiles])
     order = np.argsort(levels, kind="stable")
     moved = np.concatenate([found["median"][:, None], found["quantiles"]], axis=1)
     moved[:, order] = correction.shifted(moved[:, order], levels[order])
-    found |= {"median": moved[:, 0], "quantiles": moved[:, 1:], "pit": np.full(len(moved), np.nan)}
+    unknown = np.full(len(moved), np.nan)
+    score = crps_of_quantiles(moved[:, order], levels[order], observed) if len(quantiles) else unknown
+    found |= {"median": moved[:, 0], "quantiles": moved[:, 1:], "pit": unknown, "crps": score}

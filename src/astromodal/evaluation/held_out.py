@@ -1,18 +1,26 @@
-"""Which objects of a catalogue are judged and which calibrations are fitted on; training objects are neither."""
+"""Which objects of a catalogue are judged and which calibrations are fitted on; training objects are neither.
+
+Splits of a catalogue say what an object was to the model: what it never saw counts as test (:mod:`.seen`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 import numpy as np
 
+from ..config.schema import CalibrateOn
 from ..core.ids import hash_ids
+from ..core.manifest import fingerprint_arrays, fingerprint_config
 from ..core.random import keyed_uniform
 from ..data.splits import SPLIT_NAMES, TEST, TRAIN, VAL
 from ..errors import DataError
+from .catalogue import OF_MODEL
 from .predicted import PredictionCatalogue
 
+REQUEST = "evaluate.judge.calibrate_on=judged fits on half of those that are judged"
 UNKNOWN = "unknown split"
 _HALF_KEY = 0xCA11
 
@@ -40,7 +48,9 @@ class HeldOut:
     split: str  # of the judged ones
     judged: np.ndarray
     fitting: np.ndarray  # that calibrations are fitted on
-    fitted_on: Part  # what ``fitting`` is
+    fitted_on: Part | None  # what ``fitting`` is; None: nothing
+    why: str = ""  # nothing is fitted
+    of_training: bool = False  # fitted on validation objects of the model's own run
 
     @property
     def shown(self) -> np.ndarray:
@@ -48,10 +58,11 @@ class HeldOut:
         return self.judged & ~self.fitting
 
     @classmethod
-    def of(cls, catalogue: PredictionCatalogue, seed: int) -> Self:
+    def of(cls, catalogue: PredictionCatalogue, seed: int, on: CalibrateOn = CalibrateOn.validation) -> Self:
         """The test split, or validation where there is no test.
 
         Calibrations are fitted on validation objects; where these are the judged ones themselves, on one half of them.
+        On request (``on``) they are fitted on one half of the judged objects, whatever these are.
         Objects that a correction was fitted on which this catalogue already has are not judged.
 
         Raises:
@@ -62,12 +73,40 @@ class HeldOut:
         if not there:
             raise DataError("held-out objects in the catalogue", got=f"{len(catalogue)} training objects",
                             where=catalogue.path, repair="evaluate.splits=[val,test]")  # fmt: skip
-        fitted_on = Part(val) if there[:2] == [test, val] else Part(there[0], half=seed)
-        judged, fitting = Part(there[0]).rows(catalogue), fitted_on.rows(catalogue)
-        before = (applied["fitted_on"] for applied in catalogue.applied.values())
-        for part in {Part(of["split"], of["half"]) for of in before}:  # mostly one for all columns
+        fitted_on, why = _fitting(catalogue, there, seed, on)
+        judged = Part(there[0]).rows(catalogue)
+        fitting = np.zeros(len(catalogue), bool) if fitted_on is None else fitted_on.rows(catalogue)
+        before = [applied["fitted_on"] for applied in catalogue.applied.values()]
+        for part in {Part(of["split"], of["half"]) for of in before if _same_objects(of, catalogue)}:
             judged = judged & ~part.rows(catalogue)
         if not judged.any():
             raise DataError("held-out objects that the applied calibration was not fitted on", got="none",
                             where=catalogue.path, repair="evaluate.splits=[test], or evaluate.judge=null")  # fmt: skip
-        return cls(there[0], judged, fitting & ~judged if catalogue.applied else fitting, fitted_on)
+        of_training = on == CalibrateOn.validation and fitted_on is not None and catalogue.splits_of == OF_MODEL
+        return cls(there[0], judged, fitting & ~judged if catalogue.applied else fitting, fitted_on, why, of_training)
+
+    def record(self, catalogue: PredictionCatalogue) -> dict[str, Any]:
+        """What calibrations are fitted on, as an entry of one says it; its fingerprint is that of data and objects."""
+        ids = {"ids": np.sort(hash_ids(catalogue.ids[self.fitting]))}
+        found = asdict(self.fitted_on) | {"objects": int(self.fitting.sum()), "data": catalogue.data}
+        return found | {"fingerprint": fingerprint_config(found | {"ids": fingerprint_arrays(ids)})}
+
+
+def _fitting(catalogue: PredictionCatalogue, there: list[str], seed: int, on: CalibrateOn) -> tuple[Part | None, str]:
+    """What calibrations are fitted on, or None and why on nothing."""
+    test, val = SPLIT_NAMES[TEST], SPLIT_NAMES[VAL]
+    if on == CalibrateOn.judged:
+        return Part(there[0], half=seed), ""
+    if catalogue.splits_of not in (None, OF_MODEL):  # None: a catalogue of another program, whose word is taken
+        return None, f"which objects the model was validated on is not known; {REQUEST}"
+    if val not in there:
+        return None, f"none of these objects is one of the model's validation; {REQUEST}"
+    return (Part(val) if test in there else Part(val, half=seed)), ""
+
+
+def _same_objects(fitted_on: Mapping[str, Any], catalogue: PredictionCatalogue) -> bool:
+    """Whether the objects that a correction was fitted on may stand in this catalogue, under the same splits."""
+    if fitted_on["split"] == SPLIT_NAMES[VAL] or not fitted_on.get("data") or not catalogue.data:
+        return True
+    (kind, fitted), (own_kind, own) = fitted_on["data"].split(" "), catalogue.data.split(" ")
+    return kind != own_kind or fitted == own  # token files and datacubes cannot be compared: maybe

@@ -25,6 +25,7 @@ from ..errors import ConfigError
 from .predicted import rows_of
 
 if TYPE_CHECKING:
+    from ..tokenizers import TokenizerSet
     from ..tokens.store import FieldTokens, TokenStore
 
 IMAGE = "image"
@@ -45,6 +46,21 @@ class Inputs:
     def without(self, column: str) -> Inputs:
         """The same without the asked column."""
         return replace(self, scalars=tuple(name for name in self.scalars if name != column))
+
+
+class JudgedTokens(NamedTuple):
+    """Token files for a judgement: what baselines learn from, and what they answer for."""
+
+    store: TokenStore | None  # of the model's training run; None: see ``why``
+    asked: TokenStore | None  # with the judged objects
+    codebooks: Mapping[str, Codebook]
+    why: str = ""  # there are no baselines
+
+
+def codebooks(tokenizers: TokenizerSet) -> dict[str, Codebook]:
+    """Codebook of every spectrum group and of ``image``, as inputs of baselines need them."""
+    found = {} if tokenizers.spectrum is None else dict(tokenizers.spectrum.codebooks())
+    return found if tokenizers.image is None else found | {IMAGE: tokenizers.image.codebook}
 
 
 class Rows(NamedTuple):

@@ -8,7 +8,8 @@ Columns are taken one after the other, so memory holds one column of the catalog
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ class Judgement:
     examples: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     spectra: dict[str, dict[str, Any]] = field(default_factory=dict)  # see :meth:`DrawnErrors.spectra`
     calibration: Calibration | None = None
+    of_training: bool = False  # it was fitted on validation objects of the model's own run
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,21 @@ class Context:
     seed: int
     units: Mapping[str, str]
     magnitude: tuple[str, np.ndarray] | None  # name and (n,) values
-    store: TokenStore | None
+    store: TokenStore | None  # that baselines learn from
+    asked: TokenStore | None  # of the catalogue's objects
     codebooks: Mapping[str, Codebook] | None
     data: Any
     given: Given
+    no_baselines: str  # why, without token files
+
+    @cached_property
+    def fitted_on(self) -> dict[str, Any]:
+        """What calibrations are fitted on."""
+        return self.held_out.record(self.catalogue)
 
     def inputs(self, column: str) -> Inputs | None:
         """What the baselines are given for a column; None without token files."""
-        if self.store is None:
+        if self.store is None or self.asked is None:
             return None
         return choose_inputs(self.store, self.given_for(column), self.codebooks).without(column)
 
@@ -79,6 +88,7 @@ def judge(
     codebooks: Mapping[str, Codebook] | None = None, data: Any = None,
     cubes: Sequence[Datacube] | None = None, per_object: Mapping[str, np.ndarray] | None = None,
     weights: str | None = None, options: JudgeConfig | None = None, seed: int = 0,
+    asked: TokenStore | None = None, no_baselines: str = "",
 ) -> Judgement:  # fmt: skip
     """Judge every predicted column; the arguments are those of ``judge_catalogue``.
 
@@ -88,16 +98,18 @@ def judge(
     options = JudgeConfig() if options is None else options
     table = PredictionCatalogue(catalogue, bins)
     store = TokenStore(store) if isinstance(store, str | Path) else store
-    held_out = HeldOut.of(table, seed)
+    asked = store if asked is None else asked
+    held_out = HeldOut.of(table, seed, options.calibrate_on)
     as_asked = {"given_as_asked": table.meaning["given"]} if given is None and "given" in table.meaning else {}
     given = table.given if given is None else given
     units = table.units | dict(units or {})
-    magnitude = _magnitude(table, store, options.magnitude)
-    context = Context(table, held_out, options, seed, units, magnitude, store, codebooks, data, given)
+    magnitude = _magnitude(table, asked, options.magnitude)
+    context = Context(table, held_out, options, seed, units, magnitude, store, asked, codebooks, data, given,
+                      no_baselines or "no token files of the training run were given")  # fmt: skip
     calibration = Calibration(weights or table.meaning.get("model"))
     found = Judgement({"split": held_out.split, "n_rows": len(table), "n_judged": int(held_out.judged.sum()),
                        "given": _plain(given), **as_asked, "columns": {}, "figures": {}},
-                      calibration=calibration)  # fmt: skip
+                      calibration=calibration, of_training=held_out.of_training)  # fmt: skip
     for name in table.columns:
         column = table.column(name)
         found.result["columns"][name] = _judge_column(context, column, found)
@@ -134,15 +146,20 @@ def _judge_column(context: Context, column: PredictedColumn, found: Judgement) -
     inputs = context.inputs(name)
     if inputs is not None:
         record |= _against_others(context, name, inputs, scores, is_redshift)
+    elif options.baselines:
+        record["against"] = {"skipped": context.no_baselines}
     applied = context.catalogue.applied.get(name)
     if applied is not None:
         record["applied_calibration"] = applied
+    elif options.calibrate and held_out.fitted_on is None:
+        record["recalibration"] = {"skipped": held_out.why}
     elif options.calibrate and scores.source != "none":
         record["recalibration"], fitted = fit_and_show(
             context.catalogue, column, held_out.fitting, held_out.shown, options.max_calibration_rows, context.seed
         )
         if fitted is not None:
-            fitted = replace(fitted, fitted_on=asdict(held_out.fitted_on) | {"objects": int(held_out.fitting.sum())})
+            fitted = replace(fitted, fitted_on=context.fitted_on)
+            record["recalibration"]["fitted"]["on"] = fitted.said()
             found.calibration.add(name, context.given_for(name), fitted)
     chosen = np.linspace(0, len(scores.rows) - 1, min(options.max_examples, len(scores.rows))).astype(int)
     found.examples[name] = {key: getattr(scores, key)[chosen] for key in ("observed", "mean", "median", "std")}
@@ -152,11 +169,11 @@ def _judge_column(context: Context, column: PredictedColumn, found: Judgement) -
 def _against_others(context: Context, name: str, inputs: Inputs, scores: Scores, is_redshift: bool) -> dict[str, Any]:
     table, options, record = context.catalogue, context.options, {}
     if options.baselines:
-        baselines = Baselines(context.store, context.codebooks, [b.value for b in options.baselines],
+        baselines = Baselines(context.store, context.asked, context.codebooks, [b.value for b in options.baselines],
                               options.max_training_rows, context.seed)  # fmt: skip
         record["against"] = compare(baselines, name, inputs, scores, table.fields, table.ids,
                                     is_redshift=is_redshift, n_resamples=options.n_resamples)  # fmt: skip
-    limit = noise_limits(context.data, name, context.store, inputs, table.fields[scores.rows], table.ids[scores.rows])
+    limit = noise_limits(context.data, name, context.asked, inputs, table.fields[scores.rows], table.ids[scores.rows])
     if limit is not None:
         record["noise_limit"] = _intervals(bootstrap_figures(
             limit_figures, *(a[np.isfinite(limit)] for a in (scores.median - scores.observed, limit)),

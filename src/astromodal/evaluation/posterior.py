@@ -10,6 +10,7 @@ The bins of a column lie in its transformed space (``identity``, ``log10``, ``as
 * *Standard deviation*: of the centres in physical units around that mean, and the spread that the training values
   have within each bin (brought to physical units to first order), by the law of total variance.
 * *PIT*: the distribution function at the observed value; uniform if the posterior is calibrated.
+* *CRPS*: against the observed value, in the physical unit, with the mass of a bin spread evenly between its ends there.
 
 Shapes: N posteriors, C columns, V bins, Q quantiles.
 """
@@ -24,6 +25,7 @@ import numpy as np
 
 from ..core.io import save_npz
 from ..data.scalars import inverse_transform, transform
+from ..metrics.posterior import crps
 
 
 class ColumnBins:
@@ -53,11 +55,11 @@ class ColumnBins:
     def summary(
         self, probability: np.ndarray, column: int, quantiles: Sequence[float], observed: np.ndarray | None = None
     ) -> dict[str, np.ndarray]:
-        """``mean median std pit (N,)`` and ``quantiles (N, Q)`` of posteriors of one column, float64, physical.
+        """``mean median std pit crps (N,)`` and ``quantiles (N, Q)`` of posteriors of one column, float64, physical.
 
         Args:
             probability: over the column's bins ``(N, V')`` with at least ``n_bins`` of them; each row sums to 1.
-            observed: physical values ``(N,)``, NaN where unknown, for ``pit``.
+            observed: physical values ``(N,)``, NaN where unknown, for ``pit`` and ``crps``.
         """
         n, config = int(self.n_bins[column]), self.configs[column]
         p = np.asarray(probability[:, :n], np.float64)
@@ -68,10 +70,13 @@ class ColumnBins:
         np.cumsum(p, axis=1, out=below[:, 1:])
         below /= below[:, -1:]
         physical = inverse_transform(_quantiles(below, edges, np.array([0.5, *quantiles])), config)
-        pit = np.full(len(p), np.nan) if observed is None else _at(below, edges, transform(
-            np.asarray(observed, np.float64), config))  # fmt: skip
+        pit = score = np.full(len(p), np.nan)
+        if observed is not None:
+            observed = np.asarray(observed, np.float64)
+            pit = _at(below, edges, transform(observed, config))
+            score = crps(inverse_transform(edges, config), below, observed)
         return {"mean": mean, "median": physical[:, 0], "std": np.sqrt(variance), "quantiles": physical[:, 1:],
-                "pit": pit}  # fmt: skip
+                "pit": pit, "crps": score}  # fmt: skip
 
     def save(self, path: Path, columns: Sequence[str]) -> None:
         """Write what a posterior's entries mean: ``edges_<c> (V + 1,)`` and ``centers_<c> (V,)`` in physical units,

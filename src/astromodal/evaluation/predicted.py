@@ -2,8 +2,8 @@
 
 Any Parquet file with these columns will do, also one from another program: ``id``, ``field``, ``split``; per predicted
 column ``c`` the observed ``c``, ``c_mean`` or ``c_median`` and, where there are some, ``c_err, c_std, c_q<percent>``
-(``c_q16``, ``c_q2.5`` or ``c_q2_5``), ``c_pit, c_flag, c_posterior`` (the probability of each bin). Edges of the bins
-are given, or stand in ``posterior_bins.npz`` beside the file; units and what was given, in its metadata.
+(``c_q16``, ``c_q2.5`` or ``c_q2_5``), ``c_pit, c_crps, c_flag, c_posterior`` (the probability of each bin). Edges of
+the bins are given, or stand in ``posterior_bins.npz`` beside the file; units and what was given, in its metadata.
 
 Shapes: n rows of the catalogue, q quantile levels, B bins.
 """
@@ -50,6 +50,7 @@ class PredictedColumn:
     pit: np.ndarray  # (n,) of its posterior, if the catalogue has it
     flag: np.ndarray  # (n,) int64, bits of :data:`~.catalogue.FLAGS`; 0: fine
     edges: np.ndarray | None  # (B + 1,) of the bins of its posterior; None: it has none
+    crps: np.ndarray | None = None  # (n,) of its posterior, if the catalogue has it
 
     def judged(self, rows: np.ndarray) -> np.ndarray:
         """Those of ``rows`` (n,) bool that can be judged: observed and predicted. Clipped ones count."""
@@ -135,6 +136,16 @@ class PredictionCatalogue:
         return None if questions is None else {name: list(q.get("given", [])) for name, q in questions.items()}
 
     @property
+    def splits_of(self) -> str | None:
+        """Whose splits the catalogue has (``OF_MODEL`` …); None if it does not say."""
+        return self.meaning.get("splits")
+
+    @property
+    def data(self) -> str | None:
+        """What its objects were read from, with the fingerprint; None if it does not say."""
+        return next((f"{kind} {self.meaning[kind]}" for kind in ("tokens", "datacubes") if kind in self.meaning), None)
+
+    @property
     def applied(self) -> dict[str, dict[str, Any]]:
         """The correction that each column's posteriors already have, for those with one (see recalibration.py)."""
         questions = self.meaning.get("questions", {})
@@ -199,7 +210,7 @@ class PredictionCatalogue:
             name, self.numbers(name), self.numbers(f"{name}_err"), mean, median, self.numbers(f"{name}_std"),
             tuple(quantiles), np.stack([*quantiles.values()], 1) if quantiles else np.zeros((len(self), 0)),
             self.numbers(f"{name}_pit"), np.nan_to_num(flag).astype(np.int64),
-            self.bins[name] if has_posterior else None,
+            self.bins[name] if has_posterior else None, self.numbers(f"{name}_crps"),
         )  # fmt: skip
 
     def posteriors(self, name: str, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

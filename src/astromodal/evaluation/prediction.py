@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +61,7 @@ class Predictor:
         settings: ``evaluate`` of the configuration.
         seed: of the draws.
         calibration: of the model, for ``settings.calibration``.
+        about: what else the files' metadata say.
 
     Raises:
         ConfigError: a name that the model does not know, or a question that it cannot answer.
@@ -71,6 +72,7 @@ class Predictor:
     def __init__(
         self, trained: TrainedModel, settings: EvaluateConfig, hardware: HardwareConfig, device: Any, seed: int = 0,
         log: logging.Logger | None = None, calibration: Calibration | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.trained, self.settings, self.layout = trained, settings, trained.layout
         self.log = log or logging.getLogger(__name__)
@@ -87,7 +89,7 @@ class Predictor:
         self.engine = Engine(trained.model.to(device), vocab, n_bins, self.precision, settings.batch_size)
         draws = DrawSettings(settings.n_samples, settings.temperature, settings.top_p, seed)
         self.drawer = Drawer(self.engine, tokenizers, self.bins, draws)
-        self.seed, self.flags = seed, {}
+        self.seed, self.flags, self.about = seed, {}, dict(about or {})
         self.corrections = corrections(self.plan, settings, calibration, self.log)
 
     # ------------------------------------------------------------------------------------- schemas
@@ -115,11 +117,12 @@ class Predictor:
             questions[q.name] = {"modality": q.modality, "unit": self._unit(q), **self._shape(q), "given": given}
             if (applied := self.corrections.get(q.name)) is not None:
                 questions[q.name]["calibration"] = {"mode": self.settings.calibration.value,
-                    "temperature": applied.temperature, "fitted_on": applied.fitted_on}  # fmt: skip
+                    "temperature": applied.temperature, "fitted_on": applied.fitted_on,
+                    "said": applied.said()}  # fmt: skip
         return {
             "model": self.trained.fingerprint, "run": self.trained.run_id, "precision": self.precision.name,
             "given": self.settings.given, "questions": questions, "quantiles": list(self.settings.quantiles),
-            "flags": cat.FLAGS,
+            "flags": cat.FLAGS, **self.about,
         }  # fmt: skip
 
     def _unit(self, question: Question) -> str:
@@ -197,10 +200,10 @@ class Predictor:
             posterior = temper(posterior, correction.temperature)
         found = bins.summary(posterior, bins.column(name), self.settings.quantiles, values)
         if correction is not None and self.settings.calibration == Calibrate.conformal:
-            shift(found, correction, self.settings.quantiles)
+            shift(found, correction, self.settings.quantiles, values)
         quantiles = {cat.quantile_name(name, q): found["quantiles"][:, i]
                      for i, q in enumerate(self.settings.quantiles)}  # fmt: skip
-        columns = {f"{name}_{key}": found[key] for key in ("mean", "median", "std", "pit")} | quantiles
+        columns = {f"{name}_{key}": found[key] for key in ("mean", "median", "std", "pit", "crps")} | quantiles
         if self.settings.posterior:
             columns[f"{name}_posterior"] = posterior.astype(np.float32)
         for array in columns.values():

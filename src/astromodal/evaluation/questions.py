@@ -121,6 +121,17 @@ def questions_to(
     )  # fmt: skip
 
 
+def check_names(layout: SequenceLayout, settings: EvaluateConfig) -> None:
+    """Refuse names in ``evaluate.predict`` and ``evaluate.given`` that the model does not know, before any work.
+
+    Raises:
+        ConfigError: with the nearest name.
+    """
+    known = quantities(layout)
+    _expand(settings.predict or (), known, "predict")
+    _expand([name for name in settings.given or () if name != BEFORE], known, "given")
+
+
 def _asked(
     predict: Sequence[str] | None, known: Known, never: Collection[str], log: logging.Logger
 ) -> list[str]:

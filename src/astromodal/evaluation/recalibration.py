@@ -1,7 +1,9 @@
 """Making a model's uncertainties true: a temperature per question, and conformal shifts of its quantiles.
 
-Both are fitted on validation objects, saved beside the weights, and shown on other objects. A question is a column and
-what was given: a redshift from twelve magnitudes is not as sure of itself as one from a spectrum.
+Both are fitted on validation objects of the model's own run, saved beside the weights, and shown on other objects; on
+others only on request, and then not beside the weights. A question is a column and what was given: a redshift from
+twelve magnitudes is not as sure of itself as one from a spectrum. What it was fitted on is part of an entry's key, so
+that one fit never takes the place of another.
 Temperature: probabilities become ``p^(1/T)``, normalised, with the T of least negative log-likelihood (Guo et al. 2017,
 ICML, for classes). It is convex in 1/T, so there is one.
 Conformal: a quantile at level τ is moved by the order statistic of the validation objects' scores
@@ -26,7 +28,7 @@ from ..core.json_files import read_json, write_json
 from ..errors import ArtifactError, ArtifactMissingError, DataError
 
 FILE = "calibration.json"
-FORMAT = 2
+FORMAT = 3
 MIN_OBJECTS = 50  # fewer fit nothing
 T_RANGE = (0.05, 20.0)
 _FLOOR = 1e-38  # a probability of exactly 0 is one that float32 has no number for
@@ -44,7 +46,20 @@ class ColumnCalibration:
     levels: tuple[float, ...] = ()
     shifts: tuple[float | None, ...] = ()
     n_conformal: int = 0
-    fitted_on: dict[str, Any] = field(default_factory=dict)  # split, half (its seed; null: all of it), objects
+    # split, half (its seed; null: all of it), data, objects (their number), fingerprint (of data and their ids)
+    fitted_on: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_objects(self) -> int:
+        """Objects that it was fitted on."""
+        return max(self.n_temperature, self.n_conformal)
+
+    def said(self) -> str:
+        """What it was fitted on, in words."""
+        on = self.fitted_on
+        half = "" if on.get("half") is None else f" (a half, seed {on['half']})"
+        data = f" of {on['data']}" if on.get("data") else ""
+        return f"{on.get('objects', self.n_objects)} {on.get('split', 'unknown')} objects{half}{data}"
 
     def check(self, levels: Sequence[float]) -> None:
         """Shifts at all of these levels, and for the widths that these make, are known.
@@ -75,23 +90,26 @@ class ColumnCalibration:
 
 @dataclass
 class Calibration:
-    """Corrections by question (column and what was given), and the fingerprint of the weights that they belong to."""
+    """Corrections by question (column and what was given) and by the fingerprint of what they were fitted on; and that
+    of the weights that they belong to."""
 
     weights: str | None
-    questions: dict[tuple[str, Given], ColumnCalibration] = field(default_factory=dict)
+    questions: dict[tuple[str, Given, str], ColumnCalibration] = field(default_factory=dict)
 
     def add(self, column: str, given: Sequence[str] | None, fitted: ColumnCalibration) -> None:
-        """Enter, or replace, what was fitted for a question."""
-        self.questions[column, _given(given)] = fitted
+        """Enter what was fitted for a question; only what was fitted on the same objects is replaced."""
+        self.questions[column, _given(given), str(fitted.fitted_on.get("fingerprint"))] = fitted
 
     def of(self, column: str, given: Sequence[str] | None) -> ColumnCalibration | None:
-        """What was fitted for a question; None: nothing."""
-        return self.questions.get((column, _given(given)))
+        """What was fitted for a question, on the most objects if on several sets of them; None: nothing."""
+        wanted = (column, _given(given))
+        found = {key[2]: fitted for key, fitted in self.questions.items() if key[:2] == wanted}
+        return found[max(found, key=lambda key: (found[key].n_objects, key))] if found else None
 
     def save(self, path: str | Path) -> None:
         """Write as plain JSON, atomically."""
         entries = [{"column": column, "given": given, **asdict(fitted)}
-                   for (column, given), fitted in self.questions.items()]  # fmt: skip
+                   for (column, given, _), fitted in self.questions.items()]  # fmt: skip
         write_json(path, {"format": FORMAT, "weights": self.weights, "questions": entries})
 
     def merge_into(self, path: str | Path) -> None:

@@ -41,7 +41,7 @@ class Scores:
     levels: tuple[float, ...]
     quantiles: np.ndarray  # (m, q)
     pit: np.ndarray  # of the posterior, else of the quantiles; NaN without either
-    crps: np.ndarray  # likewise
+    crps: np.ndarray  # of the posterior, else as the catalogue says, else of the quantiles
     crps_quantiles: np.ndarray  # of the quantiles, for comparisons at the same levels
     log_score: np.ndarray | None  # nats; None without a posterior
 
@@ -96,6 +96,8 @@ def score_column(
             score = from_quantiles
         if not np.isfinite(pit).all():
             pit = pit_of_quantiles(quantiles, levels, plain["observed"], seed)
+    if column.edges is None and column.crps is not None and np.isfinite(column.crps[chosen]).all():
+        score = column.crps[chosen]
     return Scores(chosen, **plain, levels=levels, quantiles=quantiles, pit=pit, crps=score,
                   crps_quantiles=from_quantiles, log_score=logs)  # fmt: skip
 

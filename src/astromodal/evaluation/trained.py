@@ -82,6 +82,11 @@ def _newest(root: Path, store: str | None) -> Path:
     return max(found)[1]
 
 
+def run_folder(weights: Path) -> Path | None:
+    """The directory of the run that a file of weights or a checkpoint lies in; None: it lies elsewhere."""
+    return next((p for p in weights.resolve().parents[:2] if (p / "run.json").is_file()), None)
+
+
 def load_trained(weights: Path, store: str | Path, log: logging.Logger) -> TrainedModel:
     """The model in a file of weights or a checkpoint, with its tokenizers.
 
@@ -98,7 +103,7 @@ def load_trained(weights: Path, store: str | Path, log: logging.Logger) -> Train
     if not isinstance(config, dict) or any(key not in config for key in needed):
         raise ArtifactError("weights that train_lm.py has written", got="a file without its configuration",
                             where=weights, repair=REPAIR)  # fmt: skip
-    folder = next((p for p in weights.resolve().parents[:2] if (p / "run.json").is_file()), None)
+    folder = run_folder(weights)
     record = {} if folder is None else read_json(folder / "run.json")
     tokenizers = _tokenizers(folder, Path(store), record, log)
     sequence, model = config["sequence"], config["model"]

@@ -51,7 +51,7 @@ class Marginal:
         self.levels = tuple(levels)
 
     def fit(self, features: np.ndarray, target: np.ndarray) -> Self:
-        self.mean = float(_checked(target).mean())
+        self.mean = float(checked_target(target).mean())
         self.quantiles = np.quantile(target, np.asarray(self.levels, float))
         return self
 
@@ -71,9 +71,9 @@ class Boosting:
     def fit(self, features: np.ndarray, target: np.ndarray) -> Self:
         from sklearn.ensemble import HistGradientBoostingRegressor
 
-        self.used = _varying(features)
+        self.used = varying(features)
         # Trees keep float32 gradients and stop at absolute tolerances: they learn a target without a unit.
-        self.origin = float(_checked(target).mean())
+        self.origin = float(checked_target(target).mean())
         self.unit = float(np.std(target)) or 1.0
         losses = [{"loss": "squared_error"}, *({"loss": "quantile", "quantile": level} for level in self.levels)]
         self.models = [
@@ -103,14 +103,14 @@ class Neighbours:
     def fit(self, features: np.ndarray, target: np.ndarray) -> Self:
         from sklearn.neighbors import NearestNeighbors
 
-        self.used = _varying(features)
+        self.used = varying(features)
         used = features[:, self.used].astype(np.float64)
         self.absent = np.isnan(used).any(0)
         counts = np.maximum(np.isfinite(used).sum(0), 1)
         self.mean = np.nansum(used, 0) / counts
         scale = np.sqrt(np.nansum((used - self.mean) ** 2, 0) / counts)
         self.scale = np.where(scale > 0, scale, 1.0)
-        self.target = _checked(target)
+        self.target = checked_target(target)
         places = self._placed(features)
         k = self._best_k(places) if self.n_neighbours is None else self.n_neighbours
         self.tree = NearestNeighbors(n_neighbors=min(k, len(target))).fit(places)
@@ -160,14 +160,14 @@ def make_predictor(name: str, levels: Sequence[float], seed: int = 0) -> Predict
     return PREDICTORS[name](levels, seed)
 
 
-def _checked(target: np.ndarray) -> np.ndarray:
+def checked_target(target: np.ndarray) -> np.ndarray:
     target = np.asarray(target, np.float64)
     if not len(target) or not np.isfinite(target).all():
         raise DataError("training rows with finite values", got=f"{np.isfinite(target).sum()} of {len(target)}")
     return target
 
 
-def _varying(features: np.ndarray) -> np.ndarray:
+def varying(features: np.ndarray) -> np.ndarray:
     """Columns that are not the same everywhere: constants say nothing. A column of zeros if there is no other.
 
     Raises:

@@ -41,6 +41,8 @@ def judge_catalogue(
     calibration_path: str | Path | None = None,
     options: JudgeConfig | None = None,
     seed: int = 0,
+    asked: TokenStore | None = None,
+    no_baselines: str = "",
 ) -> dict[str, Any]:
     """Judge a catalogue and write ``evaluation.json``, ``evaluation.txt``, ``tables/`` and ``plots/`` into ``folder``.
 
@@ -49,7 +51,9 @@ def judge_catalogue(
             is read, so that other programs' catalogues will do as well).
         given: what the model was given: names for all columns, or by column; None: as the catalogue says, and if it
             does not, everything else. The baselines get the same.
-        store: ``paths.store`` or its token files, for the baselines and for ``options.magnitude``; None: no baselines.
+        store: ``paths.store`` or its token files, which the baselines learn from; None: no baselines.
+        asked: token files of the catalogue's objects, if others than ``store``.
+        no_baselines: why there are none, if that is to be said in other words.
         bins: edges ``(B + 1,)`` of the posteriors' bins by column, in physical units, if not beside the catalogue.
         units: unit by column, if not in the catalogue.
         codebooks: by spectrum group and ``image``: makes given tokens inputs of the baselines too.
@@ -58,7 +62,7 @@ def judge_catalogue(
         per_object: further figures of every row of the catalogue ``(n,)``, NaN where there is none.
         weights: fingerprint of the weights, written into the calibration, if not in the catalogue.
         calibration_path: file with the calibrations of these weights, which keeps those of other questions; what is
-            fitted here is also saved in ``folder``.
+            fitted here on the model's own validation objects goes into it, and in any case into ``folder``.
 
     Returns:
         The content of ``evaluation.json``; ``result["summary"]`` is flat, for a tracker.
@@ -69,7 +73,8 @@ def judge_catalogue(
     """
     found = judge(
         catalogue, given=given, store=store, bins=bins, units=units, codebooks=codebooks,
-        data=data, cubes=cubes, per_object=per_object, weights=weights, options=options, seed=seed,
+        data=data, cubes=cubes, per_object=per_object, weights=weights, options=options, seed=seed, asked=asked,
+        no_baselines=no_baselines,
     )  # fmt: skip
     write_judgement(found, Path(folder), calibration_path)
     return found.result
@@ -78,14 +83,17 @@ def judge_catalogue(
 def write_judgement(found: Judgement, folder: Path, calibration_path: str | Path | None = None) -> None:
     """Figures, text, tables, plots and calibration of a judgement as files in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
+    if found.calibration is not None:
+        paths = [folder / CALIBRATION_FILE]
+        found.calibration.save(paths[0])
+        if calibration_path is not None and found.of_training:
+            paths.append(Path(calibration_path))
+            found.calibration.merge_into(calibration_path)
+        found.result["calibration_files"] = [str(path) for path in paths]
     write_json(folder / "evaluation.json", found.result)
     write_text(folder / "evaluation.txt", judgement_text(found.result) + "\n")
     for name, rows in flat_tables(found.result).items():
         write_table(rows, folder / "tables" / name)
-    if found.calibration is not None:
-        found.calibration.save(folder / CALIBRATION_FILE)
-        if calibration_path is not None:
-            found.calibration.merge_into(calibration_path)
     draw(found, folder / "plots")
 
 

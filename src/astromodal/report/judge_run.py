@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from ..config.explain import nearest
-from ..config.schema import Baseline, DataConfig, JudgeConfig
+from ..config.schema import Baseline, CalibrateOn, DataConfig, JudgeConfig
 from ..config.yaml_files import load_run_config
 from ..core.codebook import Codebook
 from ..errors import ArtifactMissingError, ConfigError
 from ..evaluation.any_to_any import FIGURES
 from ..evaluation.drawn_errors import drawn_columns
+from ..evaluation.inputs import JudgedTokens, codebooks
 from ..evaluation.predicted import PredictionCatalogue
+from ..evaluation.seen import training_run
 from ..tokenizers import TokenizerSet
 from ..tokens.store import TokenStore
 from .judge import judge_catalogue, report_matrix
@@ -37,7 +39,7 @@ FOLDER = "judgement"
 def judge_run(
     run: str | Path, folder: str | Path | None = None, *, run_dir: str | Path | None = None,
     options: JudgeConfig | None = None, seed: int | None = None, calibration_path: str | Path | None = None,
-    changes: Mapping[str, Any] | None = None,
+    changes: Mapping[str, Any] | None = None, tokens: JudgedTokens | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Judge the catalogue of a run directory (or a catalogue file) with all that its configuration leads to.
 
@@ -47,6 +49,7 @@ def judge_run(
         options, seed: default: those of ``config.yaml``.
         changes: fields of the options that are other than these.
         calibration_path: see :func:`~.judge.judge_catalogue`.
+        tokens: token files, if others than those that the configuration leads to.
 
     Returns:
         The content of ``evaluation.json``.
@@ -59,7 +62,7 @@ def judge_run(
     catalogue = PredictionCatalogue(run)
     home = run if run.is_dir() else run.parent
     path = Path(run_dir or home) / "config.yaml"
-    found = _surroundings(path, catalogue) if path.is_file() else {}
+    found = _surroundings(path, catalogue, tokens) if path.is_file() else {}
     configured, its_seed = found.pop("options", JudgeConfig()), found.pop("seed", 0)
     options = replace(options or configured, **dict(changes or {}))
     seed = its_seed if seed is None else seed
@@ -69,7 +72,7 @@ def judge_run(
                            calibration_path=calibration_path, **found)  # fmt: skip
 
 
-def _surroundings(path: Path, catalogue: PredictionCatalogue) -> dict[str, Any]:
+def _surroundings(path: Path, catalogue: PredictionCatalogue, tokens: JudgedTokens | None) -> dict[str, Any]:
     """Token files, codebooks, datacubes and data configuration that a run's ``config.yaml`` names, where they exist;
     its seed, and how it judges."""
     from omegaconf import OmegaConf
@@ -81,22 +84,33 @@ def _surroundings(path: Path, catalogue: PredictionCatalogue) -> dict[str, Any]:
     judged = OmegaConf.select(content, "evaluate.judge") or {}  # null: it was not judged then
     options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConfig), judged))
     found: dict[str, Any] = {"data": data, "seed": int(content.get("seed", 0)), "options": options}
-    store = Path(content.paths.store)
-    try:
-        tokens = TokenStore(store)
-        found["store"] = tokens if data.fields is None else tokens.select(list(data.fields))
-        found["codebooks"] = codebooks(TokenizerSet.load(store / "tokenizers"))
-    except ArtifactMissingError:
-        pass  # predicted from datacubes without token files: no baselines
+    tokens = _tokens(content, data, catalogue) if tokens is None else tokens
+    found |= {"store": tokens.store, "asked": tokens.asked, "codebooks": tokens.codebooks, "no_baselines": tokens.why}
     if drawn_columns(catalogue, data):
         found["cubes"] = discover(data, str(content.paths.datacube_template))
     return found
 
 
-def codebooks(tokenizers: TokenizerSet) -> dict[str, Codebook]:
-    """Codebook of every spectrum group and of ``image``, as inputs of baselines need them."""
-    found = {} if tokenizers.spectrum is None else dict(tokenizers.spectrum.codebooks())
-    return found if tokenizers.image is None else found | {"image": tokenizers.image.codebook}
+def _tokens(content: Any, data: DataConfig, catalogue: PredictionCatalogue) -> JudgedTokens:
+    """Token files of the judged objects as ``paths.store`` has them; those of training where the weights lie."""
+    if "datacubes" in catalogue.meaning:
+        return JudgedTokens(None, None, {}, "the datacubes' token files were not kept; evaluate.py itself judges them")
+    store = Path(content.paths.store)
+    try:
+        asked = TokenStore(store)
+        asked = asked if data.fields is None else asked.select(list(data.fields))
+        books = codebooks(TokenizerSet.load(store / "tokenizers"))
+    except ArtifactMissingError as error:
+        return JudgedTokens(None, None, {}, str(error))
+    return _trained_on(catalogue, asked, books)
+
+
+def _trained_on(catalogue: PredictionCatalogue, asked: TokenStore, books: dict[str, Codebook]) -> JudgedTokens:
+    """With the token files that baselines learn from: those of the model's run, as far as the catalogue knows it."""
+    if "trained_on" not in catalogue.meaning or asked.fingerprint == catalogue.meaning["trained_on"]:
+        return JudgedTokens(asked, asked, books)
+    run = training_run(Path(catalogue.meaning["weights"]))
+    return JudgedTokens(run.store, asked, books, run.why)
 
 
 def usual_magnitude(data: DataConfig) -> str | None:
@@ -112,6 +126,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="judge again what has been judged")
     parser.add_argument("--magnitude", metavar="COLUMN", help="show errors by this column")
     parser.add_argument("--baselines", metavar="NAMES", help="marginal,boosting,neighbours, or none")
+    parser.add_argument("--calibrate-on", choices=[on.value for on in CalibrateOn], help="objects to fit on")
     parser.add_argument("--resamples", type=int, help="of the bootstrap")
     parser.add_argument("--figure", default="crps_skill", choices=FIGURES, help="of the matrix")
     return parser.parse_args(arguments)
@@ -139,8 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     changes: dict[str, Any] = {}
     if given.baselines is not None:
         changes["baselines"] = [] if given.baselines == "none" else _baselines(given.baselines)
-    changes |= {key: value for key, value in (("magnitude", given.magnitude), ("n_resamples", given.resamples))
-                if value is not None}  # fmt: skip
+    on = None if given.calibrate_on is None else CalibrateOn(given.calibrate_on)
+    named = (("magnitude", given.magnitude), ("n_resamples", given.resamples), ("calibrate_on", on))
+    changes |= {key: value for key, value in named if value is not None}
     with one_line_errors("nothing was changed"):
         runs = _runs(given.runs)
         several = len(runs) > 1

@@ -23,7 +23,7 @@ def judgement_text(result: Mapping[str, Any]) -> str:
     columns = result["columns"]
     parts = [f"{result['n_judged']} objects of {result['n_rows']} judged ({result['split']})"]
     parts += [_score(result["score"]), _figures(columns), _photo_z(columns), _against(columns), _limits(columns)]
-    parts += [_recalibration(columns), _per_object(result["figures"]), _left_out(columns), verdict(result)]
+    parts += [_recalibration(columns, result.get("calibration_files", ())), _per_object(result["figures"]), _left_out(columns), verdict(result)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -100,7 +100,7 @@ def _limits(columns: Mapping[str, Any]) -> str:
     return table(header, rows) if rows else ""
 
 
-def _recalibration(columns: Mapping[str, Any]) -> str:
+def _recalibration(columns: Mapping[str, Any], files: Sequence[str]) -> str:
     rows = []
     for name, record in columns.items():
         found = record.get("recalibration", {})
@@ -111,7 +111,10 @@ def _recalibration(columns: Mapping[str, Any]) -> str:
                 rows.append((f"{name}, {step}", what, f["n"], f["coverage_68"], f["coverage_95"], f["levels"]["chi2_p"],
                              f["crps"]))  # fmt: skip
     header = ("calibration, other objects", "", "n", "in 68 %", "in 95 %", "χ² p of PIT", "CRPS")
-    return table(header, rows) if rows else ""
+    on = {r["recalibration"]["fitted"].get("on") for r in columns.values() if "fitted" in r.get("recalibration", {})}
+    said = [f"fitted on {words}" for words in sorted(filter(None, on))]
+    said += [f"written to {path}" for path in files]
+    return "\n".join([table(header, rows), *said]) if rows else ""
 
 
 def _per_object(figures: Mapping[str, Any]) -> str:
@@ -132,7 +135,8 @@ def _left_out(columns: Mapping[str, Any]) -> str:
         applied = record.get("applied_calibration")
         if applied:
             what = "temperature and conformal shifts" if applied["mode"] == "conformal" else "temperature"
-            lines.setdefault(f"judged as corrected by a fitted {what}", []).append(name)
+            on = f", fitted on {applied['said']}" if applied.get("said") else ""
+            lines.setdefault(f"judged as corrected by a {what}{on}", []).append(name)
         if against.get("unused"):
             lines.setdefault(f"baselines without {', '.join(against['unused'])}", []).append(name)
         if "fitted" in calibrated and "temperature" not in calibrated:
@@ -148,7 +152,8 @@ def verdict(result: Mapping[str, Any]) -> str:
     """Where the model loses against a baseline, in plain words."""
     compared = sorted({b for r in result["columns"].values() for b in r.get("against", {}).get("baselines", {})})
     if not compared:
-        return "not compared with any baseline"
+        reasons = {r["against"]["skipped"] for r in result["columns"].values() if "skipped" in r.get("against", {})}
+        return f"not compared with any baseline: {'; '.join(sorted(reasons)) or 'none was asked for'}"
     losses = result["loses"]
     records = result["columns"].values()
     verdicts = [d["verdict"] for r in records for e in r.get("against", {}).get("baselines", {}).values()

@@ -43,7 +43,7 @@ from .data import (
     SyntheticConfig,
     Transform,
 )
-from .evaluate import Baseline, Calibrate, EvaluateConfig, EvaluateInput, JudgeConfig
+from .evaluate import Baseline, Calibrate, CalibrateOn, EvaluateConfig, EvaluateInput, JudgeConfig
 from .loss import SCALAR_FORMS, WIDTH_FORMS, CEBalance, CEMode, ErrorUse, LossConfig, LossForm, LossFormConfig
 from .model import Missing, ModelConfig, Order, QuestionConfig, SequenceConfig, VocabConfig
 from .recipes import (
@@ -87,6 +87,7 @@ __all__ = [
     "CEBalance",
     "CEMode",
     "Calibrate",
+    "CalibrateOn",
     "CodecTrainingConfig",
     "Config",
     "Corruption",

@@ -23,6 +23,13 @@ class Calibrate(str, Enum):
     conformal = "conformal"  # to the posterior, and then to its quantiles
 
 
+class CalibrateOn(str, Enum):
+    """What calibrations are fitted on."""
+
+    validation = "validation"  # validation objects of the model's own run; saved beside the weights
+    judged = "judged"  # half of the judged objects, whatever sky they are from; saved in the judgement's folder only
+
+
 class Baseline(str, Enum):
     """What a model is judged against, on the same objects and inputs."""
 
@@ -41,7 +48,8 @@ class JudgeConfig:
     n_bins: int = 6  # of magnitude and of signal-to-noise
     magnitude: Optional[str] = None  # column that errors are shown by; null: the first magnitude in r, else the first
     redshifts: List[str] = field(default_factory=lambda: ["specz_z", "photz_z", "redshift"])  # with photo-z figures
-    calibrate: bool = True  # fit a temperature and conformal shifts, show their effect, save them beside the weights
+    calibrate: bool = True  # fit a temperature and conformal shifts, show their effect, save them
+    calibrate_on: CalibrateOn = CalibrateOn.validation  # validation (saved beside the weights), judged
     max_calibration_rows: int = 10_000  # posteriors that a temperature is fitted to
     max_examples: int = 3000  # objects of each column that are drawn
 
@@ -63,6 +71,7 @@ class EvaluateConfig:
     temperature: float = 1.0  # of the samples; below 1: nearer to the likeliest code
     top_p: float = 1.0  # samples are drawn from the likeliest codes that together have this probability
     embeddings: List[str] = field(default_factory=list)  # mean, last: hidden states of what is given
-    calibration: Calibrate = Calibrate.off  # correct the posteriors by what calibration.json beside the weights holds
+    calibration: Calibrate = Calibrate.off  # correct the posteriors by what calibration_file holds
+    calibration_file: Optional[str] = None  # null: calibration.json beside the weights
     batch_size: int = 64  # sequences at once
     judge: Optional[JudgeConfig] = field(default_factory=JudgeConfig)  # null: do not compare with what was observed
