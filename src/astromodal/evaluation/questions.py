@@ -128,8 +128,8 @@ def check_names(layout: SequenceLayout, settings: EvaluateConfig) -> None:
         ConfigError: with the nearest name.
     """
     known = quantities(layout)
-    _expand(settings.predict or (), known, "predict")
-    _expand([name for name in settings.given or () if name != BEFORE], known, "given")
+    expand(settings.predict or (), known, "evaluate.predict")
+    expand([name for name in settings.given or () if name != BEFORE], known, "evaluate.given", also=[BEFORE])
 
 
 def _asked(
