@@ -6,6 +6,7 @@ import gzip
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -318,3 +319,86 @@ def test_batches_are_a_function_of_seed_and_epoch_and_can_be_started_at():
     batches.start_at(3)
     assert list(batches) == other[3:] and list(batches) == other
     assert list(EpochBatches(4, 3, shuffle=False)) == [[0, 1, 2], [3]]
+
+
+EBD_HEADER = ("CATEGORY", "COMMON NAME", "SCIENTIFIC NAME", "OBSERVATION COUNT", "SAMPLING EVENT IDENTIFIER",
+          "PROTOCOL NAME", "ALL SPECIES REPORTED", "GROUP IDENTIFIER")  # fmt: skip
+
+
+def write_taxa(path: Path, rows: list[tuple[str, ...]], header=EBD_HEADER, encoding: str = "utf-8") -> Path:
+    """A file with a row per (category, common name, scientific name, …), each on a checklist of its own by default."""
+    defaults = ("2", "", "Stationary", "1", "")
+    whole = [(*row, *defaults[len(row) - 3 :]) for row in rows]
+    whole = [(*row[:4], row[4] or f"S{100 + i}", *row[5:]) for i, row in enumerate(whole)]
+    path.write_bytes("".join("\t".join(row) + "\n" for row in (header, *whole)).encode(encoding))
+    return path
+
+
+TAXA = [  # category, common name, scientific name -> the species that eBird's taxonomy reports it as
+    ("species", "Mallard", "Anas platyrhynchos", "Anas platyrhynchos"),
+    ("issf", "Mallard", "Anas platyrhynchos", "Anas platyrhynchos"),
+    ("domestic", "Mallard (Domestic type)", "Anas platyrhynchos (Domestic type)", "Anas platyrhynchos"),
+    ("intergrade", "Spruce Grouse (A x B)", "Canachites canadensis [canadensis Group] x franklinii/isleibi",
+     "Canachites canadensis"),
+    ("form", "Brant (Gray-bellied)", "Branta bernicla (Gray-bellied)", "Branta bernicla"),
+    ("form", "Iceland Gull (thayeri/kumlieni)", "Larus glaucoides thayeri/kumlieni", "Larus glaucoides"),
+    ("form", "Flightless Steamer-Duck (Chiloe form)", "Tachyeres pteneres [undescribed form]", "Tachyeres pteneres"),
+    ("form", "Azuero Warbler (undescribed form)", "Basileuterus [undescribed form]", "Basileuterus [undescribed form]"),
+    ("form", "Cali Antpitta (undescribed form)", "Grallaricula [undescribed Cali form]",
+     "Grallaricula [undescribed Cali form]"),
+    ("form", "Lambayeque Tapaculo (undescribed form)", "Scytalopus [undescribed Lambayeque form]",
+     "Scytalopus [undescribed Lambayeque form]"),
+    ("form", "Turimiquire Tapaculo (undescribed form)", "Scytalopus [undescribed Turimiquire form]",
+     "Scytalopus [undescribed Turimiquire form]"),
+    ("form", "Mindanao Shortwing", "Brachypteryx (undescribed submontane Mindanao form)",
+     "Brachypteryx (undescribed submontane Mindanao form)"),
+    ("form", "Andean Storm-Petrel (unrecognized species)", "Oceanites barrosi [unrecognized species]",
+     "Oceanites barrosi [unrecognized species]"),
+    ("spuh", "duck sp.", "Anatidae sp.", None),
+    ("slash", "Greater/Lesser Scaup", "Aythya marila/affinis", None),
+    ("hybrid", "Mallard x Gadwall (hybrid)", "Anas platyrhynchos x Mareca strepera", None),
+    ("domestic", "Domestic goose sp. (Domestic type)", "Anser sp. (Domestic type)", None),
+]  # fmt: skip
+
+
+def test_every_category_resolves_as_in_ebirds_taxonomy(tmp_path):
+    found = read_checklists(write_taxa(tmp_path / "e.txt", [taxon[:3] for taxon in TAXA]))
+    seen = {found.ids[row]: found.species[column] for row, column in zip(found.rows, found.columns, strict=True)}
+    assert [seen.get(f"S{100 + i}") for i in range(len(TAXA))] == [taxon[3] for taxon in TAXA]
+    common = dict(zip(found.species, found.common_names, strict=True))
+    assert common["Basileuterus [undescribed form]"] == "Azuero Warbler (undescribed form)"
+    assert common["Anas platyrhynchos"] == "Mallard" and common["Tachyeres pteneres"] == "Flightless Steamer-Duck"
+    assert found.counts["category_spuh"] == found.counts["category_slash"] == found.counts["unresolved_domestic"] == 1
+
+
+@pytest.mark.parametrize("empty", ["", "NA", "nan", "NULL"])
+def test_an_empty_group_identifier_is_empty_however_it_is_written(tmp_path, empty):
+    """As R and pandas write tables back: NA, TRUE for 1, names in small letters, all events of a shared checklist."""
+    header = tuple(name.lower().replace(" ", "_") for name in EBD_HEADER)
+    rows = [
+        ("species", "Great Tit", "Parus major", "2", f"S{k}, S{90 + k}" if k % 5 == 0 else "", "Stationary",
+         "TRUE" if k else "FALSE", f"G{k}" if k % 5 == 0 else empty)
+        for k in range(20)
+    ]  # fmt: skip
+    found = read_checklists(write_taxa(tmp_path / "e.txt", rows, header))
+    assert len(found) == 19 and found.counts["malformed"] == 0 and found.counts["incomplete"] == 1
+    assert sorted(key for key in found.ids if key.startswith("G")) == ["G10", "G15", "G5"]
+
+
+def test_files_that_are_no_text_in_utf8_are_named(tmp_path):
+    rows = [("species", "Grünling", "Chloris chloris")]
+    for name, encoding, said in (("a", "utf-16", "UTF-16"), ("b", "cp1252", "0xfc, as in 'Grünling'")):
+        path = write_taxa(tmp_path / f"{name}.txt", rows, encoding=encoding)
+        with pytest.raises(DataError, match=re.escape(said)):
+            read_checklists(path)
+    path = write_taxa(tmp_path / "e.txt", rows)
+    with zipfile.ZipFile(tmp_path / "e.zip", "w") as archive:
+        archive.write(path)
+    (tmp_path / "f.txt").write_bytes(gzip.compress(path.read_bytes()))
+    for name, said in (("e.zip", "a .zip archive"), ("f.txt", r"a gzip file .*suffix .gz")):
+        with pytest.raises(DataError, match=said):
+            read_checklists(tmp_path / name)
+    text = path.read_text() + "species\tGr\xfcn\tParus major\t2\tS9\tStationary\t1\t\textra\n"
+    path.write_bytes(text.encode("cp1252"))
+    with pytest.raises(DataError, match="UTF-8"):
+        read_checklists(path)

@@ -10,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 
 from ..errors import ConfigError, UserError
 from . import schema
+from .unreadable import unreadable
 
 
 def explain(error: BaseException) -> str | None:
@@ -21,6 +22,8 @@ def explain(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, AssertionError) and "Unexpected type for root" in str(link):
             return str(_below_null(link))
+    if (file := unreadable(chain)) is not None:
+        return str(file)
     missing = _missing_plugin("\n".join(str(link) for link in chain))
     if missing is not None:
         return str(missing)

@@ -8,9 +8,14 @@ rules are those of eBird's own R package auk (Strimas-Mackey, Miller & Hochachka
 - kept are complete checklists (ALL SPECIES REPORTED = 1) of the two standard protocols, Stationary and Traveling;
 - the protocol's column is PROTOCOL TYPE until 2025, then PROTOCOL NAME, in some downloads OBSERVATION TYPE;
 - subspecies groups (issf), intergrades, forms and domestic types count as their species, also the domestic types that
-  have a scientific name of their own (which auk drops). Taxa above species (spuh, slash, hybrid) are dropped;
+  have a scientific name of their own (which auk drops). Forms that are no known species' (eBird's taxonomy reports them
+  as nothing else: undescribed and unrecognised ones) are taxa of their own, under their whole name. Taxa above species
+  (spuh, slash, hybrid) are dropped;
 - copies of a checklist that observers share have one GROUP IDENTIFIER and become one checklist with the species of all;
 - a count may be ``X`` (present, not counted).
+
+Files that R or pandas have written back are read too: ``NA`` for an empty group identifier, TRUE and FALSE for 1 and 0,
+several sampling events of one shared checklist in a row (as auk_unique leaves them).
 
 Memory holds one block of the file and what is kept: an id per checklist, eight bytes per presence.
 """
@@ -26,9 +31,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..core.text_files import decoded
 from ..errors import DataError
 from .tab_separated import TabReader
 
+_EMPTY = "NA|N/A|NULL|None|nan|NaN"  # what other programs write for nothing
+_OWN = re.compile(r"^\S+ (\[|\(undescribed)|\[unrecognized species\]$")
 STANDARD_PROTOCOLS = (
     "Stationary",
     "Traveling",
@@ -85,7 +93,7 @@ def read_checklists(
     Raises:
         DataError: no such file, columns that are missing, or nothing that could be kept.
     """
-    collector = _Collector()
+    collector = _Collector(path)
     reader = TabReader(path, COLUMNS, block_bytes, nrows)
     for batch in reader:
         collector.observations(batch)
@@ -107,7 +115,8 @@ def read_checklists(
 class _Collector:
     """Everything that is kept while the file passes by."""
 
-    def __init__(self) -> None:
+    def __init__(self, where: object) -> None:
+        self.where = where
         self.checklists: dict[bytes, int] = {}
         self.taxa: dict[bytes, int] = {}  # category, scientific and common name -> species, or minus a reason
         self.species: dict[str, int] = {}
@@ -120,15 +129,16 @@ class _Collector:
     def events(self, batch: pa.RecordBatch, prefix: str = "") -> tuple[pa.RecordBatch, np.ndarray]:
         """Rows of the checklists to keep, and the checklist's number of each; new checklists are added."""
         good = _all_of(
-            pc.match_substring_regex(batch["event"], r"^S\d+$"),
-            pc.match_substring_regex(batch["group"], r"^(G\d+)?$"),
-            pc.is_in(batch["complete"], value_set=pa.array([b"0", b"1"])),
+            pc.match_substring_regex(batch["event"], r"^S\d+(, ?S\d+)*$"),
+            pc.match_substring_regex(batch["group"], rf"^(G\d+|{_EMPTY})?$"),
+            pc.match_substring_regex(batch["complete"], r"^([01]|TRUE|FALSE|True|False)$"),
         )
         batch = self._keep(batch, good, f"{prefix}malformed")
-        batch = self._keep(batch, pc.equal(batch["complete"], b"1"), f"{prefix}incomplete")
+        complete = pc.match_substring_regex(batch["complete"], r"^(1|TRUE|True)$")
+        batch = self._keep(batch, complete, f"{prefix}incomplete")
         standard = pa.array([name.encode() for name in STANDARD_PROTOCOLS])
         batch = self._keep(batch, pc.is_in(batch["protocol"], value_set=standard), f"{prefix}other_protocol")
-        own = pc.equal(batch["group"], b"")
+        own = pc.invert(pc.match_substring_regex(batch["group"], r"^G\d+$"))
         return batch, self._numbers(pc.if_else(own, batch["event"], batch["group"]), self.checklists)
 
     def observations(self, batch: pa.RecordBatch) -> None:
@@ -164,7 +174,7 @@ class _Collector:
     def _taxon(self, name: bytes) -> int:
         """Number of the species of a taxon, or minus (1 + the number of the reason why it has none)."""
         if name not in self.taxa:
-            category, scientific, common = name.decode("utf-8", "replace").split("\t")
+            category, scientific, common = decoded(name, "names of taxa", self.where).split("\t")
             species = species_name(scientific) if category in SPECIES_LEVEL else None
             if species is None:
                 reason = f"category_{category}" if category not in SPECIES_LEVEL else f"unresolved_{category}"
@@ -175,7 +185,7 @@ class _Collector:
                 number = self.taxa[name] = self.species.setdefault(species, len(self.species))
                 if number == len(self.common):
                     self.common.append((False, _without_brackets(common)))
-                if category == "species":
+                if category == "species" or is_own_taxon(scientific):
                     self.common[number] = (True, common)
         return self.taxa[name]
 
@@ -204,11 +214,26 @@ def species_name(scientific: str) -> str | None:
     ('Anas platyrhynchos', 'Motacilla flava')
     >>> species_name("Falco sp."), species_name("Aythya marila/affinis")
     (None, None)
+    >>> species_name("Scytalopus [undescribed Lambayeque form]"), species_name("Tachyeres pteneres [undescribed form]")
+    ('Scytalopus [undescribed Lambayeque form]', 'Tachyeres pteneres')
     """
+    if is_own_taxon(scientific):
+        return " ".join(scientific.split())
     words = _without_brackets(scientific).split()[:2]
     if len(words) < 2 or words[1] == "sp." or "/" in words[1] or words[1] == "x":
         return None
     return " ".join(words)
+
+
+def is_own_taxon(scientific: str) -> bool:
+    """Whether a form's name is that of no known species: brackets right behind the genus, or unrecognised as a whole.
+
+    >>> [is_own_taxon(name) for name in ("Grallaria [undescribed form]", "Oceanites barrosi [unrecognized species]")]
+    [True, True]
+    >>> is_own_taxon("Canachites canadensis [canadensis Group]")
+    False
+    """
+    return _OWN.search(scientific) is not None
 
 
 def _without_brackets(name: str) -> str:

@@ -28,7 +28,7 @@ class Reason(NamedTuple):
     """One way in which a value, a spectrum or a cutout is not simply there."""
 
     text: str
-    of: str = ""  # lost, of: "given" rows, "errors" given, "kept" rows, "pixels" given; "": a remark, never warned about
+    of: str = ""  # lost, of: "given" rows, "errors" given, "kept" rows, "pixels" given; "": a remark, no warning
     cause: str = ""  # the likely one, where much is lost
 
 
@@ -173,7 +173,8 @@ class Findings:
         lost = {reason: number for reason, number in total.items() if _of(reason) == of}
         main = max(lost, key=lost.__getitem__)
         examples = [v for field in over for v in self._examples.get(source, {}).get(field, {}).get(main, [])]
-        names = ", ".join(list(over)[:N_NAMED]) + (f" and {len(over) - N_NAMED} more" if len(over) > N_NAMED else "")
+        more = f" and {len(over) - N_NAMED} more" if len(over) > N_NAMED else ""
+        names = ", ".join(list(over)[:N_NAMED]) + more
         return (
             f"{source}: lost {sum(lost.values())} of {_given(total, of)}: {describe(lost)}"
             f" (field{'s' if len(over) > 1 else ''} {names}); likely cause: {likely_cause(lost)}{_seen(examples)}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..core.text_files import read_text
 from ..errors import DataError
 
 if TYPE_CHECKING:
@@ -50,11 +52,14 @@ def read_zero_points(path: str | Path, bands: Sequence[str]) -> dict[tuple[str, 
     if not path.is_file():
         raise DataError("a CSV file with zero points", got="none", where=path, repair="set data.images.zero_point_file")
     table: dict[tuple[str, str], float] = {}
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream, skipinitialspace=True)
-        missing = {"field", "band", "zero_point"} - set(reader.fieldnames or ())
+    reader = csv.DictReader(io.StringIO(read_text(path, "a CSV file with zero points"), newline=""),
+                            skipinitialspace=True)  # fmt: skip
+    try:
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        missing = {"field", "band", "zero_point"} - set(reader.fieldnames)
         if missing:
-            raise DataError("columns field, band, zero_point", got=f"no {', '.join(sorted(missing))}", where=path)
+            raise DataError("columns field, band, zero_point", got=f"no {', '.join(sorted(missing))}", where=path,
+                            repair="begin with the line field,band,zero_point, and part by commas")  # fmt: skip
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             key = ((row["field"] or "").strip(), (row["band"] or "").strip())
@@ -70,6 +75,8 @@ def read_zero_points(path: str | Path, bands: Sequence[str]) -> dict[tuple[str, 
                 raise DataError("a finite zero point", got=row["zero_point"], where=where, repair="correct the line")
             if table.setdefault(key, value) != value:
                 raise DataError(f"one zero point of {key[0]} {key[1]}", got=f"{table[key]} and {value}", where=where)
+    except csv.Error as error:
+        raise DataError("lines of CSV", got=str(error), where=f"{path}, line {reader.line_num}") from error
     return table
 
 

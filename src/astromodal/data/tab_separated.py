@@ -6,13 +6,18 @@ called …COMMENTS) holds the odd tab, the columns before it are whole, and the 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 from pyarrow import csv
 
+from ..core.text_files import decoded, refuse_other_kinds
 from ..errors import DataError
+
+MAX_HEADER = 1 << 22  # bytes: a file without a line end is no table
 
 
 class TabReader:
@@ -49,15 +54,16 @@ class TabReader:
     def _header(self) -> list[str]:
         try:
             with pa.input_stream(str(self.path), compression="detect") as stream:
-                line = b""
-                while b"\n" not in line and (block := stream.read(1 << 16)):
+                line = stream.read(1 << 16)
+                refuse_other_kinds(line, "a tab-separated file", self.path)
+                while b"\n" not in line and len(line) < MAX_HEADER and (block := stream.read(1 << 16)):
                     line += block
         except FileNotFoundError as error:
             raise DataError("a tab-separated file", got="nothing", where=self.path) from error
         except OSError as error:
             raise DataError("a readable text or .gz file", got=str(error), where=self.path,
                             repair="unpack archives (.tar, .zip) first") from error  # fmt: skip
-        text = line.split(b"\n")[0].decode("utf-8-sig", "replace")
+        text = decoded(line.split(b"\n")[0], "a tab-separated file", self.path)
         return [" ".join(name.replace("_", " ").replace(".", " ").split()).upper() for name in text.split("\t")]
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
@@ -84,25 +90,51 @@ class TabReader:
         names = [f"f{i}" for i in range(self.n_fields)]
         wanted = [names[place] for place in self.places.values()]
         try:
-            reader = csv.open_csv(
-                str(self.path),
-                read_options=csv.ReadOptions(
-                    use_threads=False, block_size=self.block_bytes, skip_rows=1, column_names=names
-                ),
-                parse_options=csv.ParseOptions(
-                    delimiter="\t", quote_char=False, double_quote=False, invalid_row_handler=self._keep_odd
-                ),
-                convert_options=csv.ConvertOptions(
-                    column_types=dict.fromkeys(wanted, pa.binary()), include_columns=wanted, check_utf8=False,
-                    strings_can_be_null=False,
-                ),
-            )  # fmt: skip
+            with self._in_utf8():
+                reader = csv.open_csv(
+                    str(self.path),
+                    read_options=csv.ReadOptions(
+                        use_threads=False, block_size=self.block_bytes, skip_rows=1, column_names=names
+                    ),
+                    parse_options=csv.ParseOptions(
+                        delimiter="\t", quote_char=False, double_quote=False, invalid_row_handler=self._keep_odd
+                    ),
+                    convert_options=csv.ConvertOptions(
+                        column_types=dict.fromkeys(wanted, pa.binary()), include_columns=wanted, check_utf8=False,
+                        strings_can_be_null=False,
+                    ),
+                )  # fmt: skip
         except pa.ArrowInvalid as error:
             if "Empty" in str(error):  # a header and no row
                 return
             raise
-        for batch in reader:
+        while True:
+            with self._in_utf8():
+                batch = next(reader, None)
+            if batch is None:
+                return
             yield pa.RecordBatch.from_arrays(batch.columns, names=list(self.places))
+
+    @contextmanager
+    def _in_utf8(self) -> Iterator[None]:
+        """Around the parser, which decodes an odd row before it calls :meth:`_keep_odd`.
+
+        Where that fails, it prints a traceback and ends with the row's number of fields: the reason is caught here.
+
+        Raises:
+            DataError: an odd row is no text in UTF-8.
+        """
+        failures: list[BaseException | None] = []
+        before, sys.unraisablehook = sys.unraisablehook, lambda found: failures.append(found.exc_value)
+        try:
+            yield
+        except pa.ArrowInvalid as error:
+            if not failures:
+                raise
+            raise DataError("a tab-separated file in UTF-8", got=str(failures[0]), where=self.path,
+                            repair="save it as UTF-8") from error  # fmt: skip
+        finally:
+            sys.unraisablehook = before
 
     def _keep_odd(self, row: csv.InvalidRow) -> str:
         """Called by the parser for a row with another number of fields; it goes on without the row."""

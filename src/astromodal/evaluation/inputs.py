@@ -1,6 +1,7 @@
 """The same inputs for a baseline as for the model: given quantities of an object as one row of numbers.
 
-Scalars are their values (NaN where missing; over a fixed unit of each column) and whether they were looked for and not detected. Spectra and cutouts
+Scalars are their values (NaN where missing; over a fixed unit of each column) and whether
+they were looked for and not detected. Spectra and cutouts
 are their tokens' codebook entries, averaged over stretches of the spectrum or squares of the cutout. Read from the
 token files field by field; of the training rows a stated number is kept, chosen by keyed draws, so that memory does
 not grow with the survey.

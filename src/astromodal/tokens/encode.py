@@ -65,8 +65,8 @@ def encode_survey(
     Returns:
         ``{"fields": {field: summary}, "encoded": [names], "up_to_date": [names], "rows", "seconds", "bytes", "found",
         "warnings"}``.
-        A field's summary has ``rows``, ``present`` (per part), ``found`` (:meth:`~.findings.Findings.field`), ``seconds``
-        and ``bytes``; ``found`` and ``warnings`` of all fields are those of :class:`~.findings.Findings`.
+        A field's summary has ``rows``, ``present`` (per part), ``found`` (:meth:`~.findings.Findings.field`),
+        ``seconds`` and ``bytes``; ``found`` and ``warnings`` of all fields are those of :class:`~.findings.Findings`.
 
     Raises:
         ArtifactError: a cube changed since a tokenizer was fitted, or the layout differs (before anything is written).
