@@ -226,3 +226,14 @@ def test_a_network_of_a_tokenizer_experiment_is_that_of_a_full_fit(load, tmp_pat
     trained = []
     module.Once(tmp_path, (*overrides[:1], "seed=1")).wrap(lambda network: trained.append(1) or {})(other)
     assert trained, "another seed is another network"
+
+
+def test_the_benchmark_of_waiting_threads_trains_when_told_to(load, monkeypatch, capsys):
+    module = load("waiting_threads")
+    monkeypatch.setattr(sys, "stdin", ["1\n", "2\n"])
+    module.train(16, 1)
+    assert all(float(line) > 0 for line in capsys.readouterr().out.split())
+    found = module.settings([5])
+    assert found["spins 5"]["GOMP_SPINCOUNT"] == "5" and f"spins {module.SPINS}" in found
+    with module.busy(1):
+        pass

@@ -112,3 +112,50 @@ def test_offline_replays_are_one_run_after_wandb_sync(server, call, tmp_path):
     assert steps(server, "train_lm-r1") == list(range(7)) and list(server.runs) == ["train_lm-r1"]
     assert set(server.used) == {("train_lm-r1", "synthetic-scalar_tokenizer")} and len(server.artifacts) == 2
     assert "an offline replay that was synced" in call(*replay).stdout
+
+
+RESUMED = """
+import sys
+from astromodal.core import RunContext
+config = {"stage": "train_lm", "name": "n", "run_id": "cut", "run_dir": sys.argv[1], "data": {"name": "synthetic"},
+          "tracking": {"wandb": "offline"}}
+for steps, resume in (((1, 2, 3, 4), False), ((3, 4, 5), True)):
+    with RunContext.open(config, "train_lm", resume=resume) as run:
+        run.tracker.rewind(steps[0] - 1)
+        for step in steps:
+            run.tracker.log(step, {"a": step / 2})
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_was_resumed_offline_is_replayed_once(server, call, tmp_path):
+    assert call("-c", RESUMED, tmp_path / "run").returncode == 0
+    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 2  # one of each attempt
+    done = call("-m", "astromodal.tracking", "replay", tmp_path / "run")
+    assert done.returncode == 0, done
+    (there,) = server.runs.values()
+    assert [(row["step"], row["a"]) for row in there["history"]] == [(s, s / 2) for s in (1, 2, 3, 4, 5)]
+
+
+DYING = """
+import os, signal, subprocess, sys
+from astromodal.core import RunContext
+config = {"stage": "encode", "name": "n", "run_id": "r", "run_dir": sys.argv[1], "tracking": {"wandb": "offline"}}
+with RunContext.open(config, "encode") as run:
+    run.tracker.log(1, {"a": 0.5})
+    children = subprocess.run(["pgrep", "-P", str(os.getpid())], capture_output=True, text=True).stdout.split()
+    for child in children:
+        if "wandb-core" in open(f"/proc/{child}/cmdline").read():
+            os.kill(int(child), signal.SIGKILL)
+            print("killed")
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="needs /proc")
+def test_a_service_that_dies_is_one_line_and_recorded(call, tmp_path):
+    done = call("-c", DYING, tmp_path)
+    assert done.returncode == 0 and "killed" in done.stdout and "Traceback" not in done.stderr, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "Weights & Biases" in line]
+    assert len(lines) == 1 and "metrics.jsonl goes on" in lines[0]
+    record = read_json(tmp_path / "run.json")
+    assert record["status"] == "DONE" and record["wandb_broke_off"] is True

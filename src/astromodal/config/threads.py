@@ -2,7 +2,7 @@
 
 A thread of a parallel loop that is done early waits for the others. OpenMP lets it spin for milliseconds, which costs
 nothing where every thread has a core of its own; beside another busy process the spinning takes the time of the very
-thread that is waited for, and a step takes three times as long. ``benchmarks/threads.py`` measures both.
+thread that is waited for, and a step takes three times as long. ``benchmarks/waiting_threads.py`` measures both.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
-SPINS = "1000"  # turns of libgomp's waiting loop before a thread sleeps: some ten microseconds
+SPINS = "3000"  # turns of libgomp's waiting loop, 0.1 ms: about what it costs to put a thread to sleep and to wake it
 BLOCK_TIME = "1"  # milliseconds, the same for the runtimes of LLVM and Intel
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")  # any of them: the user has decided
 _CGROUP = Path("/sys/fs/cgroup")

@@ -56,7 +56,8 @@ def wandb_mode(mode: str) -> str:
         return "online" if has_account() else "offline"
     if mode == "online" and not has_account():
         _log.warning(
-            "tracking.wandb=online, but no Weights & Biases key is configured: writing offline (wandb sync later)"
+            "tracking.wandb=online, but no Weights & Biases key is configured: offline (to send it later: "
+            "python -m astromodal.tracking replay)"
         )
         return "offline"
     return mode
