@@ -169,7 +169,17 @@ def test_matrix_agrees_with_the_slow_version(element, kind, cut):
         got = list_column_to_matrix(column, 3, strict=False)
         np.testing.assert_array_equal(got[0], want[0])
         np.testing.assert_array_equal(got[1], want[1])
-        assert got[0].dtype == np.float32
+        assert got[0].dtype == (np.float64 if element == pa.float64() else np.float32)
+
+
+def test_numbers_that_float32_does_not_hold_stay_what_they_are():
+    rows = [[1e40, 1e-50, 2.0**60 + 1], [1.0, None, 3.0]]
+    for kind in (pa.list_(pa.float64()), pa.list_(pa.float64(), 3), pa.large_list(pa.float64())):
+        array = pa.array(rows, kind)
+        assert list_column_to_matrix(array, 3)[0][0].tolist() == rows[0]
+        assert list_column_ragged(array)[0][:3].tolist() == rows[0]
+    wide = pa.array([[2**40 + 1]], pa.list_(pa.int64()))
+    assert list_column_to_matrix(wide, 1)[0].tolist() == [[2.0**40 + 1]]
 
 
 def test_matrix_of_fixed_size_lists_with_nulls_and_a_slice():

@@ -30,9 +30,9 @@ def test_more_than_a_tenth_of_what_was_given_is_a_warning_and_what_was_not_given
 def test_one_wrong_field_among_many_is_found_and_named():
     found = Findings()
     for k in range(30):
-        found.add(f"F{k}", "spectrum b", {"no_valid_pixel": 50 if k in (3, 4, 5, 9) else 0}, kept=50)
+        found.add(f"F{k}", "spectrum b", {"outside_grid_nm": 50 if k in (3, 4, 5, 9) else 0}, kept=50)
     (line,) = found.warnings()
-    assert "lost 200 of 400" in line and "(fields F3, F4, F5 and 1 more)" in line and "nm for Å, log λ" in line
+    assert "lost 200 of 400" in line and "(fields F3, F4, F5 and 1 more)" in line and "nm for a grid in Å" in line
 
 
 def test_each_kind_of_loss_has_its_own_whole():

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pytest
 
 from astromodal.config.schema import BandConfig, DataConfig, ImageConfig
+from astromodal.data.findings import Findings
 from astromodal.data.images import ImageReader, elliptical_mask, image_columns, read_images
+from astromodal.data.photometry import ArcsinhScaling, SkyNoise, sky_statistics
 from astromodal.errors import DataError
 
 SIZE = 8
@@ -44,6 +46,45 @@ def test_flux_is_counts_in_nanomaggies_and_the_configured_order_is_the_channel_o
         np.testing.assert_allclose(images.flux[:, channel], expected, rtol=1e-6)
     assert images.valid.all() and images.present.all() and images.band_present.all()
     assert images.flux.dtype == np.float32 and images.invalid_fraction.max() == 0
+
+
+def wide(cutouts: dict, n: int, factor: float) -> pa.RecordBatch:
+    """Cutouts times a factor, as doubles."""
+    batch = table({}, n)
+    for name, rows in cutouts.items():
+        values = pa.array([list(map(float, row)) for row in np.asarray(rows, np.float64) * factor], pa.list_(pa.float64()))
+        batch = batch.append_column(name, values)
+    return batch
+
+
+@pytest.mark.parametrize("power", [-90, 90])
+def test_the_unit_of_counts_does_not_matter(power):
+    """Neither to what a network sees, nor to the flux that comes back in that unit."""
+    cutouts, inside = random_cutouts(6), elliptical_mask([2.0] * 6, [1.0] * 6, [0.0] * 6, SIZE, 1.0, 1.0)
+    seen = []
+    for factor in (1.0, 2.0**power):
+        images = read_images(wide(cutouts, 6, factor), survey(), "F1")
+        level, sigma = sky_statistics(images.flux, images.valid, inside)
+        noise = SkyNoise(3)
+        noise.add(sigma)
+        scaling = ArcsinhScaling(images.bands, noise.sigma(), 3.0)
+        x = scaling.normalize_(images.flux.copy(), images.valid.copy(), level)
+        seen.append((x, scaling.inverse(x) / factor, level / factor))
+    for one, other in zip(*seen, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_counts_beyond_float32_are_read_by_their_zero_point_and_what_is_lost_is_counted():
+    cutouts = random_cutouts(2)
+    points = {name: point + 2.5 * 45 for name, point in BANDS.items()}  # a count is 1e-45 of what it was
+    with_points = survey(bands=points)
+    images, want = read_images(wide(cutouts, 2, 1e45), with_points, "F1"), read_images(table(cutouts, 2), survey(), "F1")
+    np.testing.assert_allclose(images.flux, want.flux, rtol=1e-6)
+    lost = read_images(wide(cutouts, 2, 1e45), survey(), "F1")
+    assert not lost.present.any() and lost.reasons["r"]["too_large"] == lost.reasons["r"]["pixels"] == 2 * SIZE**2
+    found = Findings()
+    found.add_images("F1", lost, lost.present)
+    assert any("a zero point that is far off" in line for line in found.warnings())
 
 
 def test_nan_and_infinite_pixels_are_invalid_and_hold_zero():

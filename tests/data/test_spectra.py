@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from astromodal.config.schema import DataConfig, SpectrumGroupConfig, SpectrumKind
+from astromodal.data.findings import REASONS, Findings
 from astromodal.data.rebin import MIN_COVERAGE, fill_masked, increasing_rows, masked_median, pixel_edges, rebin
 from astromodal.data.spectra import grid, read_spectra, spectrum_columns
 from astromodal.errors import ConfigError
@@ -110,17 +111,68 @@ def test_masked_pixels_weigh_nothing_and_cannot_poison_their_neighbours():
         assert (got.flux[got.precision == 0] == 0).all() and (got.precision[0, 4:8] == 0).all()
 
 
-@pytest.mark.parametrize("factor", [1e-18, 1.0, 1e12])
-def test_units_do_not_matter(factor):
+FACTORS = [1e-30, 1e-18, 2.0**100, 1e30, 1e100]
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+@pytest.mark.parametrize("how", ["ivar", "error", "coefficients", "neither"])
+def test_units_do_not_matter(how, factor):
     rng = np.random.default_rng(3)
     flux, error = rng.normal(5, 1, P), rng.uniform(0.1, 1, P)
-    group = SpectrumGroupConfig(flux="flux", error="ivar", wave="wave", wave_min=100.0, wave_max=139.0, wave_step=1.0)
-    one = read_spectra(batch_of([list(flux)], [list(error)], [list(grid(GROUP))]), survey(g=group), "g")
-    batch = batch_of([list(flux * factor)], [list(error * factor)], [list(grid(GROUP))])
-    got = read_spectra(batch, survey(g=group), "g")
-    np.testing.assert_allclose(got.flux, one.flux, rtol=1e-5)
-    np.testing.assert_allclose(got.precision, one.precision, rtol=1e-5)
-    np.testing.assert_allclose(got.scale, one.scale * factor, rtol=1e-6)
+    group = SpectrumGroupConfig(flux="flux", wave="wave", wave_min=100.0, wave_max=139.0, wave_step=1.0)
+    if how == "coefficients":
+        group = SpectrumGroupConfig(kind=SpectrumKind.coefficients, flux="flux", error="ivar", n_coefficients=P)
+    elif how != "neither":
+        setattr(group, how, "ivar")
+
+    def read(unit, shift=0.0):
+        second = (error * unit) ** -2.0 if how == "ivar" else error * unit
+        batch = batch_of([list(flux * unit)], [list(second)], [list(grid(GROUP) + shift)])
+        return read_spectra(batch, survey(g=group), "g")
+
+    for shift in (0.0, 0.3):
+        one, got = read(1.0, shift), read(factor, shift)
+        assert got.present[0] and (got.precision > 0).all() == (one.precision > 0).all()
+        np.testing.assert_allclose(got.flux, one.flux, rtol=1e-6)
+        np.testing.assert_allclose(got.precision, one.precision, rtol=1e-6)
+        np.testing.assert_allclose(got.scale, one.scale * factor, rtol=1e-12)
+
+
+def test_falling_wavelengths_are_turned_round_and_pixels_without_one_are_left_out():
+    rng = np.random.default_rng(0)
+    flux, ivar, wave = rng.normal(5, 1, (3, P)), rng.uniform(1, 2, (3, P)), np.tile(grid(GROUP) + 0.3, (3, 1))
+    want = read_spectra(batch_of(flux.tolist(), ivar.tolist(), wave.tolist()), survey(), "g")
+    rows = [list(x) for x in (flux, ivar, wave)]
+    for k, x in enumerate((flux, ivar, wave)):
+        rows[k][1] = x[1, ::-1]
+        rows[k][2] = np.concatenate([x[2], [[7.0] * 4, [9.0] * 4, [-1.0, 0.0, np.nan, np.inf]][k]])  # filled up
+    got = read_spectra(batch_of(*([list(map(float, r)) for r in x] for x in rows)), survey(), "g")
+    assert got.present.all() and got.counts["turned_round"] == 1 and got.counts["wave_not_increasing"] == 0
+    assert got.counts["pixels_without_wavelength"] == 4 and want.counts["turned_round"] == 0
+    np.testing.assert_array_equal(got.flux, want.flux)
+    np.testing.assert_array_equal(got.precision, want.precision)
+
+
+def test_spectra_outside_of_the_grid_are_counted_by_what_their_wavelengths_look_like():
+    wave = grid(GROUP)
+    waves = {"outside_grid_nm": wave / 10, "outside_grid_log10": np.log10(wave), "outside_grid_ln": np.log(wave),
+             "outside_grid_micron": wave / 1e4, "outside_grid_angstrom": wave * 10, "outside_grid": wave + 50}  # fmt: skip
+    ones = [[1.0] * P] * 8
+    batch = batch_of(ones, [*ones[:7], [0.0] * P], [wave.tolist(), *(w.tolist() for w in waves.values()), wave.tolist()])
+    got = read_spectra(batch, survey(), "g")
+    assert got.present.tolist() == [True] + [False] * 7
+    assert {reason: got.counts.get(reason) for reason in waves} == dict.fromkeys(waves, 1)
+    assert got.counts["no_valid_pixel"] == 1 and got.counts["pixels_outside"] == 0  # of spectra that stay
+    found = Findings()
+    found.add_spectra("A", "g", got)
+    assert "outside of the grid" in found.warnings()[0] and set(waves) <= set(REASONS)
+
+
+def test_inverse_variances_that_are_none_are_counted():
+    ivar = [1.0] * P
+    ivar[:4] = -1.0, float("inf"), float("nan"), 0.0
+    got = read_spectra(batch_of([[1.0] * P], [ivar], [grid(GROUP).tolist()]), survey(), "g")
+    assert got.counts["bad_ivar"] == 2 and (got.precision[0] > 0).sum() == P - 4
 
 
 def test_the_scale_does_not_fall_below_the_noise_and_ignores_a_few_wild_pixels():
@@ -189,7 +241,7 @@ def test_rows_that_cannot_be_used_are_counted_and_not_present():
     good, ones = [1.0] * P, [1.0] * P
     flux = [good, good, good, [float("nan")] * P, [0.0] * P, good, None, good]
     ivar = [ones, ones[:-1], ones, ones, None, [0.0] * P, ones, ones]
-    waves = [wave, wave, wave[::-1], wave, wave, wave, wave, None]
+    waves = [wave, wave, [wave[1], wave[0], *wave[2:]], wave, wave, wave, wave, None]
     got = read_spectra(batch_of(flux, ivar, waves), survey(), "g")
     assert got.present.tolist() == [True] + [False] * 7
     assert got.counts["length_mismatch"] == 2 and got.counts["wave_not_increasing"] == 1

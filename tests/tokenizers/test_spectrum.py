@@ -92,7 +92,7 @@ def test_decoding_gives_flux_in_physical_units_on_the_grid(fitted, blue):
     tokenizer = fitted[0]
     tokens, present = tokenizer.encode("blue", blue)
     flux = tokenizer.decode("blue", tokens[present], blue.scale[present])
-    assert flux.shape == (present.sum(), N_PIXELS) and flux.dtype == np.float32
+    assert flux.shape == (present.sum(), N_PIXELS) and flux.dtype == np.float64
     valid = blue.precision[present] > 0
     error = (flux / blue.scale[present, None] - blue.flux[present])[valid]
     assert error.std() < 0.4 * blue.flux[present][valid].std()

@@ -68,8 +68,18 @@ def numbers(column: Column, where: str = "") -> np.ndarray:
     return array.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
 
 
+def _fits_single(kind: pa.DataType) -> bool:
+    """Whether float32 holds all numbers of an Arrow type exactly."""
+    small = pa.types.is_integer(kind) and kind.bit_width <= 16
+    return small or any(is_a(kind) for is_a in (pa.types.is_float16, pa.types.is_float32, pa.types.is_boolean,
+                                                pa.types.is_null))  # fmt: skip
+
+
 def _parts(column: Column, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Flat float32 values, and for each row its start, its length (0 if null) and whether it is not null."""
+    """Flat values, and for each row its start, its length (0 if null) and whether it is not null.
+
+    The values are float32 where that holds them exactly, else float64: an inverse variance of 1e40 is no infinity.
+    """
     array = one_array(column)
     n = len(array)
     if pa.types.is_null(array.type):
@@ -89,8 +99,9 @@ def _parts(column: Column, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarr
     used = not_null & (lengths > 0)
     begin = int(starts[used].min()) if used.any() else 0
     end = int((starts + lengths)[used].max()) if used.any() else 0
-    with np.errstate(over="ignore"):
-        flat = numbers(array.values.slice(begin, end - begin), where).astype(np.float32, copy=False)
+    flat = numbers(array.values.slice(begin, end - begin), where)
+    if _fits_single(array.values.type):
+        flat = flat.astype(np.float32, copy=False)
     return flat, np.where(used, starts - begin, 0), np.where(not_null, lengths, 0), not_null
 
 
@@ -108,7 +119,8 @@ def list_column_to_matrix(
         ids: the rows' ids, for the message.
 
     Returns:
-        values: ``(n, length)`` float32, a read-only view of Arrow's memory where possible, 0 in rows not present.
+        values: ``(n, length)`` float32, or float64 where the file's numbers are wider; a read-only view of Arrow's
+            memory where possible, 0 in rows not present.
         present: ``(n,)`` bool.
 
     Raises:
@@ -130,7 +142,7 @@ def list_column_to_matrix(
     block = flat[begin : begin + len(rows) * length].reshape(len(rows), length) if packed else None
     if block is not None and len(rows) == n:
         return block, present
-    values = np.zeros((n, length), np.float32)
+    values = np.zeros((n, length), flat.dtype)
     if block is not None:
         values[rows] = block
     elif len(rows):
@@ -142,7 +154,8 @@ def list_column_ragged(column: Column, where: str = "") -> tuple[np.ndarray, np.
     """A list column with rows of any length.
 
     Returns:
-        flat: all rows one after the other, ``(total,)`` float32, element nulls as NaN.
+        flat: all rows one after the other, ``(total,)`` float32 or, where the file's numbers are wider, float64; element
+            nulls as NaN.
         offsets: row ``i`` is ``flat[offsets[i]:offsets[i + 1]]``, ``(n + 1,)`` int64.
         present: ``(n,)`` bool: not null and not empty.
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from ..config.schema import DataConfig, ImageConfig
     from .datacube import Batch
 
+SMALLEST, LARGEST = 1e-30, 1e30  # nanomaggies per count that float32 has, with room for the counts
+
 
 @dataclass
 class ImageBatch:
@@ -141,20 +143,27 @@ class ImageReader:
         present = np.array(present, dtype=bool)
         reasons = {"wrong_length": n - source.null_count - int(present.sum()), "masked": masked_values(batch, [column])}
         target, good = flux[:, index], valid[:, index]
+        factor = self._factors[index]
+        if values.dtype == np.float32 and SMALLEST < factor < LARGEST:
+            factor = np.float32(factor)  # else the product is float64, whatever it is of
         with np.errstate(invalid="ignore", over="ignore"):
-            np.multiply(values.reshape(n, size, size), self._factors[index], out=target)
+            np.multiply(values.reshape(n, size, size), factor, out=target, casting="same_kind")
         np.isfinite(target, out=good)
         corner = target[:, 0, 0]
-        rows = np.flatnonzero(present & (corner == target[:, -1, -1]) & (corner == target[:, size // 2, size // 2]))
+        same = (corner == target[:, -1, -1]) & (corner == target[:, size // 2, size // 2]) & np.isfinite(corner)
+        rows = np.flatnonzero(present & same)
         constant = rows[(target[rows] == corner[rows, None, None]).all(axis=(1, 2))]
         reasons["constant_cutout"] = len(constant)
         present[constant] = False
         good[~present] = False
         seen = present
+        reasons["too_large"] = 0
         if not good.all():
+            reasons["too_large"] = int(np.isfinite(values[present][~good[present].reshape(-1, size * size)]).sum())
             np.copyto(target, 0.0, where=~good)
             seen = present & good.any(axis=(1, 2))
         reasons["invalid_pixels"] = int((~good[seen]).sum())
+        reasons["pixels"] = int(present.sum()) * size * size
         reasons["blank_cutout"] = int((present & ~seen).sum())
         band_present[:, index] = seen
         return reasons

@@ -64,7 +64,7 @@ def read_spectra_set(path: str | Path, column: str = "spectrum") -> SpectraSet:
     for table, file in zip(tables, files, strict=True):
         values, present = list_column_to_matrix(table[column], int(usual), file, strict=False)
         good = present & np.isfinite(values).all(1)
-        parts.append(values[good])
+        parts.append(values[good].astype(np.float32, copy=False))
         kept.append(good)
     good = np.concatenate(kept)
     if not good.any():

@@ -81,7 +81,7 @@ def read_zero_points(path: str | Path, bands: Sequence[str]) -> dict[tuple[str, 
 
 
 def flux_factors(images: ImageConfig, field: str) -> np.ndarray:
-    """Nanomaggies per count of each band in one field, ``(C,)`` float32.
+    """Nanomaggies per count of each band in one field, ``(C,)`` float64.
 
     Without ``zero_point_file`` the bands' own ``zero_point`` holds for every field; with it, every field and band
     needs a line, because one band on another scale would not be noticed later.
@@ -109,7 +109,7 @@ def flux_factors(images: ImageConfig, field: str) -> np.ndarray:
         for name, value in zip(names, values, strict=True):
             if not math.isfinite(value):
                 raise DataError("a finite zero point", got=value, where=f"data.images.bands.{name}.zero_point")
-    return np.asarray(counts_to_nanomaggies(np.asarray(values, dtype=np.float64)), dtype=np.float32)
+    return np.asarray(counts_to_nanomaggies(np.asarray(values, dtype=np.float64)))
 
 
 def sky_statistics(flux: np.ndarray, valid: np.ndarray, inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

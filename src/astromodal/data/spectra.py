@@ -23,7 +23,8 @@ import numpy as np
 from ..errors import ConfigError
 from .columns import list_column_ragged, list_column_to_matrix
 from .masks import masked_values
-from .rebin import fill_masked, increasing_rows, masked_median, rebin
+from .rebin import fill_masked, masked_median, rebin
+from .wavelengths import OUTSIDE, arrange, row_ends, why_outside
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig, SpectrumGroupConfig
@@ -94,8 +95,8 @@ def read_spectra(batch: Any, data: DataConfig, group: str) -> SpectrumBatch:
     Args:
         batch: a :class:`~astromodal.data.datacube.Batch` or Arrow batch with :func:`spectrum_columns`.
 
-    A row that cannot be used (lengths that disagree, wavelengths not increasing, no valid pixel, no signal) is not
-    present and counted: a few damaged rows do not stop a survey.
+    Falling wavelengths are turned round. A row that cannot be used (lengths that disagree, wavelengths out of order or
+    outside of the grid, no valid pixel, no signal) is not present and counted: a few damaged rows do not stop a survey.
 
     Raises:
         DataError: a column does not hold lists of numbers.
@@ -109,12 +110,15 @@ def read_spectra(batch: Any, data: DataConfig, group: str) -> SpectrumBatch:
     counts["masked"] = masked_values(batch, spectrum_columns(config))
     valid = ivar > 0
     if _kind(config) == "coefficients":
-        scale = np.sqrt(np.square(flux).sum(axis=1))  # the norm; masked ones are 0
+        largest = np.abs(flux).max(axis=1, keepdims=True, initial=0.0)  # the squares of 1e-170 would be 0
+        share = np.divide(flux, largest, out=np.zeros_like(flux), where=largest > 0)
+        scale = largest[:, 0] * np.sqrt(np.square(share).sum(axis=1))  # the norm; masked ones are 0
     else:
         scale = _robust_scale(flux, ivar, has_ivar)
     seen = valid.any(axis=1)
     usable = seen & np.isfinite(scale) & (scale > 0)
-    counts["no_valid_pixel"] = int((~seen).sum())
+    outside = sum(number for reason, number in counts.items() if reason.startswith(OUTSIDE))
+    counts["no_valid_pixel"] = int((~seen).sum()) - outside
     counts["no_signal"] = int((seen & ~usable).sum())
     rows, flux, ivar, valid, scale, has_ivar = (x[usable] for x in (rows, flux, ivar, valid, scale, has_ivar))
     counts["no_ivar"] = int((~has_ivar).sum())
@@ -153,12 +157,18 @@ def _inverse_variance(error: np.ndarray) -> np.ndarray:
     """``1 / error^2`` in float64 (float32 overflows at errors of 1e-20); 0 for errors that are not positive."""
     error = error.astype(np.float64)
     good = np.isfinite(error) & (error > 0)
-    return np.where(good, 1.0 / np.square(np.where(good, error, 1.0)), 0.0)
+    with np.errstate(over="ignore"):
+        return _clean_ivar(np.where(good, np.square(1.0 / np.where(good, error, 1.0)), 0.0))
 
 
 def _clean_ivar(ivar: np.ndarray) -> np.ndarray:
     ivar = ivar.astype(np.float64)
     return np.where(np.isfinite(ivar) & (ivar > 0), ivar, 0.0)
+
+
+def _impossible(raw: np.ndarray) -> int:
+    """How many errors or inverse variances are none; 0 and NaN are how files mask."""
+    return int(((raw < 0) | np.isinf(raw)).sum())
 
 
 Read = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, int]]  # rows (m,), flux, ivar (m, P), has_ivar
@@ -179,6 +189,7 @@ def _coefficients(batch: Any, config: SpectrumGroupConfig) -> Read:
         raw, has = list_column_to_matrix(batch.column(name), size, f"column {name}", strict=False)
         has_ivar = has[rows]
         known = _inverse_variance(raw[rows]) if config.error else _clean_ivar(raw[rows])
+        counts["bad_ivar"] = _impossible(raw[rows])
         ivar = np.where(has_ivar[:, None], known, 1.0)
     return rows, np.where(good, flux, 0.0), np.where(good, ivar, 0.0), has_ivar, counts
 
@@ -187,13 +198,13 @@ def _like(batch: Any, name: str | None, lengths: np.ndarray) -> tuple[np.ndarray
     """A list column laid out like the flux: flat values (NaN where a row differs), has (n,), mismatch (n,)."""
     n, total = len(lengths), int(lengths.sum())
     if not name:
-        return np.full(total, np.nan, np.float32), np.zeros(n, bool), np.zeros(n, bool)
+        return np.full(total, np.nan), np.zeros(n, bool), np.zeros(n, bool)
     flat, offsets, has = list_column_ragged(batch.column(name), f"column {name}")
     own = np.diff(offsets)
     mismatch = has & (own != lengths)
     if (own == lengths).all():
         return flat, has, mismatch
-    out = np.full(total, np.nan, np.float32)
+    out = np.full(total, np.nan, flat.dtype)
     fits = has & ~mismatch
     out[np.repeat(fits, lengths)] = flat[np.repeat(fits, own)]
     return out, fits, mismatch
@@ -208,18 +219,21 @@ def _gridded(batch: Any, config: SpectrumGroupConfig) -> Read:
     wave, has_wave, wrong = _like(batch, config.wave, lengths)
     if config.wave:
         mismatch = present & (mismatch | wrong | ~has_wave)
-        disordered = present & ~mismatch & ~increasing_rows(wave, offsets)
     else:  # on the grid by definition
         mismatch = present & (mismatch | (lengths != len(centres)))
-        disordered = np.zeros(len(present), bool)
-    counts = {"length_mismatch": int(mismatch.sum()), "wave_not_increasing": int(disordered.sum())}
-    usable = present & ~mismatch & ~disordered
-    pixels = np.repeat(usable, lengths)
-    rows, lengths, has_ivar = np.flatnonzero(usable), lengths[usable], has_ivar[usable]
+    counts = {"length_mismatch": int(mismatch.sum())}
+    usable = present & ~mismatch
+    pixels, rows = np.flatnonzero(np.repeat(usable, lengths)), np.flatnonzero(usable)
+    lengths = lengths[usable]
+    if config.wave:
+        taken, lengths, ordered, found = arrange(wave[pixels], lengths, config.wave_min > 0)
+        pixels, rows, lengths, counts = pixels[taken], rows[ordered], lengths[ordered], counts | found
+    has_ivar = has_ivar[rows]
     flux, raw, wave = flux[pixels].astype(np.float64), raw[pixels], wave[pixels]
     finite = np.isfinite(flux)
     counts |= {"pixels": int(finite.sum()), "invalid_pixels": int((~finite).sum())}
     known = _inverse_variance(raw) if config.error else _clean_ivar(raw)
+    counts["bad_ivar"] = _impossible(raw)
     ivar = np.where(finite, np.where(np.repeat(has_ivar, lengths), known, 1.0), 0.0)
     out_flux, out_ivar = _onto_grid(np.where(finite, flux, 0.0), ivar, wave, lengths, config, counts)
     # without ivar the number of pixels in an average is no precision
@@ -247,5 +261,10 @@ def _onto_grid(
         out_flux[~same], out_ivar[~same], outside = rebin(
             flux[~pixels], ivar[~pixels], wave[~pixels], starts, config.wave_min, config.wave_step, size
         )
-        counts["pixels_outside"] = int(outside.sum())
+        wholly = (outside > 0) & ~(out_ivar[~same] > 0).any(1)
+        counts["pixels_outside"] = int(outside[~wholly].sum())
+        if wholly.any():
+            seen, row = ivar[~pixels] > 0, np.repeat(np.arange(len(wholly)), lengths[~same])
+            low, high = row_ends(wave[~pixels][seen], row[seen], len(wholly))
+            counts |= why_outside(low[wholly], high[wholly], config.wave_min, config.wave_max)
     return out_flux, out_ivar

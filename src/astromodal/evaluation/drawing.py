@@ -116,9 +116,9 @@ class Drawer:
                 codes = self._codes(slots, rows[batch], kept[batch], parts, hashes[batch])
                 factor = scales[batch, None] if with_scale and scale is not None else None
                 values = self._decode(question, codes, factor)  # (m, S, X)
-                drawn.mean[batch] = values.mean(1)
-                if self.settings.n_samples > 1:
-                    drawn.std[batch] = values.std(1, ddof=1)
+                drawn.mean[batch] = values.mean(1, dtype=np.float64)
+                if self.settings.n_samples > 1:  # float64: the square of 1e-20 is 0 in float32
+                    drawn.std[batch] = values.std(1, ddof=1, dtype=np.float64)
         return drawn
 
     def _codes(
