@@ -263,6 +263,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _report(options: argparse.Namespace, result: dict[str, Any]) -> None:
     """Print the tables and write them, the figures and the plot."""
     from .core.io import write_json, write_text
+    from .core.text_table import say
     from .report.sample_k import plot_study, study_markdown, study_text, verdict
 
     result["verdict"] = verdict(result, options.cosine)
@@ -270,7 +271,7 @@ def _report(options: argparse.Namespace, result: dict[str, Any]) -> None:
     write_json(out / f"{NAME}.json", result)
     write_text(out / f"{NAME}.md", study_markdown(result))
     plot_study(result, options.cosine, out / f"{NAME}.png")
-    print(f"{study_text(result)}\n\nwritten: {out}{os.sep}{NAME}.json, .md, .png")
+    say(f"{study_text(result)}\n\nwritten: {out}{os.sep}{NAME}.json, .md, .png")
 
 
 if __name__ == "__main__":

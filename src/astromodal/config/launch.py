@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, UserError
+from ..errors import ConfigError, UserError, printable
 from .signals import Stopped, stops_raised
 
 EXAMPLES = {
@@ -144,7 +144,7 @@ def _forget(error: BaseException | None) -> None:
 
 def _stop(message: object, say: bool = True) -> None:
     if say:
-        print(f"{_which_process()}error: {message}", file=sys.stderr)
+        print(printable(f"{_which_process()}error: {message}"), file=sys.stderr)
     raise SystemExit(1)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from ..errors import ArtifactError, ArtifactMissingError, UnsafeFileError
 from .atomic import FileLock, atomic_path
 from .bounded import check_shape
-from .json_files import append_jsonl, plain, read_json, read_jsonl, truncate_jsonl, write_json, write_text
+from .json_files import append_jsonl, plain, read_json, read_jsonl, read_mapping, truncate_jsonl, write_json, write_text
 from .npz import NpzWriter, _read_npy_header, load_npz, load_npz_key, open_npz, save_npz
 from .safe_pickle import read_joblib
 from .torch_files import check_torch_file
@@ -39,6 +39,7 @@ __all__ = [
     "plain",
     "read_json",
     "read_jsonl",
+    "read_mapping",
     "save_joblib",
     "save_npz",
     "save_torch",

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import ArtifactError, ArtifactMissingError
 from .atomic import atomic_path, writing
-from .bounded import check_file_size
+from .bounded import check_file_size, inside, walk
 
 MAX_JSON = 1 << 26  # bytes; the largest file of a survey of ten thousand fields has a tenth
 MAX_LINE = 1 << 24  # bytes
@@ -74,6 +74,23 @@ def read_json(path: str | Path, repair: str = "make the file again") -> Any:
         raise ArtifactMissingError("a JSON file", got="nothing", where=path) from error
     except (ValueError, RecursionError) as error:
         raise ArtifactError("valid JSON", got=str(error), where=path, repair=repair) from error
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        ArtifactMissingError, ArtifactError: as :func:`read_json`, or it holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ArtifactError("a JSON object", got=type(value).__name__, where=path)
+    try:
+        for _ in walk(value, Path(path).stat().st_size, inside):
+            pass
+    except ValueError as error:
+        raise ArtifactError("a JSON object", got=error, where=path) from error
+    return value
 
 
 def append_jsonl(path: str | Path, obj: Any) -> None:

@@ -9,6 +9,8 @@ import time
 from types import TracebackType
 from typing import TextIO
 
+from ..errors import printable
+
 _LINE_SECONDS = 10.0  # between two lines of a log
 _LINE_FRACTION = 0.1  # of the work, between two lines of a log
 _REDRAW_SECONDS = 0.1
@@ -112,7 +114,7 @@ class Progress:
         if self.total:
             filled = min(20, 20 * self.n // self.total)
             bar = f"[{'#' * filled}{'.' * (20 - filled)}] "
-        self._write("\r\x1b[K" + f"{self.desc} {bar}{self.text()}"[:width])
+        self._write("\r\x1b[K" + f"{printable(self.desc)} {bar}{self.text()}"[:width])
 
     def _write(self, text: str) -> None:
         try:
@@ -148,6 +150,9 @@ class Progress:
 
 class TerminalHandler(logging.StreamHandler):
     """Log lines on a terminal: a bar that is shown makes room and is drawn again below."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
     def emit(self, record: logging.LogRecord) -> None:
         bar = _live[-1] if _live else None

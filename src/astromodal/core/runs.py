@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from ..config.run_id import make_run_id
-from ..errors import ArtifactError, UserError
+from ..errors import ArtifactError, UserError, printable
 from .atomic import FileLock, writing
 from .io import plain, read_json, write_json, write_text
 from .manifest import git_state, package_versions, utc_now
@@ -85,6 +85,9 @@ class _FileHandler(logging.FileHandler):
     """A log file whose disk may fill up without ending the run, or flooding the terminal."""
 
     failed = False
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
     def handleError(self, record: logging.LogRecord) -> None:
         if not self.failed:

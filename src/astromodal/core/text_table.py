@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..errors import printable
+
 
 def table(header: Sequence[Any], rows: Sequence[Sequence[Any]], n_left: int = 1) -> str:
     """Columns padded to their widest cell: the first ``n_left`` to the left, figures to the right.
@@ -48,4 +50,9 @@ def cell(value: Any) -> str:
     """
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else " ".join(printable(value).split("\n"))
+
+
+def say(text: object, *, end: str = "\n") -> None:
+    """Print ``text`` on standard output, at once, without what would steer a terminal: names come from files."""
+    print(printable(text), end=end, flush=True)

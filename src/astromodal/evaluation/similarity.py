@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..core.ids import normalize_ids
+from ..core.text_table import say
 from ..errors import ArtifactError, ArtifactMissingError, ConfigError, DataError
 from .catalogue import ParquetReader
 
@@ -201,8 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         queries = given.ids.split(",")
         found = nearest_in_file(given.run, queries, given.k, given.embedding)
         for query, ids, cosines in zip(queries, found.ids, found.cosines, strict=True):
-            print(query, *(f"  {name}  {cosine:.4f}" for name, cosine in zip(ids, cosines, strict=True) if name),
-                  sep="\n")  # fmt: skip
+            lines = (f"  {name}  {cosine:.4f}" for name, cosine in zip(ids, cosines, strict=True) if name)
+            say("\n".join([query, *lines]))
 
 
 if __name__ == "__main__":

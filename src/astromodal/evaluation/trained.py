@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config.schema import VocabConfig
-from ..core.io import load_torch, read_json
+from ..core.io import load_torch, read_mapping
 from ..core.manifest import fingerprint_file
 from ..errors import ArtifactError, ArtifactMissingError
 from ..models import CausalTransformerLM
 from ..sequences.layout import SequenceLayout, build_layout
 from ..tokenizers import TokenizerSet
-from ..training.checkpoint import load_weights
+from ..training.checkpoint import load_model_state
+from .trained_settings import read_settings
 
 WEIGHTS = ("best_model.pt", "final_model.pt", "checkpoints/last.pt")
 REPAIR = "evaluate.run=runs/train_lm/<name>/<run_id>, or a file of weights from it"
@@ -65,15 +66,22 @@ def _weights_of(run_dir: Path) -> Path:
     raise ArtifactMissingError(f"weights ({', '.join(WEIGHTS)})", got="none", where=run_dir, repair=REPAIR)
 
 
+def _store_of(config: Mapping[str, Any]) -> str | None:
+    """``paths.store`` of a run's configuration, where it is text."""
+    paths = config.get("paths")
+    store = paths.get("store") if isinstance(paths, Mapping) else None
+    return store if isinstance(store, str) else None
+
+
 def _newest(root: Path, store: str | None) -> Path:
     """The newest run below ``root`` that ended well."""
     found = []
     for path in (p for depth in range(4) for p in root.glob("*/" * depth + "run.json")):
         try:
-            record, config = read_json(path), read_json(path.parent / "config.json")
-        except (ArtifactError, ArtifactMissingError):
+            record, config = read_mapping(path), read_mapping(path.parent / "config.json")
+        except ArtifactError:
             continue
-        if record.get("status") == "DONE" and store in (None, (config.get("paths") or {}).get("store")):
+        if record.get("status") == "DONE" and store in (None, _store_of(config)):
             found.append((str(record.get("ended")), path.parent))
     if not found:
         of = "" if store is None else f" on the tokens of {store}"
@@ -97,37 +105,34 @@ def load_trained(weights: Path, store: str | Path, log: logging.Logger) -> Train
         ArtifactMissingError: tokenizers are missing.
         ArtifactError: they are not those that the model was trained with, or the file is not of train_lm.py.
     """
-    state = load_torch(weights)
-    config = state.get("config") if isinstance(state, dict) else None
-    needed = ("vocab_spec", "sequence", "model", "vocab", "grid_width")
-    if not isinstance(config, dict) or any(key not in config for key in needed):
-        raise ArtifactError("weights that train_lm.py has written", got="a file without its configuration",
-                            where=weights, repair=REPAIR)  # fmt: skip
+    settings, state = read_settings(load_torch(weights), weights, REPAIR)
     folder = run_folder(weights)
-    record = {} if folder is None else read_json(folder / "run.json")
+    record = {} if folder is None else read_mapping(folder / "run.json")
     tokenizers = _tokenizers(folder, Path(store), record, log)
-    sequence, model = config["sequence"], config["model"]
-    layout = build_layout(tokenizers, sequence["modalities"], model["max_len"], VocabConfig(**config["vocab"]))
-    if layout.vocab.to_dict() != config["vocab_spec"]:
+    model = settings.model
+    layout = build_layout(tokenizers, settings.sequence["modalities"], model.max_len, settings.vocab)
+    if layout.vocab.to_dict() != settings.vocab_spec or layout.vocab.vocab_size > settings.vocab_size:
         raise ArtifactError("tokenizers with the vocabulary of the model", got="another vocabulary", where=weights,
                             repair="set paths.store to the folder of those that it was trained with")  # fmt: skip
     network = CausalTransformerLM(
-        config["vocab_size"], config["n_types"], model["d_model"], model["n_layers"], model["n_heads"], model["d_ff"],
-        0.0, max_len=model["max_len"], tie_head=model["tie_head"], grid_width=config["grid_width"],
+        settings.vocab_size, settings.n_types, model.d_model, model.n_layers, model.n_heads, model.d_ff, 0.0,
+        max_len=model.max_len, tie_head=model.tie_head, grid_width=settings.grid_width,
     )  # fmt: skip
-    load_weights(network, weights)
-    run_id = record.get("run_id")
-    return TrainedModel(network.eval(), layout, tokenizers, dict(sequence), weights, run_id)
+    load_model_state(network, state, weights)
+    run_id = record.get("run_id") if isinstance(record.get("run_id"), str) else None
+    return TrainedModel(network.eval(), layout, tokenizers, settings.sequence, weights, run_id)
 
 
 def _tokenizers(folder: Path | None, store: Path, record: dict[str, Any], log: logging.Logger) -> TokenizerSet:
     """The tokenizers of a run, from its own store where that is still there."""
     places = [store]
     if folder is not None and (folder / "config.json").is_file():
-        own = Path((read_json(folder / "config.json").get("paths") or {}).get("store") or store)
+        own = Path(_store_of(read_mapping(folder / "config.json")) or store)
         places = [*(base / own for base in (Path.cwd(), *folder.parents)), store]  # relative to where it was started
     root = next((p / "tokenizers" for p in places if (p / "tokenizers").is_dir()), places[0] / "tokenizers")
-    expected = {name: value for name, value in record.get("inputs", {}).items() if name.endswith("_tokenizer")}
+    inputs = record.get("inputs")
+    inputs = inputs if isinstance(inputs, dict) else {}
+    expected = {name: value for name, value in inputs.items() if name.endswith("_tokenizer")}
     tokenizers = TokenizerSet.load(root)
     if not expected:
         log.warning("no run.json beside the weights: that %s is what they were trained with cannot be checked", root)

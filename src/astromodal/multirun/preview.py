@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ..core.progress import format_seconds
-from ..core.text_table import table
+from ..core.text_table import say, table
 from ..preview import COLUMNS, cost_row, preview_jobs
 from .jobs import Job
 from .plan import TO_START, make_plan, run_record, same_inputs
@@ -42,10 +42,10 @@ def preview_sweep(jobs: Sequence[Job], folder: Path, inputs_of: Callable[[Job], 
                 twins, note = twins + 1, f"the same as the finished run {twin}"
         rows.append((str(p.number), *cells, p.job.label + (f"  ({note})" if note else "")))
     device = next((cost.device for cost in costs.values()), "")
-    print(f"\n{table(header, rows, n_left=len(header))}\n")
-    print(f"{len(todo)} jobs to run, {len(plan) - len(todo)} not, {twins} the same as finished runs")
-    print(f"{tokens:.3g} tokens, {format_seconds(seconds)} one after the other on {device or 'nothing'}; "
-          "nothing was started", flush=True)  # fmt: skip
+    say(f"\n{table(header, rows, n_left=len(header))}\n")
+    say(f"{len(todo)} jobs to run, {len(plan) - len(todo)} not, {twins} the same as finished runs")
+    say(f"{tokens:.3g} tokens, {format_seconds(seconds)} one after the other on {device or 'nothing'}; "
+        "nothing was started")  # fmt: skip
 
 
 def finished_runs(root: Path) -> dict[str, list[tuple[Path, dict[str, Any]]]]:

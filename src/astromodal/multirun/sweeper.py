@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from ..config.run_id import shared
 from ..core.atomic import FileLock
 from ..core.rank import is_main, world_size
+from ..core.text_table import say
 from ..errors import ArtifactError, UserError
 from .inputs import job_inputs
 from .jobs import Job, compose_jobs
@@ -70,7 +71,7 @@ def _run(sweeper: Any, plan: Sequence[Planned], folder: Path, stage: str) -> lis
     errors = _errors(plan, returned)
     outcomes = [outcome_of(p, folder, errors.get(p.number)) for p in plan]
     again = f"{_starter()} {stage}.py -m sweep.resume={folder}"
-    print(sweep_table(outcomes, folder, again), flush=True)
+    say(sweep_table(outcomes, folder, again))
     if broken is not None and not isinstance(broken, Exception):
         raise broken
     failed = [o for o in outcomes if o.status in ("failed", Action.failed.value)]
@@ -163,4 +164,4 @@ def _remembering(inputs_of: Any) -> Any:
 def _say_plan(plan: Sequence[Planned], folder: Path) -> None:
     counts = {action: sum(p.action == action for p in plan) for action in Action}
     told = ", ".join(f"{n} {action.value}" for action, n in counts.items() if n)
-    print(f"sweep of {len(plan)} jobs in {folder}: {told}", flush=True)
+    say(f"sweep of {len(plan)} jobs in {folder}: {told}")

@@ -91,6 +91,7 @@ def report(options: argparse.Namespace) -> None:
         ArtifactMissingError: no run directory below the paths.
         ConfigError: a metric, baseline or folder that cannot be.
     """
+    from ..core.text_table import say
     from .analysis import analyse
     from .compare import cohorts
     from .ledger import read_ledger
@@ -111,11 +112,11 @@ def report(options: argparse.Namespace) -> None:
     write_page(out / "report.html", ledger, analyses, metric, [str(path) for path in options.paths])
     ranked = [a for a in analyses if a.cohort.groups]
     if len(ranked) > 1:
-        print(f"{len(ranked)} groups of runs on different data or tokens: each is ranked alone\n")
-    print("\n\n".join(a.text() for a in ranked) or f"no finished run has {metric}")
+        say(f"{len(ranked)} groups of runs on different data or tokens: each is ranked alone\n")
+    say("\n\n".join(a.text() for a in ranked) or f"no finished run has {metric}")
     for entry in ledger.skipped:
-        print(f"{entry.status}, skipped: {entry.path}: {entry.reason}")
-    print(f"\nwritten: {out}{os.sep}report.html, ledger.csv, ledger.parquet")
+        say(f"{entry.status}, skipped: {entry.path}: {entry.reason}")
+    say(f"\nwritten: {out}{os.sep}report.html, ledger.csv, ledger.parquet")
 
 
 def _check_baseline(found: Sequence[Cohort], baseline: str | None) -> None:
@@ -140,9 +141,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with one_line_errors("nothing was changed"):
         if arguments[:1] == ["diff"]:
             options = _parse_diff(arguments[1:])
+            from ..core.text_table import say
             from .diff import diff_text
 
-            print(diff_text(options.a, options.b))
+            say(diff_text(options.a, options.b))
         else:
             report(_parse(arguments))
 

@@ -23,6 +23,7 @@ from ..config.explain import nearest
 from ..config.schema import Baseline, CalibrateOn, DataConfig, JudgeConfig
 from ..config.yaml_files import load_run_config
 from ..core.codebook import Codebook
+from ..core.text_table import say
 from ..errors import ArtifactMissingError, ConfigError
 from ..evaluation.any_to_any import FIGURES
 from ..evaluation.drawn_errors import drawn_columns
@@ -165,10 +166,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             folder = given.out if given.out and not several else (run if run.is_dir() else run.parent) / FOLDER
             if given.again or changes or not (folder / "evaluation.json").is_file():
                 judge_run(run, folder, changes=changes)
-            print(f"{(folder / 'evaluation.txt').read_text()}\nreport, tables and plots in {folder}")
+            say(f"{(folder / 'evaluation.txt').read_text()}\nreport, tables and plots in {folder}")
             folders.append(folder)
         if several:
-            print(report_matrix(folders, given.out or Path("matrix"), given.figure))
+            say(report_matrix(folders, given.out or Path("matrix"), given.figure))
 
 
 def _baselines(names: str) -> list[Baseline]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.atomic import atomic_path
+from ..core.spreadsheets import write_tables
 from .rundir import Run, Skipped, find_run_dirs, read_run
 
 if TYPE_CHECKING:
@@ -49,15 +49,7 @@ class Ledger:
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """``ledger.csv`` and ``ledger.parquet``, each written atomically."""
-        import pyarrow.csv
-        import pyarrow.parquet
-
-        table = self.table()
-        paths = folder / "ledger.csv", folder / "ledger.parquet"
-        for path, write in zip(paths, (pyarrow.csv.write_csv, pyarrow.parquet.write_table), strict=True):
-            with atomic_path(path) as temporary:
-                write(table, str(temporary))
-        return paths
+        return write_tables(self.table(), folder / "ledger")
 
 
 def read_ledger(paths: Iterable[str | Path], stage: str | None = None) -> Ledger:
@@ -69,9 +61,19 @@ def read_ledger(paths: Iterable[str | Path], stage: str | None = None) -> Ledger
     Raises:
         ArtifactMissingError: a path that does not exist.
     """
-    found = [read_run(path) for path in find_run_dirs(paths)]
+    found = [_usable(read_run(path)) for path in find_run_dirs(paths)]
     runs = [entry for entry in found if isinstance(entry, Run) and stage in (None, entry.stage)]
     return Ledger(runs, [entry for entry in found if isinstance(entry, Skipped)])
+
+
+def _usable(entry: Run | Skipped) -> Run | Skipped:
+    """A run of which a row can be made: whatever else its files hold, it must not end the comparison of the others."""
+    if isinstance(entry, Run):
+        try:
+            run_row(entry, list(entry.config))
+        except Exception as error:
+            return Skipped(entry.path, "unreadable", f"{type(error).__name__}: {' '.join(str(error).split())}"[:300])
+    return entry
 
 
 def differing_keys(runs: Sequence[Run], *, places: bool = False) -> list[str]:
@@ -158,7 +160,7 @@ def _typed(values: list[Any], wanted: type | None) -> tuple[list[Any], Any]:
     for kind, arrow in ((bool, pa.bool_()), (int, pa.int64()), (float, pa.float64())):
         allowed = {int, float} if kind is float else {kind}
         if (kinds and kinds <= allowed) or (not kinds and wanted is kind):
-            fits = kind is not int or all(-(2**63) <= value < 2**63 for value in known)
+            fits = kind is bool or all(-(2**63) <= value < 2**63 or isinstance(value, float) for value in known)
             if fits:
                 return [None if value is None else kind(value) for value in values], arrow
     return [None if v is None else v if isinstance(v, str) else as_text(v) for v in values], pa.string()

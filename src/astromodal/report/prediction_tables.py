@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv as pa_csv
-import pyarrow.parquet as pq
 
 from ..config.schema import Baseline
-from ..core.atomic import atomic_path
+from ..core.spreadsheets import write_tables
 from ..core.text_table import table
 
 _BASELINES = tuple(baseline.value for baseline in Baseline)
@@ -205,9 +203,4 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> list[Path]:
     """``rows`` as ``<path>.csv`` and ``<path>.parquet``, atomically; a row lacks what others have: null."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     content = pa.table({name: [row.get(name) for row in rows] for name in names})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files = [path.with_name(path.name + ending) for ending in (".csv", ".parquet")]
-    for file, write in zip(files, (pa_csv.write_csv, pq.write_table), strict=True):
-        with atomic_path(file) as temporary:
-            write(content, temporary)
-    return files
+    return list(write_tables(content, path))

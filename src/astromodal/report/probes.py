@@ -27,6 +27,7 @@ from ..config.schema import HardwareConfig
 from ..core.io import write_json, write_text
 from ..core.manifest import fingerprint_file
 from ..core.plotting import never_fatal
+from ..core.text_table import say
 from ..errors import ConfigError
 from ..evaluation.embedding import write_embeddings
 from ..evaluation.frozen import open_frozen
@@ -180,13 +181,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         names = None if given.given is None else given.given.split(",")
         if given.fitted is None:
             labels = given.label.split(",")
-            print(probe_run(given.run, labels, folder, names, options, hardware, given.store, given.embed_all))
+            say(probe_run(given.run, labels, folder, names, options, hardware, given.store, given.embed_all))
         elif names is not None:
             raise ConfigError("--fitted without --given", got="both", where="command line",
                               repair="leave --given out: the file says what the model was shown")  # fmt: skip
         else:
-            print(embed_run(given.run, given.fitted, folder, hardware, given.store, options.batch_size))
-        print(f"written to {folder}")
+            say(embed_run(given.run, given.fitted, folder, hardware, given.store, options.batch_size))
+        say(f"written to {folder}")
 
 
 if __name__ == "__main__":

@@ -7,16 +7,18 @@ A run directory is a folder with ``run.json``; one that has only what comes afte
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import median
+from types import NoneType
 from typing import Any
 
 import numpy as np
 
-from ..core.io import load_npz, read_json, read_jsonl
+from ..core.io import load_npz, read_jsonl, read_mapping
 from ..core.runs import in_use
 from ..errors import ArtifactError, ArtifactMissingError
 from ..training.stopping import metric_mode
@@ -25,6 +27,7 @@ from .tables import flatten
 RECORD = "run.json"
 OBJECT_ERRORS = "object_errors.npz"
 _TRACES = (RECORD, "config.json", "metrics.jsonl", ".hydra")
+_LARGEST = sys.float_info.max
 _STATUS = {"DONE": "done", "FAILED": "failed", "INTERRUPTED": "killed"}
 
 
@@ -153,7 +156,8 @@ class Run:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and -_LARGEST <= value <= _LARGEST  # an integer of a thousand digits is no float
 
 
 def _is_validation(key: str) -> bool:
@@ -200,29 +204,47 @@ def read_run(path: str | Path, *, needs_metric: bool = True) -> Run | Skipped:
     if not (path / RECORD).is_file():
         return Skipped(path, "half-written", f"no {RECORD}")
     try:
-        record, config = _mapping(path / RECORD), _mapping(path / "config.json")
-        missing = [key for key in ("run_id", "stage", "status") if not isinstance(record.get(key), str)]
-        if missing:
-            raise ArtifactError(f"text for {', '.join(missing)}", got="none", where=path / RECORD)
+        record, config = read_mapping(path / RECORD), _flat_config(read_mapping(path / "config.json"))
+        _check_form(record, config, path)
         records = read_jsonl(path / "metrics.jsonl") if (path / "metrics.jsonl").is_file() else []
         if not all(isinstance(line, dict) for line in records):
             raise ArtifactError("one JSON object per line", got="another value", where=path / "metrics.jsonl")
-        summary = flatten(_mapping(path / "summary.json")) if (path / "summary.json").is_file() else {}
+        summary = flatten(read_mapping(path / "summary.json")) if (path / "summary.json").is_file() else {}
     except ArtifactMissingError as error:
         return Skipped(path, "half-written", str(error))
     except (ArtifactError, OSError) as error:
         return Skipped(path, "unreadable", " ".join(str(error).split()))
-    run = Run(path, record, _flat_config(config), records, summary, _status(path, record["status"]))
+    run = Run(path, record, config, records, summary, _status(path, record["status"]))
     if needs_metric and run.status == "done" and not run.best and not run.summary:
         return Skipped(path, "half-written", "done, but without a single metric")
     return run
 
 
-def _mapping(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise ArtifactError("a JSON object", got=type(value).__name__, where=path)
-    return value
+_FORMS: dict[str, tuple[tuple[type, ...], str]] = {
+    "text": ((str,), "run_id stage status"),
+    "text or null": ((str, NoneType), "name job created started ended command sweep_id wandb_id wandb_mode"),
+    "an integer or null": ((int, NoneType), "seed world_size"),
+    "a number or null": ((int, float, NoneType), "seconds"),
+    "an object or null": ((dict, NoneType), "inputs outputs git versions objective error"),
+    "a list or null": ((list, NoneType), "attempts"),
+}
+
+
+def _check_form(record: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
+    """Refuse a record whose entries are of other types than a run writes.
+
+    Raises:
+        ArtifactError: naming the first.
+    """
+    found = {"seed": config.get("seed"), **record}
+    for expected, (types, names) in _FORMS.items():
+        for name in names.split():
+            value = found.get(name)
+            if not isinstance(value, types) or isinstance(value, bool):
+                raise ArtifactError(f"{expected} for {name}", got=repr(value)[:80], where=path / RECORD)
+    score = (record.get("objective") or {}).get("name")
+    if not isinstance(score, (str, NoneType)):
+        raise ArtifactError("text for objective.name", got=repr(score)[:80], where=path / RECORD)
 
 
 def _flat_config(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

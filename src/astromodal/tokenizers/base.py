@@ -22,7 +22,7 @@ import numpy as np
 from ..core import io, manifest
 from ..data.findings import Findings
 from ..data.splits import TRAIN, VAL
-from ..errors import ArtifactError, ArtifactMissingError, DataError
+from ..errors import ArtifactError, ArtifactMissingError, DataError, UserError
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig
@@ -238,7 +238,9 @@ class Tokenizer(ABC):
         found = manifest.check_manifest(folder, verify_files=True, repair=f"run {command}")
         try:
             tokenizer = cls._read(folder)
-        except (KeyError, IndexError, TypeError) as error:
+        except UserError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
             raise ArtifactError(
                 f"a complete {cls.name} tokenizer", got=repr(error), where=folder, repair=f"run {command} again"
             ) from error

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..codecs.base import codec_config, codec_from_dict
+from ..codecs.base import codec_config
+from ..codecs.saved import codec_with_weights
 from ..config.schema import ImageTokenizerConfig
 from ..core import io
 from ..data.photometry import ArcsinhScaling
@@ -56,13 +57,8 @@ def read_bundle(cls: type[ImageTokenizer], folder: Path) -> ImageTokenizer:
     tokenizer = cls(config_from(content["config"]))
     tokenizer.layout_, tokenizer.inputs_ = content["layout"], content["inputs"]
     tokenizer.scaling_ = ArcsinhScaling.from_dict(content["scaling"])
-    codec = codec_from_dict(content["codec"])
-    try:
-        codec.load_state_dict(content["state"])
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1]
-        raise ArtifactError("weights that fit the saved codec", got=reason, where=folder / WEIGHTS) from error
-    tokenizer.codec_ = codec.eval().to(tokenizer.device)
+    codec = codec_with_weights(content["codec"], content["state"], folder / WEIGHTS)
+    tokenizer.codec_ = codec.to(tokenizer.device)
     state = io.load_joblib(folder / Path(content["codebook"]).name)
     tokenizer.quantizer_ = quantizer_from_state(tokenizer.config.quantizer.name, state)
     n_channels = tokenizer.quantizer_.n_dims

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 
-from ..codecs.base import Codec, build_codec, codec_from_dict
+from ..codecs.base import Codec, build_codec
+from ..codecs.saved import codec_with_weights
 from ..config.schema import (
     HardwareConfig,
     OptimizerConfig,
@@ -133,11 +134,7 @@ class LearnedGroup:
         Raises:
             ArtifactError: weights that do not fit the network, or a codebook that does not fit its latents.
         """
-        network = codec_from_dict(state["codec"])
-        try:
-            network.load_state_dict(state["state"])
-        except RuntimeError as error:
-            raise ArtifactError("weights that fit the saved codec", got=str(error).splitlines()[-1]) from error
+        network = codec_with_weights(state["codec"], state["state"], "the codec of a spectrum group")
         if quantizer.n_dims != network.latent_shape[0]:
             raise ArtifactError(f"a codebook of {network.latent_shape[0]} dimensions", got=quantizer.n_dims)
         return cls(n_pixels, center, spread, network.eval(), quantizer, figures=dict(state["figures"]))

@@ -8,11 +8,13 @@ learned, tensors and plain values that ``torch.load(weights_only=True)`` reads.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..config.saved import check_count
 from ..config.schema import SpectrumTokenizerConfig
 from ..core import io
 from ..core.atomic import writing
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 FORMAT = 2  # 2: codes of patches are chosen by weighted pixels; tokens of format 1 mean other codes
 FILE_NAME = "spectrum_tokenizer_config.npz"
 NETWORK = "spectrum_codec_{}.pt"
+MAX_PIXELS = 1 << 22
 
 
 def write_bundle(tokenizer: SpectrumTokenizer, folder: Path) -> list[Path]:
@@ -95,6 +98,7 @@ def read_bundle(cls: type[SpectrumTokenizer], folder: Path) -> SpectrumTokenizer
         state = {key: arrays[f"{key}_{group}"] for key in keys}
         values["quantizer"] = quantizer_from_state(tokenizer.config.quantizer.name, state)
         values |= {"center": arrays[f"coefficient_mean_{group}"], "spread": arrays[f"coefficient_std_{group}"]}
+        _check_pixels(values, folder / FILE_NAME)
         if tokenizer.config.codec is None:
             tokenizer.codecs[group] = GroupCodec(**values, precision_weight=tokenizer.config.precision_weight)
         else:
@@ -102,3 +106,17 @@ def read_bundle(cls: type[SpectrumTokenizer], folder: Path) -> SpectrumTokenizer
 
             tokenizer.codecs[group] = LearnedGroup.from_state(io.load_torch(folder / NETWORK.format(group)), **values)
     return tokenizer
+
+
+def _check_pixels(values: Mapping[str, Any], where: Path) -> None:
+    """Compare the numbers of pixels with the arrays that are as long.
+
+    Raises:
+        ArtifactError: they are not.
+    """
+    n_pixels = check_count(values.get("n_pixels"), "n_pixels", MAX_PIXELS, where)
+    if "patch_size" in values:
+        check_count(values["patch_size"], "patch_size", max(n_pixels, 1 << 16), where)
+    for name in ("center", "spread"):
+        if values[name].shape not in ((), (1,), (n_pixels,)):
+            raise ArtifactError(f"{name} of {n_pixels} pixels", got=values[name].shape, where=where)

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-from ..core.io import read_json
+from ..core.io import read_mapping
 from ..core.manifest import fingerprint_config, fingerprint_file
+from ..errors import ArtifactError
 from ..report.rundir import Run
 
 ONLINE, SYNCED, OFFLINE = "online", "synced", "offline"
@@ -61,12 +63,31 @@ def read_content(run: Run) -> Content:
     """The content at this moment; a run may go on meanwhile.
 
     Raises:
-        ArtifactError: ``config.json`` is damaged.
+        ArtifactError: ``config.json`` is damaged, or says something that Weights & Biases would refuse.
     """
+    config = read_mapping(run.path / "config.json")
+    _check_tracking(config, run.path / "config.json")
     path = run.path / "metrics.jsonl"
     data = path.read_bytes() if path.is_file() else b""
     whole = data[: data.rfind(b"\n") + 1]
-    return Content(run, whole, len(whole) < len(data), read_json(run.path / "config.json"))
+    return Content(run, whole, len(whole) < len(data), config)
+
+
+def _check_tracking(config: Mapping[str, Any], where: Path) -> None:
+    """Refuse a run, and not all that follow, for what it says of where it belongs."""
+    tracking = config.get("tracking") or {}
+    if not isinstance(tracking, Mapping):
+        raise ArtifactError("the section tracking", got=repr(tracking)[:80], where=where)
+    texts = {f"tracking.{name}": tracking.get(name) for name in ("project", "entity", "group", "notes")}
+    for name, value in (texts | {"name": config.get("name")}).items():
+        if not isinstance(value, (str, NoneType)):
+            raise ArtifactError(f"text for {name}", got=repr(value)[:80], where=where)
+    tags = tracking.get("tags") or []
+    if not isinstance(tags, list) or not all(isinstance(tag, str) and len(tag) <= 64 for tag in tags):
+        raise ArtifactError("a list of texts for tracking.tags", got=repr(tags)[:80], where=where)
+    data = config.get("data")
+    if not isinstance(data, (Mapping, NoneType)):
+        raise ArtifactError("the section data", got=repr(data)[:80], where=where)
 
 
 def _row(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,11 +19,12 @@ from ..core import lineage
 from ..core.io import FileLock, plain
 from ..core.runs import mirror_options
 from ..core.tracking import has_account, legal_id
-from ..errors import ArtifactError, ArtifactMissingError, ConfigError, UserError
+from ..errors import ArtifactError, ArtifactMissingError, ConfigError, UserError, printable
 from ..report.rundir import Skipped, find_run_dirs, read_run
 from .content import OFFLINE, ONLINE, Content, is_synced, own_record, read_content
 from .marker import NAME, Sent, read_sent, write_sent
 
+_NOT_IN_NAMES = "/\\#?%:"  # of projects, as W&B says
 _MAX_AGAIN = 20  # ids that are tried
 FOLDER = "replay"  # of offline records, in the run directory
 SENT, CONTINUED, ALREADY, LEFT, FAILED = "sent", "continued", "already there", "left out", "failed"
@@ -50,9 +51,18 @@ class Target:
     running: bool = False
 
     def place(self, content: Content) -> tuple[str, str | None]:
-        """Project and entity for a run."""
+        """Project and entity for a run.
+
+        Raises:
+            ArtifactError: no project can be called so.
+        """
         own = mirror_options(content.run.record, content.config)
-        return self.project or own["project"], self.entity or own["entity"]
+        place = self.project or own["project"], self.entity or own["entity"]
+        for option, name in zip(("project", "entity"), place, strict=True):
+            if set(name or "") & set(_NOT_IN_NAMES) or printable(name) != str(name):
+                raise ArtifactError(f"tracking.{option} without any of {_NOT_IN_NAMES}", got=repr(name)[:80],
+                                    where=content.run.path / "config.json", repair=f"--{option} NAME")  # fmt: skip
+        return place
 
     def key(self, content: Content) -> str:
         """The place as text, for the marker."""
@@ -76,7 +86,7 @@ class Outcome:
     ends: bool = False
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.path}: {self.text}"
+        return printable(f"{self.kind}: {self.path}: {self.text}")
 
 
 def replay(paths: Sequence[Path], target: Target, say: Callable[[str], None] = print) -> list[Outcome]:
@@ -121,6 +131,8 @@ def replay_run(path: Path, target: Target) -> Outcome:
         return Outcome(path, FAILED, f"{error}; nothing more was tried", ends=True)
     except (UserError, OSError) as error:
         return Outcome(path, FAILED, " ".join(str(error).split()))
+    except Exception as error:  # one odd run does not end the replay of the others
+        return Outcome(path, FAILED, f"unreadable: {type(error).__name__}: {' '.join(str(error).split())}"[:400])
 
 
 def _replay(content: Content, target: Target) -> Outcome:

@@ -234,14 +234,23 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if path.is_dir():
         names = ("best_model.pt", "final_model.pt", "checkpoints/last.pt")
         path = next((path / name for name in names if (path / name).exists()), path / names[0])
-    state = load_torch(path)
+    load_model_state(model, model_state(load_torch(path), path), path)
+
+
+def model_state(state: Any, where: object) -> dict[str, Tensor]:
+    """The weights in what a weights file or a checkpoint holds, under the names of the bare model.
+
+    Raises:
+        ArtifactError: there are none.
+    """
     for key in ("model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
             break
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ArtifactError("a file of weights", got=f"a {type(state).__name__} of other things", where=path)
-    load_model_state(model, state, path)
+    named = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not named:
+        raise ArtifactError("a file of weights", got=f"a {type(state).__name__} of other things", where=where)
+    return unwrapped(state)
 
 
 def config_differences(old: Mapping, new: Mapping, may_change: tuple[str, ...] = MAY_CHANGE) -> list[str]:
