@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import re
+
 from ..errors import ConfigError, printable
 
 MAX_BYTES = 200  # most file systems take 255, and names get endings
+
+
+def file_name(text: str) -> str:
+    """``text`` from a file as a part of a file's name.
+
+    >>> file_name("../z spec")
+    '..-z-spec'
+    """
+    return re.sub(r"[^\w.+-]", "-", text)[:MAX_BYTES // 4]
 
 
 def check_name(name: object, where: str) -> str:

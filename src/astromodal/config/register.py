@@ -8,6 +8,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from . import schema
+from .names import check_name
 from .run_id import run_id
 
 
@@ -52,3 +53,4 @@ def register() -> None:
     store.store(group="recipe_schema", name="ternary_vae", node=schema.TernaryVAERecipeConfig)
     OmegaConf.register_new_resolver("new_run_id", run_id, replace=True)
     OmegaConf.register_new_resolver("default_tokenizer_id", default_tokenizer_id, replace=True)
+    OmegaConf.register_new_resolver("one_folder", lambda key, name: check_name(name, key), replace=True)

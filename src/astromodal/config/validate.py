@@ -10,9 +10,10 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ..errors import ConfigError
-from .bounds import check_bounds
+from .bounds import check_bounds, value_of
 from .combinations import check_combinations
 from .explain import all_keys, nearest, schema_of
+from .names import check_name
 from .schema import STAGE_GROUPS, Config
 
 
@@ -29,9 +30,20 @@ def validate(cfg: DictConfig, stage: str, overrides: list[str] = ()) -> None:
                           repair=f"python {stage}.py -m {' '.join(overrides)}")  # fmt: skip
     for key in _unknown_keys(cfg):
         raise ConfigError("a configuration key that exists", got=key, repair=nearest(key, all_keys()))
+    _check_names(cfg)
     check_bounds(cfg)
     _check_processes(cfg, stage)
     check_combinations(cfg, stage)
+
+
+def _check_names(cfg: DictConfig) -> None:
+    """Refuse names that would leave the folder in which they become a folder or a file."""
+    for key in ("name", "run_id", "tokenizer_id", "data.name"):
+        if value_of(cfg, key) is not None:
+            check_name(value_of(cfg, key), key)
+    for key in ("data.fields", "data.spectra"):
+        for name in value_of(cfg, key) or ():
+            check_name(name, key)
 
 
 def _check_stage(overrides: list[str], allowed: tuple[str, ...], known: tuple[str, ...], stage: str) -> None:

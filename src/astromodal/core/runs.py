@@ -21,6 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ..config.names import check_name
 from ..config.run_id import make_run_id
 from ..errors import ArtifactError, UserError, printable
 from .atomic import FileLock, writing
@@ -118,9 +119,8 @@ class RunContext:
         self.id: str = broadcast_object(str(given) if given not in (None, "???", "") else make_run_id())
         folder = self.config.get("run_dir")
         if folder in (None, "???", ""):
-            folder = (
-                Path(self.config.get("paths", {}).get("runs", "runs")) / stage / str(self.config.get("name")) / self.id
-            )
+            own = check_name(self.config.get("name"), "name"), check_name(self.id, "run_id")
+            folder = Path(self.config.get("paths", {}).get("runs", "runs")).joinpath(stage, *own)
         self.dir = Path(broadcast_object(str(folder))).absolute()
         self.job = sweep_job()
         self.log = logging.getLogger(f"{_LOGGER}.{stage}")

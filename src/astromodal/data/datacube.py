@@ -20,9 +20,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ..config.names import check_name
 from ..core.ids import hash_ids, normalize_ids
 from ..core.manifest import fingerprint_file
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from .columns import is_number, list_column_ragged, list_column_to_matrix, list_value_type, numbers, refuse_twice
 from .masks import mask_columns, unmasked
 
@@ -267,7 +268,13 @@ def discover(data: DataConfig, template: str) -> list[Datacube]:
             f"files {Path(template).name}", got="none", where=folder,
             repair="set data.root=… to the folder with the datacubes, or paths.datacube_template=…",
         )  # fmt: skip
+    for field in found if data.fields is None else ():
+        try:
+            check_name(field, "the name of a field")
+        except ConfigError as error:  # it becomes a part of the names of token files and of folders
+            raise DataError.plain(f"{error}; to repair: rename {found[field]}, or choose with data.fields") from error
     for field in data.fields or ():
+        check_name(field, "data.fields")
         if field not in found:
             near = difflib.get_close_matches(field, found, 1, cutoff=0.3) or sorted(found)[:1]
             raise DataError("data.fields of existing fields", got=field, where=folder, repair=f"nearest: {near[0]}")

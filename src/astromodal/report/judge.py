@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..config.names import file_name
 from ..config.schema import JudgeConfig
 from ..core.codebook import Codebook
 from ..core.io import write_json
@@ -127,7 +128,7 @@ def draw(found: Judgement, folder: Path) -> dict[str, Path] | None:
             by_magnitude, folder / "by_magnitude.png", label=label, unit="mag"
         )
     for name, figures in part("photo_z").items():
-        path = folder / f"photo_z_{name}.png"
+        path = folder / f"photo_z_{file_name(name)}.png"
         drawn[f"photo_z_{name}"] = prediction_plots.plot_photo_z(name, found.examples[name], figures, path)
     return {name: path for name, path in drawn.items() if path is not None}
 
