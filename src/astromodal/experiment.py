@@ -29,6 +29,7 @@ from .tokens import TokenStore
 from .training.checkpoint import load_weights
 from .training.ledger import ledger_of
 from .training.loop import LoopResult, TrainingLoop
+from .training.monitor import check_monitor
 from .training.objectives import LanguageModelObjective
 from .training.sampling import uses_errors
 from .training.standardize import Codebooks
@@ -68,6 +69,7 @@ class LanguageModelRun:
             self.tokenizers, sequence.modalities, config.model.max_len, config.vocab, config.data
         )
         self.vocab = self.layout.vocab
+        check_monitor(config.training.monitor, self.vocab, {s.modality for s in self.layout.segments})
         self.questions = named_questions(sequence.questions, self.layout)
         if is_main():
             write_json(run.dir / "vocab_spec.json", self.vocab.to_dict())

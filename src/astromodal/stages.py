@@ -12,6 +12,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from .config.launch import remove_if_unused
+from .config.next_command import next_command
 from .config.schema import Baseline, Calibrate, Config, JudgeConfig, ObjectiveFigure
 from .core.config_record import config_record
 from .core.io import read_jsonl, write_json
@@ -22,24 +23,29 @@ from .data import assign_splits, check_unique_ids, discover
 from .data.datacube import Datacube
 from .errors import ArtifactMissingError, ConfigError, DataError
 from .report import plots, tables
+from .sequences.layout import SequenceLayout
 from .tokenizers import TokenizerSet
 from .tokenizers.bundle import FOLDERS, tokenizer_class
 
 NEXT = {"train_tokenizers": "encode", "encode": "train_lm"}
 
 
-def train_tokenizers(cfg: DictConfig) -> None:
+def train_tokenizers(cfg: DictConfig) -> float | None:
     """Fit the configured tokenizers on the training objects, save them, report their quality on held-out objects.
 
     With ``recipe`` set, train that codec on its home problem instead.
+
+    Returns:
+        What a sweep may minimise: squared error over variance, mean over the tokenizers; a recipe's own figure.
     """
     config: Config = OmegaConf.to_object(cfg)
     with _begin(cfg, config, "train_tokenizers") as run:
         if config.recipe is not None:
-            from .recipes import run_recipe
+            from .recipes import figure_of, run_recipe
 
-            run.tracker.summary(run_recipe(config, run))
-            return
+            figures = run_recipe(config, run)
+            run.tracker.summary(figures)
+            return _objective(run, *figure_of(config.recipe.name, figures))
         cubes, splits = open_survey(config, run)
         root = Path(config.paths.store) / "tokenizers"
         fitted: dict[str, Any] = {}
@@ -59,6 +65,7 @@ def train_tokenizers(cfg: DictConfig) -> None:
         run.tracker.summary(tables.tokenizer_summary(reports))
         run.log.info("%s", tables.tokenizer_table(reports))
         _say_next(run, cfg, f"tokenizers in {root}")
+        return _objective(run, "tokenizers/error", tables.tokenizer_error(reports))
 
 
 def encode(cfg: DictConfig) -> None:
@@ -150,7 +157,7 @@ def _train_lm(cfg: DictConfig, config: Config) -> float | None:
                 run.add_output("model", fingerprint_file(run.dir / "best_model.pt"))
             _plot_lm(run, experiment, summary, examples)
         run.log.info("%s", tables.model_table(summary))
-        run.log.info("next: python train_lm.py -m loss.weight_image=0.05,0.2,1.0 %s", " ".join(_overrides(cfg)))
+        run.log.info("next: %s", next_command(cfg, "train_lm", "-m", _to_sweep(config, experiment.layout)))
         return _objective(run, "prediction/score" if asks else "val/score",
                           summary["prediction" if asks else "model"].get("score"))  # fmt: skip
 
@@ -193,8 +200,7 @@ def evaluate(cfg: DictConfig) -> float | None:
                 score = judged.get("score")
                 # a sweep of questions, and one of losses (objective=prediction), are compared by a figure of one name
                 run.tracker.summary(judged | ({} if score is None else {"prediction/score": score}))
-        run.log.info("next: python evaluate.py evaluate.given=[spectrum] evaluate.predict=[scalar] %s",
-                     " ".join(_overrides(cfg)))  # fmt: skip
+        run.log.info("next: %s", next_command(cfg, "evaluate", *_other_question(trained)))
         return _objective(run, "prediction/score", score)
 
 
@@ -372,21 +378,25 @@ def _continue_in(cfg: DictConfig, resume: Path) -> None:
     cfg.run_dir = str(run_dir)
 
 
-def _overrides(cfg: DictConfig) -> list[str]:
-    """The overrides of this run that every stage understands, for the command to type next."""
-    from hydra.core.hydra_config import HydraConfig
+def _to_sweep(config: Config, layout: SequenceLayout) -> str:
+    """What to sweep after a training: a weight of its loss, else the seed."""
+    loss, modalities = config.loss, {segment.modality for segment in layout.segments}
+    free = [m for m in ("image", "scalar", "spectrum") if m in modalities and getattr(loss, f"share_{m}") is None]
+    return f"loss.weight_{free[0]}=0.05,0.2,1.0" if loss.enabled and free else "seed=0,1,2"
 
-    if not HydraConfig.initialized():
-        return []
-    shared = ("experiment", "data", "paths", "tokenizer_id", "hardware", "tracking")
-    alone = ("hardware=ddp", "hardware=fsdp")  # of torchrun, not of one process
-    overrides = [o for o in HydraConfig.get().overrides.task if o not in alone]
-    return [o for o in overrides if o.lstrip("+~").split("=")[0].split(".")[0].split("/")[0] in shared]
+
+def _other_question(trained: Any) -> list[str]:
+    """A question that this model can be asked: its columns from something else, where it was trained in any order."""
+    modalities = list(dict.fromkeys(segment.modality for segment in trained.layout.segments))
+    asked = "scalar" if "scalar" in modalities else modalities[-1]
+    others = [m for m in modalities if m != asked]
+    given = others[0] if others and trained.sequence["order"] != "fixed" else "before"
+    return [f"evaluate.given=[{given}]", f"evaluate.predict=[{asked}]"]
 
 
 def _say_next(run: RunContext, cfg: DictConfig, made: str) -> None:
     run.log.info("%s; report and plots in %s", made, run.dir)
-    run.log.info("next: python %s.py %s", NEXT[cfg.stage], " ".join(_overrides(cfg)))
+    run.log.info("next: %s", next_command(cfg, NEXT[cfg.stage]))
 
 
 # --------------------------------------------------------------------------------------------- plots

@@ -17,7 +17,7 @@ MISTAKES = {
     "tokenizer/image/codec=vea": "expected one of autoencoder",
     "training.epochs=many": "expected a value of type Integer, got 'many' (training.epochs)",
     "training.epochs=null": "training.epochs cannot be switched off",
-    "sequence.order=any": "expected one of fixed, random, got any (sequence.order)",
+    "sequence.order=any": "expected one of fixed, random, ask, got any (sequence.order)",
     "model.n_heads=5 model=tiny": "model.n_heads=4",
     "loss.sample_k=-1": "expected loss.sample_k >= 0, got -1",
     "sequence.modalities=[image,spectra]": "did you mean spectrum?",

@@ -4,6 +4,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from astromodal.config.explain import explain
+from astromodal.config.register import register
 
 FILES = {
     "cp1252": ("name: Gr\u00fcn\n".encode("cp1252"), "YAML file in UTF-8, got another encoding (byte 0xfc)"),
@@ -19,6 +20,7 @@ FILES = {
 def test_the_file_is_named(tmp_path, name):
     content, expected = FILES[name]
     (tmp_path / f"{name}.yaml").write_bytes(content)
+    register()
     with initialize_config_dir(config_dir=str(tmp_path), version_base="1.3"), pytest.raises(Exception) as caught:
         compose(name)
     said = explain(caught.value)

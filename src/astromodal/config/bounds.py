@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+_LARGEST = 2**63 - 1  # of what arrays count with
 
 # key -> (smallest allowed value, may it equal that value)
 _BOUNDS: dict[str, tuple[float, bool]] = {
@@ -112,25 +117,55 @@ _AT_MOST_ONE = ("schedule.min_lr_ratio", "schedule.decay_fraction", "tokenizer.i
 
 
 def check_bounds(cfg: DictConfig) -> None:
-    """Refuse a value that is out of its range.
+    """Refuse values that are out of their range, numbers that are not finite, and integers that no array counts to.
 
     Raises:
         ConfigError: naming the key.
     """
-    for key, (least, inclusive) in _BOUNDS.items():
-        value = value_of(cfg, key)
-        if value is not None and not (value >= least if inclusive else value > least):
-            raise ConfigError(f"{key} {'>=' if inclusive else '>'} {least}", got=value, where=key)
-    for key in _BELOW_ONE:
-        value = value_of(cfg, key)
-        if value is not None and not 0 <= value < 1:
-            raise ConfigError(f"0 <= {key} < 1", got=value, where=key)
-    for key in _AT_MOST_ONE:
-        value = value_of(cfg, key)
-        if value is not None and not 0 <= value <= 1:
-            raise ConfigError(f"0 <= {key} <= 1", got=value, where=key)
+    from omegaconf import OmegaConf
+
+    for key, value in numbers_of(OmegaConf.to_container(cfg, resolve=False)):
+        check_value(key, value)
+
+
+def check_value(key: str, value: Any) -> None:
+    """Refuse one value, as :func:`check_bounds`; what is no number is fine."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    if not isinstance(value, int) and key in _BOUNDS and math.isnan(value):
+        raise ConfigError(_range(key), got=value, where=key)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError("a finite number", got=value, where=key)
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise ConfigError(f"an integer of at most {_LARGEST:,} (64 bits)", got=value, where=key)
+    least, inclusive = _BOUNDS.get(key, (value, True))
+    if not (value >= least if inclusive else value > least):
+        raise ConfigError(_range(key), got=value, where=key)
+    if key in _BELOW_ONE and not 0 <= value < 1:
+        raise ConfigError(f"0 <= {key} < 1", got=value, where=key)
+    if key in _AT_MOST_ONE and not 0 <= value <= 1:
+        raise ConfigError(f"0 <= {key} <= 1", got=value, where=key)
+
+
+def _range(key: str) -> str:
+    least, inclusive = _BOUNDS[key]
+    return f"{key} {'>=' if inclusive else '>'} {least}"
+
+
+def numbers_of(node: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
+    """Dotted key and value of every number below ``node``; the entries of a list have the list's key."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield from numbers_of(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list):
+        for value in node:
+            yield from numbers_of(value, key)
+    elif isinstance(node, (int, float)) and not isinstance(node, bool):
+        yield key, node
 
 
 def value_of(cfg: DictConfig, key: str) -> Any:
     """The value of a dotted key; None where it, or a section on the way to it, is null, missing or absent."""
+    from omegaconf import OmegaConf
+
     return OmegaConf.select(cfg, key, throw_on_missing=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from omegaconf import DictConfig
 
 from ..errors import ConfigError
@@ -12,9 +14,14 @@ from .loss_choices import MODALITIES, check_form, check_shares, check_width
 from .packages import require_package
 from .schema import OptimizerName
 
+_NOT_EMPTY = ("data.fields", "tokenizer.spectrum.groups", "evaluate.splits")  # null means all, so none is a slip
 
-def check_combinations(cfg: DictConfig, stage: str) -> None:
+
+def check_combinations(cfg: DictConfig, stage: str, overrides: Sequence[str] = ()) -> None:
     """Refuse what ``stage`` could not run with, though each value alone is fine.
+
+    Args:
+        overrides: of the command line.
 
     Raises:
         ConfigError: naming a key of the combination.
@@ -23,7 +30,7 @@ def check_combinations(cfg: DictConfig, stage: str) -> None:
     if cfg.tracking.tensorboard:
         require_package("tensorboard", "tracking.tensorboard=true", "tracking.tensorboard=false")
     if stage == "train_tokenizers":
-        _check_tokenizer(cfg)
+        _check_tokenizer(cfg, overrides)
     elif stage == "train_lm":
         _check_model_and_loss(cfg)
         _check_sequence(cfg)
@@ -39,6 +46,10 @@ def _check_data(cfg: DictConfig) -> None:
     if not cfg.data.scalars and not cfg.data.spectra and cfg.data.images is None:
         repair = "data=splus, data=kids_viking or data=synthetic"
         raise ConfigError("data.scalars, data.spectra or data.images", got="none of them", where="data", repair=repair)
+    for key in _NOT_EMPTY:
+        value = value_of(cfg, key)
+        if value is not None and not len(value):
+            raise ConfigError("at least one entry, or null for all", got="none", where=key, repair=f"{key}=null")
     if cfg.data.images is not None and cfg.data.images.size % 4:
         raise ConfigError("a cutout size divisible by 4", got=cfg.data.images.size, where="data.images.size")
 
@@ -102,18 +113,21 @@ def _check_evaluate(cfg: DictConfig) -> None:
         raise ConfigError("something to predict, or evaluate.embeddings=[mean]", got="neither", where="evaluate")
 
 
-def _check_tokenizer(cfg: DictConfig) -> None:
+def _check_tokenizer(cfg: DictConfig, overrides: Sequence[str]) -> None:
     check_image_levels(
         value_of(cfg, "tokenizer.image.quantizer.levels"), value_of(cfg, "tokenizer.image.codec.latent_channels")
     )
     spectrum = cfg.tokenizer.spectrum
     if spectrum is None:
         return
-    groups = list(spectrum.groups or cfg.data.spectra)
-    for group in (*groups, *spectrum.patch_sizes):
+    groups = list(spectrum.groups or (name for name, group in cfg.data.spectra.items() if group.tokenize))
+    # An option may have sizes for groups of another survey: those bind nobody. What is typed has to exist.
+    typed = [group for group in spectrum.patch_sizes if any("patch_sizes" in o and str(group) in o for o in overrides)]
+    for group in (*groups, *typed):
         if cfg.data.spectra and group not in cfg.data.spectra:
             expected, repair = f"groups among {', '.join(cfg.data.spectra)}", nearest(group, list(cfg.data.spectra))
-            raise ConfigError(expected, got=group, where="tokenizer.spectrum", repair=repair)
+            raise ConfigError(expected, got=group, where="tokenizer.spectrum",
+                              repair=repair or "tokenizer.spectrum.groups=null takes all")  # fmt: skip
     for group, size in spectrum.patch_sizes.items():
         if size < 1:
             raise ConfigError("patch sizes >= 1", got=size, where=f"tokenizer.spectrum.patch_sizes.{group}")

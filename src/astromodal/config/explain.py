@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import re
+import shlex
 import traceback
-from dataclasses import fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from dataclasses import is_dataclass
+from typing import Any
 
 from ..errors import ConfigError, UserError
-from . import schema
-from .unreadable import unreadable
+from .key_names import all_keys, nearest, unknown_key, unknown_option
+from .text_values import quoted
+
+__all__ = ["all_keys", "explain", "nearest", "schema_of"]
 
 
 def explain(error: BaseException) -> str | None:
@@ -22,16 +24,17 @@ def explain(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, AssertionError) and "Unexpected type for root" in str(link):
             return str(_below_null(link))
-    if (file := unreadable(chain)) is not None:
-        return str(file)
     missing = _missing_plugin("\n".join(str(link) for link in chain))
     if missing is not None:
         return str(missing)
-    from hydra.errors import HydraException
+    from hydra.errors import HydraException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
 
     if not any(isinstance(link, (HydraException, OmegaConfBaseException)) for link in chain):
         return None
+    unread = next((link for link in chain if isinstance(link, OverrideParseException)), None)
+    if unread is not None:
+        return str(_unread(unread))
     text = "\n".join(str(link) for link in chain)
     return str(_new_entry(text) or _unknown_option(text) or _unknown_key(text) or _wrong_value(text) or _plain(error))
 
@@ -42,6 +45,15 @@ def _chain(error: BaseException | None) -> list[BaseException]:
         links.append(error)
         error = error.__cause__ or error.__context__
     return links
+
+
+def _unread(error: Any) -> UserError:
+    """``+x=a=b``: what Hydra's grammar has no words for, and the quotes that it wants."""
+    key, _, value = error.override.partition("=")
+    message = str(error).split("See https")[0].strip()
+    repair = shlex.quote(f"{key}={quoted(value)}")
+    return UserError.plain(f"configuration: {message} in {error.override}; to repair: quotes for Hydra within quotes "
+                           f"for the shell, {repair}")  # fmt: skip
 
 
 def _missing_plugin(text: str) -> ConfigError | None:
@@ -91,13 +103,10 @@ def _unknown_option(text: str) -> ConfigError | None:
     if found:
         option = found[1].split("/")[-1]
         options = found[3].split("Config search path")[0].split()
-        return ConfigError(
-            f"one of {', '.join(options)}", got=option, where=f"group {found[2]}", repair=nearest(option, options)
-        )
+        return unknown_option(option, options, found[2])
     found = re.search(r"Could not override '([^']+)'", text) or re.search(r"In '[^']*': Could not find '([^']+)'", text)
     if found:
-        key = found[1].split("@")[0]
-        return ConfigError("a configuration key or group that exists", got=key, repair=nearest(key, all_keys()))
+        return unknown_key(found[1].split("@")[0], "key or group")
     return None
 
 
@@ -109,8 +118,7 @@ def _unknown_key(text: str) -> ConfigError | None:
     if not found:
         return None
     full = re.search(r"full_key: (\S+)", text)
-    key = full[1] if full else found[1]
-    return ConfigError("a configuration key that exists", got=key, repair=nearest(key, all_keys()))
+    return unknown_key(full[1] if full else found[1])
 
 
 def _wrong_value(text: str) -> ConfigError | None:
@@ -135,31 +143,6 @@ def _plain(error: BaseException) -> UserError:
     text = " ".join(str(error).split("\n\n")[0].split("\n")) or type(error).__name__
     text = re.sub(r"\s*(full_key|object_type|reference_type)[:=]\s*\S+", "", text)
     return UserError.plain(f"configuration: {text.strip()}")
-
-
-def nearest(name: str, names: list[str]) -> str | None:
-    """``did you mean …`` with the nearest of ``names``, or None."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if not close:  # the last part alone may be right: weight_imag for loss.weight_image
-        last = {n.split(".")[-1]: n for n in names}
-        close = [last[m] for m in difflib.get_close_matches(name.split(".")[-1], list(last), n=1, cutoff=0.6)]
-    return f"did you mean {close[0]}?" if close else None
-
-
-def all_keys() -> list[str]:
-    """Every key of the schema, dotted."""
-    return _keys(schema.Config, "")
-
-
-def _keys(cls: type, prefix: str) -> list[str]:
-    hints, names = get_type_hints(cls), []
-    for item in fields(cls):
-        name = f"{prefix}{item.name}"
-        names.append(name)
-        for inner in (hints[item.name], *get_args(hints[item.name])):
-            if is_dataclass(inner) and not str(hints[item.name]).startswith("typing.Dict"):
-                names += _keys(inner, name + ".")
-    return names
 
 
 def schema_of(node: Any) -> type | None:

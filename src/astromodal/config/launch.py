@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, UserError, printable
+from .conf_files import conf_dir
 from .signals import Stopped, stops_raised
 
 EXAMPLES = {
@@ -41,31 +42,37 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
     if not _first_process():
         # under torchrun the first process writes the files, and says which job begins
         sys.argv += ["hydra.output_subdir=null", "hydra/hydra_logging=none"]
+    from .command_line import checked
     from .continued import continued
-    from .register import conf_dir, register
+    from .rerun import rerun
     from .run_id import run_id
 
     again = "with resume=auto" if stage == "train_lm" else "what was finished is kept"
-    with one_line_errors(again):
-        sys.argv[1:] = continued(_flags_first(sys.argv[1:]), stage)
+    with one_line_errors(again, say=_first_process()):
+        sys.argv[1:] = continued(rerun(_flags_first(sys.argv[1:]), stage), stage)
         _one_mode(sys.argv[1:], stage)
+        sys.argv[1:] = checked(sys.argv[1:], stage)
     if "-m" in sys.argv[1:]:
         _hand_over(run_id())
         again = f"or go on: python {stage}.py -m sweep.resume=<folder of the sweep>"
 
-    import hydra  # isort: skip - after the help
+    import hydra  # after the help, and after what is wrong at first sight
+
+    from .register import compose_once, register
 
     register()
+    compose_once()
 
     def job(cfg: Any) -> Any:
         from .validate import validate
 
         logging.getLogger("astromodal").propagate = False  # the run has its own log; Hydra's would repeat it
+        _stay_here()
         valid = False
         try:
             validate(cfg, stage, _task_overrides())
             valid = True
-            return task(cfg)
+            return _comparable(task(cfg), stage)
         except UserError as error:
             remove_if_unused(_output_dir())
             if _is_sweep():
@@ -82,13 +89,14 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
 
 
 @contextmanager
-def one_line_errors(again: str) -> Iterator[None]:
+def one_line_errors(again: str, say: bool = True) -> Iterator[None]:
     """Block in which what the user can repair is one line and exit code 1.
 
     An interruption is one line and exit code 130, a signal of a queue one line and 128 + its number.
 
     Args:
         again: what running an interrupted command again means.
+        say: whether this process prints the line.
     """
     try:
         with stops_raised():
@@ -105,7 +113,7 @@ def one_line_errors(again: str) -> Iterator[None]:
         message = explain(error)
         if message is None or os.environ.get("ASTROMODAL_TRACEBACK"):
             raise
-        _stop(message)
+        _stop(message, say)
 
 
 def _flags_first(arguments: list[str]) -> list[str]:
@@ -189,10 +197,31 @@ def _is_sweep() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+def _stay_here() -> None:
+    """With ``hydra.job.chdir=true`` too, a path means what it meant where the command was given."""
+    from hydra.core.hydra_config import HydraConfig
+
+    os.chdir(HydraConfig.get().runtime.cwd)
+
+
+def _comparable(figure: Any, stage: str) -> Any:
+    """What a job returns; a sweeper from outside, which chooses the next values by it, needs a number.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    ours = ("BasicSweeper", "AstromodalSweeper")
+    if figure is None and _is_sweep() and not HydraConfig.get().sweeper._target_.endswith(ours):
+        raise ConfigError(f"a figure of {stage}.py to compare jobs by", got="none", where="hydra/sweeper",
+                          repair="leave hydra/sweeper out: the jobs are then run as they are listed")  # fmt: skip
+    return figure
+
+
 def _help(stage: str, doc: str) -> str:
     """The script's docstring, the groups with their options (read from the folder), and examples."""
-    here = Path(__file__).resolve()
-    conf = next(p for p in (here.parents[3] / "conf", here.parents[1] / "conf") if p.is_dir())
+    conf = conf_dir()
     lines = [doc.strip(), "", "Groups (GROUP=OPTION):"]
     for group in sorted(p for p in conf.iterdir() if p.is_dir() and p.name not in ("hydra", "local")):
         options = sorted(p.stem for p in group.glob("*.yaml"))

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ..errors import ConfigError
 from .explain import all_keys, explain, nearest
 from .register import conf_dir, register
+from .text_values import text_stays_text
 from .yaml_files import load_yaml
 
 # documented name -> the program's key
@@ -70,7 +71,7 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
     register()
     try:
         with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
-            cfg = compose("train_lm", [f"run_dir={'${paths.runs}'}/train_lm", *(overrides or [])])
+            cfg = compose("train_lm", [f"run_dir={'${paths.runs}'}/train_lm", *map(text_stays_text, overrides or [])])
         if path is not None:
             _merge_file(cfg, Path(path))
     except Exception as error:
@@ -114,5 +115,7 @@ def _with_views(cfg: DictConfig) -> DictConfig:
             OmegaConf.update(plain, key, OmegaConf.select(plain, source), force_add=True)
     for alias, source in ALIASES.items():
         OmegaConf.update(plain, alias, OmegaConf.select(plain, source), force_add=True)
+    if plain.tokenizers.spectrum.groups is None:
+        plain.tokenizers.spectrum.groups = [n for n, g in plain.data.spectra.items() if g.tokenize]  # as documented
     plain.training.use_amp = plain.hardware.precision != "float32"
     return plain

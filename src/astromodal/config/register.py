@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from . import schema
+from .conf_files import conf_dir
+from .hydra_files import use_our_reader
 from .names import check_name
 from .run_id import run_id
 
-
-def conf_dir() -> Path:
-    """Folder with the YAML options: ``conf/`` of the checkout, else the one that was installed."""
-    here = Path(__file__).resolve()
-    for folder in (here.parents[3] / "conf", here.parents[1] / "conf"):
-        if (folder / "base.yaml").is_file():
-            return folder
-    raise FileNotFoundError(
-        f"expected the folder conf/ with base.yaml beside src/ or in the package, in {here.parents[3]}"
-    )
+__all__ = ["conf_dir", "default_tokenizer_id", "register"]
 
 
 def default_tokenizer_id(stage: str) -> str:
@@ -36,8 +30,18 @@ def default_tokenizer_id(stage: str) -> str:
     return "default"
 
 
+def directory_of_run() -> str:
+    """Where the run writes: Hydra's output directory; where a configuration is only shown, the one that it would be."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    shown = OmegaConf.is_missing(hydra.runtime, "output_dir")
+    return os.path.abspath(hydra.run.dir) if shown else hydra.runtime.output_dir
+
+
 def register() -> None:
     """Register schemas (``base_schema``, ``codec_schema``, ``quantizer_schema``) and resolvers."""
+    use_our_reader()
     store = ConfigStore.instance()
     store.store(name="base_schema", node=schema.Config)
     store.store(group="codec_schema", name="autoencoder", node=schema.AutoencoderConfig)
@@ -52,5 +56,25 @@ def register() -> None:
     store.store(group="codec_schema", name="ternary_vae", node=schema.TernaryCodecConfig)
     store.store(group="recipe_schema", name="ternary_vae", node=schema.TernaryVAERecipeConfig)
     OmegaConf.register_new_resolver("new_run_id", run_id, replace=True)
+    OmegaConf.register_new_resolver("directory_of_run", directory_of_run, replace=True)
     OmegaConf.register_new_resolver("default_tokenizer_id", default_tokenizer_id, replace=True)
     OmegaConf.register_new_resolver("one_folder", lambda key, name: check_name(name, key), replace=True)
+
+
+def compose_once() -> None:
+    """Keep Hydra from composing everything a first time only to look for ``hydra.mode``, which ``-m`` sets here.
+
+    It still looks where the command line names the mode, or a primary file that may.
+    """
+    from hydra._internal.hydra import Hydra
+
+    look = Hydra.get_mode
+    if getattr(look, "only_where_told", False):
+        return
+
+    def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        told = config_name not in schema.STAGE_GROUPS or any("hydra.mode" in o for o in overrides)
+        return look(self, config_name, overrides) if told else None
+
+    get_mode.only_where_told = True  # type: ignore[attr-defined]
+    Hydra.get_mode = get_mode  # type: ignore[method-assign]

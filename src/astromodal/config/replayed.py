@@ -29,7 +29,7 @@ def check_replayed(arguments: Iterable[str], where: Path) -> None:
     Raises:
         ConfigError: naming the argument.
     """
-    from .register import conf_dir
+    from .conf_files import conf_dir
     from .schema import Config
 
     groups, keys = _groups(conf_dir()), {item.name for item in fields(Config)}

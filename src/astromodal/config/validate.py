@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from omegaconf import DictConfig
@@ -12,9 +12,13 @@ from omegaconf import DictConfig
 from ..errors import ConfigError
 from .bounds import check_bounds, value_of
 from .combinations import check_combinations
-from .explain import all_keys, nearest, schema_of
+from .command_line import MAY_BE_NONE, check_preset, check_stage, no_option
+from .explain import schema_of
+from .key_names import unknown_key
+from .key_types import is_optional, type_at
+from .memory import check_memory
 from .names import check_name
-from .schema import STAGE_GROUPS, Config
+from .schema import STAGE_GROUPS
 
 
 def validate(cfg: DictConfig, stage: str, overrides: list[str] = ()) -> None:
@@ -23,17 +27,16 @@ def validate(cfg: DictConfig, stage: str, overrides: list[str] = ()) -> None:
     Raises:
         ConfigError: an unknown key, a value out of its range, or values that cannot work together.
     """
-    groups = tuple(Config.__dataclass_fields__)
-    _check_stage(list(overrides), STAGE_GROUPS[stage], groups, stage)
-    if any(o.startswith("hparams=") for o in overrides) and not _swept():
-        raise ConfigError("-m with hparams=…", got="a single run", where="command line",
-                          repair=f"python {stage}.py -m {' '.join(overrides)}")  # fmt: skip
+    check_stage(list(overrides), stage)
+    check_preset(list(overrides), stage, _swept())
     for key in _unknown_keys(cfg):
-        raise ConfigError("a configuration key that exists", got=key, repair=nearest(key, all_keys()))
+        raise unknown_key(key)
+    _check_sections(cfg, stage)
     _check_names(cfg)
     check_bounds(cfg)
     _check_processes(cfg, stage)
-    check_combinations(cfg, stage)
+    check_combinations(cfg, stage, overrides)
+    check_memory(cfg, stage)
 
 
 def _check_names(cfg: DictConfig) -> None:
@@ -46,14 +49,18 @@ def _check_names(cfg: DictConfig) -> None:
             check_name(name, key)
 
 
-def _check_stage(overrides: list[str], allowed: tuple[str, ...], known: tuple[str, ...], stage: str) -> None:
-    """Refuse overrides of groups that exist but that this stage does not read: they would change nothing."""
-    for override in overrides:
-        group = override.lstrip("+~").split("=")[0].split("@")[0].replace("/", ".").split(".")[0]
-        if group in known and group not in allowed:
-            readable = ", ".join(k for k in allowed if k not in ("stage", "run_id", "run_dir"))
-            raise ConfigError(f"keys that {stage}.py reads ({readable})", got=override, where="command line",
-                              repair=f"drop it, or give it to the stage that uses '{group}'")  # fmt: skip
+def _check_sections(cfg: DictConfig, stage: str) -> None:
+    """Refuse a section that is null or gone, and a group of which a file has chosen no option."""
+    for key in STAGE_GROUPS[stage]:
+        if is_dataclass(type_at(key)) and not is_optional(key) and (key not in cfg or cfg._get_node(key)._is_none()):
+            raise ConfigError(f"a section {key}", got="null", where=key, repair=f"{key}=<option>")
+    from hydra.core.hydra_config import HydraConfig
+
+    chosen = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    for group, option in chosen.items():
+        section = str(group).split("/")[0]
+        if str(option) in ("null", "None") and section in STAGE_GROUPS[stage] and group not in MAY_BE_NONE:
+            raise no_option(group)
 
 
 def _swept() -> bool:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
+from .typed_yaml import read_typed
 
 MAX_BYTES = 1 << 20  # a configuration has some ten thousand
 MAX_VALUES = 20_000  # as often as they are mentioned
 MAX_DEPTH = 40
 
 
-def load_yaml(path: str | Path) -> DictConfig:
+def load_yaml(path: str | Path, package: str = "") -> DictConfig:
     """The mapping in a YAML file.
+
+    Args:
+        package: dotted key of the section that the file describes.
 
     Raises:
         ConfigError: no such file, no YAML, no mapping, or more in it than a configuration can have.
@@ -35,10 +38,21 @@ def load_yaml(path: str | Path) -> DictConfig:
             raise ValueError(f"more than {MAX_BYTES} bytes")
         text = data.decode("utf-8-sig")
         _check_size(text)
-        loaded = OmegaConf.load(io.StringIO(text))
+        loaded = OmegaConf.create(read_typed(text, path, package))
+    except ConfigError:
+        raise
     except FileNotFoundError:
         raise ConfigError("a YAML file", got="no such file", where=path) from None
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except UnicodeDecodeError as error:
+        kind = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "another encoding"
+        raise ConfigError("a YAML file in UTF-8", got=f"{kind} (byte {error.object[error.start]:#04x})", where=path,
+                          repair="save it as UTF-8") from None  # fmt: skip
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ConfigError("valid YAML", got=getattr(error, "problem", None) or str(error).split("\n")[0],
+                          where=f"{path}, line {mark.line + 1}" if mark else path,
+                          repair="mind indents, brackets and quotes") from None  # fmt: skip
+    except (OSError, ValueError, TypeError, RecursionError, OmegaConfBaseException) as error:
         raise ConfigError("a readable YAML file of keys and values", got=f"{type(error).__name__}: {error}"[:300],
                           where=path) from error  # fmt: skip
     if not isinstance(loaded, DictConfig):

@@ -17,8 +17,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from ..config.conf_files import conf_dir, group_names
 from ..config.continued import CONTROL
 from ..config.explain import explain
+from ..config.text_values import text_stays_text
 from ..config.validate import validate
 from ..core.config_record import config_record
 from ..core.manifest import fingerprint_config
@@ -45,9 +47,11 @@ def expand(sweeper: Any, arguments: Sequence[str]) -> list[tuple[str, ...]]:
     Raises:
         HydraException: an override that cannot be read, or a sweep over something else than a list of values.
     """
-    given = [*(f"{key}={value}" for key, value in sweeper.params.items()), *arguments]
+    given = [*(text_stays_text(f"{key}={value}") for key, value in sweeper.params.items()), *arguments]
     overrides = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader).parse_overrides(given)
-    return [tuple(job) for batch in sweeper.split_arguments(overrides, None) for job in batch]
+    groups = group_names([conf_dir()])  # Hydra drops the quotes within choice(…)
+    return [tuple(text_stays_text(o, groups) for o in job)
+            for batch in sweeper.split_arguments(overrides, None) for job in batch]  # fmt: skip
 
 
 def compose_jobs(sweeper: Any, arguments: Sequence[str]) -> list[Job]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
@@ -19,6 +20,11 @@ RECIPES: dict[str, str] = {
     "spectrum_mae": "chemomae.experiment",
     "ternary_vae": "ternary.experiment",
 }  # name -> module with run(config, run)
+FIGURES: dict[str, str] = {
+    "ebird_vae": "nats",  # per held-out checklist
+    "spectrum_mae": "val_loss",  # the test spectra are not for choosing
+    "ternary_vae": "hierarchy",  # Spearman of valuation and radius, -1 at best; the loss contains its weights
+}  # what a sweep compares runs by; lower is better
 
 
 def run_recipe(config: Config, run: RunContext) -> dict[str, Any]:
@@ -31,3 +37,8 @@ def run_recipe(config: Config, run: RunContext) -> dict[str, Any]:
     if name not in RECIPES:
         raise ConfigError(f"a recipe of {', '.join(RECIPES)}", got=name, where="recipe.name")
     return importlib.import_module(f"{__name__}.{RECIPES[name]}").run(config, run)
+
+
+def figure_of(name: str, figures: Mapping[str, Any]) -> tuple[str, float]:
+    """Name and value of what a sweep of the recipe ``name`` minimises."""
+    return f"{name}/{FIGURES[name]}", float(figures[FIGURES[name]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,22 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def tokenizer_summary(reports: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Figures of all tokenizers for a tracker."""
     return {k: v for name, report in reports.items() for k, v in flatten(_without_arrays(report), f"{name}/").items()}
+
+
+def tokenizer_error(reports: Mapping[str, Mapping[str, Any]]) -> float | None:
+    """Squared error over variance on held-out objects, mean over the tokenizers; None where none was measured.
+
+    >>> tokenizer_error({"image": {"variance_fraction": 0.5}, "scalar": {"columns": {"r": {"rmse_over_std": 0.1}}}})
+    0.255
+    """
+    found = {
+        "scalar": [c["rmse_over_std"] ** 2 for c in reports.get("scalar", {}).get("columns", {}).values()],
+        "spectrum": [g["fraction_of_variance"] for g in reports.get("spectrum", {}).get("groups", {}).values()],
+        "image": [reports["image"]["variance_fraction"]] if "image" in reports else [],
+    }
+    known = {name: [v for v in values if v is not None and math.isfinite(v)] for name, values in found.items()}
+    means = [sum(values) / len(values) for values in known.values() if values]
+    return sum(means) / len(means) if means else None
 
 
 def _without_arrays(report: Mapping[str, Any]) -> dict[str, Any]:

@@ -118,11 +118,11 @@ class SpectrumTokenizer(Tokenizer):
         Raises:
             ConfigError: ``tokenizer.spectrum.groups`` names a group that the data does not have.
         """
-        names = list(data.spectra) if self.config.groups is None else list(self.config.groups)
-        for name in (*names, *self.config.patch_sizes):
+        names = self.config.groups or [name for name, group in data.spectra.items() if group.tokenize]
+        for name in names:
             if name not in data.spectra:
                 near = difflib.get_close_matches(name, data.spectra, 1, 0.0)
-                where = "tokenizer.spectrum.groups, patch_sizes"
+                where = "tokenizer.spectrum.groups"
                 raise ConfigError("a group of data.spectra", got=name, where=where, repair=f"nearest: {near}")
         return {name: config for name, config in data.spectra.items() if name in names}
 
@@ -146,6 +146,8 @@ class SpectrumTokenizer(Tokenizer):
         """
         rows, log = self._start_fit(cubes, splits, data, seed), self._log(run)
         self.codecs, self.skipped, report, findings = {}, {}, {}, Findings()
+        if others := [name for name in self.config.patch_sizes if name not in data.spectra]:
+            log.info("tokenizer.spectrum.patch_sizes: %s, groups that this survey does not have", ", ".join(others))
         for group in (chosen := self._chosen(data)):
             batches = self._batches(cubes, rows.fit, data, group, findings)
             codec, n_fit = self._fit_group(batches, group, data.spectra[group], seed, run)

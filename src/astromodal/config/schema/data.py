@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Dict, List, Optional
 
-from omegaconf import MISSING
+from .run import MISSING
 
 
 class Transform(str, Enum):
@@ -66,6 +66,7 @@ class SpectrumGroupConfig:
     n_coefficients: int = 0  # length, for kind=coefficients
     wave_unit: str = "Angstrom"
     unit: str = "1e-17 erg/s/cm2/Angstrom"  # of the flux
+    tokenize: bool = True  # false: only where tokenizer.spectrum.groups names it
 
 
 @dataclass

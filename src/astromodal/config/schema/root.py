@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Optional
 
-from omegaconf import MISSING
-
 from .data import DataConfig
 from .evaluate import EvaluateConfig
 from .loss import LossConfig
 from .model import ModelConfig, SequenceConfig, VocabConfig
-from .run import EncodeConfig, HardwareConfig, PathsConfig, SweepConfig, TrackingConfig
+from .run import MISSING, EncodeConfig, HardwareConfig, PathsConfig, SweepConfig, TrackingConfig
 from .tokenizer import TokenizerConfig
 from .training import OptimizerConfig, ScheduleConfig, TrainingConfig
 

@@ -1,0 +1,31 @@
+"""Whether what ``training.monitor`` names will be measured: asked before the first step, not at the first validation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ..config.key_names import nearest
+from ..core.vocab import VocabSpec
+from ..errors import ConfigError
+
+
+def check_monitor(monitor: str, vocab: VocabSpec, modalities: Collection[str]) -> None:
+    """Refuse a metric that no validation of a language model with this vocabulary has.
+
+    Raises:
+        ConfigError: with the nearest that there is.
+    """
+    known = [f"val/{name}" for name in metrics_of(vocab, modalities)]
+    if f"val/{monitor.removeprefix('val/')}" not in known:
+        raise ConfigError("a metric of the validation, such as val/score", got=monitor, where="training.monitor",
+                          repair=nearest(f"val/{monitor.removeprefix('val/')}", known))  # fmt: skip
+
+
+def metrics_of(vocab: VocabSpec, modalities: Collection[str]) -> list[str]:
+    """All that a validation may measure (:mod:`.scoring`, and physical units): what no object has is left out there."""
+    columns = list(vocab.scalar_columns) if "scalar" in modalities else []
+    groups = list(vocab.spectrum_groups) if "spectrum" in modalities else []
+    names = ["score", "ce"]
+    names += [f"{kind}_{part}" for part in (*modalities, *groups, *columns) for kind in ("ce", "accuracy", "error")]
+    names += [f"{kind}_{column}" for column in columns for kind in ("mae", "observed_error")]
+    return names + (["crps_scalar", "observed_error_scalar"] if columns else [])
