@@ -21,6 +21,7 @@ from .evaluation.examples import expected_entries, image_examples, spectrum_exam
 from .evaluation.object_errors import object_errors
 from .evaluation.physical import PhysicalCallback, PhysicalValidation
 from .models import CausalTransformerLM
+from .models.values import token_values
 from .sequences import BucketSampler, SequenceDataset, SequenceLoader, build_layout, build_sequences
 from .sequences.asking import named_questions
 from .sequences.layout import Segment
@@ -32,7 +33,6 @@ from .training.loop import LoopResult, TrainingLoop
 from .training.monitor import check_monitor
 from .training.objectives import LanguageModelObjective
 from .training.sampling import uses_errors
-from .training.standardize import Codebooks
 
 
 class Chunks:
@@ -80,7 +80,7 @@ class LanguageModelRun:
         run.add_input("sequences", self.packed.fingerprint)
         for name, fingerprint in self.tokenizers.fingerprints.items():
             run.add_input(f"{name}_tokenizer", fingerprint)
-        self.codebooks = self._codebooks()
+        self.codebooks = self.tokenizers.codebooks()
         self.record = record | {
             "sequences": self.packed.fingerprint,
             "vocab_size": self.vocab.vocab_size,
@@ -99,14 +99,6 @@ class LanguageModelRun:
         """Tokens per row of the image grid; 24 where there are no images, as with the documented cutouts."""
         return int(np.sqrt(self.layout.image_length)) or 24
 
-    def _codebooks(self) -> Codebooks:
-        tokenizers = self.tokenizers
-        return Codebooks(
-            tokenizers.image_codebook() if tokenizers.image else None,
-            tokenizers.spectrum_codebooks() if tokenizers.spectrum else {},
-            tokenizers.scalar_codebook() if tokenizers.scalar else None,
-        )
-
     def _objective(self) -> LanguageModelObjective:
         seed_everything(self.config.seed)  # the initial weights are those of the seed
         model = self.config.model
@@ -115,6 +107,7 @@ class LanguageModelRun:
             n_layers=model.n_layers, n_heads=model.n_heads, d_ff=model.d_ff, dropout=model.dropout,
             max_len=model.max_len, tie_head=model.tie_head, grid_width=self.grid_width,
             activation_checkpointing=model.activation_checkpointing,
+            values=token_values(self.vocab, self.codebooks, model.values),
         )  # fmt: skip
         return LanguageModelObjective(
             network, self.vocab, self.codebooks, self.config.loss, self.config.seed,
@@ -129,8 +122,8 @@ class LanguageModelRun:
         training, train, order = self.config.training, split == "train", self.config.sequence.order
         dataset = SequenceDataset(
             self.packed, split, order=order if train or order == Order.ask else "fixed", seed=self.config.seed,
-            max_len=self.config.model.max_len, with_values=values, with_sigma=train and uses_errors(self.config.loss),
-            questions=self.questions,
+            max_len=self.config.model.max_len, with_values=values, questions=self.questions,
+            with_sigma=self.objective.reads_errors or (train and uses_errors(self.config.loss)),
         )  # fmt: skip
         # figures that are not summed over the ranks are made from everything, on each of them
         shard = {} if values else {"rank": rank(), "world_size": world_size()}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from astromodal.errors import DataError
 from astromodal.models import CausalTransformerLM
 from astromodal.models.decoding import KeyValueCache, branch, extend
+from astromodal.models.values import TokenValues
 
 V, T, LENGTH = 40, 6, 12
+# columns are types 1 and 2, of 20 bins each; ids from 30 on are codes of vectors
+VALUES = TokenValues({30: np.eye(10, 3, dtype=np.float32)}, 10, 1, np.ones((2, 20, 3), np.float32),
+                     np.ones((20, 3), np.float32), True, True, V, T)  # fmt: skip
 
 
 def make(**options) -> CausalTransformerLM:
@@ -37,9 +42,10 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("values", [None, VALUES], ids=["names", "values"])
 @pytest.mark.parametrize("cuts", [(12,), (1, 11), (11, 1), (5, 7), (3, 1, 1, 4, 3), (1,) * 12])
-def test_any_split_of_the_sequence_gives_the_states_of_the_whole(cuts, told):
-    model, (tokens, types, after) = make(), sequences()
+def test_any_split_of_the_sequence_gives_the_states_of_the_whole(cuts, values, told):
+    model, (tokens, types, after) = make(values=values), sequences()
     after = after if told else None
     whole = model.hidden(tokens, types, next_types=after)
     cache, found, at = KeyValueCache.empty(4, 16), [], 0

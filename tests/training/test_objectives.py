@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from astromodal.config.schema import CEBalance, CEMode, LossConfig, LossForm, LossFormConfig
+from astromodal.config.schema import CEBalance, CEMode, LossConfig, LossForm, LossFormConfig, ValuesConfig
 from astromodal.core.codebook import Codebook, ScalarCodebook
 from astromodal.core.objective import Objective
 from astromodal.core.vocab import BOS, EOS, MISS, NONDET, PAD, build_vocab_spec
 from astromodal.errors import ConfigError
 from astromodal.models import CausalTransformerLM
+from astromodal.models.values import token_values
 from astromodal.training.objectives import LanguageModelObjective
 from astromodal.training.standardize import Codebooks
 
@@ -92,7 +93,8 @@ class LogitsOnly(nn.Module):
 
 def make(loss: LossConfig | None = None, *, double: bool = True, seed: int = 0, **options) -> LanguageModelObjective:
     torch.manual_seed(seed)
-    model = CausalTransformerLM(VOCAB.vocab_size, VOCAB.n_types, 16, 2, 2, 32, dropout=0.0, max_len=64)
+    values = token_values(VOCAB, make_codebooks(), ValuesConfig(head=True, n_features=4))
+    model = CausalTransformerLM(VOCAB.vocab_size, VOCAB.n_types, 16, 2, 2, 32, dropout=0.0, max_len=64, values=values)
     model = model.double() if double else model
     return LanguageModelObjective(model, VOCAB, make_codebooks(), loss or LossConfig(), **options)
 

@@ -22,10 +22,11 @@ from unittest import mock
 import numpy as np
 import torch
 
-from astromodal.config.schema import HardwareConfig, OptimizerConfig, OptimizerName, Parallel
+from astromodal.config.schema import HardwareConfig, OptimizerConfig, OptimizerName, Parallel, ValuesConfig
 from astromodal.core.vocab import build_vocab_spec
 from astromodal.errors import ConfigError, UserError
 from astromodal.models import CausalTransformerLM
+from astromodal.models.values import token_values
 from astromodal.training import distributed
 from astromodal.training.callbacks import Callback
 from astromodal.training.loop import TrainingLoop
@@ -34,7 +35,7 @@ from astromodal.training.standardize import as_codebooks
 from tests.training.toys import MemoryTracker, ToyLoader, ToyNet, ToyObjective, options
 
 ROWS, LENGTH, N_STEPS = 6, 11, 4
-VOCAB = build_vocab_spec(v_image=16, v_scalar=8, v_spectra=8, spectrum_groups=("xp",))
+VOCAB = build_vocab_spec(v_image=16, v_scalar=8, v_spectra=8, spectrum_groups=("xp",), scalar_columns=("mag",))
 
 
 class Killed(BaseException):
@@ -97,11 +98,12 @@ def batch(seed: int) -> dict[str, torch.Tensor]:
 def language_model(recompute: bool = False, dropout: float = 0.0) -> LanguageModelObjective:
     generator = np.random.default_rng(0)
     torch.manual_seed(distributed.this_rank())  # the first process's weights count
-    model = CausalTransformerLM(VOCAB.vocab_size, VOCAB.n_types + 1, 16, 2, 2, 32, dropout, LENGTH,
-                                activation_checkpointing=recompute)  # fmt: skip
     books = as_codebooks(VOCAB, generator.normal(size=(16, 2)).astype(np.float32),
                          generator.normal(size=(8, 4)).astype(np.float32),
                          np.linspace(-1, 1, 8).astype(np.float32), per_column=True)  # fmt: skip
+    values = token_values(VOCAB, books, ValuesConfig(head=True, n_features=4))
+    model = CausalTransformerLM(VOCAB.vocab_size, VOCAB.n_types + 1, 16, 2, 2, 32, dropout, LENGTH,
+                                activation_checkpointing=recompute, values=values)  # fmt: skip
     return LanguageModelObjective(model, VOCAB, books, {"sample_k": 5, "ledger_every": None}, 0)
 
 

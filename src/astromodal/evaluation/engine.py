@@ -112,8 +112,14 @@ class Engine:
         inputs = (self.tensor(x) for x in (tokens, types, following(types, lengths, last), lengths))
         both_ways = self.tensor(lengths - 1) if slots.plan.ask else None  # all but BOS, which is the last
         with self.precision.autocast():
-            hidden = extend(self.model, cache, *inputs, both_ways)
+            hidden = extend(self.model, cache, *inputs, both_ways, self._errors(slots, rows, chained))
         return hidden, cache, chained
+
+    def _errors(self, slots: Slots, rows: np.ndarray, *of: np.ndarray) -> Tensor | None:
+        """Errors of the tokens in slots ``(m, P)``, one behind the other, for a model that reads them."""
+        if not getattr(self.model, "reads_errors", False):
+            return None
+        return torch.from_numpy(np.concatenate([slots.errors(rows, s) for s in of], 1)).to(self.device)
 
     def tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.int64)).to(self.device, non_blocking=True)
@@ -144,13 +150,14 @@ class Engine:
     ) -> list[np.ndarray]:  # fmt: skip
         """Posteriors ``(m, V)`` of each question."""
         parts: list[tuple[np.ndarray, ...]] = []
-        starts, ends, branch_of, offset, at = [], [], [], [], 0
+        tails, starts, ends, branch_of, offset, at = [], [], [], [], [], 0
         for number, question in enumerate(questions):
             mine = kept[question.name]
             start = slots.shared(chain, mine) - 1  # the last shared token is told another type: computed again
             lengths = slots.lengths(mine) - start
             tail = _tail(slots, rows, mine, chained, start, lengths)
             tokens, types, index = slots.take(rows, tail)
+            tails.append(tail)
             parts.append((tokens, types, following(types, lengths, question.parts[0].type), index))
             starts.append(start)
             ends.append(at + lengths - 1)
@@ -160,7 +167,8 @@ class Engine:
         tensors = [self.tensor(np.concatenate(p, 1)) for p in zip(*parts, strict=True)]
         with self.precision.autocast():
             hidden = branch(self.model, cache, *tensors, self.tensor(np.stack(starts, 1)),
-                            self.tensor(np.array(branch_of)), self.tensor(np.array(offset)))  # fmt: skip
+                            self.tensor(np.array(branch_of)), self.tensor(np.array(offset)),
+                            self._errors(slots, rows, *tails))  # fmt: skip
         at_end = self.tensor(np.stack(ends, 1))
         states = hidden.gather(1, at_end[:, :, None].expand(-1, -1, hidden.shape[2]))
         return [self.bins(states[:, i], q.name).cpu().numpy() for i, q in enumerate(questions)]

@@ -49,7 +49,8 @@ def expected_entries(
         inside = (targets >= block.start) & (targets < block.stop)
         rows = torch.nonzero(inside.sum(1) == length)[: n_objects - sum(map(len, codes)), 0]
         if len(rows):
-            inputs, told = model_inputs({key: value[rows].to(device) for key, value in part.items()}, next_types)
+            own = {key: value[rows].to(device) for key, value in part.items()}
+            inputs, told = model_inputs(own, next_types, getattr(model, "reads_errors", False))
             at = inside[rows]
             logits = model(*inputs, **told)[at.to(device)][:, block.start : block.start + len(entries)].float()
             codes.append((targets[rows][at] - block.start).reshape(len(rows), length).numpy())

@@ -84,7 +84,7 @@ class PhysicalValidation:
         # A causal model needs nothing behind the last scalar: images and spectra mostly stand there.
         stop = int(position.max()) + 1
         part = {name: x[:, :stop].to(device) if x.ndim > 1 else x.to(device) for name, x in part.items()}
-        inputs, told = model_inputs(part, next_types)
+        inputs, told = model_inputs(part, next_types, getattr(model, "reads_errors", False))
         if hasattr(model, "hidden"):
             hidden = model.hidden(*inputs, **told)[row.to(device), position.to(device)]
             logits = hidden.float() @ model.head_weight[block.start : block.stop].float().T

@@ -11,7 +11,7 @@ Shapes: n objects, S parts and BOS, W slots, P longest prefix.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Slots:
 
     plan: Plan
     tokens: np.ndarray  # (n, W) int64
+    sigma: np.ndarray  # (n, W) float16: their errors, 0 for none
     types: np.ndarray  # (W,)
     index: np.ndarray  # (W,) place within the part
     part: np.ndarray  # (W,) 0: BOS, else 1 + place in plan.order
@@ -44,20 +45,22 @@ class Slots:
             ArtifactError: tokens belong to another codebook.
         """
         n = stop - start
-        tokens, present = [np.full((n, 1), BOS)], [np.ones(n, bool)]
+        tokens, sigma, present = [np.full((n, 1), BOS)], [np.zeros((n, 1), np.float16)], [np.ones(n, bool)]
         types, index, part, wanted = [TYPE_SPECIAL], [0], [0], [CELLS]
         for number, segment in enumerate(plan.order, start=1):
-            cells, there = segment_tokens(field, segment, layout, start, stop)
+            cells, errors, there = segment_tokens(field, segment, layout, start, stop)
             tokens += [np.full((n, 1), MISS), cells]
+            sigma += [np.zeros((n, 1), np.float16), errors]
             present.append(there)
             types += [segment.type] * (segment.length + 1)
             index += [0, *range(segment.length)]
             part += [number] * (segment.length + 1)
             wanted += [AS_MISS] + [CELLS] * segment.length
-        whole, about = np.concatenate(tokens, 1), np.array([types, index, part, wanted])
+        whole, errors = np.concatenate(tokens, 1), np.concatenate(sigma, 1)
+        about = np.array([types, index, part, wanted])
         if plan.ask:
-            whole, about = np.roll(whole, -1, 1), np.roll(about, -1, 1)
-        return cls(plan, whole, *about, np.stack(present, 1))
+            whole, errors, about = (np.roll(x, -1, 1) for x in (whole, errors, about))
+        return cls(plan, whole, errors, *about, np.stack(present, 1))
 
     def part_number(self, name: str) -> int:
         """Column of ``present`` of a part."""
@@ -114,6 +117,14 @@ class Slots:
         """Length of the common beginning of two prefixes of each row ``(n,)``, BOS included."""
         same = np.cumprod(kept == other, axis=1, dtype=np.int8)
         return ((kept == CELLS) * self._lengths * same + (kept == AS_MISS) * same).sum(1)
+
+    def of(self, rows: np.ndarray) -> Slots:
+        """The same of some of the objects ``(m,)``, or a mask of them ``(n,)``."""
+        return replace(self, tokens=self.tokens[rows], sigma=self.sigma[rows], present=self.present[rows])
+
+    def errors(self, rows: np.ndarray, slots: np.ndarray) -> np.ndarray:
+        """Errors of slots ``(m, P)`` of these rows, float32."""
+        return self.sigma[rows[:, None], slots].astype(np.float32)
 
     def take(self, rows: np.ndarray, slots: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Tokens, types and index within the part of slots ``(m, P)`` of these rows."""

@@ -120,16 +120,16 @@ def labelled_objects(
             rows = mine[(mine >= start) & (mine < start + step)]
             if len(rows):
                 window = Slots.read(field, start, min(start + step, len(field)), layout, plan)
-                slots.append(replace(window, tokens=window.tokens[rows - start].astype(np.int32),
-                                     present=window.present[rows - start]))  # fmt: skip
+                chosen = window.of(rows - start)
+                slots.append(replace(chosen, tokens=chosen.tokens.astype(np.int32)))
                 ids.append(normalize_ids(np.asarray(field.ids[rows])))
                 found_at.append(np.stack([np.full(len(rows), number), rows], 1))
                 split.append(np.asarray(field.split[rows]))
                 values.append(observed(field, label, rows)[0].astype(np.float64))
     if not slots:
         raise DataError(f"objects that have {label}", got="none", where="token files")
-    whole = replace(slots[0], tokens=np.concatenate([s.tokens for s in slots]),
-                    present=np.concatenate([s.present for s in slots]))  # fmt: skip
+    arrays = {name: np.concatenate([getattr(s, name) for s in slots]) for name in ("tokens", "sigma", "present")}
+    whole = replace(slots[0], **arrays)
     shown = [whole.part_number(name) for name in plan.given]
     usable = whole.present[:, shown].any(1)
     of_split = np.concatenate(split)
@@ -138,7 +138,7 @@ def labelled_objects(
                          "without_input": int((~usable[of_split == k]).sum())}
         for k in (TRAIN, VAL, TEST)
     }  # fmt: skip
-    whole = replace(whole, tokens=whole.tokens[usable], present=whole.present[usable])
+    whole = whole.of(usable)
     of_usable = (np.concatenate(parts)[usable] for parts in (ids, found_at, split, values))
     found = Labelled(whole, *of_usable, counts)
     return _with_judged(found, label, seed)

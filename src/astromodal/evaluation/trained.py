@@ -12,6 +12,7 @@ from ..core.io import load_torch, read_mapping
 from ..core.manifest import fingerprint_file
 from ..errors import ArtifactError, ArtifactMissingError
 from ..models import CausalTransformerLM
+from ..models.values import token_values
 from ..sequences.layout import SequenceLayout, build_layout
 from ..tokenizers import TokenizerSet
 from ..training.checkpoint import load_model_state
@@ -117,6 +118,7 @@ def load_trained(weights: Path, store: str | Path, log: logging.Logger) -> Train
     network = CausalTransformerLM(
         settings.vocab_size, settings.n_types, model.d_model, model.n_layers, model.n_heads, model.d_ff, 0.0,
         max_len=model.max_len, tie_head=model.tie_head, grid_width=settings.grid_width,
+        values=token_values(layout.vocab, tokenizers.codebooks(), model.values),
     )  # fmt: skip
     load_model_state(network, state, weights)
     run_id = record.get("run_id") if isinstance(record.get("run_id"), str) else None

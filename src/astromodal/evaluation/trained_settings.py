@@ -70,6 +70,8 @@ def _check_shapes(settings: TrainedSettings, weights: Mapping[str, Tensor], most
     model = settings.model
     for name in ("d_model", "n_heads", "d_ff", "max_len"):
         check_count(getattr(model, name), f"model.{name}", most, where)
+    if model.values is not None:
+        check_count(model.values.n_features, "model.values.n_features", most, where)
     width = model.d_model
     rows = {"token_embedding": settings.vocab_size, "type_embedding": settings.n_types,
             "position_embedding": model.max_len, "column_embedding": settings.grid_width}  # fmt: skip

@@ -67,7 +67,7 @@ class KeyValueCache:
 @torch.no_grad()
 def extend(
     model: CausalTransformerLM, cache: KeyValueCache, tokens: Tensor, types: Tensor, next_types: Tensor | None = None,
-    counts: Tensor | None = None, prefix: Tensor | None = None,
+    counts: Tensor | None = None, prefix: Tensor | None = None, sigma: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Append tokens to the sequences of ``cache``; last hidden states of the new positions, ``(B, n, D)``.
 
@@ -75,6 +75,7 @@ def extend(
         tokens, types, next_types: of the new positions ``(B, n)``.
         counts: how many of the n are real in each row ``(B,)``; null: all. What comes out behind them means nothing.
         prefix: how many of them see each other both ways ``(B,)``; only at the beginning, of an empty cache.
+        sigma: errors of the new tokens ``(B, n)``, as for :meth:`CausalTransformerLM.hidden`.
 
     Raises:
         DataError: more tokens than the cache has room for, or the model positions.
@@ -92,7 +93,7 @@ def extend(
         places, next_types = after_prefix(prefix, next_types, tokens.shape, model.n_types)
     else:
         places = positions - cache.origin[:, None]
-    x = model.embed(tokens, types, places, index, next_types)
+    x = model.embed(tokens, types, places, index, next_types, sigma)
     if cache.longest:
         mask = (torch.arange(stop, device=tokens.device) <= positions[:, :, None])[:, None]
     for layer, block in enumerate(model.blocks):
@@ -129,7 +130,7 @@ def _advance(cache: KeyValueCache, types: Tensor, starts: Tensor, counts: Tensor
 @torch.no_grad()
 def branch(
     model: CausalTransformerLM, cache: KeyValueCache, tokens: Tensor, types: Tensor, next_types: Tensor,
-    index: Tensor, starts: Tensor, branch_of: Tensor, offset: Tensor,
+    index: Tensor, starts: Tensor, branch_of: Tensor, offset: Tensor, sigma: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
     """Last hidden states ``(B, n, D)`` of branches that go on from the cached sequences; the cache stays as it is.
 
@@ -138,6 +139,7 @@ def branch(
             ``index`` is that in the run of equal types. Branches may be padded at their end.
         starts: cached tokens that each branch sees ``(B, Q)``.
         branch_of, offset: branch of each position, and its place in it ``(n,)``.
+        sigma: errors of the branches' tokens ``(B, n)``, as for :meth:`CausalTransformerLM.hidden`.
     """
     start = starts[:, branch_of]  # (B, n)
     positions = (start + offset - cache.origin[:, None]).clamp(max=model.max_len - 1)  # padding may lie beyond
@@ -145,7 +147,7 @@ def branch(
     place = torch.arange(len(offset), device=tokens.device)
     own = (branch_of[:, None] == branch_of) & (place[:, None] >= place)
     mask = torch.cat([seen, own.expand(len(tokens), -1, -1)], 2)[:, None]
-    x = model.embed(tokens, types, positions, index, next_types)
+    x = model.embed(tokens, types, positions, index, next_types, sigma)
     for layer, block in enumerate(model.blocks):
         q, k, v = block.heads(x)
         k = torch.cat([cache.keys[layer][:, :, : cache.longest], k], 2)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import ConfigError, DataError
+from .values import TokenValues, ValueEmbedding
 
 DEFAULT_MAX_LEN = 2048
 
@@ -110,12 +111,13 @@ class CausalTransformerLM(nn.Module):
         grid_width: tokens per row of the image grid, for the (row, column) embedding within a modality.
         activation_checkpointing: compute each block again in the backward pass instead of keeping what is inside
             it (Chen et al. 2016, arXiv:1604.06174): the same numbers from less memory, at one more forward pass.
+        values: what the tokens stand for (``values.py``); None: embeddings are learned token by token.
 
     Initialisation:
 
     ==================================================  ==================================
     token, type, next-type, position, row, column       N(0, 0.02)
-    ``qkv``, ``mlp_in``, untied head                    N(0, 0.02)
+    ``qkv``, ``mlp_in``, untied head, value maps        N(0, 0.02)
     ``attention_out``, ``mlp_out``                      N(0, 0.02 / sqrt(2 n_layers))
     norms                                               1
     ==================================================  ==================================
@@ -138,6 +140,7 @@ class CausalTransformerLM(nn.Module):
         tie_head: bool = True,
         grid_width: int = 24,
         activation_checkpointing: bool = False,
+        values: TokenValues | None = None,
     ) -> None:
         super().__init__()
         if max_len is not None and max_seq_len is not None and max_len != max_seq_len:
@@ -158,6 +161,7 @@ class CausalTransformerLM(nn.Module):
         )
         self.norm = nn.LayerNorm(d_model, bias=False)
         self.head = None if tie_head else nn.Linear(d_model, vocab_size, bias=False)
+        self.value_embedding = None if values is None else ValueEmbedding(values, d_model)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -171,7 +175,13 @@ class CausalTransformerLM(nn.Module):
     @property
     def head_weight(self) -> Tensor:
         """Weight of the output head, ``(V, D)``; logits are ``hidden @ head_weight.T``, without a bias."""
-        return self.token_embedding.weight if self.head is None else self.head.weight
+        weight = self.token_embedding.weight if self.head is None else self.head.weight
+        return weight if self.value_embedding is None else self.value_embedding.head_weight(weight)
+
+    @property
+    def reads_errors(self) -> bool:
+        """Whether ``sigma`` makes a difference."""
+        return self.value_embedding is not None and self.value_embedding.errors is not None
 
     def forward(
         self,
@@ -182,9 +192,12 @@ class CausalTransformerLM(nn.Module):
         next_types: Tensor | None = None,
         prefix: Tensor | None = None,
         padding: str = "right",
+        sigma: Tensor | None = None,
     ) -> Tensor:
         """Logits of the next token at each position, ``(B, L, V)``; arguments as for :meth:`hidden`."""
-        hidden = self.hidden(tokens, types, attn_mask, next_types=next_types, prefix=prefix, padding=padding)
+        hidden = self.hidden(
+            tokens, types, attn_mask, next_types=next_types, prefix=prefix, padding=padding, sigma=sigma
+        )
         return F.linear(hidden, self.head_weight)
 
     def hidden(
@@ -196,6 +209,7 @@ class CausalTransformerLM(nn.Module):
         next_types: Tensor | None = None,
         prefix: Tensor | None = None,
         padding: str = "right",
+        sigma: Tensor | None = None,
     ) -> Tensor:
         """Last hidden states, ``(B, L, D)``, for losses that never build ``(B, L, V)``.
 
@@ -210,6 +224,8 @@ class CausalTransformerLM(nn.Module):
                 told what comes next. Right padding only.
             padding: ``any`` honours a mask with padding anywhere (left, holes), at the price of a slower kernel;
                 positions then count real tokens only.
+            sigma: standard error of what each token stands for, in units of its codebook, 0 where none is known,
+                ``(B, L)``; read by a model with ``values.errors``, for which None is 0.
 
         Raises:
             DataError: longer than ``max_len``, or a mask that is not right padding (noticed on the CPU only; on a
@@ -219,14 +235,14 @@ class CausalTransformerLM(nn.Module):
         if length > self.max_len:
             raise DataError(f"at most max_len={self.max_len} tokens", got=f"a sequence of {length}",
                             repair="raise model.max_len or shorten the sequence")  # fmt: skip
-        x, mask = self._embed(tokens, types, attn_mask, next_types, padding, prefix)
+        x, mask = self._embed(tokens, types, attn_mask, next_types, padding, prefix, sigma)
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
 
     def _embed(
         self, tokens: Tensor, types: Tensor, attn_mask: Tensor | None, next_types: Tensor | None, padding: str,
-        prefix: Tensor | None = None,
+        prefix: Tensor | None = None, sigma: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         """Sum of the embeddings (B, L, D), and the attention mask (B, 1, L, L) where one is needed."""
         length = tokens.shape[1]
@@ -251,15 +267,16 @@ class CausalTransformerLM(nn.Module):
         if prefix is not None:
             mask = prefix_mask(prefix, length)
             positions, next_types = after_prefix(prefix, next_types, tokens.shape, self.n_types)
-        x = self.embed(tokens, types, positions, index, next_types)
+        x = self.embed(tokens, types, positions, index, next_types, sigma)
         return F.dropout(x, self.dropout, self.training), mask
 
     def embed(
-        self, tokens: Tensor, types: Tensor, positions: Tensor, index: Tensor, next_types: Tensor | None
-    ) -> Tensor:
+        self, tokens: Tensor, types: Tensor, positions: Tensor, index: Tensor, next_types: Tensor | None,
+        sigma: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Sum of the embeddings (B, L, D) of tokens at ``positions`` of their sequence, ``index`` of their run of
-        equal types, before a token of ``next_types``; all (B, L)."""
-        x = self.token_embedding(tokens) + self.type_embedding(types) + self.position_embedding(positions)
+        equal types, before a token of ``next_types``, with errors ``sigma``; all (B, L)."""
+        x = self._token(tokens, types, sigma) + self.type_embedding(types) + self.position_embedding(positions)
         x = x + self.row_embedding(index // self.grid_width) + self.column_embedding(index % self.grid_width)
         # Not told is a row of its own, so that every parameter always takes part (data parallelism insists on it).
         told = (
@@ -268,3 +285,9 @@ class CausalTransformerLM(nn.Module):
             else self.next_type_embedding(next_types)
         )
         return x + told
+
+    def _token(self, tokens: Tensor, types: Tensor, sigma: Tensor | None) -> Tensor:
+        """What is known of the tokens themselves, ``(B, L, D)``."""
+        if self.value_embedding is None:
+            return self.token_embedding(tokens)
+        return self.value_embedding(self.token_embedding.weight, tokens, types, sigma)

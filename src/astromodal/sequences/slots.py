@@ -57,15 +57,17 @@ def pack_rows(field: FieldTokens, start: int, stop: int, layout: SequenceLayout,
 
 def segment_tokens(
     field: FieldTokens, segment: Segment, layout: SequenceLayout, start: int, stop: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Global ids ``(n, length)`` int64 of one part of rows ``start`` to ``stop``, and which rows have it ``(n,)``.
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Global ids ``(n, length)`` int64 of one part of rows ``start`` to ``stop``, their errors ``(n, length)`` float16,
+    and which rows have it ``(n,)``.
 
     Raises:
         ArtifactError: a code is outside of its block.
     """
     cells = np.zeros((stop - start, segment.length), np.int64)
-    present = _fill(cells, np.zeros(cells.shape, np.float16), field, segment, layout, start, stop)
-    return cells, np.asarray(present, bool)
+    sigma = np.zeros(cells.shape, np.float16)
+    present = _fill(cells, sigma, field, segment, layout, start, stop)
+    return cells, sigma, np.asarray(present, bool)
 
 
 def _fill(

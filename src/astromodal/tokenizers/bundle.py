@@ -19,6 +19,7 @@ from .spectrum import SpectrumTokenizer
 if TYPE_CHECKING:
     from ..config.schema import DataConfig
     from ..data.datacube import Datacube
+    from ..training.standardize import Codebooks
     from .image import ImageTokenizer
 
 FOLDERS = {"scalar": "scalar_tokenizers", "spectrum": "spectrum_tokenizers", "image": "codecs"}
@@ -94,6 +95,16 @@ class TokenizerSet:
     def scalar_codebook(self) -> ScalarCodebook:
         """Bin centres of all columns."""
         return self._need("scalar").codebook
+
+    def codebooks(self) -> Codebooks:
+        """The codebooks of the tokenizers that exist."""
+        from ..training.standardize import Codebooks
+
+        return Codebooks(
+            self.image_codebook() if self.image else None,
+            self.spectrum_codebooks() if self.spectrum else {},
+            self.scalar_codebook() if self.scalar else None,
+        )
 
     def _need(self, name: str) -> Any:
         tokenizer = getattr(self, name)

@@ -71,6 +71,7 @@ class LanguageModelObjective(nn.Module):
         self.model, self.vocab, self.loss, self.seed = model, vocab, as_loss_config(loss), seed
         self.next_types = next_types
         self.fused = hasattr(model, "hidden") and hasattr(model, "head_weight")
+        self.reads_errors = getattr(model, "reads_errors", False)
         self._check(model)
         if not isinstance(codebooks, Codebooks):
             image, spectrum, scalar = codebooks
@@ -117,7 +118,7 @@ class LanguageModelObjective(nn.Module):
         """Shift all micro-batches of one optimizer step, and settle what each of their positions weighs.
 
         Raises:
-            ConfigError: a batch without ``sigma``, where the loss reads the errors of its targets.
+            ConfigError: a batch without ``sigma``, where the loss or the model reads errors.
         """
         for batch in batches:
             check_sigma(self.loss, batch.get("sigma"))
@@ -191,11 +192,11 @@ class LanguageModelObjective(nn.Module):
         return total, stats | {"n_ce": counts[0]}
 
     def _hidden(self, batch: Batch) -> Tensor:
-        inputs, told = model_inputs(batch, self.next_types)
+        inputs, told = model_inputs(batch, self.next_types, self.reads_errors)
         return self.model.hidden(*inputs, **told)
 
     def _logits(self, batch: Batch) -> Tensor:
-        inputs, told = model_inputs(batch, self.next_types)
+        inputs, told = model_inputs(batch, self.next_types, self.reads_errors)
         return self.model(*inputs, **told)
 
     def _reference(self, batch: Batch) -> tuple[Tensor, Tensor]:

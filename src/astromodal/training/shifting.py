@@ -12,10 +12,12 @@ from torch import Tensor
 
 from ..core.objective import Batch
 from ..core.vocab import EOS, PAD
+from ..errors import ConfigError
 
 
 def shift(batch: Batch) -> Batch:
-    """Inputs ``tokens, types, attn_mask`` and ``targets, target_types`` (B, L - 1); what else the batch holds is kept.
+    """Inputs ``tokens, types, attn_mask (, sigma)`` and ``targets, target_types (, target_sigma)``, all (B, L - 1); what
+    else the batch holds is kept.
 
     Where nothing is to be predicted the target is PAD. With a ``prefix`` (B,) of given tokens that is in the prefix, and
     of EOS, which nobody asks for.
@@ -33,17 +35,26 @@ def shift(batch: Batch) -> Batch:
         "target_types": types[:, 1:],
     }
     if "sigma" in batch:
-        shifted["target_sigma"] = batch["sigma"][:, 1:]
-    return {name: value for name, value in batch.items() if name != "sigma"} | shifted
+        shifted |= {"sigma": batch["sigma"][:, :-1], "target_sigma": batch["sigma"][:, 1:]}
+    return batch | shifted
 
 
-def model_inputs(part: Batch, next_types: bool) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
+def model_inputs(part: Batch, next_types: bool, errors: bool) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:
     """What a model is called with for a shifted batch: ``model(*inputs, **told)``.
 
     Args:
         next_types: whether it is told the type of the token that each position has to predict.
+        errors: whether it reads the errors of the tokens.
+
+    Raises:
+        ConfigError: it reads errors, and the batch has none.
     """
     told = {"next_types": part["target_types"]} if next_types else {}
+    if errors:
+        if "sigma" not in part:
+            raise ConfigError("errors of the tokens, which the model reads", got="a batch without sigma",
+                              where="model.values.errors", repair="SequenceDataset(..., with_sigma=True)")  # fmt: skip
+        told["sigma"] = part["sigma"]
     if "prefix" in part:
         told["prefix"] = part["prefix"]
     return (part["tokens"], part["types"], part["attn_mask"]), told

@@ -45,7 +45,16 @@ from .data import (
 )
 from .evaluate import Baseline, Calibrate, CalibrateOn, EvaluateConfig, EvaluateInput, JudgeConfig
 from .loss import SCALAR_FORMS, WIDTH_FORMS, CEBalance, CEMode, ErrorUse, LossConfig, LossForm, LossFormConfig
-from .model import Missing, ModelConfig, Order, QuestionConfig, SequenceConfig, VocabConfig
+from .model import (
+    Missing,
+    ModelConfig,
+    Order,
+    QuestionConfig,
+    SequenceConfig,
+    ValueFeatures,
+    ValuesConfig,
+    VocabConfig,
+)
 from .recipes import (
     CurriculumConfig,
     EbirdVAERecipeConfig,

@@ -51,6 +51,23 @@ class SequenceConfig:
     questions: List[QuestionConfig] = field(default_factory=list)  # order=ask: named questions, each with a share
 
 
+class ValueFeatures(str, Enum):
+    """Features of a scalar bin's centre, of which its embedding is a linear map."""
+
+    piecewise = "piecewise"  # linear between quantiles
+    periodic = "periodic"  # the centre, and sines and cosines of it
+
+
+@dataclass
+class ValuesConfig:
+    """What the model is told of the values that tokens stand for; ``models/values.py``."""
+
+    head: bool = False  # in the output head as well
+    scalar: ValueFeatures = ValueFeatures.periodic
+    n_features: int = 16  # of a scalar
+    errors: bool = False  # the standard error of each observation is an input, too
+
+
 @dataclass
 class ModelConfig:
     """The causal transformer."""
@@ -62,4 +79,5 @@ class ModelConfig:
     dropout: float = 0.1
     max_len: int = 2048
     tie_head: bool = True  # head shares the token embedding
+    values: Optional[ValuesConfig] = None  # null: tokens are names, as documented
     activation_checkpointing: bool = False  # blocks are computed again in the backward pass: less memory, more time
