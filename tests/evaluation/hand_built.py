@@ -8,17 +8,19 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from astromodal.config.schema import Precision, ScalarConfig, Transform
+from astromodal.config.schema import Precision, ScalarConfig, Transform, ValuesConfig
 from astromodal.core.codebook import Codebook
 from astromodal.core.vocab import BOS, MISS, NONDET, build_vocab_spec
 from astromodal.evaluation.engine import Engine
 from astromodal.evaluation.prefixes import Slots
 from astromodal.evaluation.questions import Plan, Question, plan_questions
 from astromodal.models import CausalTransformerLM
+from astromodal.models.values import token_values
 from astromodal.quantizers import QuantileBinner
 from astromodal.sequences.layout import SequenceLayout
 from astromodal.tokens.store import FieldTokens, SpectrumPart
 from astromodal.training.precision import MixedPrecision
+from astromodal.training.standardize import Codebooks
 
 COLUMNS = {"r": ScalarConfig(unit="mag"), "z": ScalarConfig(transform=Transform.asinh, softening=0.1),
            "t": ScalarConfig(transform=Transform.log10, unit="K"),
@@ -63,11 +65,12 @@ def field(n: int = 23, seed: int = 0) -> FieldTokens:
     return FieldTokens("F0", ids, rng.integers(0, 3, n).astype(np.uint8), tuple(COLUMNS), scalar, spectra, image)
 
 
-def model(dtype: torch.dtype = torch.float64) -> CausalTransformerLM:
-    """Random weights that are large enough for every token to matter."""
+def model(dtype: torch.dtype = torch.float64, errors: bool = False) -> CausalTransformerLM:
+    """Random weights that are large enough for every token, and ``errors``, to matter."""
     vocab = layout().vocab
     torch.manual_seed(0)
-    network = CausalTransformerLM(vocab.vocab_size, vocab.n_types, 16, 2, 4, 32, max_len=64, grid_width=2)
+    values = token_values(vocab, Codebooks(), ValuesConfig(errors=True)) if errors else None
+    network = CausalTransformerLM(vocab.vocab_size, vocab.n_types, 16, 2, 4, 32, max_len=64, grid_width=2, values=values)
     with torch.no_grad():
         for name, weight in network.named_parameters():
             if weight.dim() > 1:
@@ -80,9 +83,11 @@ def plan(order="random", missing="absent", **changes) -> Plan:
     return plan_questions(layout(), order=order, missing=missing, next_types=True, **wanted)
 
 
-def engine(batch_size: int = 64, dtype: torch.dtype = torch.float64) -> Engine:
-    return Engine(model(dtype), layout().vocab, N_BINS, MixedPrecision(Precision.float32, torch.device("cpu")),
-                  batch_size)  # fmt: skip
+def engine(
+    batch_size: int = 64, dtype: torch.dtype = torch.float64, network: CausalTransformerLM | None = None
+) -> Engine:
+    precision = MixedPrecision(Precision.float32, torch.device("cpu"))
+    return Engine(network or model(dtype), layout().vocab, N_BINS, precision, batch_size)
 
 
 def slots(asked: Plan, tokens: FieldTokens | None = None) -> Slots:
@@ -141,13 +146,16 @@ def with_bos(given: Prefix) -> Prefix:
     return Prefix([*given.tokens, BOS], [*given.types, 0], len(given.tokens))
 
 
-def states(network: CausalTransformerLM, sequence: Prefix, next_type: int) -> torch.Tensor:
-    """Hidden states of a whole forward pass, (L, D)."""
+def states(
+    network: CausalTransformerLM, sequence: Prefix, next_type: int, sigma: np.ndarray | None = None
+) -> torch.Tensor:
+    """Hidden states of a whole forward pass, (L, D); ``sigma (L,)``: errors of its tokens."""
     told = [*sequence.types[1:], next_type]
     inputs = (torch.tensor([values]) for values in (sequence.tokens, sequence.types))
     both_ways = None if sequence.both_ways is None else torch.tensor([sequence.both_ways])
     with torch.no_grad():
-        return network.hidden(*inputs, next_types=torch.tensor([told]), prefix=both_ways)[0]
+        sigma = None if sigma is None else torch.tensor(sigma[None]).float()
+        return network.hidden(*inputs, next_types=torch.tensor([told]), prefix=both_ways, sigma=sigma)[0]
 
 
 def scalar_tokenizer(seed: int = 0) -> SimpleNamespace:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from astromodal.core.vocab import NONDET
 from astromodal.evaluation import engine as engine_module
 from astromodal.evaluation.prefixes import following
 

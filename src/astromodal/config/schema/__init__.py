@@ -161,6 +161,8 @@ __all__ = [
     "TrainingConfig",
     "Transform",
     "VAEConfig",
+    "ValueFeatures",
+    "ValuesConfig",
     "VocabConfig",
     "WIDTH_FORMS",
     "WandbMode",

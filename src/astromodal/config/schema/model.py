@@ -63,7 +63,7 @@ class ValuesConfig:
     """What the model is told of the values that tokens stand for; ``models/values.py``."""
 
     head: bool = False  # in the output head as well
-    scalar: ValueFeatures = ValueFeatures.periodic
+    scalar: ValueFeatures = ValueFeatures.piecewise
     n_features: int = 16  # of a scalar
     errors: bool = False  # the standard error of each observation is an input, too
 
