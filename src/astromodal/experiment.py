@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .config.schema import Config, Order, ScalarConfig, TrainingConfig
+from .config.schema import Config, ObjectiveFigure, Order, ScalarConfig, TrainingConfig
 from .core.io import write_json
 from .core.random import seed_everything
 from .core.rank import is_main, rank, world_size
@@ -20,11 +20,14 @@ from .evaluation.baselines import TypeEntries, baseline_metrics
 from .evaluation.examples import expected_entries, image_examples, spectrum_examples
 from .evaluation.object_errors import object_errors
 from .evaluation.physical import PhysicalCallback, PhysicalValidation
+from .evaluation.question_score import QuestionScore
+from .evaluation.questions import questions_to
 from .models import CausalTransformerLM
 from .models.values import token_values
 from .sequences import BucketSampler, SequenceDataset, SequenceLoader, build_layout, build_sequences
 from .sequences.asking import named_questions
 from .sequences.layout import Segment
+from .sequences.redraw import Redraw
 from .tokenizers import TokenizerSet
 from .tokens import TokenStore
 from .training.checkpoint import load_weights
@@ -62,7 +65,7 @@ class LanguageModelRun:
     def __init__(self, config: Config, run: RunContext, record: dict[str, Any]) -> None:
         self.config, self.run = config, run
         self.tokenizers = TokenizerSet.load(Path(config.paths.store) / "tokenizers")
-        store = TokenStore.of(config)
+        self.store = store = TokenStore.of(config)
         store.check_tokenizers(self.tokenizers)
         sequence = config.sequence
         self.layout = build_layout(
@@ -124,6 +127,7 @@ class LanguageModelRun:
             self.packed, split, order=order if train or order == Order.ask else "fixed", seed=self.config.seed,
             max_len=self.config.model.max_len, with_values=values, questions=self.questions,
             with_sigma=self.objective.reads_errors or (train and uses_errors(self.config.loss)),
+            redraw=self._redraw() if train else None,
         )  # fmt: skip
         # figures that are not summed over the ranks are made from everything, on each of them
         shard = {} if values else {"rank": rank(), "world_size": world_size()}
@@ -138,6 +142,10 @@ class LanguageModelRun:
             dataset, sampler, num_workers=training.num_workers if train else 0, pin_memory=training.pin_memory,
             persistent_workers=training.persistent_workers, prefetch_factor=training.prefetch_factor,
         )  # fmt: skip
+
+    def _redraw(self) -> Redraw | None:
+        amount, scalar = self.config.sequence.redraw, self.tokenizers.scalar
+        return Redraw(scalar, self.vocab, amount, self.config.seed) if amount and scalar is not None else None
 
     def fit(self, resume: str | None) -> LoopResult:
         """Train to the end, or on from ``resume``."""
@@ -155,6 +163,12 @@ class LanguageModelRun:
                 self._physical(), self.loader("val", values=True), next_types=config.sequence.next_types
             )
             callbacks.append(self.physical)
+        if has_val and config.objective == ObjectiveFigure.prediction:
+            plan = questions_to(self.layout, self.tokenizers, self.record["sequence"], config.evaluate)
+            callbacks.append(
+                QuestionScore(plan, self.store, self.layout, self.tokenizers, batch_size=config.evaluate.batch_size,
+                              seed=config.seed)
+            )  # fmt: skip
         self.loop = self.training_loop(
             config.training, callbacks=callbacks, val_loader=self.loader("val") if has_val else None,
             tracker=run.tracker, output_dir=run.dir, progress=run.progress, resume=resume, init_from=config.init_from,

@@ -167,7 +167,7 @@ def test_neighbouring_bins_start_alike_and_far_ones_do_not(kind):
     known = TokenValues.of(vocab, ValuesConfig(scalar=kind), None, {}, book)
     rows = known.features[0] @ np.random.default_rng(0).normal(size=(known.features.shape[2], D))
     steps = np.linalg.norm(np.diff(rows, axis=0), axis=1)
-    assert np.median(steps) < 0.2 * np.median(np.linalg.norm(rows[:100] - rows[100:], axis=1))
+    assert np.median(steps) < 0.5 * np.median(np.linalg.norm(rows[:100] - rows[100:], axis=1))
 
 
 def test_knots_are_at_the_quantiles_of_what_was_seen_and_equal_ones_do_no_harm():

@@ -77,6 +77,7 @@ _BOUNDS: dict[str, tuple[float, bool]] = {
     "model.d_ff": (1, True),
     "model.dropout": (0, True),
     "model.max_len": (2, True),
+    "sequence.redraw": (0, True),
     "model.values.n_features": (1, True),
     "loss.sample_k": (0, True),
     "loss.ledger_every": (1, True),

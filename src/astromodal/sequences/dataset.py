@@ -18,6 +18,7 @@ from ..core.vocab import stages_of
 from ..errors import ConfigError
 from .asking import AskedOrder, NamedQuestion
 from .packed import PackedSequences
+from .redraw import Redraw
 
 if TYPE_CHECKING:
     import torch
@@ -70,12 +71,14 @@ class SequenceDataset:
         max_len: upper limit of the rounding of L; the sequences themselves fit by the layout.
         with_values: add ``scalar_values`` to the batches.
         with_sigma: add ``sigma`` to the batches.
+        redraw: add ``shown`` to the batches, the tokens as they are shown in this epoch (``redraw.py``).
 
     A batch is a dict of ``tokens`` and ``types`` (B, L) int64, ``attn_mask`` (B, L) bool (True is real),
     ``object_index`` (B,) int64 (unique over all splits), with ``order=ask`` ``prefix`` (B,) int64, the tokens in front of
     BOS, and, with ``with_values``, ``scalar_values`` (B, c) float64 in
     physical units, NaN where not observed; with ``with_sigma``, ``sigma`` (B, L) float32, the standard error of each
-    token's target in units of its codebook (``tokenizers/sigma.py``), 0 where there is none.
+    token's target in units of its codebook (``tokenizers/sigma.py``), 0 where there is none; with ``redraw``, ``shown``
+    (B, L) int64.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class SequenceDataset:
         with_values: bool = False,
         with_sigma: bool = False,
         questions: Sequence[NamedQuestion] = (),
+        redraw: Redraw | None = None,
     ) -> None:
         self.packed = packed if isinstance(packed, PackedSequences) else PackedSequences(packed)
         self.order = str(getattr(order, "value", order))
@@ -96,7 +100,7 @@ class SequenceDataset:
             raise ConfigError("sequence.order fixed, random or ask", got=repr(order))
         self.questions = tuple(questions)
         self.split, self.seed, self.epoch = split, int(seed), 0
-        self.with_values, self.with_sigma = with_values, with_sigma
+        self.with_values, self.with_sigma, self.redraw = with_values, with_sigma, redraw
         self.max_len = max_len
         self._first = self.packed.first_index(split)
         self._open()
@@ -149,25 +153,22 @@ class SequenceDataset:
         mask = column < lengths[:, None]  # (B, L)
         tokens = self._read("tokens", starts, lengths, padded).astype(np.int64)
         types = self._read("types", starts, lengths, padded).astype(np.int64)
-        sigma = self._read("sigma", starts, lengths, padded).astype(np.float32) if self.with_sigma else None
-        object_index, prefix = self._first + indices, None
+        object_index = self._first + indices
+        arrays = {"tokens": tokens, "types": types}
+        if self.with_sigma or self.redraw is not None:
+            sigma = self._read("sigma", starts, lengths, padded).astype(np.float32)
+            arrays |= {"sigma": sigma} if self.with_sigma else {}
+            if self.redraw is not None:
+                values = self._arrays["scalar_values"][indices]
+                arrays["shown"] = self.redraw(tokens, types, sigma, values, object_index, epoch)
         if self.order != "fixed":
             target, prefix = self._targets(types, object_index, epoch)
-            tokens, types = _scatter(tokens, target), _scatter(types, target)
-            sigma = None if sigma is None else _scatter(sigma, target)
-        batch = {
-            "tokens": torch.from_numpy(tokens),
-            "types": torch.from_numpy(types),
-            "attn_mask": torch.from_numpy(mask),
-            "object_index": torch.from_numpy(object_index),
-        }
-        if prefix is not None:
-            batch["prefix"] = torch.from_numpy(prefix)
-        if sigma is not None:
-            batch["sigma"] = torch.from_numpy(sigma)
+            arrays = {name: _scatter(array, target) for name, array in arrays.items()}
+            arrays |= {} if prefix is None else {"prefix": prefix}
+        arrays |= {"attn_mask": mask, "object_index": object_index}
         if self.with_values:
-            batch["scalar_values"] = torch.from_numpy(self._arrays["scalar_values"][indices])
-        return batch
+            arrays["scalar_values"] = self._arrays["scalar_values"][indices]
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
     def _read(self, name: str, starts: np.ndarray, lengths: np.ndarray, width: int) -> np.ndarray:
         """Sequences from ``starts`` on, padded with 0, ``(B, width)``."""

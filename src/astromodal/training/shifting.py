@@ -20,7 +20,7 @@ def shift(batch: Batch) -> Batch:
     else the batch holds is kept.
 
     Where nothing is to be predicted the target is PAD. With a ``prefix`` (B,) of given tokens that is in the prefix, and
-    of EOS, which nobody asks for.
+    of EOS, which nobody asks for. ``shown`` (B, L), if there, takes the place of the tokens among the inputs.
     """
     tokens, types, mask = batch["tokens"], batch["types"], batch["attn_mask"].bool()
     real = mask[:, 1:] & (tokens[:, 1:] != PAD)
@@ -28,7 +28,7 @@ def shift(batch: Batch) -> Batch:
         behind = torch.arange(real.shape[1], device=tokens.device) >= batch["prefix"][:, None]
         real = real & behind & (tokens[:, 1:] != EOS)
     shifted = {
-        "tokens": tokens[:, :-1],
+        "tokens": batch.get("shown", tokens)[:, :-1],
         "types": types[:, :-1],
         "attn_mask": mask[:, :-1],
         "targets": torch.where(real, tokens[:, 1:], PAD),
@@ -36,7 +36,7 @@ def shift(batch: Batch) -> Batch:
     }
     if "sigma" in batch:
         shifted |= {"sigma": batch["sigma"][:, :-1], "target_sigma": batch["sigma"][:, 1:]}
-    return batch | shifted
+    return {name: value for name, value in batch.items() if name != "shown"} | shifted
 
 
 def model_inputs(part: Batch, next_types: bool, errors: bool) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, Any]]:

@@ -49,6 +49,7 @@ class SequenceConfig:
     missing: Missing = Missing.absent
     next_types: bool = True  # tell a position the type of the token it has to predict
     questions: List[QuestionConfig] = field(default_factory=list)  # order=ask: named questions, each with a share
+    redraw: float = 0.0  # standard errors by which shown scalars are redrawn in every epoch; 0: shown as observed
 
 
 class ValueFeatures(str, Enum):
