@@ -248,9 +248,10 @@ def _judge(
     tokens: Any = None,
 ) -> dict[str, float]:  # fmt: skip
     """Compare a catalogue with what was observed; one without held-out values is left as it is."""
+    from .evaluation.predictors import wanted_baselines
     from .report.judge_run import FOLDER, judge_run
 
-    against = ", ".join(baseline.value for baseline in judge.baselines) or "nothing"
+    against = ", ".join(wanted_baselines(judge.baselines)) or "nothing"
     run.log.info("judging against %s", against)
     try:
         result = judge_run(folder, run_dir=run.dir, options=judge, seed=config.seed, tokens=tokens,

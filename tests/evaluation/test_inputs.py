@@ -8,7 +8,8 @@ import pytest
 from astromodal.core.codebook import Codebook
 from astromodal.errors import ConfigError, DataError
 from astromodal.evaluation.inputs import Inputs, choose_inputs, features, has_given, places_in_store, training_rows
-from astromodal.evaluation.value_baselines import Boosting, Marginal, Neighbours, make_predictor
+from astromodal.evaluation.predictors import make_predictor
+from astromodal.evaluation.value_baselines import Boosting, Marginal, Neighbours
 from tests.evaluation.toy_sky import SIGMA, ToyStore, expected
 
 LEVELS = (0.16, 0.5, 0.84)

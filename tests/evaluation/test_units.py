@@ -10,7 +10,7 @@ from astromodal.core.vocab import build_vocab_spec
 from astromodal.evaluation.catalogue import drawn_fields, make_schema, scalar_fields
 from astromodal.evaluation.inputs import _unit
 from astromodal.evaluation.physical import ColumnErrors, PhysicalValidation
-from astromodal.evaluation.value_baselines import PREDICTORS
+from astromodal.evaluation.predictors import PREDICTORS
 
 
 @pytest.mark.parametrize("name", ["marginal", "boosting", "neighbours"])

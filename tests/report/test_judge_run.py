@@ -12,10 +12,12 @@ import pytest
 from omegaconf import OmegaConf
 
 from astromodal import stages
-from astromodal.config.schema import DataConfig, ScalarConfig
+from astromodal.config.schema import Baseline, DataConfig, ScalarConfig
 from astromodal.report.judge_run import judge_run, main, usual_magnitude
 from tests.evaluation.toy_sky import ToyStore, write_catalogue
 from tests.tiny_survey import N_PIXELS, configuration, write_survey
+
+MARGINAL = {"baselines": [Baseline.marginal]}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def run(tmp_path_factory):
 def test_a_run_finds_its_token_files_cubes_and_magnitude(run, monkeypatch):
     folder, home = run
     monkeypatch.chdir(folder)
-    result = judge_run(home)
+    result = judge_run(home, changes=MARGINAL)
     record = result["columns"]["teff"]
     assert record["figures"]["mae"]["value"] == pytest.approx(300.0)
     assert record["by_magnitude"]["of"] == "mag_r"
@@ -63,7 +65,7 @@ def test_without_token_files_there_are_no_baselines(run, monkeypatch, tmp_path):
     config.paths.store = str(tmp_path / "none")
     OmegaConf.save(config, tmp_path / "config.yaml")
     (tmp_path / "catalogue.parquet").write_bytes((home / "catalogue.parquet").read_bytes())
-    result = judge_run(tmp_path)
+    result = judge_run(tmp_path, changes=MARGINAL)
     assert "token files" in result["columns"]["teff"]["against"]["skipped"] and "desi_b/chi2" in result["figures"]
 
 
@@ -72,8 +74,9 @@ def test_the_command_prints_the_report_of_each_run_and_their_matrix(tmp_path, ca
     for name, blur in (("a", 0.0), ("b", 0.05)):
         write_catalogue(tmp_path / name, store, blur=blur)
     main(
-        [str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "m"), "--resamples", "20", "--figure", "r2"]
-    )
+        [str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "m"), "--resamples", "20", "--figure", "r2",
+         "--baselines", "marginal"]
+    )  # fmt: skip
     printed = capsys.readouterr().out
     assert printed.count("objects of 600 judged") == 2 and "r2 of each quantity" in printed
     assert (tmp_path / "m" / "any_to_any_r2.png").is_file() and (

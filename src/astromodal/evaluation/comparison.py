@@ -18,7 +18,8 @@ from ..metrics.posterior import crps_of_quantiles, pit_of_quantiles
 from ..metrics.scalars import scalar_figures
 from .inputs import Inputs, Rows, features, places_in_store, training_rows
 from .scores import Scores
-from .value_baselines import Prediction, make_predictor
+from .predictors import PREDICTORS, make_predictor
+from .value_baselines import BoostingColours, Prediction
 
 if TYPE_CHECKING:
     from ..tokens.store import TokenStore
@@ -50,9 +51,9 @@ def compare(
         fields, ids: of all rows of the catalogue.
 
     Returns:
-        ``n, n_left_out, n_training, n_available`` and, by baseline, its figures, seconds, and ``differences`` (model -
-        baseline; below zero is better) of the absolute error, the squared error and, with quantiles, the CRPS; or
-        ``skipped``, why there are none.
+        ``n, n_left_out, n_training, n_available``; ``baselines``: by name its figures, seconds, and ``differences``
+        (model - baseline; below zero is better) of the absolute error, the squared error and, with quantiles, the CRPS,
+        or ``skipped``, why not; ``best``: the baseline that the model has to beat. Or ``skipped``, why there are none.
     """
     if column not in (names := baselines.store.open(baselines.store.fields()[0]).columns):
         return {"skipped": f"{column} is not among the {len(names)} scalar columns of the token files"}
@@ -66,16 +67,37 @@ def compare(
         "n_available": available,
         "inputs": [*inputs.scalars, *inputs.parts],
         "unused": list(inputs.unused),
+        "colours": len(inputs.colours),
     }
     if len(train.target) < MIN_TRAINING or len(at) < MIN_JUDGED:
         return counts | {"skipped": f"{len(train.target)} training objects and {len(at)} judged ones are too few"}
-    results = {}
+    results, n_plain = {}, train.features.shape[1] - len(inputs.colours)
     for name in baselines.names:
+        kind = PREDICTORS[name]
+        if kind is BoostingColours and not inputs.colours:
+            results[name] = {"skipped": "no two given columns have one unit"}
+            continue
+        rows = train if kind.colours else Rows(train.features[:, :n_plain], train.target)
+        asked = held_out if kind.colours else held_out[:, :n_plain]
         try:
-            results[name] = _one(name, baselines.seed, scores, at, train, held_out, is_redshift, n_resamples)
+            results[name] = _one(name, baselines.seed, scores, at, rows, asked, is_redshift, n_resamples)
         except DataError as error:
             results[name] = {"skipped": str(error)}
-    return counts | {"baselines": results}
+    return counts | {"baselines": results, "best": best(results)}
+
+
+def best(baselines: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The baseline with the least CRPS (without quantiles, absolute error): its name, the figure, both values.
+
+    It is chosen on the judged objects themselves, in favour of the baselines.
+    """
+    for figure in ("crps", "absolute error"):
+        found = {name: entry["differences"][figure] for name, entry in baselines.items()
+                 if figure in entry.get("differences", {})}  # fmt: skip
+        if found:
+            name = min(found, key=lambda name: found[name]["baseline"])
+            return {"name": name, "figure": figure, **found[name]}
+    return None
 
 
 def _held_out(

@@ -82,7 +82,7 @@ class HeldOut:
         if not judged.any():
             raise DataError("held-out objects that the applied calibration was not fitted on", got="none",
                             where=catalogue.path, repair="evaluate.splits=[test], or evaluate.judge=null")  # fmt: skip
-        of_training = on == CalibrateOn.validation and fitted_on is not None and catalogue.splits_of == OF_MODEL
+        of_training = on == CalibrateOn.validation and fitted_on is not None
         return cls(there[0], judged, fitting & ~judged if catalogue.applied else fitting, fitted_on, why, of_training)
 
     def record(self, catalogue: PredictionCatalogue) -> dict[str, Any]:

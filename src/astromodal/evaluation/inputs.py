@@ -1,10 +1,10 @@
 """The same inputs for a baseline as for the model: given quantities of an object as one row of numbers.
 
-Scalars are their values (NaN where missing; over a fixed unit of each column) and whether
-they were looked for and not detected. Spectra and cutouts
-are their tokens' codebook entries, averaged over stretches of the spectrum or squares of the cutout. Read from the
-token files field by field; of the training rows a stated number is kept, chosen by keyed draws, so that memory does
-not grow with the survey.
+Scalars are their values (NaN where missing; over a fixed unit of each column) and whether they were looked for and not
+detected. Spectra and cutouts are their tokens' codebook entries, averaged over stretches of the spectrum or squares of
+the cutout. Behind them stand colours (:mod:`.colours`), for the baselines that see them. Read from the token files
+field by field; of the training rows a stated number is kept, chosen by keyed draws, so that memory does not grow with
+the survey.
 
 Shapes: n rows, s given scalars, f features, T tokens of a part, D dimensions of an entry.
 """
@@ -23,9 +23,11 @@ from ..core.random import keyed_uniform
 from ..core.vocab import stages_of
 from ..data.splits import TRAIN
 from ..errors import ConfigError
+from .colours import colour_features, colour_pairs, colour_unit
 from .predicted import rows_of
 
 if TYPE_CHECKING:
+    from ..config.schema import ScalarConfig
     from ..tokenizers import TokenizerSet
     from ..tokens.store import FieldTokens, TokenStore
 
@@ -44,9 +46,14 @@ class Inputs:
     unused: tuple[str, ...]  # given, but no codebook is known: the baselines do without
     units: Mapping[str, tuple[float, float]] = field(default_factory=dict, compare=False)  # see :func:`_unit`
 
-    def without(self, column: str) -> Inputs:
-        """The same without the asked column."""
-        return replace(self, scalars=tuple(name for name in self.scalars if name != column))
+    colours: tuple[tuple[str, str], ...] = ()  # pairs of scalars; their differences stand behind everything else
+    configs: Mapping[str, ScalarConfig] = field(default_factory=dict, compare=False)  # of the scalars
+
+    def without(self, column: str, configs: Mapping[str, ScalarConfig] | None = None) -> Inputs:
+        """The same without the asked column; with ``configs`` (unit and space of columns), with colours of the rest."""
+        scalars = tuple(name for name in self.scalars if name != column)
+        configs = dict(configs or {})
+        return replace(self, scalars=scalars, colours=tuple(colour_pairs(scalars, configs)), configs=configs)
 
 
 class JudgedTokens(NamedTuple):
@@ -145,6 +152,10 @@ def features(
         entries = ((codebook.entries - codebook.mean) / codebook.scale).astype(np.float32)
         pool = _image if name == IMAGE else _spectrum
         blocks.append(pool(tokens, name, rows, entries))
+    if inputs.colours:
+        found = colour_features(tokens.scalar["values"][rows][:, at], inputs.scalars, inputs.colours, inputs.configs)
+        unit = [colour_unit(inputs.configs[one], inputs.units.get(one, (0.0, 1.0))[1]) for one, _ in inputs.colours]
+        blocks.append(np.clip(found / np.array(unit), -_FAR, _FAR).astype(np.float32))
     return np.concatenate(blocks, axis=1)
 
 

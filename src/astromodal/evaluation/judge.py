@@ -22,12 +22,14 @@ from ..metrics.bootstrap import bootstrap_figures
 from ..metrics.photo_z import photo_z_figures
 from ..metrics.scalars import by_bins, equal_count_edges, scalar_figures, signal_to_noise
 from ..tokens.store import TokenStore
+from .colours import configs_of
 from .comparison import LOSES, Baselines, compare, crps_against_marginal
 from .drawn_errors import DrawnErrors, drawn_errors
 from .held_out import HeldOut
 from .inputs import Inputs, choose_inputs, places_in_store
 from .noise_limit import limit_figures, noise_limits
 from .predicted import PredictedColumn, PredictionCatalogue
+from .predictors import wanted_baselines
 from .recalibrated import fit_and_show
 from .recalibration import Calibration
 from .scores import Scores, calibration_record, distribution_figures, score_column
@@ -75,7 +77,8 @@ class Context:
         """What the baselines are given for a column; None without token files."""
         if self.store is None or self.asked is None:
             return None
-        return choose_inputs(self.store, self.given_for(column), self.codebooks).without(column)
+        given = choose_inputs(self.store, self.given_for(column), self.codebooks)
+        return given.without(column, configs_of(self.data))
 
     def given_for(self, column: str) -> Sequence[str] | None:
         """What was given for a column; None if nobody says."""
@@ -146,7 +149,7 @@ def _judge_column(context: Context, column: PredictedColumn, found: Judgement) -
     inputs = context.inputs(name)
     if inputs is not None:
         record |= _against_others(context, name, inputs, scores, is_redshift)
-    elif options.baselines:
+    elif options.baselines != []:
         record["against"] = {"skipped": context.no_baselines}
     applied = context.catalogue.applied.get(name)
     if applied is not None:
@@ -168,9 +171,10 @@ def _judge_column(context: Context, column: PredictedColumn, found: Judgement) -
 
 def _against_others(context: Context, name: str, inputs: Inputs, scores: Scores, is_redshift: bool) -> dict[str, Any]:
     table, options, record = context.catalogue, context.options, {}
-    if options.baselines:
-        baselines = Baselines(context.store, context.asked, context.codebooks, [b.value for b in options.baselines],
-                              options.max_training_rows, context.seed)  # fmt: skip
+    names = wanted_baselines(options.baselines)
+    if names:
+        baselines = Baselines(context.store, context.asked, context.codebooks, names, options.max_training_rows,
+                              context.seed)  # fmt: skip
         record["against"] = compare(baselines, name, inputs, scores, table.fields, table.ids,
                                     is_redshift=is_redshift, n_resamples=options.n_resamples)  # fmt: skip
     limit = noise_limits(context.data, name, context.asked, inputs, table.fields[scores.rows], table.ids[scores.rows])
@@ -279,6 +283,11 @@ def summary(result: Mapping[str, Any]) -> dict[str, float]:
         ratio = crps_ratio(record)
         if ratio is not None:
             flat[f"{name}/crps_skill"] = 1.0 - ratio
+        to_beat = record.get("against", {}).get("best")
+        if to_beat and to_beat["baseline"]:
+            what = to_beat["figure"].replace(" ", "_")
+            flat[f"{name}/{what}_best_baseline"] = to_beat["baseline"]
+            flat[f"{name}/{what}_over_best_baseline"] = to_beat["model"] / to_beat["baseline"]
     for name, figures in result["figures"].items():
         flat |= {f"{name}/{figure}": value["value"] for figure, value in figures.items()}
     return flat

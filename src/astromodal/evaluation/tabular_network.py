@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 N_LEVELS, N_MEMBERS, WIDTH, DROPOUT = 49, 4, 128, 0.1
-MAX_INTERVALS, MAX_INPUTS = 32, 4096  # knots of a feature; inputs of the first layer
+MAX_INTERVALS, MAX_INPUTS = 32, 1536  # knots of a feature; inputs of the first layer
 BATCH, LEARNING_RATE, WEIGHT_DECAY = 256, 2e-3, 1e-3
 MAX_STEPS, PATIENCE, HELD_OUT = 4000, 8, 0.15  # patience in epochs of at least MIN_EPOCH_STEPS steps
 MIN_EPOCH_STEPS = 40

@@ -1,5 +1,7 @@
 """Predictors that a model has to beat, on the same inputs: the marginal, gradient boosting, nearest neighbours.
 
+(All are listed in :mod:`.predictors`; a small network is in :mod:`.tabular_network`.)
+
 Each is fitted on training rows and answers like the model does, with a mean and quantiles in physical units.
 Boosting: histogram-based gradient-boosted trees (scikit-learn; Ke et al. 2017), one for the mean and one for each
 quantile (pinball loss), trees take missing values as they are. Neighbours: Euclidean in features of unit scatter; a
@@ -16,7 +18,7 @@ from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 
-from ..errors import ConfigError, DataError
+from ..errors import DataError
 
 BATCH_ROWS = 8192
 
@@ -32,6 +34,7 @@ class Predictor(Protocol):
     """A baseline; ``fit`` before ``predict``."""
 
     name: str
+    colours: bool  # its features have colours behind them, where there are some
 
     def fit(self, features: np.ndarray, target: np.ndarray) -> Self:
         """Learn from training rows ``(n, f)`` and their ``(n,)``."""
@@ -46,6 +49,7 @@ class Marginal:
     """The distribution of the training rows, whatever the values of what is given."""
 
     name = "marginal"
+    colours = False
 
     def __init__(self, levels: Sequence[float], seed: int = 0) -> None:
         self.levels = tuple(levels)
@@ -64,6 +68,7 @@ class Boosting:
     """Gradient-boosted trees, early stopping on a tenth of the training rows."""
 
     name = "boosting"
+    colours = False
 
     def __init__(self, levels: Sequence[float], seed: int = 0, max_iter: int = 200) -> None:
         self.levels, self.seed, self.max_iter = tuple(levels), seed, max_iter
@@ -91,10 +96,18 @@ class Boosting:
         return Prediction(answers[0], np.sort(quantiles, axis=1))  # quantiles fitted one by one may cross
 
 
+class BoostingColours(Boosting):
+    """The same trees, given colours, which they cannot form."""
+
+    name = "boosting_colours"
+    colours = True
+
+
 class Neighbours:
     """Mean and quantiles of the k nearest training rows; ``n_neighbours`` None: the best k of ``CHOICES``."""
 
     name = "neighbours"
+    colours = False
     CHOICES = (5, 10, 20, 50, 100)
 
     def __init__(self, levels: Sequence[float], seed: int = 0, n_neighbours: int | None = None) -> None:
@@ -144,20 +157,6 @@ class Neighbours:
             means.append(values.mean(1))
             quantiles.append(np.quantile(values, np.asarray(self.levels, float), axis=1).T)
         return Prediction(np.concatenate(means), np.concatenate(quantiles))
-
-
-PREDICTORS: dict[str, type] = {kind.name: kind for kind in (Marginal, Boosting, Neighbours)}
-
-
-def make_predictor(name: str, levels: Sequence[float], seed: int = 0) -> Predictor:
-    """A baseline by its name.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    if name not in PREDICTORS:
-        raise ConfigError(f"a baseline of {', '.join(PREDICTORS)}", got=name, where="baselines")
-    return PREDICTORS[name](levels, seed)
 
 
 def checked_target(target: np.ndarray) -> np.ndarray:

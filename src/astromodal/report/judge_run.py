@@ -126,7 +126,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the report; of several runs, of the matrix")
     parser.add_argument("--again", action="store_true", help="judge again what has been judged")
     parser.add_argument("--magnitude", metavar="COLUMN", help="show errors by this column")
-    parser.add_argument("--baselines", metavar="NAMES", help="marginal,boosting,neighbours, or none")
+    parser.add_argument("--baselines", metavar="NAMES", help="marginal,boosting,boosting_colours,…, or none")
     parser.add_argument("--calibrate-on", choices=[on.value for on in CalibrateOn], help="objects to fit on")
     parser.add_argument("--resamples", type=int, help="of the bootstrap")
     parser.add_argument("--figure", default="crps_skill", choices=FIGURES, help="of the matrix")

@@ -14,14 +14,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..core.plotting import GREEN, PINK, never_fatal, save
+from ..core.plotting import GREEN, PINK, YELLOW, never_fatal, save
 from ..metrics.photo_z import OUTLIER, normalised_errors
 from .plots import MODEL, OTHER, TRUE
 
 GOOD = GREEN
 MAX_PANELS = 24
 _SHADE = "#cccccc"
-BASELINE_COLOURS = {"marginal": "#999999", "boosting": OTHER, "neighbours": PINK}
+BASELINE_COLOURS = {"marginal": "#999999", "boosting": OTHER, "boosting_colours": YELLOW, "neighbours": PINK,
+                    "network": GREEN, "tabicl": MODEL}  # fmt: skip
 
 
 def _panels(names: Sequence[str], title: str, size: float = 2.3) -> tuple[Figure, list[tuple[str, Axes]]]:

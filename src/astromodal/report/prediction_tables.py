@@ -13,6 +13,7 @@ from ..core.spreadsheets import write_tables
 from ..core.text_table import table
 
 _BASELINES = tuple(baseline.value for baseline in Baseline)
+_SPOKEN = {"boosting_colours": "boosting with colours", "network": "a small network", "tabicl": "TabICL"}
 _KINDS = {"absolute error": "absolute error", "squared error": "squared error", "crps": "CRPS"}
 
 
@@ -69,21 +70,27 @@ def _photo_z(columns: Mapping[str, Any]) -> str:
 def _against(columns: Mapping[str, Any]) -> str:
     """CRPS, or else absolute error, of the model and of each baseline; the mark is the verdict for the model."""
     rows, mark = [], {"wins": "", "loses": " *", "undecided": " ~"}
+    there = {b for r in columns.values() for b, e in r.get("against", {}).get("baselines", {}).items()
+             if "differences" in e}  # fmt: skip
+    shown = [baseline for baseline in _BASELINES if baseline in there]
     for name, record in columns.items():
         against = record.get("against", {})
         entries = against.get("baselines", {})
         for kind, label in _KINDS.items():
             cells, model = [], None
-            for baseline in _BASELINES:
+            best = against.get("best") or {}
+            for baseline in shown:
                 found = entries.get(baseline, {}).get("differences", {}).get(kind)
-                cells.append("-" if found is None else f"{found['baseline']:.4g}{mark[found['verdict']]}")
+                to_beat = " <" if (baseline, kind) == (best.get("name"), best.get("figure")) else ""
+                cells.append("-" if found is None else f"{found['baseline']:.4g}{mark[found['verdict']]}{to_beat}")
                 model = model if found is None else found["model"]
             if model is not None and kind != "squared error":
                 rows.append((f"{name}: {label}", against["n"], against["n_training"], float(model), *cells))
     if not rows:
         return ""
-    header = ("mean over the same objects", "n", "trained on", "model", *_BASELINES)
-    note = "* the model is worse, ~ undecided (95 % interval of the paired difference by object), else better"
+    header = ("mean over the same objects", "n", "trained on", "model", *shown)
+    note = ("* the model is worse, ~ undecided (95 % interval of the paired difference by object), else better; "
+            "< the best baseline, which it has to beat")  # fmt: skip
     return table(header, rows) + "\n" + note
 
 
@@ -135,6 +142,9 @@ def _left_out(columns: Mapping[str, Any]) -> str:
             what = "temperature and conformal shifts" if applied["mode"] == "conformal" else "temperature"
             on = f", fitted on {applied['said']}" if applied.get("said") else ""
             lines.setdefault(f"judged as corrected by a {what}{on}", []).append(name)
+        for baseline, entry in against.get("baselines", {}).items():
+            if "skipped" in entry:
+                lines.setdefault(f"no {_SPOKEN.get(baseline, baseline)}: {entry['skipped']}", []).append(name)
         if against.get("unused"):
             lines.setdefault(f"baselines without {', '.join(against['unused'])}", []).append(name)
         if "fitted" in calibrated and "temperature" not in calibrated:
@@ -158,15 +168,40 @@ def verdict(result: Mapping[str, Any]) -> str:
                 for d in e.get("differences", {}).values()]  # fmt: skip
     counts = f"{len(verdicts)} comparisons: {verdicts.count('wins')} won, {verdicts.count('undecided')} undecided"
     if not losses:
-        return f"The model loses nowhere against {', '.join(compared)}; {counts} (95 % intervals, paired by object)."
+        return (f"The model loses nowhere against {', '.join(compared)}; {counts} (95 % intervals, paired by object)."
+                f"{_to_beat(result)}")  # fmt: skip
     lines: dict[str, list[str]] = {}
     for loss in losses:  # the largest relative loss first
         words = (f"{_KINDS[loss['figure']]} {loss['model']:.4g} against {loss['baseline']:.4g} "
                  f"(+{loss['difference']:.3g} [{loss['low']:.3g}, {loss['high']:.3g}])")  # fmt: skip
         lines.setdefault(f"{loss['column']}, {loss['against']}, {loss['n_objects']} objects", []).append(words)
-    return f"THE MODEL LOSES ({counts}, {len(losses)} lost; 95 % intervals, paired by object):\n" + "\n".join(
-        f"{who}: {'; '.join(words)}" for who, words in lines.items()
-    )
+    said = "\n".join(f"{who}: {'; '.join(words)}" for who, words in lines.items())
+    whom = _best_of(result, "loses") or dict.fromkeys(loss["against"] for loss in losses)
+    to = " and ".join(f"{_SPOKEN.get(b, b)}{f' ({_few(names)})' if names else ''}" for b, names in whom.items())
+    return (f"THE MODEL LOSES to {to} ({counts}, {len(losses)} lost; 95 % intervals, paired by object):\n{said}"
+            f"{_to_beat(result)}")  # fmt: skip
+
+
+def _best_of(result: Mapping[str, Any], verdict: str) -> dict[str, list[str]]:
+    """Columns with this verdict against the best of their baselines, by its name."""
+    found: dict[str, list[str]] = {}
+    for name, record in result["columns"].items():
+        best = record.get("against", {}).get("best")
+        if best and best["verdict"] == verdict:
+            found.setdefault(best["name"], []).append(name)
+    return found
+
+
+def _to_beat(result: Mapping[str, Any]) -> str:
+    """Against the best baseline of each column: how many are won, undecided and lost."""
+    counts = {v: sum(map(len, _best_of(result, v).values())) for v in ("wins", "undecided", "loses")}
+    n = sum(counts.values())
+    words = f"{counts['wins']} won, {counts['undecided']} undecided, {counts['loses']} lost"
+    return f"\nAgainst the best baseline of each column, which the model has to beat: {words}." if n else ""
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 # ------------------------------------------------------------------------------------- flat tables
@@ -183,8 +218,9 @@ def flat_tables(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
                     rows["figures"].append({**head, "part": part, "figure": figure, **_numbers(found)})
         for baseline, entry in record.get("against", {}).get("baselines", {}).items():
             for figure, found in entry.get("differences", {}).items():
+                to_beat = (record["against"].get("best") or {}).get("name") == baseline
                 rows["against"].append({**head, "against": baseline, "figure": figure, **_numbers(found),
-                                        "verdict": found["verdict"]})  # fmt: skip
+                                        "verdict": found["verdict"], "best": to_beat})  # fmt: skip
         for by in ("by_magnitude", "by_signal_to_noise"):
             for found in record.get(by, {}).get("bins", []):
                 rows["bins"].append({**head, "by": record[by]["of"], **_numbers(found)})

@@ -31,18 +31,21 @@ class CalibrateOn(str, Enum):
 
 
 class Baseline(str, Enum):
-    """What a model is judged against, on the same objects and inputs."""
+    """What a model is judged against, on the same objects and inputs; it has to beat the best of them."""
 
     marginal = "marginal"  # the distribution of the training objects that have something given
     boosting = "boosting"  # scikit-learn's gradient boosting: the mean, and each quantile
+    boosting_colours = "boosting_colours"  # the same, also from differences of given columns of one unit
     neighbours = "neighbours"  # of the inputs
+    network = "network"  # a small one with piecewise-linear encodings, trained in place; sees colours, too
+    tabicl = "tabicl"  # pretrained, in context; only where its package and weights are on this machine
 
 
 @dataclass
 class JudgeConfig:
     """How a catalogue of predictions is compared with what was observed."""
 
-    baselines: List[Baseline] = field(default_factory=lambda: list(Baseline))  # boosting: a minute of CPU per column
+    baselines: Optional[List[Baseline]] = None  # null: all that can be had here (minutes of CPU per column); [] none
     max_training_rows: int = 20_000  # that a baseline learns a column from
     n_resamples: int = 500  # of the bootstrap by object
     n_bins: int = 6  # of magnitude and of signal-to-noise
