@@ -58,6 +58,7 @@ TIMED_OBJECTS = 200  # encoded by the clock
 def source(problem: Problem, work: Path) -> tuple[str, ...]:
     """Where the cubes are: made below ``work``, or given by the environment."""
     if problem.survey == "synthetic":
+        (work / "synthetic").mkdir(parents=True, exist_ok=True)
         return (f"data.root={work / 'synthetic'}",)
     root = os.environ.get("ASTROMODAL_REALDATA")
     if not root or not (Path(root) / problem.survey).is_dir():

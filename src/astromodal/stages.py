@@ -338,8 +338,9 @@ def _begin(cfg: DictConfig, config: Config, stage: str) -> Iterator[RunContext]:
 def _open_cubes(config: Config, run: RunContext) -> tuple[list[Datacube], str]:
     """The datacubes (made first, if the survey is synthetic) and their fingerprint."""
     if config.data.synthetic is not None:
-        from .data import ensure_survey
+        from .data import check_place, ensure_survey
 
+        check_place(config.data, config.paths.datacube_template)
         ensure_survey(config.data, config.paths.datacube_template)
     cubes = discover(config.data, config.paths.datacube_template)
     check_unique_ids(cubes)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,48 @@ def test_a_folder_that_cannot_be_written_to_is_one_clear_error(tmp_path, monkeyp
     monkeypatch.setattr(os, "open", denied)
     with pytest.raises(ArtifactError, match="can be written to"):
         write_json(tmp_path / "a.json", {})
+
+
+@pytest.mark.parametrize("place", ["open", "fsync", "replace"])
+@pytest.mark.parametrize(("code", "line"), [
+    (errno.ESTALE, r"a file server that answers, got Stale file handle .*mounted"),
+    (errno.EXDEV, r"a folder on one file system, got Invalid cross-device link .*choose a folder"),
+    (errno.EBUSY, r"a file that nothing else holds, got Device or resource busy .*close what uses it"),
+    (errno.EROFS, r"a folder that can be written to, got Read-only file system"),
+    (errno.EMFILE, r"fewer open files, got Too many open files .*ulimit -n"),
+])  # fmt: skip
+def test_what_a_system_can_answer_to_a_write_is_one_line(tmp_path, monkeypatch, place, code, line):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def fails(*_, **__):
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch, pytest.raises(ArtifactError, match=line) as caught:
+        patch.setattr(os, place, fails)
+        write_json(path, {"a": 1})
+    message = str(caught.value)
+    assert "a.json" in message and "to repair: " in message and "\n" not in message
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.json"]
+
+
+def test_a_folder_that_is_removed_during_a_write_is_one_line(tmp_path):
+    with (
+        pytest.raises(ArtifactError, match=r"it is gone: something removed or moved it .*run.*to repair"),
+        atomic_path(tmp_path / "run" / "a.json") as temporary,
+    ):
+        shutil.rmtree(tmp_path / "run")
+        temporary.write_text("new")
+    with pytest.raises(ArtifactError, match="it is gone"):
+        json_files.append_jsonl(tmp_path / "run" / "metrics.jsonl", {"a": 1})
+
+
+@pytest.mark.parametrize("read", [io.read_json, io.read_jsonl, io.load_npz, io.open_npz, io.load_joblib, io.load_codebook])
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path, read):
+    (tmp_path / "a.json").mkdir()
+    with pytest.raises(ArtifactError, match=r"^expected a .*a\.json") as caught:
+        read(tmp_path / "a.json")
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="permissions do not bind the superuser")

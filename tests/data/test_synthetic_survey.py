@@ -6,12 +6,13 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from astromodal.config.schema import DataConfig, SyntheticConfig
-from astromodal.data.synthetic import ensure_survey, survey
-from astromodal.errors import ArtifactError
+from astromodal.data.synthetic import check_place, ensure_survey, survey
+from astromodal.errors import ArtifactError, DataError
 
 
 def template(data: DataConfig) -> str:
@@ -146,3 +147,19 @@ def test_memory_does_not_grow_with_the_number_of_objects(repo, tmp_path):
     few, many = map(int, done.stdout.split())
     cutouts = 0.35 * 1280 * 12 * 9216 * 4 / 2**20  # MiB, if all of them were held
     assert many - few < 0.3 * cutouts, (few, many)
+
+
+def test_a_sky_is_generated_only_where_nothing_of_others_is_and_somebody_meant_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = SimpleNamespace(name="sky")
+    check_place(data, "artifacts/sky/cubes/datacube_{field}.parquet")  # the default: made as needed
+    with pytest.raises(DataError, match=r"got no such folder \(typo\); to repair: make the folder, or add data=splus"):
+        check_place(data, "typo/datacube_{field}.parquet")
+    (tmp_path / "mine").mkdir()
+    check_place(data, "mine/datacube_{field}.parquet")
+    for name in ("datacube_SYN-0001.parquet", "zero_points.csv", ".datacube_SYN-0002.1.tmp.parquet"):
+        (tmp_path / "mine" / name).write_text("")
+    check_place(data, "mine/datacube_{field}.parquet")  # what an interrupted writing leaves
+    (tmp_path / "mine" / "datacube_STRIPE82-0001.parquet").write_text("")
+    with pytest.raises(DataError, match=r"one that holds datacube_STRIPE82-0001\.parquet \(mine\).*data=splus"):
+        check_place(data, "mine/datacube_{field}.parquet")

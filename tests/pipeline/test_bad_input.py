@@ -89,11 +89,11 @@ def test_a_missing_column(workplace: Workplace, stage: str):
 
 
 WRONG = (
-    ("train_tokenizers", "paths.datacube_template=nowhere/datacube_{field}.parquet"),
-    ("train_tokenizers", "paths.datacube_template=artifacts/synthetic/cubes/other_{field}.parquet"),
+    ("train_tokenizers", "paths.datacube_template='nowhere/datacube_{field}.parquet'"),
+    ("train_tokenizers", "paths.datacube_template='artifacts/synthetic/cubes/other_{field}.parquet'"),
     ("train_tokenizers", "data.fields=[SYN-9999]"),
     ("train_tokenizers", "data.splits.method=sky", "data.ra_column=null", "data.dec_column=null"),
-    ("encode", "paths.datacube_template=nowhere/datacube_{field}.parquet"),
+    ("encode", "paths.datacube_template='nowhere/datacube_{field}.parquet'"),
     ("encode", "data.fields=[SYN-9999]"),
     ("encode", "data.splits.method=sky", "data.ra_column=null", "data.dec_column=null"),
     ("train_lm", "data.fields=[SYN-9999]"),
@@ -104,7 +104,7 @@ WRONG = (
     ("evaluate", "evaluate.run={run}", "evaluate.splits=[tset]"),
     ("evaluate", "evaluate.run={run}", "evaluate.predict=[nothing]"),
     ("evaluate", "evaluate.run={run}", "data.fields=[SYN-9999]"),
-    ("evaluate", "evaluate.run={run}", "evaluate.input=datacubes", "paths.datacube_template=no/{field}.parquet"),
+    ("evaluate", "evaluate.run={run}", "evaluate.input=datacubes", "paths.datacube_template='no/{field}.parquet'"),
     ("evaluate", "evaluate.run={run}", "evaluate.input=datacubes", "data.images.pixel_scale=0.4"),
 )  # fmt: skip
 
@@ -143,7 +143,7 @@ def test_an_encoding_of_another_survey_that_fails_leaves_the_tokens_of_this_one(
     whole = path.read_bytes()
     path.write_bytes(whole[:1000] + bytes(3000) + whole[4000:])  # the footer stays: the damage shows while reading
     shutil.copy(workplace.cubes / "zero_points.csv", other)
-    template = "paths.datacube_template=other/datacube_{field}.parquet"
+    template = "paths.datacube_template='other/datacube_{field}.parquet'"
     refused(workplace, "encode", template)
     assert run(workplace, "train_lm", "training.max_steps=1").returncode == 0
 

@@ -24,6 +24,9 @@ def explain(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, AssertionError) and "Unexpected type for root" in str(link):
             return str(_below_null(link))
+    folder = next((found for link in chain if (found := _no_folder(link)) is not None), None)
+    if folder is not None:
+        return str(folder)
     missing = _missing_plugin("\n".join(str(link) for link in chain))
     if missing is not None:
         return str(missing)
@@ -54,6 +57,18 @@ def _unread(error: Any) -> UserError:
     repair = shlex.quote(f"{key}={quoted(value)}")
     return UserError.plain(f"configuration: {message} in {error.override}; to repair: quotes for Hydra within quotes "
                            f"for the shell, {repair}")  # fmt: skip
+
+
+def _no_folder(error: BaseException) -> ConfigError | None:
+    """The folder of a run, which Hydra makes before any code of this program runs."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return None
+    modules = [str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    caller = next((name for name in reversed(modules) if name.split(".")[0] not in ("pathlib", "os", "shutil")), "")
+    if caller.split(".")[0] != "hydra":
+        return None
+    return ConfigError("a folder for the run that can be made", got=error.strerror, where=error.filename,
+                       repair="set paths.runs to a folder that you can write to")  # fmt: skip
 
 
 def _missing_plugin(text: str) -> ConfigError | None:

@@ -61,6 +61,14 @@ def write_error(error: OSError, path: Path) -> ArtifactError | None:
     return ArtifactError(kind.expected, got=error.strerror, where=path, repair=kind.repair)
 
 
+def read_error(error: OSError, path: str | Path) -> ArtifactError:
+    """The one-line error of a failed read of ``path``, which is there."""
+    name = errno.errorcode.get(error.errno or 0, "")
+    kind = next((kind for kind in _KINDS[1:] if name in kind.codes), _KINDS[1])
+    expected = "a file that can be read" if kind is _KINDS[1] else kind.expected
+    return ArtifactError(expected, got=error.strerror or error, where=path, repair=kind.repair)
+
+
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
     """Turn the operating system's write errors inside the block into one :class:`ArtifactError` about ``path``."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from ..errors import ArtifactError
+from .atomic import read_error
 
 _BLOCK = 1 << 22  # bytes read at once where rows are picked or columns are cut out
 _GAP = 1 << 15  # bytes between two rows that cost less to read than a second call
@@ -47,8 +48,7 @@ class SharedFile:
         except OSError as error:
             if isinstance(error, ArtifactError):
                 raise
-            raise ArtifactError("a file that can be read", got=error.strerror or error, where=self.path,
-                                repair=f"check the disk; {self.repair}") from error  # fmt: skip
+            raise read_error(error, self.path) from error
 
 
 class FileArray(NDArrayOperatorsMixin):

@@ -11,6 +11,7 @@ import math
 import os
 import pickle
 import re
+import tokenize
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArtifactError, ArtifactMissingError, UnsafeFileError
-from .atomic import FileLock, atomic_path
+from .atomic import FileLock, atomic_path, read_error
 from .bounded import check_shape
 from .json_files import append_jsonl, plain, read_json, read_jsonl, read_mapping, truncate_jsonl, write_json, write_text
 from .npz import NpzWriter, _read_npy_header, load_npz, load_npz_key, open_npz, save_npz
@@ -139,7 +140,7 @@ def load_torch(path: str | Path, map_location: Any = "cpu") -> Any:
         raise
     except OSError as error:
         if error.errno != errno.EINVAL:  # torch's reader seeks to where a file that was cut has no bytes
-            raise
+            raise read_error(error, path) from error
         raise ArtifactError(
             "a whole file of weights", got=error, where=path, repair="use another checkpoint"
         ) from error
@@ -228,7 +229,9 @@ def _load_npy(path: str | Path) -> np.ndarray:
             return np.load(file, allow_pickle=False)
     except FileNotFoundError as error:
         raise ArtifactMissingError("an .npy file", got="nothing", where=path) from error
-    except (ValueError, EOFError, SyntaxError, TypeError) as error:
+    except OSError as error:
+        raise read_error(error, path) from error
+    except (ValueError, EOFError, SyntaxError, TypeError, tokenize.TokenError) as error:
         if isinstance(error, ArtifactError):
             raise
         raise ArtifactError("a whole .npy file", got=error, where=path, repair="make the file again") from error

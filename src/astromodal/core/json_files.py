@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArtifactError, ArtifactMissingError
-from .atomic import atomic_path, writing
+from .atomic import atomic_path, read_error, writing
 from .bounded import check_file_size, inside, walk
 
 MAX_JSON = 1 << 26  # bytes; the largest file of a survey of ten thousand fields has a tenth
@@ -72,6 +72,8 @@ def read_json(path: str | Path, repair: str = "make the file again") -> Any:
         raise
     except FileNotFoundError as error:
         raise ArtifactMissingError("a JSON file", got="nothing", where=path) from error
+    except OSError as error:
+        raise read_error(error, path) from error
     except (ValueError, RecursionError) as error:
         raise ArtifactError("valid JSON", got=str(error), where=path, repair=repair) from error
 
@@ -118,6 +120,8 @@ def read_jsonl(path: str | Path) -> list[dict]:
         raise ArtifactMissingError("a JSONL file", got="nothing", where=path) from error
     except ArtifactError:
         raise
+    except OSError as error:
+        raise read_error(error, path) from error
     except (ValueError, RecursionError) as error:
         raise ArtifactError("one JSON object per line", got=str(error), where=path) from error
 

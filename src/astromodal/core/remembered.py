@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..errors import ArtifactError, ArtifactMissingError
-from .atomic import FileLock
+from .atomic import FileLock, read_error
 from .fingerprints import new_hash
 from .sealed import read_sealed, write_sealed
 
@@ -88,7 +88,7 @@ def _stamp(path: str) -> Stamp:
     except FileNotFoundError as error:
         raise ArtifactMissingError("a file", got="nothing", where=path) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise read_error(error, path) from error
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
@@ -110,12 +110,7 @@ def _hash(path: str) -> str:
     except FileNotFoundError as error:
         raise ArtifactMissingError("a file", got="nothing", where=path) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: str, error: OSError) -> ArtifactError:
-    return ArtifactError("a file that can be read", got=error.strerror or error, where=path,
-                         repair="change its permissions, or make it again")  # fmt: skip
+        raise read_error(error, path) from error
 
 
 # ------------------------------------------------------------------------------------- on the disk

@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import ArtifactError, ArtifactMissingError, UnsafeFileError
+from .atomic import read_error
 from .bounded import BoundedFile, allowed_bytes, check_shape, inside, walk
 
 _DTYPE = re.compile(r"[biufcSU]\d{1,6}")
@@ -294,6 +295,8 @@ def read_joblib(path: str | Path) -> Any:
             return value
     except FileNotFoundError as error:
         raise ArtifactMissingError("a joblib file", got="nothing", where=path) from error
+    except OSError as error:
+        raise read_error(error, path) from error
     except Refused as error:
         raise UnsafeFileError(
             "plain arrays, numbers and text", got=error, where=path, repair="write it again as arrays, without objects"

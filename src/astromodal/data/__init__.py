@@ -14,7 +14,7 @@ __getattr__, __dir__, __all__ = exports(
         "spectra": "SpectrumBatch grid read_spectra",
         "images": "ImageBatch elliptical_mask read_images",
         "splits": "TEST TRAIN VAL assign_splits",
-        "synthetic": "ensure_survey noise_limited_error true_parameters",
+        "synthetic": "check_place ensure_survey noise_limited_error true_parameters",
         "checklists": "Checklists read_checklists",
         "checklist_generator": "ChecklistGenerator",
         "species_matrix": "SpeciesMatrix split_rows",

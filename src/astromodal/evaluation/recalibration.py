@@ -24,7 +24,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..core.atomic import FileLock
-from ..core.json_files import read_json, write_json
+from ..core.sealed import read_sealed, write_sealed
 from ..errors import ArtifactError, ArtifactMissingError, DataError
 
 FILE = "calibration.json"
@@ -107,10 +107,10 @@ class Calibration:
         return found[max(found, key=lambda key: (found[key].n_objects, key))] if found else None
 
     def save(self, path: str | Path) -> None:
-        """Write as plain JSON, atomically."""
+        """Write as plain JSON with a checksum, atomically."""
         entries = [{"column": column, "given": given, **asdict(fitted)}
                    for (column, given, _), fitted in self.questions.items()]  # fmt: skip
-        write_json(path, {"format": FORMAT, "weights": self.weights, "questions": entries})
+        write_sealed(path, {"format": FORMAT, "weights": self.weights, "questions": entries})
 
     def merge_into(self, path: str | Path) -> None:
         """Write into a file that keeps what it has of other questions, if it is of the same weights.
@@ -133,7 +133,7 @@ class Calibration:
             ArtifactMissingError: there is none.
             ArtifactError: it is damaged, or was fitted for other weights.
         """
-        content = read_json(path)
+        content = read_sealed(path, "fit it again: run evaluate.py")
         try:
             if content["format"] != FORMAT:
                 raise ArtifactError(f"a calibration of format {FORMAT}", got=content["format"], where=path,

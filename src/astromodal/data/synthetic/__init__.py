@@ -6,7 +6,7 @@ spectrum, with noise of known size, and most objects lack most of them (``write`
 known, so is the best possible error of a quantity (``truth``).
 """
 
-from .survey import ensure_survey
+from .survey import check_place, ensure_survey
 from .truth import noise_limited_error, true_parameters
 
-__all__ = ["ensure_survey", "noise_limited_error", "true_parameters"]
+__all__ = ["check_place", "ensure_survey", "noise_limited_error", "true_parameters"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
@@ -15,12 +16,13 @@ from ...core.atomic import FileLock, writing
 from ...core.io import write_text
 from ...core.manifest import read_manifest, write_manifest
 from ...core.processes import worker_pool
-from ...errors import ArtifactError
+from ...errors import ArtifactError, DataError
 from .population import field_name, zero_points
 from .write import write_field
 
 VERSION = 1  # of the generator: another one makes old cubes be written anew
 ZERO_POINTS = "zero_points.csv"
+KIND = "synthetic_survey"
 _WAIT_SECONDS = 3600.0  # for another process that writes the same sky
 
 log = logging.getLogger(__name__)
@@ -62,9 +64,37 @@ def ensure_survey(data: Any, template: str) -> list[Path]:
             _write_zero_points(folder / ZERO_POINTS, config)
             files = [path.name for path in paths] + [ZERO_POINTS]
             sizes = {name: _size(folder / name) for name in files}
-            write_manifest(folder, kind="synthetic_survey", config=wanted, inputs={}, files=files, run_id="",
+            write_manifest(folder, kind=KIND, config=wanted, inputs={}, files=files, run_id="",
                            extra={"sizes": sizes})  # fmt: skip
     return paths
+
+
+def check_place(data: Any, template: str) -> None:
+    """Refuse to generate a sky among files of others, or in a folder that nobody has made.
+
+    ``artifacts/<data.name>/cubes``, the default, is made as needed. Another one is what somebody has typed, who may well
+    have meant cubes of their own: without ``data=…`` the survey is the synthetic one.
+
+    Raises:
+        DataError: the folder is not there, or holds other files than a synthetic sky.
+    """
+    folder = Path(template.format(field="x")).parent
+    own = "data=splus (or another survey) to read cubes of your own"
+    if not folder.is_dir():
+        if folder.absolute() != Path("artifacts", str(data.name), "cubes").absolute():
+            raise DataError("a folder to generate the synthetic survey in", got="no such folder", where=folder,
+                            repair=f"make the folder, or add {own}")  # fmt: skip
+        return
+    with contextlib.suppress(ArtifactError):
+        if read_manifest(folder).get("kind") == KIND:
+            return
+    known = Path(template).name.format(field="SYN-*")
+    left = (ZERO_POINTS, "manifest.json", "synthetic.lock")  # of a writing that was interrupted
+    names = sorted(path.name for path in folder.iterdir())
+    others = [n for n in names if not (n.startswith(".") or n in left or Path(n).match(known))]
+    if others:
+        raise DataError("a folder of its own for the synthetic survey", got=f"one that holds {', '.join(others[:3])}",
+                        where=folder, repair=f"add {own}, or set data.root to an empty folder")  # fmt: skip
 
 
 def _state(folder: Path, wanted: dict[str, Any], paths: Sequence[Path]) -> tuple[list[int], bool]:
