@@ -123,7 +123,19 @@ def test_a_calibration_is_read_as_it_was_written_and_belongs_to_its_weights(tmp_
         Calibration.load(path, "def")
     with pytest.raises(ArtifactMissingError):
         Calibration.load(tmp_path / "none.json")
-    content = json.loads(path.read_text())
+    written = path.read_bytes()
+    for bit in np.random.default_rng(0).choice(8 * len(written), 200, replace=False):  # none is read without a word
+        damaged = bytearray(written)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        try:
+            assert Calibration.load(path) == whole
+        except ArtifactError as error:
+            assert "calibration.json" in str(error) and "to repair: fit it again" in str(error)
+    content = json.loads(written)
+    del content["checksum"]  # as earlier versions wrote it
+    path.write_text(json.dumps(content))
+    assert Calibration.load(path, "abc") == whole
     path.write_text(json.dumps(content | {"questions": [{"column": "z", "given": [], "unknown": 3}]}))
     with pytest.raises(ArtifactError, match="whole calibration"):
         Calibration.load(path)
