@@ -193,8 +193,8 @@ def evaluate(cfg: DictConfig) -> float | None:
             about = asked.about | {"weights": str(weights.resolve())}
             summary = _predict(run, config, trained, asked.fields, asked.n_rows, run.dir, calibration, about)
             for name in ("catalogue", "embeddings"):
-            if (path := run.dir / f"{name}.parquet").is_file():
-                run.add_output(name, fingerprint_file(path))
+                if (path := run.dir / f"{name}.parquet").is_file():
+                    run.add_output(name, fingerprint_file(path))
             run.tracker.summary({key: value for key, value in summary.items() if isinstance(value, int | float)})
             if settings.judge is not None:
                 judged = _judge(run, config, run.dir, settings.judge, fitted,
