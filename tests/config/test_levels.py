@@ -12,7 +12,10 @@ from astromodal.errors import ConfigError
     ([], "levels of 2 or more"), ([4, 1], r"got \[4, 1\]"), ([256, 257], "at most 65536 codes, got 65792"),
 ])  # fmt: skip
 def test_levels_that_are_no_code_are_refused(levels, message):
-    for check in (check_levels, lambda x: check_image_levels(x, len(x)), lambda x: check_patch_levels(x, {"a": 1}, 0.0)):
+    def of_patches(levels):
+        check_patch_levels(levels, {"a": 1}, 0.0)
+
+    for check in (check_levels, lambda x: check_image_levels(x, len(x)), of_patches):
         with pytest.raises(ConfigError, match=message):
             check(levels)
 

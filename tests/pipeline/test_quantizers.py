@@ -115,6 +115,7 @@ def test_spectra_of_several_stages_are_predicted(staged: Workplace):
 @pytest.mark.parametrize("arguments, message", [
     (("tokenizer=image", "tokenizer/image/quantizer=fsq"), r"got vectors of 2 \(tokenizer.image.codec.latent_chann"),
     (("tokenizer=spectrum", "tokenizer/spectrum/quantizer=fsq"), r"got vectors of 32 .*flux of 32 pixels per patch"),
+    (("tokenizer=spectrum", "experiment=demo"), r"option of tokenizer/image/codec, got .*image=null"),
 ])  # fmt: skip
 def test_impossible_quantizers_are_refused_before_any_work(tmp_path, arguments, message):
     result = launch_stage("train_tokenizers", *SURVEY, *arguments, cwd=tmp_path)

@@ -14,10 +14,10 @@ P, N_FIT, N_TEST = 64, 1500, 400
 NOISE = 0.01  # of the scale: a signal-to-noise of 100
 
 
-def make(n: int, seed: int, n_pixels: int = P) -> tuple[np.ndarray, np.ndarray]:
+def make(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Spectra (n, P) of one shape at any phase, and their precision."""
     rng = np.random.default_rng(seed)
-    flux = 1 + 0.1 * np.sin(np.arange(n_pixels) / 5 + rng.uniform(0, 6.3, (n, 1))) + NOISE * rng.normal(size=(n, n_pixels))
+    flux = 1 + 0.1 * np.sin(np.arange(P) / 5 + rng.uniform(0, 6.3, (n, 1))) + NOISE * rng.normal(size=(n, P))
     return flux.astype(np.float32), np.full(flux.shape, 1 / NOISE, np.float32)
 
 
@@ -30,7 +30,7 @@ def hidden(flux: np.ndarray, precision: np.ndarray, share: float, seed: int = 7,
     return SpectrumBatch(shown, np.where(masked, np.float32(0), precision), np.ones(n), yes, yes)
 
 
-def fitted(batch: SpectrumBatch, n_codes: int = 64, kind: SpectrumKind = SpectrumKind.spectrum, **settings) -> GroupCodec:
+def fitted(batch: SpectrumBatch, n_codes: int = 64, kind=SpectrumKind.spectrum, **settings) -> GroupCodec:
     config = SpectrumTokenizerConfig(**({"quantizer": KMeansConfig(n_codes=n_codes), "patch_size": 32} | settings))
     return fit_group([batch], "b", SpectrumGroupConfig(flux="f", kind=kind), config, seed=0)[0]
 

@@ -156,9 +156,8 @@ def test_levels_for_patches_are_refused_before_a_spectrum_is_read(spectra, monke
 
 def test_the_documented_pair_of_flux_and_precision_can_have_levels(spectra):
     data, cubes, splits, *_, blue = spectra
-    tokenizer = SpectrumTokenizer(
-        SpectrumTokenizerConfig(groups=["blue"], patch_size=1, precision_weight=0.25, quantizer=FSQConfig(levels=[64, 8]))
-    )
+    config = SpectrumTokenizerConfig(groups=["blue"], patch_size=1, quantizer=FSQConfig(levels=[64, 8]))
+    tokenizer = SpectrumTokenizer(dataclasses.replace(config, precision_weight=0.25))
     report = tokenizer.fit(cubes, splits, data)["groups"]["blue"]
     tokens, present = tokenizer.encode("blue", blue)
     assert tokens.shape[1] == 75 and report["n_codes"] == 512

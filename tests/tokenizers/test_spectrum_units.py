@@ -6,7 +6,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from astromodal.config.schema import DataConfig, KMeansConfig, SpectrumGroupConfig, SpectrumKind, SpectrumTokenizerConfig
+from astromodal.config.schema import (
+    DataConfig,
+    KMeansConfig,
+    SpectrumGroupConfig,
+    SpectrumKind,
+    SpectrumTokenizerConfig,
+)
 from astromodal.data.spectra import read_spectra
 from astromodal.tokenizers import SpectrumTokenizer
 from astromodal.tokenizers.groups import fit_group
@@ -19,7 +25,7 @@ GROUPS = {
 
 
 def tokenized(unit: float) -> dict[str, tuple[np.ndarray, ...]]:
-    """Of each group, fitted and encoded in this unit: tokens, sigmas, decoded flux over the unit, scale over the unit."""
+    """Of each group, fitted and encoded in this unit: tokens, sigmas, decoded flux and scale, both over the unit."""
     rng = np.random.default_rng(0)
     sigma = 10 ** rng.uniform(-2, 0, (N, 1)) * np.ones((N, P))
     flux = 1 + 0.3 * np.sin(np.arange(P) / 5 + rng.uniform(0, 6, (N, 1))) + sigma * rng.normal(size=(N, P))

@@ -114,6 +114,12 @@ def _check_evaluate(cfg: DictConfig) -> None:
 
 
 def _check_tokenizer(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    for part in ("spectrum", "image"):
+        for kind in ("codec", "quantizer"):
+            settings = value_of(cfg, f"tokenizer.{part}.{kind}")
+            if settings is not None and "name" not in settings:  # an experiment's, whose tokenizer was not chosen
+                repair = f"take tokenizer=all, or tokenizer.{part}=null"
+                raise ConfigError(f"an option of tokenizer/{part}/{kind}", got="settings of none", repair=repair)
     check_image_levels(
         value_of(cfg, "tokenizer.image.quantizer.levels"), value_of(cfg, "tokenizer.image.codec.latent_channels")
     )

@@ -154,8 +154,8 @@ def list_column_ragged(column: Column, where: str = "") -> tuple[np.ndarray, np.
     """A list column with rows of any length.
 
     Returns:
-        flat: all rows one after the other, ``(total,)`` float32 or, where the file's numbers are wider, float64; element
-            nulls as NaN.
+        flat: all rows one after the other, ``(total,)``, element nulls as NaN; float32, or float64 where the file's
+            numbers are wider.
         offsets: row ``i`` is ``flat[offsets[i]:offsets[i + 1]]``, ``(n + 1,)`` int64.
         present: ``(n,)`` bool: not null and not empty.
 

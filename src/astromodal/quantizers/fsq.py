@@ -78,7 +78,7 @@ class FSQ(Quantizer):
         self.low_, self.high_, self._book = low.astype(np.float64), high.astype(np.float64), None
 
     def encode(self, X: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        """Codes (n,) int64; values beyond the bounds get the end cells. Weights change nothing: each number has a cell."""
+        """Codes (n,) int64; values beyond the bounds get the end cells. Weights change nothing."""
         if self.low_ is None:
             raise self._not_fitted("FSQ")
         X = checked(X, "FSQ.encode", len(self.levels))

@@ -6,8 +6,8 @@ running means that follow batch by batch (Bottou & Bengio 1995; Sculley 2010). W
 iterations on the subsample, which fit it too well, at a third of the products. Every given row takes part in the final
 centroids and counts. Codes that lose all rows are revived at the rows with the largest error.
 
-Weights are of rows (n,), or of their numbers (n, D): then a row's code is the nearest by ``sum_d w_d (x_d - c_d)^2``, and
-each number of a centroid is the mean of its rows' by their weights of that number.
+Weights are of rows (n,), or of their numbers (n, D): then a row's code is the nearest by ``sum_d w_d (x_d - c_d)^2``,
+and each number of a centroid is the mean of its rows' by their weights of that number.
 
 Shape legend: n rows, D dimensions, C codes.
 """
@@ -192,7 +192,9 @@ class KMeans(Quantizer):
             return self._update(X, weights, *assigned(X, weights, centroids), centroids)[0]
         return self._running_means(X, weights, centroids, rng)
 
-    def _iterate(self, X: np.ndarray, weights: np.ndarray, centroids: np.ndarray, n_iter: int, flat: bool) -> np.ndarray:
+    def _iterate(
+        self, X: np.ndarray, weights: np.ndarray, centroids: np.ndarray, n_iter: int, flat: bool
+    ) -> np.ndarray:
         """At most ``n_iter`` of Lloyd's iterations, until the inertia falls by less than ``tol`` of itself."""
         previous = float("inf")
         neighbours = Neighbours(X) if flat else None

@@ -133,7 +133,7 @@ class QuantileBinner(Quantizer):
         self._table = None
 
     def encode(self, X: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        """Bins (n,) int64 of ``X`` (n,) or (n, 1); values beyond the end bins get the end bins. Weights change nothing."""
+        """Bins (n,) int64 of ``X`` (n,) or (n, 1); values beyond the end bins get these. Weights change nothing."""
         if self.edges_ is None:
             raise self._not_fitted("QuantileBinner")
         values = self._asked(X, "QuantileBinner.encode")

@@ -1,7 +1,7 @@
 """One group of spectra: how its features are made and weighted, and the codebook over them, learned from a stream.
 
-A pixel counts in a code's choice and in its entry by its inverse variance, in units of the spectrum's scale, up to where
-the noise no longer matters (:func:`.patches.pixel_weights`); a masked or padded one does not count at all.
+A pixel counts in a code's choice and in its entry by its inverse variance, in units of the spectrum's scale, up to
+where the noise no longer matters (:func:`.patches.pixel_weights`); a masked or padded one does not count at all.
 
 Shape legend: n objects, P pixels, p pixels per patch, L patches, C codes, D numbers of a patch.
 """

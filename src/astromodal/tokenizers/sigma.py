@@ -5,9 +5,9 @@ codes is 1. In these units ``sigma`` is the standard error of what was tokenised
 signal variance, for any column and any group of spectra, and 1 means "as uncertain as the population is wide".
 
 Scalars: the catalogue's error, carried through the column's transform. Spectra: the noise of all flux features of a
-patch together, weighted as they are in the choice of the code. It belongs to the observation, not to the code: a code is
-the mean of many patches, so this is an upper bound of what noise does to the target. 0 stands for "exact": no error is
-known, or none that can be used.
+patch together, weighted as they are in the choice of the code. It belongs to the observation, not to the code: a code
+is the mean of many patches, so this is an upper bound of what noise does to the target. 0 stands for "exact": no error
+is known, or none that can be used.
 
 Shapes: n objects, c columns, P pixels, p pixels per patch, L patches.
 """

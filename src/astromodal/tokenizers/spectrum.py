@@ -269,11 +269,11 @@ class SpectrumTokenizer(Tokenizer):
         return self._codec(group).flux(entries)
 
     def decode(self, group: str, tokens: np.ndarray, scale: np.ndarray) -> np.ndarray:
-        """Flux (n, P) float64 in the group's physical unit, which may be of any size, from codes (n, L) and scales (n,)."""
+        """Flux (n, P) float64 in the group's physical unit, from codes (n, L) and scales (n,)."""
         return self.decode_normalized(group, tokens) * np.asarray(scale, dtype=np.float64)[:, None]
 
     def codebooks(self) -> dict[str, Codebook]:
-        """Of each part, entries (C, D): p fluxes, with a precision_weight then p weighted log precisions; or latents."""
+        """Of each part, entries (C, D): p fluxes (then p log precisions, if these have a weight), or latents."""
         return {name: self.codecs[group].quantizer.codebooks[stage] for name, (group, stage) in self.parts.items()}
 
     # ------------------------------------------------------------------------------------- report

@@ -88,8 +88,9 @@ def read_bundle(cls: type[SpectrumTokenizer], folder: Path) -> SpectrumTokenizer
     tokenizer = cls(SpectrumTokenizerConfig(**json.loads(str(arrays["config_json"]))))
     found = int(arrays.get("format", 1))
     if found != FORMAT and tokenizer.config.codec is None:
-        repair = f"run {COMMAND} tokenizer=spectrum, then python encode.py; runs trained on the old tokens stay with them"
-        raise ArtifactError(f"spectrum codebooks of format {FORMAT}", got=f"format {found}", where=folder, repair=repair)
+        repair = f"run {COMMAND} tokenizer=spectrum, then python encode.py, and train again"
+        expected = f"spectrum codebooks of format {FORMAT}"
+        raise ArtifactError(expected, got=f"format {found}", where=folder, repair=repair)
     tokenizer.skipped = json.loads(str(arrays["skipped_json"]))
     tokenizer.layout_ = json.loads(str(arrays["layout_json"]))
     tokenizer.inputs_ = json.loads(str(arrays["inputs_json"]))
