@@ -83,6 +83,8 @@ def test_counts_beyond_float32_are_read_by_their_zero_point_and_what_is_lost_is_
     np.testing.assert_allclose(images.flux, want.flux, rtol=1e-6)
     lost = read_images(wide(cutouts, 2, 1e45), survey(), "F1")
     assert not lost.present.any() and lost.reasons["r"]["too_large"] == lost.reasons["r"]["pixels"] == 2 * SIZE**2
+    small = read_images(wide(cutouts, 2, 1e-45), survey(), "F1")
+    assert small.reasons["r"]["too_small"] == 2 * SIZE**2 and images.reasons["r"]["too_small"] == 0
     found = Findings()
     found.add_images("F1", lost, lost.present)
     assert any("a zero point that is far off" in line for line in found.warnings())

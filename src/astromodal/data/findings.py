@@ -76,6 +76,7 @@ REASONS = {
     "bad_ivar": Reason("pixels with an ivar or error below 0 or infinite", "pixels",
                        "a column that holds neither inverse variances nor 1 sigma errors"),
     "too_large": Reason("pixels above 3e38 nanomaggies", "pixels", "a zero point that is far off"),
+    "too_small": Reason("pixels below 1e-38 nanomaggies", "pixels", "a zero point that is far off"),
     "masked_pixels": Reason("masked pixels on the grid"),
     "no_ivar": Reason("without ivar or error"),
     "rebinned": Reason("put on the grid"),

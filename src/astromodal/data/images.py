@@ -148,6 +148,7 @@ class ImageReader:
             factor = np.float32(factor)  # else the product is float64, whatever it is of
         with np.errstate(invalid="ignore", over="ignore"):
             np.multiply(values.reshape(n, size, size), factor, out=target, casting="same_kind")
+        reasons["too_small"] = _vanished(values[present], target[present]) if factor.dtype == np.float64 else 0
         np.isfinite(target, out=good)
         corner = target[:, 0, 0]
         same = (corner == target[:, -1, -1]) & (corner == target[:, size // 2, size // 2]) & np.isfinite(corner)
@@ -173,6 +174,12 @@ class ImageReader:
         if not name:
             return np.full(batch.num_rows, np.nan, dtype=np.float32)
         return numbers(batch.column(name), f"field {self.field}, column {name}").astype(np.float32)
+
+
+def _vanished(values: np.ndarray, flux: np.ndarray) -> int:
+    """Pixels (n, S * S) that are not 0 and whose flux (n, S, S) is too small for float32 to hold all its digits."""
+    small = np.abs(flux).reshape(values.shape) < np.finfo(np.float32).tiny
+    return int((small & (values != 0) & ~np.isnan(values)).sum())
 
 
 def read_images(batch: Batch | pa.RecordBatch, data: DataConfig, field: str) -> ImageBatch:
