@@ -102,6 +102,24 @@ def test_finished_jobs_are_not_run_again_and_unfinished_ones_are(stage: Stage):
     assert record["resumed"] and record["job"] == "1" and record["run_id"] == "s" and len(record["attempts"]) == 1
 
 
+def test_jobs_stand_in_the_folders_that_hydra_sweep_subdir_names(stage: Stage):
+    outcome = stage.run("seed=1,2", "hydra.sweep.subdir=${hydra.job.override_dirname}_of_${name}")
+    assert outcome.returncode == 0, outcome.stderr
+    sweep = stage.folder / "runs/train_lm/sweeps/s"
+    names = {path.parent.name for path in sweep.glob("*/run.json")}
+    assert {next(n for n in names if f"seed={seed}" in n)[-11:] for seed in (1, 2)} == {"_of_default"}
+    assert statuses(outcome) == [("0", "done"), ("1", "done")] and "0.2000" in outcome.stdout
+    second = next(name for name in names if "seed=2" in name)
+    write_json(sweep / second / "run.json", json.loads((sweep / second / "run.json").read_text()) | {"status": "RUNNING"})
+    again = stage.go_on()
+    assert again.returncode == 0 and stage.started == [2], again.stderr
+    assert {path.parent.name for path in sweep.glob("*/run.json")} == names
+
+
+def test_a_folder_that_jobs_would_share_is_refused(stage: Stage):
+    assert "same twice" in stage.run("seed=1,2", "hydra.sweep.subdir=same").error() and stage.started == []
+
+
 def test_a_failed_job_is_listed_with_its_error_and_run_again_only_when_asked(stage: Stage):
     stage.failing = {2: TrainingError("a finite loss", got="nan")}
     outcome = stage.run("seed=1,2,3")

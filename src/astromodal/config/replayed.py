@@ -63,4 +63,4 @@ def _is_setting(key: str, value: str, keys: set[str]) -> bool:
     if key in _HYDRA:
         return value.isdecimal()
     calls = "${" in value and ":" in value[value.index("${") :]
-    return "/" not in key and key.split(".")[0] in keys and not calls
+    return "/" not in key and (key.split(".")[0] in keys or key == "hydra.sweep.subdir") and not calls

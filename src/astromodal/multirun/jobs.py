@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from ..config.conf_files import conf_dir, group_names
 from ..config.continued import CONTROL
 from ..config.explain import explain
+from ..config.names import check_name
 from ..config.text_values import text_stays_text
 from ..config.validate import validate
 from ..core.config_record import config_record
@@ -35,6 +36,7 @@ class Job:
     swept: tuple[str, ...]  # what differs between the jobs of the sweep
     config: DictConfig  # as the stage will get it
     fingerprint: str  # of what decides the result
+    folder: str | None = None  # within the sweep's, as hydra.sweep.subdir wants it; None: its number
 
     @property
     def label(self) -> str:
@@ -67,11 +69,15 @@ def compose_jobs(sweeper: Any, arguments: Sequence[str]) -> list[Job]:
     for number, overrides in enumerate(all_overrides):
         swept = tuple(o for o in overrides if _key(o) in varying)
         try:
-            with composer.job(overrides, number) as config:
+            folder = composer.folder(overrides, number)
+            if folder is not None and folder in {job.folder for job in jobs}:
+                raise ConfigError("a folder of its own for each job", got=f"{folder} twice", where="hydra.sweep.subdir",
+                                  repair="name every swept key in it, or leave it out")  # fmt: skip
+            with composer.job(overrides, number, folder) as config:
                 validate(config, config.stage, [o for o in overrides if not _key(o).startswith("hydra")])
                 OmegaConf.resolve(config)  # now, while Hydra's own settings are those of the job
                 fingerprint = fingerprint_config(config_record(config, config.stage))
-            jobs.append(Job(overrides, swept, config, fingerprint))
+            jobs.append(Job(overrides, swept, config, fingerprint, folder))
         except Exception as error:
             message = explain(error)
             if message is None:
@@ -94,15 +100,30 @@ class Composer:
         self.values = {key for key in varying if not self.loader.repository.group_exists(key)}
         self._bases: dict[tuple[str, ...], DictConfig] = {}
 
+    def folder(self, overrides: Sequence[str], number: int) -> str | None:
+        """``hydra.sweep.subdir`` of a job, where it is not the number; what it may name takes a composition by Hydra.
+
+        Raises:
+            ConfigError: it is not the name of one folder.
+        """
+        if OmegaConf.to_container(self.sweeper.config.hydra.sweep, resolve=False)["subdir"] == "${hydra.job.num}":
+            return None
+        told = [o for o in overrides if _key(o) not in CONTROL]  # or override_dirname would name them
+        composed = self.loader.load_sweep_config(self.sweeper.config, told)
+        with read_write(composed.hydra), open_dict(composed.hydra):
+            composed.hydra.job.id = composed.hydra.job.num = number
+        return check_name(composed.hydra.sweep.subdir, "hydra.sweep.subdir")
+
     @contextmanager
-    def job(self, overrides: Sequence[str], number: int) -> Iterator[DictConfig]:
+    def job(self, overrides: Sequence[str], number: int, folder: str | None = None) -> Iterator[DictConfig]:
         """Configuration of a job; within the block Hydra's own settings are those of the job."""
         base = self._base(tuple(o for o in overrides if _key(o) not in self.values))
         values = self.parser.parse_overrides([o for o in overrides if _key(o) in self.values])
         hydra = base.hydra
         with read_write(hydra), open_dict(hydra):
             hydra.job.id = hydra.job.num = number
-            hydra.runtime.output_dir = os.path.abspath(os.path.join(hydra.sweep.dir, str(number)))
+            hydra.sweep.subdir = str(number) if folder is None else folder
+            hydra.runtime.output_dir = os.path.abspath(os.path.join(hydra.sweep.dir, hydra.sweep.subdir))
         task = copy.copy(base)
         with read_write(task), open_dict(task):
             del task["hydra"]

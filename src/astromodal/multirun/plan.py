@@ -36,6 +36,7 @@ class Planned:
     job: Job
     number: int
     action: Action
+    place: str  # name of its folder within the sweep's
     note: str = ""
 
 
@@ -87,20 +88,19 @@ def make_plan(
     for job in jobs:
         if job.fingerprint in first:
             twin = first[job.fingerprint]
-            plan.append(Planned(job, twin.number, Action.duplicate, f"of job {twin.number}"))
+            plan.append(Planned(job, twin.number, Action.duplicate, twin.place, f"of job {twin.number}"))
             continue
         planned = None
         known = record.numbers(job.fingerprint)
         for number in known:
-            action = state_of(folder / str(number), inputs_of(job), retry_failed)
+            place = record.place(number)
+            action = state_of(folder / place, inputs_of(job), retry_failed)
             if action is not None:
-                planned = Planned(job, number, action)
+                planned = Planned(job, number, action, place)
                 break
         if planned is None:
-            planned = Planned(job, record.next_number(), Action.run, "its inputs have changed" if known else "")
-            record.jobs.append(
-                {"number": planned.number, "overrides": list(job.swept), "config_fingerprint": job.fingerprint}
-            )
+            number, note = record.next_number(), "its inputs have changed" if known else ""
+            planned = Planned(job, number, Action.run, record.add(number, job.swept, job.fingerprint, job.folder), note)
         first[job.fingerprint] = planned
         plan.append(planned)
     return plan

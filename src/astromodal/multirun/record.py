@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..config.continued import without_control
+from ..config.names import check_name
 from ..core.io import read_json, write_json
 from ..core.manifest import utc_now
 from ..errors import ArtifactError
@@ -50,6 +52,20 @@ class SweepRecord:
     def numbers(self, fingerprint: str) -> list[int]:
         """Numbers of the jobs with this configuration, newest first."""
         return sorted((j["number"] for j in self.jobs if j["config_fingerprint"] == fingerprint), reverse=True)
+
+    def place(self, number: int) -> str:
+        """Name of a job's folder: its number, unless hydra.sweep.subdir has said something else."""
+        found = next((j.get("folder") for j in self.jobs if j["number"] == number), None)
+        return str(number) if found is None else check_name(found, f"folder of job {number}")
+
+    def add(self, number: int, swept: Sequence[str], fingerprint: str, folder: str | None) -> str:
+        """Enter a job; returns the name of its folder, which no other job has."""
+        place = folder
+        if folder is not None and folder in [self.place(j["number"]) for j in self.jobs]:
+            place = f"{folder}-{number}"
+        entry = {"number": number, "overrides": list(swept), "config_fingerprint": fingerprint}
+        self.jobs.append(entry if place is None else entry | {"folder": place})
+        return self.place(number)
 
     def next_number(self) -> int:
         """The first number that no job has had."""

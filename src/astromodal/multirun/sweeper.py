@@ -16,6 +16,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ..config.run_id import shared
+from ..config.text_values import quoted
 from ..core.atomic import FileLock
 from ..core.rank import is_main, world_size
 from ..core.text_table import say
@@ -109,7 +110,7 @@ def _launch(sweeper: Any, plan: Sequence[Planned]) -> list[Any]:
     for start in range(0, len(todo), max(size, 1)):
         part = todo[start : start + size]
         # The launcher counts from what it is told; the folder keeps the number that the sweep's record has.
-        batch = [[*p.job.overrides, f"hydra.sweep.subdir='{p.number}'"] for p in part]
+        batch = [[*p.job.overrides, f"hydra.sweep.subdir={quoted(p.place)}"] for p in part]
         returned += sweeper.launcher.launch(batch, initial_job_idx=part[0].number)
     return returned
 
@@ -143,8 +144,9 @@ def _record(config: Any, folder: Path) -> SweepRecord:
 
 def _shared_plan(jobs: Sequence[Job], plan: Sequence[Planned]) -> list[Planned]:
     """The plan of the first process, in all that torchrun has started: another one may look when a job has begun."""
-    told = shared("sweep", json.dumps([(p.number, p.action.value) for p in plan]), os.environ)
-    return [Planned(job, number, Action(action)) for job, (number, action) in zip(jobs, json.loads(told), strict=True)]
+    told = shared("sweep", json.dumps([(p.number, p.action.value, p.place) for p in plan]), os.environ)
+    return [Planned(job, number, Action(action), place)
+            for job, (number, action, place) in zip(jobs, json.loads(told), strict=True)]  # fmt: skip
 
 
 def _remembering(inputs_of: Any) -> Any:

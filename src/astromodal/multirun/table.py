@@ -34,7 +34,7 @@ class Outcome:
 
 def outcome_of(planned: Planned, folder: Path, raised: str | None = None) -> Outcome:
     """Read from the job's folder; ``raised`` (empty: nothing) stands in where a job has left no record."""
-    place = folder / str(planned.number)
+    place = folder / planned.place
     record = run_record(place)
     status = planned.action.value
     if planned.action in (Action.run, Action.resume):
