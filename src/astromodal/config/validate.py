@@ -35,8 +35,8 @@ def validate(cfg: DictConfig, stage: str, overrides: list[str] = ()) -> None:
     _check_names(cfg)
     check_bounds(cfg)
     _check_processes(cfg, stage)
-    check_combinations(cfg, stage, overrides)
     check_memory(cfg, stage)
+    check_combinations(cfg, stage, overrides)
 
 
 def _check_names(cfg: DictConfig) -> None:
