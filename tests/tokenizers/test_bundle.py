@@ -130,3 +130,41 @@ def test_torch_is_not_imported_for_scalars_and_spectra():
     env = {"PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_no_bit_of_a_bundle_can_flip_without_a_word(copied):
+    """Arrays, codebooks, the report and the manifest itself: refused in a line that names the file and the command."""
+    rng, files = np.random.default_rng(0), sorted(p for p in copied.rglob("*") if p.is_file())
+    assert {p.name for p in files} >= {"report.json", "manifest.json", "scalar_tokenizer_config.npz"} and len(files) == 9
+    for path in files:
+        whole = path.read_bytes()
+        for bit in rng.choice(8 * len(whole), 15, replace=False):
+            damaged = bytearray(whole)
+            damaged[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(damaged)
+            with pytest.raises(ArtifactError, match=rf"{path.name}.*to repair: run python train_tokenizers\.py") as caught:
+                TokenizerSet.load(copied)
+            assert "\n" not in str(caught.value)
+        path.write_bytes(whole)
+    TokenizerSet.load(copied)
+
+
+def test_zero_points_of_a_fitted_field_that_changed_are_refused_and_those_of_new_fields_are_fine(tmp_path):
+    from types import SimpleNamespace
+
+    from astromodal.config.schema import BandConfig, DataConfig, ImageConfig, ImageTokenizerConfig
+    from astromodal.tokenizers.base import plain
+    from astromodal.tokenizers.image import ImageTokenizer, _points
+
+    points = tmp_path / "zero_points.csv"
+    points.write_text("field,band,zero_point\nA,r,22.5\n")
+    data = DataConfig(images=ImageConfig(bands={"r": BandConfig(column="cut_r")}, size=32, zero_point_file=str(points)))
+    cubes = [SimpleNamespace(field=name, path=name, fingerprint=lambda: "same") for name in "AB"]
+    tokenizer = ImageTokenizer(ImageTokenizerConfig())
+    tokenizer.layout_ = plain(tokenizer.layout(data))
+    tokenizer.inputs_ = {"A": "same", "zero points of A": _points(data.images, "A")}
+    points.write_text("field,band,zero_point\nB,r,21.0\nA,r,22.5\n")
+    tokenizer.check(data, cubes)
+    points.write_text("field,band,zero_point\nB,r,21.0\nA,r,2.5\n")  # one bit
+    with pytest.raises(ArtifactError, match=r"zero points of A .*zero_points\.csv.*train_tokenizers\.py tokenizer=image"):
+        tokenizer.check(data, cubes)
