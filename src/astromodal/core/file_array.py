@@ -8,7 +8,7 @@ so that what is read stays the same file when another one takes its name.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,21 @@ class SharedFile:
             if isinstance(error, ArtifactError):
                 raise
             raise read_error(error, self.path) from error
+
+    def read_pieces(self, room: memoryview, at: Sequence[int], places: Sequence[int], sizes: Sequence[int]) -> None:
+        """Fill ``sizes[k]`` bytes of ``room`` from ``at[k]`` on with what stands at ``places[k]``; k by k.
+
+        A microsecond each: the call to the system, and as little as possible around it.
+        """
+        handle, read = self._handle, os.preadv
+        for row, place, n in zip(at, places, sizes, strict=False):
+            piece = room[row : row + n]
+            try:
+                whole = read(handle, [piece], place) == n
+            except OSError:
+                whole = False
+            if not whole:
+                self.read_into(piece, place)  # again, for the rest or for the error
 
 
 class FileArray(NDArrayOperatorsMixin):
@@ -163,9 +178,8 @@ class FileArray(NDArrayOperatorsMixin):
             starts, lengths: ``(B,)``, in elements; no length above ``width``.
         """
         out = np.zeros((len(starts), width), self.dtype)
-        room, read, size = memoryview(out.reshape(-1).view(np.uint8)), self.file.read_into, self.dtype.itemsize
+        room, size = memoryview(out.reshape(-1).view(np.uint8)), self.dtype.itemsize
         at = range(0, len(out) * width * size, width * size) if width else ()
         places, sizes = (starts * size + self.offset).tolist(), (lengths * size).tolist()
-        for row, place, n in zip(at, places, sizes, strict=width > 0):
-            read(room[row : row + n], place)
+        self.file.read_pieces(room, at, places, sizes)
         return out
