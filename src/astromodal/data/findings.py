@@ -264,12 +264,19 @@ def damage(counts: Mapping[str, Mapping[str, int]]) -> str:
     return ", ".join(f"{source} {describe(reasons)}" for source, reasons in found.items() if reasons)
 
 
-def finding_rows(totals: Mapping[str, Mapping[str, int]]) -> list[tuple[Any, ...]]:
-    """Rows of a table of :meth:`Findings.totals`: source, reason, number, share of what was given (for losses)."""
+def finding_rows(totals: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str]]:
+    """Rows of a table of :meth:`Findings.totals`: source; every reason with its count, of losses also the share.
+
+    >>> finding_rows({"scalar z": {"kept": 9, "inf": 1, "null": 5}})
+    [('scalar z', '1 infinite (10%), 5 null')]
+    """
     rows = []
     for source, counts in totals.items():
+        said = []
         for reason, number in counts.items():
             if reason not in (KEPT, PIXELS):
                 given = _given(counts, _of(reason)) if _of(reason) else 0
-                rows.append((source, _text(reason), number, number / given if given else None))
+                said.append(describe({reason: number}) + (f" ({100 * number / given:.2g}%)" if given > 0 else ""))
+        if said:
+            rows.append((source, ", ".join(said)))
     return rows

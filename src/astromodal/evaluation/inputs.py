@@ -1,10 +1,10 @@
 """The same inputs for a baseline as for the model: given quantities of an object as one row of numbers.
 
-Scalars are their values (NaN where missing; over a fixed unit of each column) and whether they were looked for and not
-detected. Spectra and cutouts are their tokens' codebook entries, averaged over stretches of the spectrum or squares of
-the cutout. Behind them stand colours (:mod:`.colours`), for the baselines that see them. Read from the token files
-field by field; of the training rows a stated number is kept, chosen by keyed draws, so that memory does not grow with
-the survey.
+Scalars are their values (NaN where missing; over a fixed unit, where float32 needs one) and whether they were looked
+for and not detected. Spectra and cutouts are their tokens' codebook entries, averaged over stretches of the spectrum or
+squares of the cutout. Behind them stand colours (:mod:`.colours`), for the baselines that see them. Read from the token
+files field by field; of the training rows a stated number is kept, chosen by keyed draws, so that memory does not grow
+with the survey.
 
 Shapes: n rows, s given scalars, f features, T tokens of a part, D dimensions of an entry.
 """
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 IMAGE = "image"
 STRETCHES, SQUARES = 16, 4  # averages of a spectrum; of a cutout on each side
 _SAMPLE_KEY = 0x5A3
-_FAR = 1e30  # of a dimensionless value: float32 and its squares end soon after
+_FAR = 1e30  # of a dimensionless value: float32 ends soon after
+_CLOSE, _USUAL = 1e-4, 1e15  # spread over distance from 0, and size, at which float32 and its squares get short
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def codebooks(tokenizers: TokenizerSet) -> dict[str, Codebook]:
 class Rows(NamedTuple):
     """Features of some objects."""
 
-    features: np.ndarray  # (n, f) float32, dimensionless, NaN where missing
+    features: np.ndarray  # (n, f) float32, in units that it can hold, NaN where missing
     target: np.ndarray  # (n,) float64, the asked column
 
 
@@ -125,15 +126,17 @@ def _units(store: TokenStore, scalars: Sequence[str]) -> dict[str, tuple[float, 
 def _unit(values: np.ndarray) -> tuple[float, float]:
     """What to subtract from values (n,), and what to divide by, so that float32 tells them apart whatever their unit.
 
-    Nothing is subtracted unless values lie close together far from 0 (Julian dates): small ones keep their digits.
+    Values that it tells apart anyway keep their unit, so that magnitudes can be subtracted from each other. Nothing is
+    subtracted unless values lie close together far from 0 (Julian dates): small ones keep their digits.
 
-    >>> _unit(np.array([1e45, 2e45, 3e45])), _unit(np.array([2459000.0, 2459001.0, 2459002.0]))
-    ((0.0, 2e+45), (2459001.0, 1.0))
+    >>> _unit(np.array([17.0, 18.0])), _unit(np.array([1e45, 2e45, 3e45])), _unit(2459000.0 + np.arange(3.0))
+    ((0.0, 1.0), (0.0, 3e+45), (2459001.0, 1.0))
     """
-    middle, spread = float(np.median(values)), float(np.median(np.abs(values - np.median(values))))
-    if 0 < spread < 1e-3 * abs(middle):
+    middle, largest = float(np.median(values)), float(np.abs(values).max())
+    spread = float(np.median(np.abs(values - middle)))
+    if 0 < spread < _CLOSE * abs(middle):
         return middle, spread
-    return 0.0, abs(middle) or float(np.abs(values).max()) or 1.0
+    return 0.0, 1.0 if 1 / _USUAL < largest < _USUAL or not largest else largest
 
 
 def features(

@@ -115,7 +115,7 @@ def encoding_table(summary: Mapping[str, Any]) -> str:
 def findings_table(found: Mapping[str, Mapping[str, int]]) -> str:
     """Every reason with its count, per column, group and band, as a paragraph of its own; empty if there is none."""
     rows = finding_rows(found)
-    return "\n\n" + table(("what was found", "", "n", "share lost"), rows, n_left=2) if rows else ""
+    return "\n\n" + table(("what was found", "number, share of what was given"), rows, n_left=2) if rows else ""
 
 
 # ---------------------------------------------------------------------------------------------- model
