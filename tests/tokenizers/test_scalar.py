@@ -12,6 +12,7 @@ from astromodal.config.schema import ScalarTokenizerConfig
 from astromodal.core.io import load_npz, load_npz_key, read_json
 from astromodal.data.scalars import read_scalars, scalar_columns
 from astromodal.errors import ArtifactError, ArtifactMissingError, DataError
+from astromodal.report.tables import tokenizer_table
 from astromodal.tokenizers import ScalarTokenizer
 from tests.tokenizers.survey import make_survey, whole
 
@@ -235,3 +236,27 @@ def test_a_damaged_file_is_refused(fitted, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match="fingerprint"):
         ScalarTokenizer.load(tmp_path)
+
+
+def test_what_the_training_rows_lose_is_reported_and_warned_about(tmp_path, caplog):
+    def spoil(rows):
+        rows["redshift"][::3] = [-9.99] * len(rows["redshift"][::3])  # a sentinel that nobody declared
+        rows["flux"][5::40] = [0.0] * len(rows["flux"][5::40])
+
+    data, cubes, splits = make_survey(tmp_path, change=spoil)
+    tokenizer = ScalarTokenizer(CONFIG)
+    with caplog.at_level(logging.WARNING):
+        report = tokenizer.fit(cubes, splits, data)
+    train = [splits[cube.field] == 0 for cube in cubes]
+    lost = sum(int(mask[::3].sum()) for mask in train)
+    assert report["found"]["scalar redshift"]["out_of_range"] == lost
+    assert report["found"]["scalar redshift"]["kept"] == sum(int(mask.sum()) for mask in train) - lost
+    assert report["found"]["scalar flux"]["not_positive"] == sum(int(mask[5::40].sum()) for mask in train)
+    assert report["found"]["scalar blue_scale"]["null"] > 0 and "no_spectrum" not in report["found"]["scalar blue_scale"]
+    (line,) = [line for line in report["warnings"] if "scalar redshift" in line]
+    assert f"lost {lost} of {sum(int(mask.sum()) for mask in train)}" in line and "(fields F0, F1)" in line
+    assert line.endswith("most of them are -9.99") and line in caplog.text
+    tokenizer.save(tmp_path / "bundle")
+    assert read_json(tmp_path / "bundle" / "report.json")["found"] == report["found"]
+    shown = tokenizer_table({"scalar": report})
+    assert "what was found" in shown and f"{lost} outside of min and max (34%)" in shown

@@ -13,6 +13,7 @@ from astromodal.core.io import load_npz
 from astromodal.core.manifest import read_manifest
 from astromodal.data.datacube import Datacube
 from astromodal.errors import ArtifactError, ArtifactMissingError, DataError
+from astromodal.report.tables import encoding_table
 from astromodal.tokens import FieldWriter, TokenStore, encode_survey, token_paths
 from tests.tokens.fake_survey import FakeTokenizers, make_survey, write_cube
 
@@ -111,6 +112,9 @@ def test_what_a_field_loses_is_counted_and_warned_about_also_when_it_is_up_to_da
         (line,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "scalar r" in r.getMessage()]
         assert f"lost {n} of {n}: {n} beyond the fitted range" in line and "(field F1)" in line
         assert "another unit" in line and line in summary["warnings"]
+        shown = encoding_table(summary)
+        assert "what was found" in shown and "not detected" in shown
+        assert f"{summary['found']['scalar r']['clipped']} beyond the fitted range" in shown
 
 
 def test_batch_size_and_number_of_processes_do_not_change_a_byte(survey, tmp_path):
