@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from .atomic import atomic_path
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
@@ -48,6 +49,28 @@ def panels_in_a_row(n: int, width: float, height: float) -> tuple[Figure, list[A
 
     figure = Figure(figsize=(n * width, height), layout="constrained")
     return figure, list(figure.subplots(1, n, squeeze=False)[0])
+
+
+def panel_grid(
+    rows: int, columns: int, panel: tuple[float, float], *, left: float, top: float, right: float = 0.1,
+    bottom: float = 0.1, gaps: tuple[float, float] = (0.05, 0.05),
+) -> tuple[Figure, np.ndarray]:  # fmt: skip
+    """A figure of equal panels ``(rows, columns)`` with room around them; all lengths in inches.
+
+    The room is given, because matplotlib's search for it takes most of the time of a figure of many panels.
+
+    Args:
+        panel: width and height of one.
+        gaps: between columns, and between rows.
+    """
+    from matplotlib.figure import Figure
+
+    width = left + columns * panel[0] + (columns - 1) * gaps[0] + right
+    height = top + rows * panel[1] + (rows - 1) * gaps[1] + bottom
+    room = {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height,
+            "wspace": gaps[0] / panel[0], "hspace": gaps[1] / panel[1]}  # fmt: skip
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=room)
 
 
 def points(

@@ -9,9 +9,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from ..core.plotting import BLUE, GREEN, INK, ORANGE, curve, legend_and_grid, never_fatal, panels_in_a_row, points, save
+from ..core.plotting import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    curve,
+    legend_and_grid,
+    never_fatal,
+    panel_grid,
+    panels_in_a_row,
+    points,
+    save,
+)
 
 TRUE, MODEL, OTHER = INK, BLUE, ORANGE
 COLOURS = {"image": BLUE, "scalar": ORANGE, "spectrum": GREEN}
@@ -102,8 +113,7 @@ def plot_cutouts(
         return None
     chosen = np.unique(np.linspace(0, len(bands) - 1, min(n_bands, len(bands))).round().astype(int))
     n = min(len(true), 4)
-    figure = Figure(figsize=(1.45 * len(chosen) + 0.6, 3.05 * n + 0.3), layout="constrained")
-    axes = figure.subplots(2 * n, len(chosen), squeeze=False)
+    figure, axes = panel_grid(2 * n, len(chosen), (1.4, 1.4), left=0.3, top=0.55)
     for row in range(n):
         for column, band in enumerate(chosen):
             finite = true[row, band][np.isfinite(true[row, band])]
@@ -118,7 +128,7 @@ def plot_cutouts(
                     axis.set_title(bands[band], fontsize=9)
                 if column == 0:
                     axis.set_ylabel(labels[k], fontsize=9)
-    figure.suptitle(f"cutouts: {labels[0]} above {labels[1]} (arcsinh scale, 1 to 99.8 %)", fontsize=10)
+    figure.suptitle(f"cutouts: {labels[0]} above {labels[1]} (arcsinh scale, 1 to 99.8 %)", fontsize=10, y=0.995)
     return save(figure, path)
 
 
@@ -135,8 +145,8 @@ def plot_spectra(
     examples = list(examples)[:8]
     if not examples:
         return None
-    figure = Figure(figsize=(10, 1.9 * len(examples) + 0.4), layout="constrained")
-    for axis, example in zip(figure.subplots(len(examples), 1, squeeze=False)[:, 0], examples, strict=True):
+    figure, axes = panel_grid(len(examples), 1, (9.0, 1.5), left=0.8, top=0.1, bottom=0.4, gaps=(0, 0.4))
+    for axis, example in zip(axes[:, 0], examples, strict=True):
         wave, flux = np.asarray(example["wave"]), np.asarray(example["flux"], dtype=float)
         valid = np.asarray(example.get("valid", np.isfinite(flux)), dtype=bool)
         axis.plot(wave, np.where(valid, flux, np.nan), color=TRUE, lw=0.6, alpha=0.7, label=labels[0])
@@ -166,8 +176,8 @@ def plot_scalars(
         return None
     width = min(6, len(columns))
     height = -(-len(columns) // width)
-    figure = Figure(figsize=(2.2 * width, 2.2 * height + 0.3), layout="constrained")
-    axes = figure.subplots(height, width, squeeze=False).ravel()
+    figure, axes = panel_grid(height, width, (1.8, 1.8), left=0.4, top=0.55, bottom=0.25, gaps=(0.4, 0.4))
+    axes = axes.ravel()
     for axis, column in zip(axes, columns, strict=False):
         true, predicted = np.asarray(column["true"], float), np.asarray(column["predicted"], float)
         low, high = np.percentile(true, [1, 99])
@@ -180,5 +190,5 @@ def plot_scalars(
         axis.tick_params(labelsize=6)
     for axis in axes[len(columns) :]:
         axis.set_visible(False)
-    figure.suptitle(f"{title} (x observed, y predicted)", fontsize=9)
+    figure.suptitle(f"{title} (x observed, y predicted)", fontsize=9, y=0.995)
     return save(figure, path)
