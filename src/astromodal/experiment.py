@@ -16,12 +16,13 @@ from .core.rank import is_main, rank, world_size
 from .core.runs import RunContext
 from .core.vocab import stages_of
 from .data.scalars import inverse_transform, transform
+from .errors import ConfigError
 from .evaluation.baselines import TypeEntries, baseline_metrics
 from .evaluation.examples import expected_entries, image_examples, spectrum_examples
 from .evaluation.object_errors import object_errors
 from .evaluation.physical import PhysicalCallback, PhysicalValidation
 from .evaluation.question_score import QuestionScore
-from .evaluation.questions import questions_to
+from .evaluation.questions import Plan, questions_to
 from .models import CausalTransformerLM
 from .models.values import token_values
 from .sequences import BucketSampler, SequenceDataset, SequenceLoader, build_layout, build_sequences
@@ -72,7 +73,9 @@ class LanguageModelRun:
             self.tokenizers, sequence.modalities, config.model.max_len, config.vocab, config.data
         )
         self.vocab = self.layout.vocab
-        check_monitor(config.training.monitor, self.vocab, {s.modality for s in self.layout.segments})
+        self.asked = self._asked(record["sequence"]) if config.objective == ObjectiveFigure.prediction else None
+        columns = [] if self.asked is None else [question.name for question in self.asked.scalars]
+        check_monitor(config.training.monitor, self.vocab, {s.modality for s in self.layout.segments}, columns)
         self.questions = named_questions(sequence.questions, self.layout)
         if is_main():
             write_json(run.dir / "vocab_spec.json", self.vocab.to_dict())
@@ -102,6 +105,18 @@ class LanguageModelRun:
         """Tokens per row of the image grid; 24 where there are no images, as with the documented cutouts."""
         return int(np.sqrt(self.layout.image_length)) or 24
 
+    def _asked(self, sequence: dict[str, Any]) -> Plan:
+        """What is asked of the model while it is trained, and after.
+
+        Raises:
+            ConfigError: it cannot be asked, or no scalar column is, which alone has a score.
+        """
+        plan = questions_to(self.layout, self.tokenizers, sequence, self.config.evaluate)
+        if not plan.scalars:
+            raise ConfigError("a scalar column among what is asked, with objective=prediction",
+                              got=self.config.evaluate.predict, where="evaluate.predict")  # fmt: skip
+        return plan
+
     def _objective(self) -> LanguageModelObjective:
         seed_everything(self.config.seed)  # the initial weights are those of the seed
         model = self.config.model
@@ -127,7 +142,7 @@ class LanguageModelRun:
             self.packed, split, order=order if train or order == Order.ask else "fixed", seed=self.config.seed,
             max_len=self.config.model.max_len, with_values=values, questions=self.questions,
             with_sigma=self.objective.reads_errors or (train and uses_errors(self.config.loss)),
-            redraw=self._redraw() if train else None,
+            redraw=self.redraw() if train else None,
         )  # fmt: skip
         # figures that are not summed over the ranks are made from everything, on each of them
         shard = {} if values else {"rank": rank(), "world_size": world_size()}
@@ -143,7 +158,8 @@ class LanguageModelRun:
             persistent_workers=training.persistent_workers, prefetch_factor=training.prefetch_factor,
         )  # fmt: skip
 
-    def _redraw(self) -> Redraw | None:
+    def redraw(self) -> Redraw | None:
+        """What shows scalars within their errors; None: they are shown as they were observed."""
         amount, scalar = self.config.sequence.redraw, self.tokenizers.scalar
         return Redraw(scalar, self.vocab, amount, self.config.seed) if amount and scalar is not None else None
 
@@ -163,12 +179,11 @@ class LanguageModelRun:
                 self._physical(), self.loader("val", values=True), next_types=config.sequence.next_types
             )
             callbacks.append(self.physical)
-        if has_val and config.objective == ObjectiveFigure.prediction:
-            plan = questions_to(self.layout, self.tokenizers, self.record["sequence"], config.evaluate)
-            callbacks.append(
-                QuestionScore(plan, self.store, self.layout, self.tokenizers, batch_size=config.evaluate.batch_size,
-                              seed=config.seed)
-            )  # fmt: skip
+        if has_val and self.asked is not None:
+            size = config.evaluate.batch_size
+            question = QuestionScore(self.asked, self.store, self.layout, self.tokenizers, batch_size=size,
+                                     seed=config.seed)  # fmt: skip
+            callbacks.append(question)
         self.loop = self.training_loop(
             config.training, callbacks=callbacks, val_loader=self.loader("val") if has_val else None,
             tracker=run.tracker, output_dir=run.dir, progress=run.progress, resume=resume, init_from=config.init_from,

@@ -21,7 +21,7 @@ from .core.plotting import never_fatal
 from .core.runs import RunContext, sweep_job
 from .data import assign_splits, check_unique_ids, discover
 from .data.datacube import Datacube
-from .errors import ArtifactMissingError, ConfigError, DataError
+from .errors import ArtifactMissingError, DataError
 from .report import plots, tables
 from .sequences.layout import SequenceLayout
 from .tokenizers import TokenizerSet
@@ -139,8 +139,6 @@ def _train_lm(cfg: DictConfig, config: Config) -> float | None:
         experiment = LanguageModelRun(config, run, record)
         asks = config.objective == ObjectiveFigure.prediction
         check_names(experiment.layout, config.evaluate)
-        if asks:
-            _check_question(config, experiment)
         result = experiment.fit(resume)
         summary = experiment.summary(result)
         # on all processes: a sharded model computes on all of them or on none
@@ -293,21 +291,6 @@ def _prediction(run: RunContext, config: Config) -> dict[str, float]:
 
 
 # --------------------------------------------------------------------------------------- shared parts
-
-
-def _check_question(config: Config, experiment: Any) -> None:
-    """Before the training, what is asked after it can be asked, and has a score.
-
-    Raises:
-        ConfigError: it cannot, or no scalar column is asked.
-    """
-    from .evaluation.questions import questions_to
-
-    sequence = experiment.record["sequence"]
-    plan = questions_to(experiment.layout, experiment.tokenizers, sequence, config.evaluate)
-    if not plan.scalars:
-        raise ConfigError("a scalar column among what is asked, with objective=prediction",
-                          got=config.evaluate.predict, where="evaluate.predict")  # fmt: skip
 
 
 def _say_flags(run: RunContext, summary: dict[str, Any]) -> None:

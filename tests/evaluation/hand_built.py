@@ -70,7 +70,8 @@ def model(dtype: torch.dtype = torch.float64, errors: bool = False) -> CausalTra
     vocab = layout().vocab
     torch.manual_seed(0)
     values = token_values(vocab, Codebooks(), ValuesConfig(errors=True)) if errors else None
-    network = CausalTransformerLM(vocab.vocab_size, vocab.n_types, 16, 2, 4, 32, max_len=64, grid_width=2, values=values)
+    sizes = {"max_len": 64, "grid_width": 2, "values": values}
+    network = CausalTransformerLM(vocab.vocab_size, vocab.n_types, 16, 2, 4, 32, **sizes)
     with torch.no_grad():
         for name, weight in network.named_parameters():
             if weight.dim() > 1:

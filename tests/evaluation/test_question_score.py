@@ -53,7 +53,8 @@ def test_it_is_crps_over_that_of_the_marginal_of_validation_objects_that_have_co
 
 def test_of_many_objects_a_fixed_choice_is_asked():
     asked, tokens = hand.plan(predict=["z"]), hand.field(300)
-    few = [QuestionScore(asked, [tokens, tokens], hand.layout(), hand.tokenizers(), max_objects=30, seed=s) for s in (0, 0, 1)]
+    few = [QuestionScore(asked, [tokens, tokens], hand.layout(), hand.tokenizers(), max_objects=30, seed=s)
+           for s in (0, 0, 1)]  # fmt: skip
     sizes = [sum(len(slots.tokens) for slots, _ in score.asked) for score in few]
     assert 8 < sizes[0] < 45 and sizes[0] == sizes[1]
     assert few[0].on_validation_end(loop(), {}) == few[1].on_validation_end(loop(), {})

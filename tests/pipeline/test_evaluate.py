@@ -253,12 +253,17 @@ def test_a_sweep_of_losses_is_compared_by_the_judged_answer_to_a_question(place:
     place = Workplace(shutil.copytree(place.folder, tmp_path / "place"))  # whose newest run stays the newest
     ask = ("evaluate.predict=[mag_pstotal_r,mag_pstotal_g]", "evaluate.given=[spectrum]")
     outcome = launch_stage("train_lm", "-m", *SURVEY, *MODEL, "sequence=random", "objective=prediction", *ask,
-                           "loss.weight_scalar=0.1,3", "run_id=asked", cwd=place.folder)  # fmt: skip
+                           "training.monitor=val/question", "sequence.redraw=1", "loss.weight_scalar=0.1,3",
+                           "run_id=asked", cwd=place.folder)  # fmt: skip
     assert outcome.returncode == 0, outcome.stderr
     jobs = sorted((place.folder / "runs/train_lm/sweeps/asked").glob("*/summary.json"))
     assert len(jobs) == 2
     scores = [json.loads(path.read_text())["prediction"]["score"] for path in jobs]
     assert len(set(scores)) == 2
+    for path, score in zip(jobs, scores, strict=True):  # of the best weights, by the very question; from bins, not levels
+        lines = map(json.loads, (path.parent / "metrics.jsonl").read_text().splitlines())
+        asked = [line["val/question"] for line in lines if "val/question" in line]
+        assert min(asked) == pytest.approx(score, rel=0.1)
     rows = [line.split()[:3] for line in outcome.stdout.split("prediction/score", 1)[1].splitlines()[1:3]]
     assert rows == [[str(job), "done", f"{score:.4f}"] for job, score in enumerate(scores)]
     ranked = launch_report(place.folder / "runs/train_lm/sweeps/asked", capsys)

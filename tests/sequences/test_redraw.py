@@ -28,7 +28,8 @@ def survey() -> tuple[SimpleNamespace, dict[str, np.ndarray]]:
                              codebook=SimpleNamespace(scale=scale))  # fmt: skip
     physical = np.array([0.3, float(inverse_transform(np.array([-0.2]), CONFIGS["flux"])[0])])
     bins = [binners[j].encode(np.float32([[0.3, -0.2][j]]))[0] for j in range(2)]
-    sequence = [BOS, VOCAB.base_scalar + bins[0], VOCAB.base_scalar + bins[1], VOCAB.base_spectrum, VOCAB.base_spectrum, EOS]
+    codes = [VOCAB.base_scalar + bins[0], VOCAB.base_scalar + bins[1], VOCAB.base_spectrum, VOCAB.base_spectrum]
+    sequence = [BOS, *codes, EOS]
     types = [0, *(VOCAB.type_of_column(c) for c in CONFIGS), 2, 2, 0]
     batch = {
         "tokens": np.tile(np.array(sequence), (N, 1)), "types": np.tile(types, (N, 1)),

@@ -81,15 +81,34 @@ def test_batches_have_errors_only_when_asked_and_are_the_same_otherwise(packed):
 
 
 @pytest.mark.parametrize("use", list(ErrorUse))
-def test_training_asks_for_errors_when_the_loss_reads_them_and_validation_never(packed, use):
+def test_training_asks_for_errors_when_the_loss_reads_them_and_validation_when_the_model_does(packed, use):
     loss = LossConfig(spectrum=LossFormConfig(errors=use))
     groups = {"sequence": SequenceConfig(), "model": ModelConfig(), "training": TrainingConfig()}
     config = SimpleNamespace(loss=loss, seed=0, **groups)
-    run = SimpleNamespace(config=config, packed=packed, questions=())
+    objective = SimpleNamespace(reads_errors=False)
+    run = SimpleNamespace(config=config, packed=packed, questions=(), objective=objective, redraw=lambda: None)
     train, val = (next(iter(LanguageModelRun.loader(run, split))) for split in ("train", "val"))
     assert ("sigma" in train) == (use != ErrorUse.ignore) and "sigma" not in val
     config.loss.enabled = False
     assert "sigma" not in next(iter(LanguageModelRun.loader(run, "train")))
+    objective.reads_errors = True
+    assert all("sigma" in next(iter(LanguageModelRun.loader(run, split))) for split in ("train", "val"))
+
+
+def test_shown_tokens_stand_where_the_tokens_stand_and_change_with_the_epoch(packed):
+    """In every order; drawn in the fixed one, by object and column."""
+
+    def one_further(tokens, types, sigma, values, object_index, epoch):
+        assert values.shape == (3, 3) and sigma.shape == tokens.shape and object_index.shape == (3,)
+        return tokens + (1000 + epoch) * (sigma > 0)
+
+    for order in ("fixed", "random", "ask"):
+        plain, redrawn = (SequenceDataset(packed, "train", order=order, seed=3, with_sigma=True, redraw=r)
+                          for r in (None, one_further))  # fmt: skip
+        redrawn.set_epoch(2), plain.set_epoch(2)
+        a, b = plain.__getitems__([1, 5, 2]), redrawn.__getitems__([1, 5, 2])
+        assert set(b) - set(a) == {"shown"} and all(torch.equal(a[name], b[name]) for name in a)
+        assert torch.equal(b["shown"], a["tokens"] + 1002 * (a["sigma"] > 0)) and (a["sigma"] > 0).any()
 
 
 def test_files_of_an_earlier_format_are_refused_in_one_line_and_encoded_again(encoded):

@@ -1,10 +1,10 @@
 """The score of the question itself at every validation, for a training that is chosen and stopped by it.
 
-The error over all parts of all objects (``val/score``) may still fall while what will be asked gets worse: a small survey
-is learned by heart. So the question of ``evaluate.given`` and ``evaluate.predict`` is put to validation objects, as
-``evaluate.py`` would, and ``val/question`` is the mean over the asked columns of CRPS over the CRPS of the marginal of
-the training objects: 1 knows nothing, lower is better. ``training.monitor=val/question`` chooses the best weights by it,
-``training.patience`` stops.
+The error over all parts of all objects (``val/score``) may still fall while what will be asked gets worse: a small
+survey is learned by heart. So the question of ``evaluate.given`` and ``evaluate.predict`` is put to validation objects,
+as ``evaluate.py`` would, and ``val/question`` is the mean over the asked columns of CRPS over the CRPS of the marginal
+of the training objects: 1 knows nothing, lower is better. ``training.monitor=val/question`` chooses the best weights by
+it, ``training.patience`` stops.
 
 Shapes: n objects, V bins of a column.
 """
@@ -63,7 +63,7 @@ class QuestionScore(Callback):
     def _read(
         self, fields: Iterable[FieldTokens], max_objects: int, seed: int
     ) -> Iterable[tuple[Slots, dict[str, np.ndarray]]]:
-        """Slots of the chosen objects of each field, and their observed values ``(n,)`` by column, NaN where unknown."""
+        """Slots of the chosen objects of each field, and their observed values ``(n,)``, NaN where unknown."""
         fields = list(fields)
         share = max_objects / max(sum(int((field.split == VAL).sum()) for field in fields), 1)
         before = 0

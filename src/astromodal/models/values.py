@@ -16,8 +16,8 @@ Standardised is as in the loss (``core/codebook.py``): the usage-weighted mean t
 or column. Specials, non-detections among them, have no value, nor has a block without a codebook.
 
 With ``errors`` the standard error of the token's observation (``tokenizers/sigma.py``) is an input, too: a magnitude
-of +- 0.5 is another thing than one of +- 0.01. Its features are the piecewise-linear ones of log10 sigma, in half decades
-from 0.001 to 10, and 1; times a matrix of the token's type. Where no error is known nothing is added.
+of +- 0.5 is another thing than one of +- 0.01. Its features are the piecewise-linear ones of log10 sigma, in half
+decades from 0.001 to 10, and 1; times a matrix of the token's type. Where no error is known nothing is added.
 
 The same in the output head gives the logits of like tokens like weights. All columns share the head's rows of the
 scalar block, so there the value of bin k is its rank, (k + 1/2) / V, with features of the same kind.
@@ -61,7 +61,7 @@ def piecewise_features(x: np.ndarray, knots: np.ndarray) -> np.ndarray:
 
 
 def periodic_features(x: np.ndarray, n_features: int) -> np.ndarray:
-    """x, then sine and cosine at ``n_features // 2`` frequencies, of ``x (...)``: ``(..., 1 + 2 (n_features // 2))``."""
+    """x, and sine and cosine at ``n_features // 2`` frequencies, of ``x (...)``: ``(..., 1 + 2 (n_features // 2))``."""
     frequencies = LOWEST_FREQUENCY * 2.0 ** np.arange(n_features // 2)
     phase = 2.0 * np.pi * frequencies * x[..., None]
     return np.concatenate([np.clip(x, -FARTHEST, FARTHEST)[..., None], np.sin(phase), np.cos(phase)], -1)
@@ -179,7 +179,7 @@ class ValueTable(nn.Module):
 
 
 def mapped(phi: Tensor, group: Tensor, maps: Tensor) -> Tensor:
-    """Features ``phi (..., F)`` times the matrix of their ``group (...)``; ``maps (n_groups * F, D)`` has them in a stack.
+    """Features ``phi (..., F)`` times the matrix of their ``group (...)``, of those in ``maps (n_groups * F, D)``.
 
     A sum of F rows per token, weighted: no ``(..., F, D)`` is made, and no product with all matrices.
     """

@@ -9,13 +9,17 @@ from ..core.vocab import VocabSpec
 from ..errors import ConfigError
 
 
-def check_monitor(monitor: str, vocab: VocabSpec, modalities: Collection[str]) -> None:
+def check_monitor(monitor: str, vocab: VocabSpec, modalities: Collection[str], asked: Collection[str] = ()) -> None:
     """Refuse a metric that no validation of a language model with this vocabulary has.
+
+    Args:
+        asked: scalar columns whose questions are scored at every validation.
 
     Raises:
         ConfigError: with the nearest that there is.
     """
-    known = [f"val/{name}" for name in metrics_of(vocab, modalities)]
+    questions = ["question", *(f"question_{column}" for column in asked)] if asked else []
+    known = [f"val/{name}" for name in (*metrics_of(vocab, modalities), *questions)]
     if f"val/{monitor.removeprefix('val/')}" not in known:
         raise ConfigError("a metric of the validation, such as val/score", got=monitor, where="training.monitor",
                           repair=nearest(f"val/{monitor.removeprefix('val/')}", known))  # fmt: skip

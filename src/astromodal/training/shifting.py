@@ -16,8 +16,9 @@ from ..errors import ConfigError
 
 
 def shift(batch: Batch) -> Batch:
-    """Inputs ``tokens, types, attn_mask (, sigma)`` and ``targets, target_types (, target_sigma)``, all (B, L - 1); what
-    else the batch holds is kept.
+    """Inputs ``tokens, types, attn_mask (, sigma)`` and ``targets, target_types (, target_sigma)``, all (B, L - 1).
+
+    What else the batch holds is kept.
 
     Where nothing is to be predicted the target is PAD. With a ``prefix`` (B,) of given tokens that is in the prefix, and
     of EOS, which nobody asks for. ``shown`` (B, L), if there, takes the place of the tokens among the inputs.
