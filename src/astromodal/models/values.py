@@ -172,7 +172,8 @@ class ValueTable(nn.Module):
         rows: list[Tensor] = []
         end = 0
         for index, (start, weight) in enumerate(zip(self.starts, self.maps, strict=True)):
-            own = getattr(self, f"entries_{index}").to(weight.dtype) @ weight
+            with torch.autocast(weight.device.type, enabled=False):  # few numbers, of which the digits count
+                own = getattr(self, f"entries_{index}").to(weight.dtype) @ weight
             rows += [own.new_zeros(start - end, own.shape[1]), own]
             end = start + len(own)
         return F.pad(torch.cat(rows), (0, 0, 0, self.n_ids - end))
