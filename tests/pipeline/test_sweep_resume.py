@@ -208,6 +208,8 @@ def test_a_job_that_runs_elsewhere_is_left_alone(stage: Stage):
         (["loss.sample_k="], "expected a value of type Integer"),
         (["seed=choice()"], "empty choice"),
         (["model=tiny,smal"], "did you mean small?"),
+        (["model=glob(zz*)"], "got none in model=glob(zz*) (command line); to repair: choose from base, large"),
+        (["seed=range(3,3)"], "expected at least one value of seed to sweep over"),
     ],
 )
 def test_a_mistake_in_any_job_is_refused_before_the_first_one_starts(stage: Stage, arguments, expected):

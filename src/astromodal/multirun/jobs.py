@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from ..config.conf_files import conf_dir, group_names
+from ..config.conf_files import conf_dir, group_names, options_of
 from ..config.continued import CONTROL
 from ..config.explain import explain
 from ..config.names import check_name
@@ -48,12 +48,32 @@ def expand(sweeper: Any, arguments: Sequence[str]) -> list[tuple[str, ...]]:
 
     Raises:
         HydraException: an override that cannot be read, or a sweep over something else than a list of values.
+        ConfigError: a sweep over no value at all.
     """
     given = [*(text_stays_text(f"{key}={value}") for key, value in sweeper.params.items()), *arguments]
     overrides = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader).parse_overrides(given)
     groups = group_names([conf_dir()])  # Hydra drops the quotes within choice(…)
-    return [tuple(text_stays_text(o, groups) for o in job)
+    jobs = [tuple(text_stays_text(o, groups) for o in job)
             for batch in sweeper.split_arguments(overrides, None) for job in batch]  # fmt: skip
+    if not jobs:
+        _refuse_empty(overrides)
+    return jobs
+
+
+def _refuse_empty(overrides: Sequence[Any]) -> None:
+    """``model=glob(zz*)``, ``seed=range(3,3)``: nothing to run.
+
+    Raises:
+        ConfigError: naming the override that matches nothing.
+    """
+    for override in overrides:
+        if override.is_sweep_override() and not list(override.sweep_iterator()):
+            key = override.get_key_element()
+            options = options_of(key, [conf_dir()])
+            raise ConfigError(f"at least one value of {key} to sweep over", got=f"none in {override.input_line}",
+                              where="command line",
+                              repair=f"choose from {', '.join(options)}" if options else None)  # fmt: skip
+    raise ConfigError("at least one job", got="none", where="command line")
 
 
 def compose_jobs(sweeper: Any, arguments: Sequence[str]) -> list[Job]:
