@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..config import schema
 from ..config.saved import check_count, typed
+from ..core.torch_files import check_finite
 from ..errors import ArtifactError, UserError
 from .base import CODECS, Codec, build_codec
 
@@ -48,17 +49,6 @@ def codec_with_weights(values: Any, state: Any, where: object) -> Codec:
     codec = build_codec(config, shape)
     codec.load_state_dict(dict(state))
     return codec.eval()
-
-
-def check_finite(state: Mapping[str, Tensor], where: object) -> None:
-    """Refuse weights with NaN or infinity.
-
-    Raises:
-        ArtifactError: naming the first.
-    """
-    for name, value in state.items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise ArtifactError("finite weights", got=f"NaN or infinity in {name}", where=where)
 
 
 def _settings(values: Mapping[str, Any], state: Mapping[str, Tensor], where: object) -> tuple[Any, tuple[int, ...]]:

@@ -9,12 +9,13 @@ storage. What torch itself writes of state dicts is known here, and nothing else
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..errors import UnsafeFileError
+from ..errors import ArtifactError, UnsafeFileError
 from .bounded import inside, open_archive, walk
-from .safe_pickle import SafeUnpickler, Refused, _latin1
+from .safe_pickle import Refused, SafeUnpickler, _latin1
 
 _ITEMSIZE = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1,
              "Bool": 1, "ComplexDouble": 16, "ComplexFloat": 8}  # fmt: skip
@@ -157,3 +158,15 @@ def _check_archive(archive: zipfile.ZipFile) -> None:
     bad = archive.testzip()  # torch writes checksums but does not read them
     if bad is not None:
         raise ValueError(f"part {bad} does not have its checksum")
+
+
+def check_finite(state: Mapping[str, Any], where: object) -> None:
+    """Refuse weights (name → tensor) with NaN or infinity.
+
+    Raises:
+        ArtifactError: naming the first.
+    """
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ArtifactError("finite weights", got=f"NaN or infinity in {name}", where=where,
+                                repair="use another checkpoint of the run")  # fmt: skip

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..core.atomic import _sync_file, _sync_folder, writing
 from ..core.io import atomic_path, load_torch, plain, read_json, save_torch
 from ..core.runs import in_use
+from ..core.torch_files import check_finite
 from ..errors import ArtifactError, ArtifactMissingError, ConfigError
 from .sharded import forget_whole, like
 
@@ -122,6 +123,11 @@ class CheckpointStore:
             if path.exists():
                 yield path
 
+    def best_or_newest(self) -> Path | None:
+        """The best weights that were kept, else those of the newest checkpoint."""
+        best = self.folder / "best.pt"
+        return best if best.exists() else next(self._candidates(), None)
+
     def load(self) -> dict[str, Any]:
         """The newest whole checkpoint; a damaged one is passed over, and said so.
 
@@ -177,9 +183,11 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         ArtifactMissingError, ArtifactError, UnsafeFileError: as :func:`astromodal.core.io.load_torch`; or the file
-            is not a checkpoint of this program.
+            is not a checkpoint of this program, or its weights are not finite.
     """
-    return load_with_keys(path, KEYS, "a checkpoint", "use one from checkpoints/, or init_from for weights alone")
+    state = load_with_keys(path, KEYS, "a checkpoint", "use one from checkpoints/, or init_from for weights alone")
+    check_finite(model_state(state["model"], path), path)
+    return state
 
 
 def load_with_keys(path: str | Path, keys: Sequence[str], expected: str, repair: str) -> dict[str, Any]:
@@ -205,11 +213,13 @@ def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {_WRAPPERS.sub("", key): value for key, value in state.items()}
 
 
-def load_model_state(model: nn.Module, state: Mapping[str, Tensor], where: object = None) -> None:
+def load_model_state(
+    model: nn.Module, state: Mapping[str, Tensor], where: object = None, *, finite: bool = True
+) -> None:
     """Load weights saved from the bare, a compiled or a wrapped model.
 
     Raises:
-        ArtifactError: names or shapes are not those of ``model``.
+        ArtifactError: names or shapes are not those of ``model``, or, with ``finite``, a value is not.
     """
     state, own = unwrapped(state), model.state_dict()
     if not set(own) & set(state) and any(key.startswith(_OPTIONAL_PREFIX) for key in state):
@@ -220,6 +230,8 @@ def load_model_state(model: nn.Module, state: Mapping[str, Tensor], where: objec
         got = [f"{k} {tuple(state[k].shape) if k in state else 'missing'}" for k in odd[:3]]
         raise ArtifactError(f"the weights of this {type(model).__name__} ({'; '.join(shapes)})", got="; ".join(got),
                             where=where, repair="use the model configuration of that run")  # fmt: skip
+    if finite:
+        check_finite(state, where)
     model.load_state_dict({key: like(value, own[key]) for key, value in state.items()})
     forget_whole(model)
 

@@ -124,7 +124,7 @@ def replay(objective: Any, bundle: Mapping[str, Any]) -> list[dict[str, float]]:
         ArtifactError: the weights are those of another model.
     """
     model: nn.Module = objective.model
-    load_model_state(model, bundle["model"], "the debug bundle")
+    load_model_state(model, bundle["model"], "the debug bundle", finite=False)
     device = next(model.parameters()).device
     precision = MixedPrecision(bundle["precision"], device)
     objective.train()

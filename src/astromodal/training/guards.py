@@ -21,11 +21,13 @@ from ..config.schema import OnNonfinite
 from ..errors import TrainingError
 from . import distributed
 from .debug_bundle import load_bundle, replay, save_bundle, torch_rng
+from .sharded import local
 
 if TYPE_CHECKING:
     from .loop import TrainingLoop
 
-__all__ = ["StepTrace", "check_means", "explain_out_of_memory", "give_up", "load_bundle", "may_update", "replay"]
+__all__ = ["StepTrace", "check_means", "check_weights", "explain_out_of_memory", "give_up", "load_bundle", "may_update",
+           "replay"]  # fmt: skip
 
 _REPAIR = "lower optimizer.learning_rate or training.grad_clip, lengthen schedule.warmup_steps, or look for bad data"
 _CPU_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -126,6 +128,28 @@ def check_means(loop: TrainingLoop) -> dict[str, float]:
         repair += "; training.on_nonfinite=skip looks at every step"
     where = f"at or before step {loop.global_step}"
     raise TrainingError("finite losses and gradients", got=_listed(means), where=where, repair=repair)
+
+
+@torch.no_grad()
+def check_weights(loop: TrainingLoop) -> None:
+    """Look at the weights where something is to be made of them (validation, checkpoint, end), never at every step.
+
+    A finite loss and gradient may still make an update that is not finite: the last one of a run would be seen by
+    nothing else. All ranks answer the same.
+
+    Raises:
+        TrainingError: a weight is NaN or infinite; names it, and the checkpoint with the last finite weights.
+    """
+    named = [(name, local(p)) for name, p in loop.model.named_parameters()]
+    finite = torch.stack([p.isfinite().all() for _, p in named]).all() if named else torch.tensor(True)
+    if not distributed.largest(int(not finite), loop.device):
+        return
+    bad = next((name for name, p in named if not bool(p.isfinite().all())), "another process's share")
+    loop.finish_writing()  # a checkpoint that is on its way to the disk counts
+    kept = None if loop.store is None else loop.store.best_or_newest()
+    last = "no checkpoint was written before" if kept is None else f"{kept} has the last finite weights"
+    raise TrainingError("finite weights after an update", got=f"NaN or infinity in {bad}",
+                        where=f"at or before step {loop.global_step}", repair=f"{_REPAIR}; {last}")  # fmt: skip
 
 
 def _listed(values: Mapping[str, float]) -> str:

@@ -18,7 +18,7 @@ from ..core.random import seed_everything, set_rng_state
 from ..errors import ConfigError
 from . import distributed
 from .feed import Batch
-from .guards import StepTrace, explain_out_of_memory, give_up, may_update
+from .guards import StepTrace, check_weights, explain_out_of_memory, give_up, may_update
 from .loop_state import LoopState, is_due
 from .preemption import Preempted, StopSignals
 from .recording import log_step, record_epoch, validate
@@ -174,6 +174,9 @@ class TrainingLoop(LoopState):
         """What is due after a step: validation, end of the epoch, checkpoint. After a pre-emption it is done again."""
         epoch_over = self.feed.exhausted
         with self.clock.paused():
+            due = self._save_wanted or is_due(self.global_step, self.training.save_every)
+            if epoch_over or self.done or due or self._validation_due(epoch_over):
+                check_weights(self)
             if self._validation_due(epoch_over):
                 self._improved = validate(self) or self._improved
             if epoch_over or self.done:
@@ -182,8 +185,7 @@ class TrainingLoop(LoopState):
                 self.feed.next_epoch()
                 self.epoch_meter.reset()
             self.pending = False
-            due = self._improved or self._save_wanted or is_due(self.global_step, self.training.save_every)
-            if epoch_over or self.done or due:
+            if epoch_over or self.done or due or self._improved or self._save_wanted:
                 self.save()
 
     # ------------------------------------------------------------------------------- the small print
