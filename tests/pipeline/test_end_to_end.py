@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import math
 from pathlib import Path
 
@@ -241,9 +242,9 @@ def test_encoding_again_does_nothing_and_leaves_every_byte(workplace: Workplace)
 
 def test_the_next_command_is_said(pipeline: Workplace):
     said = (pipeline.runs("encode")[0] / "encode.log").read_text()
-    assert f"next: python train_lm.py {' '.join(SURVEY)}" in said
+    assert f"next: {shlex.join(['python', str(REPO / 'train_lm.py'), *SURVEY])}" in said
     said = (pipeline.runs("train_tokenizers")[0] / "train_tokenizers.log").read_text()
-    assert f"next: python encode.py {' '.join(SURVEY)}" in said
+    assert f"next: {shlex.join(['python', str(REPO / 'encode.py'), *SURVEY])}" in said
 
 
 def test_weights_of_a_run_start_another_one(workplace: Workplace, run_dir: Path):
