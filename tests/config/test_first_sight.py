@@ -39,8 +39,8 @@ REFUSED = {
 ACCEPTED = [
     "model=tiny", "data=splus", "+data.scalars={y:{min:0,column:z}}", "~data.scalars.z", "loss.sample_k=null",
     "training.max_steps=1_000", "optimizer.learning_rate=${seed}", "data@data=splus", "experiment=null", "recipe=null",
-    "hydra.run.dir=x", "hydra/launcher=slurm", "evaluate.judge=null", "data.scalars.z.sentinels=[1,2]", "seed=choice(1,2)",
-    "loss.image.form=energy", "training.pin_memory=yes",
+    "hydra.run.dir=x", "hydra/launcher=slurm", "evaluate.judge=null", "data.scalars.z.sentinels=[1,2]",
+    "seed=choice(1,2)", "loss.image.form=energy", "training.pin_memory=yes",
 ]  # fmt: skip
 
 

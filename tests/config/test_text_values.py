@@ -16,8 +16,8 @@ from astromodal.config.yaml_files import load_yaml
 from astromodal.errors import ConfigError
 
 # what is typed as a text, and is read as such
-TEXTS = ["2026_11_30", "1_2", "1e5", "0x10", "012", "0001", "true", "No", "1.", ".5e3", "-1", "+1", "nan", "inf", "12:30",
-         "2026-11-30", "/data/run=1", "/data/é", "/a[1]", "/a[1", "/My Data/x", "a$b", "~/x!", "#1", "it's", 'a"b',
+TEXTS = ["2026_11_30", "1_2", "1e5", "0x10", "012", "0001", "true", "No", "1.", ".5e3", "-1", "+1", "nan", "inf",
+         "12:30", "2026-11-30", "/data/run=1", "/data/é", "/a[1]", "/a[1", "/My Data/x", "a$b", "~/x!", "#1", "it's", 'a"b',
          "foo(1)", "x{y}", "a&b;c", "ÿ=ÿ"]  # fmt: skip
 KEYS = ["name", "data.root", "recipe.path", "tracking.project", "data.scalars.z.column", "+tokenizer.image.codec.name"]
 
@@ -43,7 +43,8 @@ def test_every_key_of_text_is_known_as_such(key):
 
 
 @pytest.mark.parametrize("override, value", [
-    ("seed=1_0", 10), ("loss.weight_image=1e-3", 1e-3), ("training.pin_memory=true", True), ("loss.sample_k=null", None),
+    ("seed=1_0", 10), ("loss.weight_image=1e-3", 1e-3), ("training.pin_memory=true", True),
+    ("loss.sample_k=null", None),
     ("resume=null", None), ("name=", ""), ("name='1_0'", "1_0"), ('data.root="a=b"', "a=b"), ("name=a\\,b", "a,b"),
     ("data.root=${oc.env:HOME}/1", "${oc.env:HOME}/1"), ("data.scalars.z.sentinels=[1_0,2]", [10, 2]),
     ("data.fields=null", None), ("data.fields=[]", []), ("model=tiny", "tiny"), ("schedule.name=wsd", "wsd"),
@@ -86,7 +87,8 @@ def test_yaml_files_keep_text_and_read_numbers(tmp_path: Path):
     for folder in ("data", "experiment", "hparams"):
         (tmp_path / folder).mkdir()
     (tmp_path / "data" / "2026_11.yaml").write_text(SURVEY)
-    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nname: 1_1\nseed: 1_1\ntracking: {tags: [1_0]}\n")
+    mine = "# @package _global_\nname: 1_1\nseed: 1_1\ntracking: {tags: [1_0]}\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(mine)
     (tmp_path / "hparams" / "names.yaml").write_text("# @package _global_\nhydra: {sweeper: {params: {name: 1_0}}}\n")
     register()
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):

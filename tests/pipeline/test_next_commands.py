@@ -69,7 +69,8 @@ def test_each_printed_command_runs_on_what_the_one_before_has_made(place: Path):
     with mock.patch.object(sweeper, "_launch", lambda *_: []):  # all jobs are composed and checked
         swept = launch_stage(stage, *arguments, cwd=place)
     assert "sweep of 3 jobs" in swept.stdout and "error in" not in swept.stderr, swept.stderr
-    shared = [a for a in arguments if a.split("=")[0] not in ("-m", "loss.weight_scalar", *(s.split("=")[0] for s in sizes))]
+    of_training = ["-m", "loss.weight_scalar", *(size.split("=")[0] for size in sizes)]
+    shared = [a for a in arguments if a.split("=")[0] not in of_training]
     stage, arguments = pasted(launch_stage("evaluate", *shared, "evaluate.judge=null", cwd=place))
     assert stage == "evaluate" and {"evaluate.given=[spectrum]", "evaluate.judge=null"} <= set(arguments)
     assert launch_stage(stage, *arguments, cwd=place).returncode == 0

@@ -110,7 +110,8 @@ def test_jobs_stand_in_the_folders_that_hydra_sweep_subdir_names(stage: Stage):
     assert {next(n for n in names if f"seed={seed}" in n)[-11:] for seed in (1, 2)} == {"_of_default"}
     assert statuses(outcome) == [("0", "done"), ("1", "done")] and "0.2000" in outcome.stdout
     second = next(name for name in names if "seed=2" in name)
-    write_json(sweep / second / "run.json", json.loads((sweep / second / "run.json").read_text()) | {"status": "RUNNING"})
+    record = json.loads((sweep / second / "run.json").read_text())
+    write_json(sweep / second / "run.json", record | {"status": "RUNNING"})
     again = stage.go_on()
     assert again.returncode == 0 and stage.started == [2], again.stderr
     assert {path.parent.name for path in sweep.glob("*/run.json")} == names

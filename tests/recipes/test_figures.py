@@ -25,11 +25,14 @@ def test_the_figure_of_tokenizers_is_the_mean_of_those_that_were_fitted():
     assert tokenizer_error({"image": {"variance_fraction": math.nan}}) is None
 
 
-@pytest.mark.parametrize("target, refused", [("hydra_plugins.hydra_optuna_sweeper.x.OptunaSweeper", True),
-                                             ("hydra_plugins.astromodal_sweeper.AstromodalSweeper", False)])  # fmt: skip
+@pytest.mark.parametrize("target, refused", [
+    ("hydra_plugins.hydra_optuna_sweeper.x.OptunaSweeper", True),
+    ("hydra_plugins.astromodal_sweeper.AstromodalSweeper", False),
+])  # fmt: skip
 def test_a_sweeper_from_outside_gets_a_figure_or_one_line(monkeypatch, target, refused):
     monkeypatch.setattr(launch, "_is_sweep", lambda: True)
-    monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: SimpleNamespace(sweeper=SimpleNamespace(_target_=target))))
+    hydra = SimpleNamespace(sweeper=SimpleNamespace(_target_=target))
+    monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: hydra))
     assert launch._comparable(0.5, "encode") == 0.5
     if refused:
         with pytest.raises(ConfigError, match=r"a figure of encode\.py"):

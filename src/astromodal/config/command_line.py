@@ -8,6 +8,7 @@ Only what is certain is refused here. The rest (what files say, what does not go
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import is_dataclass
 from enum import EnumMeta
@@ -43,7 +44,7 @@ def checked(arguments: Sequence[str], stage: str) -> list[str]:
     for override in overrides:
         _check(override, groups, folders)
     check_stage(overrides, stage)
-    check_preset(overrides, stage, "-m" in flags)
+    check_preset(overrides, stage, "-m" in flags, flags)
     return [*flags, *(text_stays_text(o, groups) for o in overrides)]
 
 
@@ -58,11 +59,11 @@ def check_stage(overrides: Sequence[str], stage: str) -> None:
                               repair=f"drop it, or give it to the stage that uses '{group}'")  # fmt: skip
 
 
-def check_preset(overrides: Sequence[str], stage: str, swept: bool) -> None:
+def check_preset(overrides: Sequence[str], stage: str, swept: bool, flags: Sequence[str] = ()) -> None:
     """Refuse a preset of swept values without a sweep: Hydra would run one job and say nothing."""
     if not swept and any(o.startswith("hparams=") and o not in ("hparams=", "hparams=null") for o in overrides):
         raise ConfigError("-m with hparams=…", got="a single run", where="command line",
-                          repair=f"python {stage}.py -m {' '.join(overrides)}")  # fmt: skip
+                          repair=shlex.join(["python", f"{stage}.py", "-m", *flags, *overrides]))  # fmt: skip
 
 
 def _apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

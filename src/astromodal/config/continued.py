@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 
 from ..errors import ArtifactError, ArtifactMissingError, ConfigError
@@ -61,7 +62,7 @@ def continued(arguments: list[str], stage: str) -> list[str]:
         return arguments
     if not set(arguments) & set(_FLAGS):
         raise ConfigError(
-            "-m with sweep.resume", got="a single run", repair=f"python {stage}.py -m {' '.join(arguments)}"
+            "-m with sweep.resume", got="a single run", repair=shlex.join(["python", f"{stage}.py", "-m", *arguments])
         )
     folder = Path(wanted[-1].strip("'\""))
     try:

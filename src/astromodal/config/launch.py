@@ -201,7 +201,8 @@ def _stay_here() -> None:
     """With ``hydra.job.chdir=true`` too, a path means what it meant where the command was given."""
     from hydra.core.hydra_config import HydraConfig
 
-    os.chdir(HydraConfig.get().runtime.cwd)
+    if HydraConfig.get().job.chdir:
+        os.chdir(HydraConfig.get().runtime.cwd)
 
 
 def _comparable(figure: Any, stage: str) -> Any:

@@ -32,7 +32,7 @@ def next_command(cfg: Any, stage: str, *more: str) -> str:
     kept = [o for o in told if _key(o) not in own and o not in _OF_TORCHRUN and _is_read(_key(o), stage)]
     ours = [o for o in more if not o.startswith("-")]
     flags += [o for o in more if o.startswith("-")]
-    return shlex.join(["python", _script(stage), *flags, *map(_as_typed, [*kept, *ours])])
+    return shlex.join(["python", script_of(stage), *flags, *map(_as_typed, [*kept, *ours])])
 
 
 def _told(cfg: Any, stage: str) -> tuple[list[str], list[str]]:
@@ -44,12 +44,7 @@ def _told(cfg: Any, stage: str) -> tuple[list[str], list[str]]:
     if not HydraConfig.initialized():
         return [], []
     hydra = HydraConfig.get()
-    flags: list[str] = []
-    for source in hydra.runtime.config_sources:
-        if source.provider == "command-line":
-            flags += ["--config-dir", source.path]
-        elif source.provider == "main" and source.schema == "file" and Path(source.path) != conf_dir():
-            flags += ["--config-path", source.path]
+    flags = folder_flags(hydra)
     told = [*(o for o in hydra.overrides.hydra if _key(o) == "hydra.searchpath"), *hydra.overrides.task]
     given = {_key(o) for o in told}
     if stage != cfg.stage and hydra.job.config_name != cfg.stage:  # a primary file is one of its stage
@@ -62,13 +57,24 @@ def _told(cfg: Any, stage: str) -> tuple[list[str], list[str]]:
     return flags, told
 
 
+def folder_flags(hydra: Any) -> list[str]:
+    """The flags that name the user's folders of options, of Hydra's own configuration."""
+    flags: list[str] = []
+    for source in hydra.runtime.config_sources:
+        if source.provider == "command-line":
+            flags += ["--config-dir", source.path]
+        elif source.provider == "main" and source.schema == "file" and Path(source.path) != conf_dir():
+            flags += ["--config-path", source.path]
+    return flags
+
+
 def _is_read(key: str, stage: str) -> bool:
     group = key.replace("/", ".").split(".")[0]
     known = group in Config.__dataclass_fields__
     return group not in _OF_ONE_RUN and (not known or group in STAGE_GROUPS[stage])
 
 
-def _script(stage: str) -> str:
+def script_of(stage: str) -> str:
     """The script of ``stage``, beside the one that runs."""
     running = Path(sys.argv[0])
     return str(running.with_name(f"{stage}.py")) if running.stem in STAGE_GROUPS else f"{stage}.py"

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from ..config.next_command import folder_flags, script_of
 from ..config.run_id import shared
 from ..config.text_values import quoted
 from ..core.atomic import FileLock
@@ -71,7 +73,8 @@ def _run(sweeper: Any, plan: Sequence[Planned], folder: Path, stage: str) -> lis
         broken = error
     errors = _errors(plan, returned)
     outcomes = [outcome_of(p, folder, errors.get(p.number)) for p in plan]
-    again = f"{_starter()} {stage}.py -m sweep.resume={folder}"
+    flags = folder_flags(sweeper.config.hydra)
+    again = f"{_starter()} {shlex.join([script_of(stage), *flags, '-m', f'sweep.resume={folder}'])}"
     say(sweep_table(outcomes, folder, again))
     if broken is not None and not isinstance(broken, Exception):
         raise broken

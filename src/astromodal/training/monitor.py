@@ -1,4 +1,4 @@
-"""Whether what ``training.monitor`` names will be measured: asked before the first step, not at the first validation."""
+"""Whether what ``training.monitor`` names will be measured: asked before the first step."""
 
 from __future__ import annotations
 
