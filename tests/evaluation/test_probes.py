@@ -105,6 +105,18 @@ def test_a_mean_is_judged_as_a_mean_though_the_probe_predicts_logarithms():
     assert found["probes"]["linear"]["mae"]["value"] < 1.02 * best  # the mean as a median: about 1.1
 
 
+@pytest.mark.parametrize("factor", [1e-30, 1e30])
+def test_a_probe_is_as_good_in_every_unit(factor):
+    states, rows, values = toy("every", n=400)
+    plain, scaled = (
+        judge_probes(states, rows, values * f, ScalarConfig(), replace(QUICK, epochs=1)).figures for f in (1.0, factor)
+    )
+    assert scaled["probes"]["linear"]["r2"]["value"] == pytest.approx(plain["probes"]["linear"]["r2"]["value"], abs=1e-6)
+    assert plain["probes"]["linear"]["r2"]["value"] > 0.9
+    mae = [found["probes"]["linear"]["mae"]["value"] for found in (plain, scaled)]
+    assert mae[1] == pytest.approx(mae[0] * factor, rel=1e-4)
+
+
 def test_probing_twice_gives_the_same_numbers_and_another_seed_others():
     options = {"epochs": 2}
     assert judged("one", **options) == judged("one", **options)

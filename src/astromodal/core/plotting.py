@@ -43,6 +43,16 @@ def never_fatal(function: Callable[P, R]) -> Callable[P, R | None]:
     return drawn
 
 
+def padded(low: float, high: float, share: float) -> tuple[float, float]:
+    """Ends of an axis with some room, whatever the unit; also where both ends are one value.
+
+    >>> padded(0.0, 4.0, 0.5), padded(2.0, 2.0, 0.5), padded(0.0, 0.0, 0.5), padded(0.0, 1e-30, 0.5)[1] < 2e-30
+    ((-2.0, 6.0), (1.0, 3.0), (-0.5, 0.5), True)
+    """
+    margin = share * (float(high - low) or abs(float(high)) or 1.0)
+    return float(low) - margin, float(high) + margin
+
+
 def panels_in_a_row(n: int, width: float, height: float) -> tuple[Figure, list[Axes]]:
     """A figure of ``n`` panels; ``width`` of each, and ``height``, in inches."""
     from matplotlib.figure import Figure

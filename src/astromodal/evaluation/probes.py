@@ -65,7 +65,7 @@ def judge_probes(
     hardware = hardware or HardwareConfig(device="cpu")
     target = transform(np.asarray(values, np.float64), config)
     learnt = target[rows[TRAIN]]
-    low, high, center, scale = learnt.min(), learnt.max(), learnt.mean(), max(float(learnt.std()), 1e-12)
+    low, high, center, scale = learnt.min(), learnt.max(), learnt.mean(), float(learnt.std()) or 1.0
     standard = (target - center) / scale
     pooled = {k: mean_states(states, rows[k], options.batch_size) for k in (TRAIN, VAL, TEST)}
     linear = fit_ridge(pooled[TRAIN][0], standard[rows[TRAIN]], pooled[VAL][0], standard[rows[VAL]])

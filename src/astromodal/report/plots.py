@@ -18,6 +18,7 @@ from ..core.plotting import (
     curve,
     legend_and_grid,
     never_fatal,
+    padded,
     panel_grid,
     panels_in_a_row,
     points,
@@ -153,8 +154,7 @@ def plot_spectra(
         axis.plot(wave, example["reconstruction"], color=MODEL, lw=1.0, label=labels[1])
         if valid.any():
             low, high = np.percentile(flux[valid], [0.5, 99.5])
-            margin = 0.25 * max(high - low, 1e-30)
-            axis.set_ylim(low - margin, high + margin)
+            axis.set_ylim(padded(low, high, 0.25))
         axis.set_ylabel(f"{example['group']}\n[{example.get('unit', '')}]", fontsize=7)
         axis.set_xlabel(str(example.get("wave_unit", "")), fontsize=7)
         axis.tick_params(labelsize=7)
@@ -181,10 +181,9 @@ def plot_scalars(
     for axis, column in zip(axes, columns, strict=False):
         true, predicted = np.asarray(column["true"], float), np.asarray(column["predicted"], float)
         low, high = np.percentile(true, [1, 99])
-        margin = 0.08 * max(high - low, 1e-12)
         axis.plot([low, high], [low, high], color=OTHER, lw=0.8, ls="--")
         axis.plot(true, predicted, ".", ms=2, alpha=0.5, color=MODEL, rasterized=True)
-        axis.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin))
+        axis.set(xlim=padded(low, high, 0.08), ylim=padded(low, high, 0.08))
         unit = f" [{column['unit']}]" if column.get("unit") else ""
         axis.set_title(f"{column['name']}{unit}", fontsize=7)
         axis.tick_params(labelsize=6)

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..core.plotting import never_fatal, save
+from ..core.plotting import never_fatal, padded, save
 from .plots import MODEL, OTHER, TRUE
 from .prediction_plots import BASELINE_COLOURS
 
@@ -62,8 +62,7 @@ def _square(axis: Axes, low: float, high: float, log: bool) -> None:
         ends = low / margin, high * margin
         axis.set(xscale="log", yscale="log")
     else:
-        margin = 0.08 * max(high - low, 1e-12)
-        ends = low - margin, high + margin
+        ends = padded(low, high, 0.08)
     axis.plot(ends, ends, color=TRUE, lw=0.8)
     axis.set(xlim=ends, ylim=ends, aspect="equal")
     axis.tick_params(labelsize=7)
