@@ -36,6 +36,7 @@ def mutations(value: Any) -> Iterator[tuple[str, Any]]:
     """Description and changed copy: each value missing, and with each replacement; and one key more."""
     for path in places(value):
         for new in (MISSING, *REPLACEMENTS):
-            yield f"{'.'.join(map(str, path))}={'missing' if new is MISSING else repr(new)[:30]}", replaced(value, path, new)
+            shown = "missing" if new is MISSING else repr(new)[:30]
+            yield f"{'.'.join(map(str, path))}={shown}", replaced(value, path, new)
     for new in REPLACEMENTS:
         yield f"all={repr(new)[:30]}", new

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from astromodal.config.schema import ScalarTokenizerConfig
-from astromodal.core.io import load_npz, load_npz_key, read_json
+from astromodal.core.io import load_npz, load_npz_key, read_json, save_npz
 from astromodal.data.scalars import read_scalars, scalar_columns
 from astromodal.errors import ArtifactError, ArtifactMissingError, DataError
 from astromodal.report.tables import tokenizer_table
@@ -236,6 +236,14 @@ def test_a_damaged_file_is_refused(fitted, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match="fingerprint"):
         ScalarTokenizer.load(tmp_path)
+
+
+def test_bins_of_fewer_columns_are_refused(fitted, tmp_path):
+    fitted[0].save(tmp_path)
+    path = tmp_path / "scalar_tokenizer_config.npz"
+    save_npz(path, load_npz(path) | {"n_bins": np.array([], np.int64)})
+    with pytest.raises(ArtifactError, match="bins of"):
+        ScalarTokenizer._read(tmp_path)
 
 
 def test_what_the_training_rows_lose_is_reported_and_warned_about(tmp_path, caplog):

@@ -31,7 +31,8 @@ def typed(kind: type[T], values: Any, where: object, needed: tuple[str, ...] = (
     if "${" in str(list(values.values())):
         raise ArtifactError(expected, got="values that would have to be resolved", where=where)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), dict(values)))  # type: ignore[return-value]
+        merged = OmegaConf.merge(OmegaConf.structured(kind), dict(values))
+        return OmegaConf.to_object(merged)  # type: ignore[return-value]
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ArtifactError(expected, got=str(error).split("\n")[0][:200], where=where) from error
 

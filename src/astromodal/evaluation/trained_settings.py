@@ -1,7 +1,7 @@
 """Settings in a file of weights, compared with the shapes of the weights before anything is built from them.
 
-The file may be a stranger's: a width of 10^6 or ten million layers is refused because the weights, which are as large as
-the file, do not have them.
+The file may be a stranger's: a width of 10^6 or ten million layers is refused because the weights, which are as large
+as the file, do not have them.
 """
 
 from __future__ import annotations

@@ -96,6 +96,9 @@ def choose_rows(splits: Mapping[str, np.ndarray], fields: Sequence[str], seed: i
     return RowChoice(fit, held_out, "train sample")
 
 
+_UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
+
+
 def first_difference(fitted: Any, given: Any, path: str = "") -> tuple[str, Any, Any] | None:
     """Dotted name and both values of the first place where two plain configurations differ; None if equal.
 
@@ -240,7 +243,7 @@ class Tokenizer(ABC):
             tokenizer = cls._read(folder)
         except UserError:
             raise
-        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError) as error:
+        except _UNREADABLE as error:
             raise ArtifactError(
                 f"a complete {cls.name} tokenizer", got=repr(error), where=folder, repair=f"run {command} again"
             ) from error

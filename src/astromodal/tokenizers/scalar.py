@@ -23,7 +23,7 @@ from ..core import io
 from ..core.codebook import ScalarCodebook
 from ..data.findings import Findings
 from ..data.scalars import ScalarBatch, inverse_transform, read_scalars, scalar_columns, scalar_sources, transform
-from ..errors import DataError
+from ..errors import ArtifactError, DataError
 from ..metrics import ErrorSums, bits_per_symbol, codes_used, perplexity
 from ..quantizers import QuantileBinner, Reservoir
 from .base import Tokenizer, plain
@@ -298,4 +298,6 @@ class ScalarTokenizer(Tokenizer):
         for j, n in enumerate(arrays["n_bins"].tolist()):
             state = {key: arrays[name][j, : n + (key == "edges")] for key, name in keys.items()}
             tokenizer.binners.append(QuantileBinner.from_state(state))
+        if not tokenizer.binners or len(tokenizer.binners) != len(tokenizer.configs):
+            raise ArtifactError(f"bins of {len(tokenizer.configs)} columns", got=len(tokenizer.binners), where=folder)
         return tokenizer
