@@ -205,7 +205,7 @@ def test_a_job_that_runs_elsewhere_is_left_alone(stage: Stage):
         (["sweep.resume=nowhere"], "the folder of a sweep, with sweep.json"),
         (["seed=0,1", "loss.weight_imag=0.1"], "did you mean loss.weight_image?"),
         (["model=tiny", "seed=0", "model.n_heads=2,3"], "job 1 of 2 (model.n_heads=3): expected model.n_heads"),
-        (["seed=0,1,2,x"], "job 3 of 4 (seed=x): expected a value of type Integer"),
+        (["seed=0,1,2,x"], "expected a value of type Integer, got 'x' (seed)"),
         (["loss.sample_k="], "expected a value of type Integer"),
         (["seed=choice()"], "empty choice"),
         (["model=tiny,smal"], "did you mean small?"),
