@@ -189,7 +189,8 @@ def evaluate(cfg: DictConfig) -> float | None:
         trained_on = training_run(weights)
         with _asked(run, config, trained, trained_on, tokens) as asked:
             about = asked.about | {"weights": str(weights.resolve())}
-            summary = _predict(run, config, trained, asked.fields, asked.n_rows, run.dir, calibration, about)
+            summary = _predict(run, config, trained, asked.fields, asked.n_rows, run.dir, calibration, about,
+                               trained_on)  # fmt: skip
             for name in ("catalogue", "embeddings"):
                 if (path := run.dir / f"{name}.parquet").is_file():
                     run.add_output(name, fingerprint_file(path))
@@ -225,9 +226,10 @@ def _asked(run: RunContext, config: Config, trained: Any, trained_on: Any, token
 
 def _predict(
     run: RunContext, config: Config, trained: Any, fields: Iterable[Any], rows: int, folder: Path,
-    calibration: Any = None, about: dict[str, Any] | None = None,
+    calibration: Any = None, about: dict[str, Any] | None = None, trained_on: Any = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Answer ``config.evaluate`` for fields with ``rows`` objects; catalogue and ``prediction.json`` in ``folder``."""
+    from .evaluation.familiarity import fit_familiarity
     from .evaluation.prediction import Predictor, write_predictions
     from .training.utils import configure_cuda_performance, deterministic_kernels, resolve_device
 
@@ -235,6 +237,8 @@ def _predict(
     device = resolve_device(hardware.device)
     configure_cuda_performance(hardware.tf32)
     predictor = Predictor(trained, config.evaluate, hardware, device, config.seed, run.log, calibration, about)
+    if config.evaluate.familiarity:
+        predictor.familiarity = fit_familiarity(predictor, trained_on, config.seed)
     with deterministic_kernels(hardware.deterministic), run.progress(rows, "predicting", unit="object") as bar:
         summary = write_predictions(predictor, fields, folder, config.evaluate.splits, bar.update)
     write_json(folder / "prediction.json", summary | predictor.meaning())
@@ -280,7 +284,7 @@ def _prediction(run: RunContext, config: Config) -> dict[str, float]:
 
     trained = load_trained(find_weights(str(run.dir), config.paths.runs), config.paths.store, run.log)
     store, folder = TokenStore.of(config), run.dir / "prediction"
-    asked = replace(config, evaluate=replace(config.evaluate, splits=["val"]))
+    asked = replace(config, evaluate=replace(config.evaluate, splits=["val"], familiarity=False))
     folder.mkdir(exist_ok=True)
     _predict(run, asked, trained, iter(store), store.n_rows, folder)
     judge = config.evaluate.judge or JudgeConfig()

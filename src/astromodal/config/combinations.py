@@ -106,6 +106,9 @@ def _check_evaluate(cfg: DictConfig) -> None:
                                   repair=nearest(value, list(known)))  # fmt: skip
     if not 0 < cfg.evaluate.fraction <= 1:
         raise ConfigError("0 < evaluate.fraction <= 1", got=cfg.evaluate.fraction, where="evaluate.fraction")
+    if not 0 < cfg.evaluate.unfamiliar_above <= 100:
+        raise ConfigError("0 < evaluate.unfamiliar_above <= 100, a percentile", got=cfg.evaluate.unfamiliar_above,
+                          where="evaluate.unfamiliar_above")  # fmt: skip
     quantiles = list(cfg.evaluate.quantiles)
     if not all(0 < q < 1 for q in quantiles) or len({*quantiles}) < len(quantiles):
         raise ConfigError("different quantiles between 0 and 1", got=quantiles, where="evaluate.quantiles")

@@ -15,6 +15,8 @@ and of each asked group of spectra g, and of ``image`` (band, row, column; flatt
     g_mean, g_std     of the draws, fixed-size lists in physical units (see drawing.py)
     g_flag
 
+and, with ``evaluate.familiarity``, of each object ``surprise`` and ``surprise_percentile``.
+
 The file's metadata (key ``astromodal``, JSON) say what was given, the units, what was read and whose splits they are.
 
 ==============  ===  ==============================================================================
@@ -24,6 +26,7 @@ CLIPPED           4  the observed value lies outside of the fitted range, which 
 CLIPPED_GIVEN     8  a given value lies outside of the fitted range: the model saw the end of it
 NOT_DETECTED     16  observed, but not detected: there is no value to compare with
 SCALE_DRAWN      32  spectra: times a drawn scale, not a given one
+UNFAMILIAR       64  what is given surprises the model more than nearly all validation objects (see familiarity.py)
 ==============  ===  ==============================================================================
 """
 
@@ -43,10 +46,12 @@ from ..core.io import atomic_path, read_json
 from ..core.manifest import changed_files
 from ..errors import ArtifactError, ArtifactMissingError, ConfigError
 
-UNCONDITIONAL, LACKS_GIVEN, CLIPPED, CLIPPED_GIVEN, NOT_DETECTED, SCALE_DRAWN = 1, 2, 4, 8, 16, 32
-FLAGS = {"UNCONDITIONAL": 1, "LACKS_GIVEN": 2, "CLIPPED": 4, "CLIPPED_GIVEN": 8, "NOT_DETECTED": 16, "SCALE_DRAWN": 32}
+UNCONDITIONAL, LACKS_GIVEN, CLIPPED, CLIPPED_GIVEN, NOT_DETECTED, SCALE_DRAWN, UNFAMILIAR = 1, 2, 4, 8, 16, 32, 64
+FLAGS = {"UNCONDITIONAL": 1, "LACKS_GIVEN": 2, "CLIPPED": 4, "CLIPPED_GIVEN": 8, "NOT_DETECTED": 16, "SCALE_DRAWN": 32,
+         "UNFAMILIAR": 64}  # fmt: skip
 KEY = b"astromodal"
 ID_COLUMNS = ("id", "field", "split")
+SURPRISE, PERCENTILE = "surprise", "surprise_percentile"
 OF_MODEL, OF_FILES, OF_CONFIGURATION = "the model's run", "the token files", "data.splits"  # whose splits there are
 
 

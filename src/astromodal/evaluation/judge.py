@@ -22,6 +22,7 @@ from ..metrics.bootstrap import bootstrap_figures
 from ..metrics.photo_z import photo_z_figures
 from ..metrics.scalars import by_bins, equal_count_edges, scalar_figures, signal_to_noise
 from ..tokens.store import TokenStore
+from .catalogue import SURPRISE
 from .colours import configs_of
 from .comparison import LOSES, Baselines, compare, crps_against_marginal
 from .drawn_errors import DrawnErrors, drawn_errors
@@ -67,6 +68,11 @@ class Context:
     data: Any
     given: Given
     no_baselines: str  # why, without token files
+
+    @cached_property
+    def surprise(self) -> np.ndarray:
+        """How surprising what was given of each row is to the model ``(n,)``."""
+        return self.catalogue.numbers(SURPRISE)
 
     @cached_property
     def fitted_on(self) -> dict[str, Any]:
@@ -187,10 +193,12 @@ def _against_others(context: Context, name: str, inputs: Inputs, scores: Scores,
 
 
 def _by_bins(context: Context, scores: Scores, unit: str) -> dict[str, Any]:
-    """Figures by magnitude and by signal-to-noise of the observation, where these are known."""
+    """Figures by magnitude, by signal-to-noise of the observation and by familiarity, where these are known."""
     quantities = {"by_signal_to_noise": signal_to_noise(scores.observed, scores.error, unit)}
     if context.magnitude is not None:
         quantities["by_magnitude"] = context.magnitude[1][scores.rows]
+    if context.catalogue.has(SURPRISE):
+        quantities["by_surprise"] = context.surprise[scores.rows]
 
     def figures(observed: np.ndarray, mean: np.ndarray, median: np.ndarray, pit: np.ndarray, crps: np.ndarray) -> dict:
         return scalar_figures(observed, mean, median) | dict(distribution_figures(pit, crps))
@@ -201,7 +209,8 @@ def _by_bins(context: Context, scores: Scores, unit: str) -> dict[str, Any]:
         arrays = (scores.observed, scores.mean, scores.median, scores.pit, scores.crps)
         rows = by_bins(figures, of, edges, *arrays)
         if len(rows) > 1:
-            found[name] = {"of": context.magnitude[0] if name == "by_magnitude" else "signal / noise", "bins": rows,
+            what = {"by_magnitude": context.magnitude and context.magnitude[0], "by_surprise": SURPRISE}
+            found[name] = {"of": what.get(name) or "signal / noise", "bins": rows,
                            "n_unknown": int((~np.isfinite(of)).sum())}  # fmt: skip
     return found
 

@@ -28,6 +28,7 @@ from . import catalogue as cat
 from .corrections import corrections, shift
 from .drawing import Drawer, DrawSettings
 from .engine import Engine
+from .familiarity import Familiarity
 from .posterior import ColumnBins
 from .prefixes import CELLS, Slots
 from .questions import Plan, Question, questions_to
@@ -91,6 +92,7 @@ class Predictor:
         self.drawer = Drawer(self.engine, tokenizers, self.bins, draws)
         self.seed, self.flags, self.about = seed, {}, dict(about or {})
         self.corrections = corrections(self.plan, settings, calibration, self.log)
+        self.familiarity: Familiarity | None = None  # set from outside: it needs the model's own validation objects
 
     # ------------------------------------------------------------------------------------- schemas
 
@@ -103,6 +105,8 @@ class Predictor:
                 fields += cat.scalar_fields(question.name, self.settings.quantiles, n)
             else:
                 fields += cat.drawn_fields(question.name, self.drawer.size(question))
+        if self.familiarity is not None:
+            fields += [pa.field(name, pa.float32()) for name in (cat.SURPRISE, cat.PERCENTILE)]
         return cat.make_schema(fields, self.meaning())
 
     def embedding_schema(self) -> pa.Schema:
@@ -176,8 +180,13 @@ class Predictor:
             "split": np.array(SPLIT_NAMES)[np.asarray(field.split[window.of_field])],
         }  # fmt: skip
         embeddings = dict(columns) | {f"embedding_{how}": array for how, array in answers.embeddings.items()}
+        unfamiliar = np.zeros(len(rows), bool)
+        if self.familiarity is not None:
+            columns[cat.SURPRISE], columns[cat.PERCENTILE] = self.familiarity.of(field, window.of_field)
+            unfamiliar = columns[cat.PERCENTILE] > self.settings.unfamiliar_above
         for question in self.plan.questions:
             flags = self._flags(question, slots, window)
+            flags[unfamiliar] |= cat.UNFAMILIAR
             lacks = (flags & cat.LACKS_GIVEN) > 0
             if question.modality == "scalar":
                 found = self._scalar(question, answers.posterior[question.name], window, lacks)

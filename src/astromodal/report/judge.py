@@ -121,6 +121,7 @@ def draw(found: Judgement, folder: Path) -> dict[str, Path] | None:
         ),
     }
     drawn["spectra"] = prediction_plots.plot_chi2_by_pixel(found.spectra, folder / "spectra_chi2.png")
+    drawn["by_surprise"] = prediction_plots.plot_coverage_by_surprise(part("by_surprise"), folder / "by_surprise.png")
     by_magnitude = part("by_magnitude")
     if by_magnitude:
         label = next(iter(by_magnitude.values()))["of"]

@@ -156,6 +156,31 @@ def plot_by_bins(
 
 
 @never_fatal
+def plot_coverage_by_surprise(columns: Mapping[str, Mapping[str, Any]], path: Path) -> Path | None:
+    """Share of objects inside of their 68 % and 95 % intervals against how surprising what was given is to the model.
+
+    Args:
+        columns: name → ``bins`` (with ``low, high, middle, n, coverage_68, coverage_95``) of the surprise.
+    """
+    columns = {name: record for name, record in columns.items() if record["bins"]}
+    if not columns:
+        return None
+    figure, panels = _panels(list(columns), "coverage by surprise of what was given [σ of validation objects]")
+    for name, axis in panels:
+        bins = columns[name]["bins"]
+        middle, n = (np.array([row[key] for row in bins], float) for key in ("middle", "n"))
+        ends = np.abs(np.array([[row["low"], row["high"]] for row in bins], float).T - middle)
+        for level, key, colour in ((0.683, "coverage_68", MODEL), (0.954, "coverage_95", OTHER)):
+            axis.axhline(level, color=colour, lw=0.6, ls="--")
+            spread = np.sqrt(level * (1 - level) / np.maximum(n, 1))
+            share = [row[key] for row in bins]
+            axis.errorbar(middle, share, xerr=ends, yerr=spread, fmt="o", ms=3, lw=0.8, color=colour, label=key[-2:])
+        axis.set(ylim=(0, 1.02))
+    panels[0][1].legend(fontsize=6, frameon=False, title="% interval", title_fontsize=6)
+    return save(figure, path)
+
+
+@never_fatal
 def plot_against(columns: Mapping[str, Mapping[str, Any]], path: Path, figure_name: str = "crps") -> Path | None:
     """Difference from every baseline with its interval, as a share of the baseline: left of 0 the model is better.
 

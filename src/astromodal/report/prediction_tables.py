@@ -221,7 +221,7 @@ def flat_tables(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
                 to_beat = (record["against"].get("best") or {}).get("name") == baseline
                 rows["against"].append({**head, "against": baseline, "figure": figure, **_numbers(found),
                                         "verdict": found["verdict"], "best": to_beat})  # fmt: skip
-        for by in ("by_magnitude", "by_signal_to_noise"):
+        for by in ("by_magnitude", "by_signal_to_noise", "by_surprise"):
             for found in record.get(by, {}).get("bins", []):
                 rows["bins"].append({**head, "by": record[by]["of"], **_numbers(found)})
         for step in ("as predicted", "temperature", "conformal"):
