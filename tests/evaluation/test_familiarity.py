@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from astromodal.config.schema import JudgeConfig
 from astromodal.core.vocab import build_vocab_spec
 from astromodal.errors import ArtifactMissingError
-from astromodal.evaluation.familiarity import Familiarity, Surprises
+from astromodal.evaluation import catalogue as cat
+from astromodal.evaluation.familiarity import Familiarity, Surprises, fit_familiarity
+from astromodal.evaluation.prediction import write_predictions
 from astromodal.evaluation.questions import plan_questions
+from astromodal.evaluation.seen import TrainingRun
 from astromodal.models import CausalTransformerLM
+from astromodal.report.judge import judge_catalogue
 from astromodal.sequences.layout import SequenceLayout
 from astromodal.tokens.store import FieldTokens
 
 from . import hand_built as hand
+from .test_corrections import predictor
+from .toy_sky import SIGMA, ToyStore, write_catalogue
 
 CODES = dict(zip(hand.COLUMNS, hand.N_BINS, strict=True)) | hand.SIZES | {"image": 10}
 
@@ -123,3 +133,44 @@ def test_objects_like_those_are_familiar_and_strangers_are_not(knowing):
     assert (strange[np.isfinite(strange)] > 99).mean() > 0.5
     again = knowing.of(sky(600, 4, stranger=True), rows[100:140])[1]  # whatever stands beside them
     np.testing.assert_allclose(again, strange[100:140], atol=1.0)
+
+
+# ------------------------------------------------------------------------------ catalogue and judgement
+
+
+def test_the_catalogue_has_the_figure_and_the_flag(tmp_path):
+    asked = predictor(tmp_path, unfamiliar_above=60.0, given=["z"], posterior=False)
+    run = TrainingRun(None, "gone")
+    with pytest.raises(ArtifactMissingError, match="gone"):
+        fit_familiarity(asked, run, 0)
+    asked.familiarity = fit_familiarity(asked, TrainingRun([hand.field(150, 1)]), 0)
+    tokens = hand.field(60, 5)
+    summary = write_predictions(asked, [tokens], tmp_path)
+    table, _ = cat.read_catalogue(tmp_path)
+    surprise, percentile, flag = (table[name].to_numpy(zero_copy_only=False) for name in
+                                  ("surprise", "surprise_percentile", "r_flag"))  # fmt: skip
+    expected = asked.familiarity.of(tokens, np.arange(60))
+    np.testing.assert_allclose(surprise, expected[0], rtol=1e-5)
+    there = tokens.scalar["present"][:, 1] & ~tokens.scalar["nondetected"][:, 1]
+    assert (np.isfinite(surprise) == there).all() and 3 < there.sum() < 57
+    assert ((flag & cat.UNFAMILIAR > 0) == (np.nan_to_num(percentile) > 60)).all()
+    assert 0 < summary["flags"]["r"]["UNFAMILIAR"] < there.sum()
+
+
+def test_coverage_is_judged_and_drawn_by_surprise(tmp_path):
+    """The observation of the surprising half is moved by ten widths: nothing of it is covered."""
+    store = ToyStore(300)
+    path = write_catalogue(tmp_path, store)
+    table = pq.read_table(path).drop(["z_pit"])
+    surprise = np.random.default_rng(0).normal(size=table.num_rows)
+    at = table.column_names.index("z")
+    moved = table["z"].to_numpy() + np.where(surprise > 0, 10 * SIGMA, 0.0)
+    of_z = table.schema.field("z")
+    table = table.set_column(at, of_z, pa.array(moved, of_z.type, from_pandas=True))
+    pq.write_table(table.append_column("surprise", pa.array(surprise)), path)
+    options = JudgeConfig(n_resamples=20, baselines=[], calibrate=False, n_bins=2)
+    judge_catalogue(path, tmp_path / "judged", options=options)
+    found = json.loads((tmp_path / "judged" / "evaluation.json").read_text())
+    low, high = found["columns"]["z"]["by_surprise"]["bins"]
+    assert low["coverage_68"] > 0.55 and high["coverage_68"] < 0.15
+    assert (tmp_path / "judged" / "plots" / "by_surprise.png").is_file()

@@ -182,3 +182,10 @@ def test_wrong_shapes_and_falling_knots_are_refused():
         posterior.crps_of_quantiles(np.zeros((2, 2)), [0.5, 0.4], np.zeros(2))
     with pytest.raises(DataError):
         posterior.pit_of_quantiles(np.zeros((2, 2)), [0.0, 1.0], np.zeros(2))
+
+
+def test_a_running_sum_that_is_rounded_up_stays_a_probability():
+    p = np.random.default_rng(0).dirichlet(np.full(400, 0.05), 500)
+    p[:, -40:] = 0.0  # the sum is there before the last bin
+    assert (np.cumsum(p / p.sum(1, keepdims=True), axis=1) > 1).any()
+    assert posterior.cdf_of_bins(p).max() == 1.0

@@ -32,6 +32,7 @@ def cdf_of_bins(probabilities: np.ndarray) -> np.ndarray:
         bad = ~(np.isfinite(total) & (total > 0) & (p >= 0).all(1, keepdims=True))
     cdf = np.zeros((len(p), p.shape[1] + 1))
     np.cumsum(p / np.where(bad, 1.0, total), axis=1, out=cdf[:, 1:])
+    np.minimum(cdf, 1.0, out=cdf)  # the running sum may end a rounding above
     cdf[:, -1] = 1.0
     cdf[bad[:, 0]] = np.nan
     return cdf
