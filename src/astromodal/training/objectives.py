@@ -123,6 +123,8 @@ class LanguageModelObjective(nn.Module):
         for batch in batches:
             check_sigma(self.loss, batch.get("sigma"))
         parts = [shift(batch) for batch in batches]
+        if not self.reads_errors:  # of the tokens: those of the targets are the loss's
+            parts = [{name: value for name, value in part.items() if name != "sigma"} for part in parts]
         read = [self._read(part, part.pop("target_sigma", None)) for part in parts]
         everything = Targets.concatenate(read)
         objects = _object_indices(batches)
