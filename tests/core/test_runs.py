@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -168,3 +169,17 @@ def test_jobs_and_stages_never_share_a_dashboard_run_except_under_a_sweep_agent(
     ids = {runs.wandb_id(s, "r", j, {"WANDB_RUN_ID": "r"}) for s in ("encode", "train_lm") for j in (None, "0", "1")}
     assert len(ids) == 6
     assert runs.wandb_id("train_lm", "r", "1", {"WANDB_RUN_ID": "x", "WANDB_SWEEP_ID": "s"}) == "x"
+
+
+@pytest.mark.parametrize("after", ["log", "record", "nothing"])
+def test_a_run_whose_directory_is_removed_ends_with_one_line_and_does_not_make_it_again(tmp_path, after):
+    with (
+        pytest.raises(ArtifactError, match=r"it is gone: something removed or moved it .*run.*to repair: run again"),
+        RunContext.open(_cfg(tmp_path / "run"), "train_lm") as run,
+    ):
+        shutil.rmtree(run.dir)
+        if after == "log":
+            run.tracker.log(1, {"loss": 0.5})
+        elif after == "record":
+            run.record(note=1)
+    assert not (tmp_path / "run").exists()
