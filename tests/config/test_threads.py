@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -61,6 +62,16 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     launcher: dict[str, str] = {}
     threads.prepare_threads(launcher)
     assert "OMP_NUM_THREADS" not in launcher
+
+
+def test_a_configured_count_holds_for_all_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(set_num_threads=told.append))
+    environ = {"OMP_NUM_THREADS": "8"}
+    threads.use_threads(None, environ)
+    assert environ == {"OMP_NUM_THREADS": "8"} and not told
+    threads.use_threads(3, environ)
+    assert environ == {"OMP_NUM_THREADS": "3"} and told == [3]
 
 
 def test_every_command_passes_here_before_torch(repo: Path) -> None:

@@ -13,11 +13,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import ConfigError, UserError, printable
 from .conf_files import conf_dir
 from .signals import Stopped, stops_raised
+from .threads import use_threads
 
 EXAMPLES = {
     "train_tokenizers": ("tokenizer=image", "data=splus data.root=/data/cubes", "-m tokenizer.scalar.n_bins=256,1024"),
@@ -56,13 +57,6 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
         _hand_over(run_id())
         again = f"or go on: python {stage}.py -m sweep.resume=<folder of the sweep>"
 
-    import hydra  # after the help, and after what is wrong at first sight
-
-    from .register import compose_once, register
-
-    register()
-    compose_once()
-
     def job(cfg: Any) -> Any:
         from .validate import validate
 
@@ -72,6 +66,7 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
         try:
             validate(cfg, stage, _task_overrides())
             valid = True
+            use_threads(cfg.hardware.n_threads)
             return _comparable(task(cfg), stage)
         except UserError as error:
             remove_if_unused(_output_dir())
@@ -85,6 +80,12 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
                 _forget(sys.exception())
 
     with one_line_errors(again):
+        import hydra  # after the help, and after what is wrong at first sight
+
+        from .register import compose_once, register
+
+        register()
+        compose_once()
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=stage)(job)()
 
 
@@ -102,11 +103,9 @@ def one_line_errors(again: str, say: bool = True) -> Iterator[None]:
         with stops_raised():
             yield
     except KeyboardInterrupt:
-        print(f"error: interrupted; run the same command again ({again})", file=sys.stderr)
-        raise SystemExit(130) from None
+        _stop(f"interrupted; run the same command again ({again})", say and _first_process(), 130)
     except Stopped as stop:
-        print(f"{_which_process()}error: stopped by {stop}; run the same command again ({again})", file=sys.stderr)
-        raise SystemExit(stop.exit_code) from None
+        _stop(f"stopped by {stop}; run the same command again ({again})", say and _first_process(), stop.exit_code)
     except Exception as error:
         from .explain import explain
 
@@ -150,10 +149,10 @@ def _forget(error: BaseException | None) -> None:
         torch.cuda.empty_cache()
 
 
-def _stop(message: object, say: bool = True) -> None:
+def _stop(message: object, say: bool = True, code: int = 1) -> NoReturn:
     if say:
         print(printable(f"{_which_process()}error: {message}"), file=sys.stderr)
-    raise SystemExit(1)
+    raise SystemExit(code) from None
 
 
 def _hand_over(run_id: str) -> None:

@@ -73,3 +73,12 @@ def prepare_threads(environ: MutableMapping[str, str] = os.environ) -> None:
     shared = any(argument.startswith("hydra/launcher=") for argument in sys.argv)
     if not shared and cpu_quota() < (os.cpu_count() or 1):
         environ.setdefault("OMP_NUM_THREADS", str(available_cpus()))
+
+
+def use_threads(n: int | None, environ: MutableMapping[str, str] = os.environ) -> None:
+    """Let every library that has not been started yet have ``n`` threads, and torch if it has; None changes nothing."""
+    if n is None:
+        return
+    environ["OMP_NUM_THREADS"] = str(n)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(n)
