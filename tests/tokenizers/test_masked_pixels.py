@@ -91,14 +91,14 @@ def test_codes_are_chosen_by_the_weights_of_the_valid_pixels(clean):
         for k in range(2):
             patch = slice(32 * k, 32 * k + 32)
             p = batch.precision[i, patch].astype(np.float64)
-            w = p**2 / (1 + (p / 10) ** 2)
+            w = p**2 / (1 + (p / 30) ** 2)
             distances = [(w * (batch.flux[i, patch] - entry) ** 2).sum() for entry in entries]
             assert distances[found[i, k]] == pytest.approx(min(distances), rel=1e-5)
 
 
 def test_weights_are_inverse_variances_that_level_off():
-    p = np.array([0, 1e-30, 0.1, 1, 10, 1e3, 1e30], np.float32)
-    np.testing.assert_allclose(pixel_weights(p), [0, 0, 0.01 / 1.0001, 1 / 1.01, 50, 100 / 1.0001, 100], rtol=1e-5)
+    p = np.array([0, 1e-30, 0.3, 3, 30, 3e3, 1e30], np.float32)
+    np.testing.assert_allclose(pixel_weights(p), [0, 0, 0.09 / 1.0001, 9 / 1.01, 450, 900 / 1.0001, 900], rtol=1e-5)
 
 
 def test_a_patch_without_a_valid_pixel_is_coded_by_its_neighbours_and_not_learned_from(clean):
@@ -118,7 +118,7 @@ def test_spectra_without_ivar_count_as_if_of_the_usual_precision():
     codec = fitted(batch)
     assert codec.neutral == pytest.approx(10)
     _, weights = codec.features(batch.flux, batch.precision, batch.has_ivar)
-    assert np.unique(weights.round(3)).tolist() == [0, 50]
+    assert np.unique(weights.round(3)).tolist() == [0, 90]
 
 
 @pytest.mark.parametrize("precision_weight", [0.0, 0.25])

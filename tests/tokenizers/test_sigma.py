@@ -78,7 +78,7 @@ def test_a_patch_by_hand():
     """Patches of 3: 3 times the mean variance by weight; masked and padded pixels are as noisy as the others."""
     precision = np.array([[2.0, 1.0, 0.5, 10.0, 0.0, 5.0, 0.0, 0.0, 0.0, 4.0], [2.0] * 10], np.float32)
     found = patch_sigma(precision, np.array([True, True]), 3, scale=2.0)
-    level = {p: 1 / (1 + p * p / 100) for p in (0.5, 1, 2, 4, 5, 10)}  # weight times variance
+    level = {p: 1 / (1 + p * p / 900) for p in (0.5, 1, 2, 4, 5, 10)}  # weight times variance
 
     def variance(*pixels):
         return 3 * sum(level[p] for p in pixels) / sum(level[p] * p * p for p in pixels) / 4
