@@ -26,7 +26,7 @@ CLIPPED           4  the observed value lies outside of the fitted range, which 
 CLIPPED_GIVEN     8  a given value lies outside of the fitted range: the model saw the end of it
 NOT_DETECTED     16  observed, but not detected: there is no value to compare with
 SCALE_DRAWN      32  spectra: times a drawn scale, not a given one
-UNFAMILIAR       64  what is given surprises the model more than nearly all validation objects (see familiarity.py)
+UNFAMILIAR       64  what is given surprises the model more, or less, than nearly all validation objects
 ==============  ===  ==============================================================================
 """
 

@@ -9,7 +9,9 @@ bare likelihood mostly measures how complex an object is):
 * a token's negative log-probability, in standard deviations of that place over the validation objects;
 * a part is the mean over its tokens, in standard deviations again; ``surprise`` is their sum over the root of their
   number: about a standard normal for objects like those, whatever parts they have;
-* ``surprise_percentile``: how many of a hundred validation objects surprise the model less; above a limit, flagged.
+* ``surprise_percentile``: how many of a hundred validation objects lie nearer to the middle of theirs; above a limit,
+  flagged. On both sides: objects far too bright have all their values in the end bins, which surprises nobody (asked of
+  bright stars, a model of galaxies had surprises of -6, and 68 % intervals that held 3 %).
 
 Looked at is all that is given for one of the asked quantities; a quantity that is only asked is not among it.
 Probabilities are within the block of a part's codes; missing and undetected parts do not count. A model of the asked
@@ -135,9 +137,19 @@ class Familiarity:
         nats, part = self.surprises.of(field, rows)
         by_part = _by_part((nats - self.slot_mean) / self.slot_std, part, len(self.part_mean))
         surprise = _sum((by_part - self.part_mean) / self.part_std)
-        known = np.isfinite(self.reference).sum()
-        below = np.searchsorted(self.reference[:known], surprise, side="left")  # NaN is sorted behind all
-        return surprise, np.where(np.isfinite(surprise), 100.0 * below / max(known, 1), np.nan)
+        return surprise, percentiles(self.reference, surprise)
+
+
+def percentiles(reference: np.ndarray, surprise: np.ndarray) -> np.ndarray:
+    """How many of a hundred of the sorted ``reference`` (NaN last) lie nearer to their middle than each ``surprise``.
+
+    >>> percentiles(np.array([0.0, 1.0, 2.0, 3.0, np.nan]), np.array([-1.0, 1.5, 2.5, 9.0, np.nan])).tolist()
+    [100.0, 0.0, 50.0, 100.0, nan]
+    """
+    known = np.isfinite(reference).sum()
+    ranks = [np.searchsorted(reference[:known], surprise, side=side) for side in ("left", "right")]
+    below = (ranks[0] + ranks[1]) / (2.0 * max(known, 1))
+    return np.where(np.isfinite(surprise), 100.0 * np.abs(2.0 * below - 1.0), np.nan)
 
 
 def _moments(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -75,7 +75,7 @@ class EvaluateConfig:
     top_p: float = 1.0  # samples are drawn from the likeliest codes that together have this probability
     embeddings: List[str] = field(default_factory=list)  # mean, last: hidden states of what is given
     familiarity: bool = False  # how surprising what is given is to the model, against validation objects of its run
-    unfamiliar_above: float = 99.0  # flagged: percentile among the validation objects
+    unfamiliar_above: float = 99.0  # flagged: per cent of the validation objects that lie nearer to the middle
     calibration: Calibrate = Calibrate.off  # correct the posteriors by what calibration_file holds
     calibration_file: Optional[str] = None  # null: calibration.json beside the weights
     batch_size: int = 64  # sequences at once
