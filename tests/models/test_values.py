@@ -170,6 +170,16 @@ def test_neighbouring_bins_start_alike_and_far_ones_do_not(kind):
     assert np.median(steps) < 0.5 * np.median(np.linalg.norm(rows[:100] - rows[100:], axis=1))
 
 
+def test_a_batch_without_rows_has_gradients_of_nothing():
+    """As the process has it whose share of a step is empty."""
+    model = make(values(head=True, errors=True)).train()
+    nothing = torch.zeros(0, 5, dtype=torch.int64)
+    hidden = model.hidden(nothing, nothing, nothing.bool(), sigma=nothing.float())
+    (hidden.sum() + (hidden.flatten(0, 1) @ model.head_weight.T).sum()).backward()
+    assert hidden.shape == (0, 5, D)
+    assert all(p.grad is not None and not p.grad.any() for p in model.value_embedding.parameters())
+
+
 def test_knots_are_at_the_quantiles_of_what_was_seen_and_equal_ones_do_no_harm():
     knots = quantile_knots(np.array([0.0, 1.0, 2.0, 10.0]), np.array([0, 97, 1, 1]), 4)
     assert knots[0] == knots[1] == 0 or np.all(np.diff(knots) >= 0)

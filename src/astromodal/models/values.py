@@ -187,7 +187,8 @@ def mapped(phi: Tensor, group: Tensor, maps: Tensor) -> Tensor:
     n_features = phi.shape[-1]
     rows = (group * n_features)[..., None] + torch.arange(n_features, device=group.device)
     flat = phi.reshape(-1, n_features).to(maps.dtype)
-    return F.embedding_bag(rows.view(flat.shape), maps, per_sample_weights=flat, mode="sum").view(*group.shape, -1)
+    found = F.embedding_bag(rows.view(flat.shape), maps, per_sample_weights=flat, mode="sum")
+    return found.view(*group.shape, maps.shape[1])  # of a batch without rows, too
 
 
 class ScalarValues(nn.Module):
