@@ -175,8 +175,12 @@ class CausalTransformerLM(nn.Module):
     @property
     def head_weight(self) -> Tensor:
         """Weight of the output head, ``(V, D)``; logits are ``hidden @ head_weight.T``, without a bias."""
-        weight = self.token_embedding.weight if self.head is None else self.head.weight
-        return weight if self.value_embedding is None else self.value_embedding.head_weight(weight)
+        return self.learned_head if self.value_embedding is None else self.value_embedding.head_weight(self.learned_head)
+
+    @property
+    def learned_head(self) -> nn.Parameter:
+        """What of it is learned row by row: all of it, without values in the head."""
+        return self.token_embedding.weight if self.head is None else self.head.weight
 
     @property
     def reads_errors(self) -> bool:

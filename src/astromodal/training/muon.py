@@ -59,7 +59,7 @@ class JointOptimizer:
 def hidden_matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Weights of the linear maps inside a model: 2-D, and neither an embedding nor an output head."""
     excluded = {id(p) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag) for p in m.parameters()}
-    head = getattr(model, "head_weight", None)
+    head = model.learned_head if hasattr(model, "learned_head") else getattr(model, "head_weight", None)
     if isinstance(head, torch.Tensor):
         excluded.add(id(head))
     seen: set[int] = set()

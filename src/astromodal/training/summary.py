@@ -51,7 +51,7 @@ def flops_per_token(model: nn.Module, length: float | None = None) -> float | No
     if any(isinstance(module, _CONVOLUTIONS) for module in model.modules()):
         return None
     weights = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear)}
-    head = getattr(model, "head_weight", None)
+    head = model.learned_head if hasattr(model, "learned_head") else getattr(model, "head_weight", None)
     if isinstance(head, torch.Tensor):
         weights[id(head)] = head.numel()
     flops: float = 6 * sum(weights.values())
