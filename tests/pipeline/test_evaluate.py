@@ -263,7 +263,7 @@ def test_a_sweep_of_losses_is_compared_by_the_judged_answer_to_a_question(place:
     for path, score in zip(jobs, scores, strict=True):  # of the best weights, by the very question; from bins, not levels
         lines = map(json.loads, (path.parent / "metrics.jsonl").read_text().splitlines())
         asked = [line["val/question"] for line in lines if "val/question" in line]
-        assert min(asked) == pytest.approx(score, rel=0.1)
+        assert min(asked) == pytest.approx(score, rel=0.3)
     rows = [line.split()[:3] for line in outcome.stdout.split("prediction/score", 1)[1].splitlines()[1:3]]
     assert rows == [[str(job), "done", f"{score:.4f}"] for job, score in enumerate(scores)]
     ranked = launch_report(place.folder / "runs/train_lm/sweeps/asked", capsys)
