@@ -20,7 +20,8 @@ from .conftest import MODEL, SURVEY, Workplace
 REPO = Path(__file__).resolve().parents[2]
 # every step is recorded and saved, so that a kill falls between any two of them
 RUN = (*SURVEY, *MODEL, "training.epochs=3", "training.batch_size=8", "training.log_every=1", "training.save_every=1",
-       "training.val_every=4", "training.ema_decay=0.9", "training.grad_accum_steps=2")  # fmt: skip
+       "training.val_every=4", "training.ema_decay=0.9", "training.grad_accum_steps=2", "sequence=ask",
+       "sequence.questions=[{predict: [specz_z], given: [scalar], share: 0.3}]")  # fmt: skip
 
 
 def results(folder: Path) -> tuple[list[dict], list[dict], dict]:

@@ -13,22 +13,12 @@ from astromodal.config.schema import QuestionConfig
 from astromodal.core.random import splitmix64
 from astromodal.core.vocab import BOS, EOS, PAD
 from astromodal.errors import ConfigError
-from astromodal.sequences import SequenceDataset, build_layout, build_sequences
+from astromodal.sequences import SequenceDataset
 from astromodal.sequences.asking import AFTER, ASKED, GIVEN, AskedOrder, NamedQuestion, named_questions
 from astromodal.sequences.dataset import part_draws
-from astromodal.tokens import TokenStore, encode_survey
 from astromodal.training.shifting import shift
 from tests.evaluation import hand_built as hand
-from tests.tokens.fake_survey import FakeTokenizers, make_survey
-
-
-@pytest.fixture(scope="module", params=["absent", "token"])
-def packed(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("survey")
-    cubes, splits, data = make_survey(folder)
-    encode_survey(cubes, FakeTokenizers(), splits, data, folder / "store")
-    layout = build_layout(FakeTokenizers(), ["scalar", "spectrum", "image"])
-    return build_sequences(TokenStore(folder / "store"), layout, request.param), layout
+from tests.sequences.conftest import fake_layout
 
 
 def question(layout, share=0.5, **names):
@@ -60,7 +50,7 @@ def by_hand(draws, present, questions, staged=()):
 
 @pytest.mark.parametrize("named", [False, True])
 def test_a_batch_equals_the_one_built_object_by_object(packed, named):
-    sequences, layout = packed
+    sequences, layout = packed, fake_layout()
     columns = [s.name for s in layout.segments if s.modality == "scalar"]
     questions = ()
     if named:
@@ -93,7 +83,7 @@ def test_a_batch_equals_the_one_built_object_by_object(packed, named):
 
 
 def test_errors_move_with_their_tokens(packed):
-    sequences, _ = packed
+    sequences = packed
     plain = SequenceDataset(sequences, "train", with_sigma=True).__getitems__(np.arange(12))
     asked = SequenceDataset(sequences, "train", order="ask", with_sigma=True).__getitems__(np.arange(12))
     assert (plain["sigma"] > 0).any()
@@ -104,7 +94,7 @@ def test_errors_move_with_their_tokens(packed):
 
 
 def test_draws_differ_between_epochs_and_objects_and_depend_on_nothing_else(packed):
-    sequences, _ = packed
+    sequences = packed
 
     def batch(indices, seed=0, epoch=0):
         dataset = SequenceDataset(sequences, "train", order="ask", seed=seed)
@@ -163,7 +153,7 @@ def test_the_stages_of_a_code_are_given_or_asked_together_coarse_before_fine():
 
 
 def test_the_loss_is_on_what_is_asked_and_on_nothing_else(packed):
-    sequences, _ = packed
+    sequences = packed
     batch = SequenceDataset(sequences, "val", order="ask").__getitems__(np.arange(9))
     part = shift(batch)
     for b in range(9):

@@ -7,19 +7,8 @@ import pytest
 import torch
 
 from astromodal.errors import ConfigError
-from astromodal.sequences import SequenceDataset, build_layout, build_sequences
+from astromodal.sequences import SequenceDataset
 from astromodal.sequences.dataset import part_draws
-from astromodal.tokens import TokenStore, encode_survey
-from tests.tokens.fake_survey import FakeTokenizers, make_survey
-
-
-@pytest.fixture(scope="module", params=["absent", "token"])
-def packed(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("survey")
-    cubes, splits, data = make_survey(folder)
-    encode_survey(cubes, FakeTokenizers(), splits, data, folder / "store")
-    layout = build_layout(FakeTokenizers(), ["scalar", "spectrum", "image"])
-    return build_sequences(TokenStore(folder / "store"), layout, request.param)
 
 
 def one_sequence(packed, split, index, order, seed, epoch):
