@@ -139,14 +139,18 @@ def _column_features(book: ScalarCodebook, name: str, size: int, config: ValuesC
     return np.pad(own, ((0, size - n), (0, 0)))
 
 
-def token_values(vocab: VocabSpec, books: Any, config: ValuesConfig | None) -> TokenValues | None:
+def token_values(
+    vocab: VocabSpec, books: Any, config: ValuesConfig | Mapping[str, Any] | None
+) -> TokenValues | None:  # fmt: skip
     """What ``model.values`` makes of a set of codebooks; None: nothing.
 
     Args:
         books: with ``image``, ``spectrum`` and ``scalar`` (:class:`~astromodal.training.standardize.Codebooks`).
+        config: as it stands in a configuration, or in the ``config.json`` of a run.
     """
     if config is None:
         return None
+    config = config if isinstance(config, ValuesConfig) else ValuesConfig(**config)
     return TokenValues.of(vocab, config, books.image, books.spectrum, books.scalar)
 
 
