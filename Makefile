@@ -24,10 +24,11 @@ $(TEST_STAMP): $(STAMP) requirements-test.txt
 
 setup: $(STAMP)  ## make the virtual environment .venv from requirements.txt
 
-demo: $(STAMP)  ## synthetic sky -> tokenizers -> tokens -> transformer, under 4 minutes on two cores
+demo: $(STAMP)  ## synthetic sky -> tokenizers -> tokens -> transformer -> answers, under 4 minutes on two cores
 	$(BIN)/python train_tokenizers.py experiment=demo
 	$(BIN)/python encode.py experiment=demo
 	$(BIN)/python train_lm.py experiment=demo
+	$(BIN)/python evaluate.py experiment=demo
 
 test: $(TEST_STAMP)  ## the test suite, on two cores (WORKERS=4: on four; a gigabyte of memory each)
 	$(PYTEST) -m "not slow"

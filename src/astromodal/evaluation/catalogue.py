@@ -137,8 +137,9 @@ class ParquetReader(pq.ParquetFile):
         ArtifactError: it is damaged, or not the one that the run in its folder has written.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, what: str = "a whole Parquet file") -> None:
+        """``what``: what the file should be, for the error."""
+        self.path, self._what = Path(path), what
         _check_written(self.path)
         with self._whole():
             super().__init__(self.path, page_checksum_verification=True)
@@ -162,7 +163,7 @@ class ParquetReader(pq.ParquetFile):
             yield
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
-            raise ArtifactError("a whole Parquet file", got=reason, where=self.path, repair="make it again") from error
+            raise ArtifactError(self._what, got=reason, where=self.path, repair="make it again") from error
 
 
 def _check_written(path: Path) -> None:

@@ -26,6 +26,7 @@ from ..errors import ArtifactError, ArtifactMissingError, ConfigError, DataError
 from .catalogue import ParquetReader
 
 FILE = "embeddings.parquet"
+_WRITTEN = "embeddings written by evaluate.py or probes"
 _CHUNK_CELLS = 1 << 23  # numbers of a chunk, and of its similarities
 
 
@@ -80,18 +81,18 @@ def nearest_in_file(path: str | Path, query_ids: Sequence[str], k: int = 10, how
         raise ArtifactMissingError("embeddings", got="no such file", where=path, repair=_repair("mean"))
     name = f"embedding_{how}"
     try:
-        with ParquetReader(path) as file:
+        with ParquetReader(path, _WRITTEN) as file:
             columns = file.schema_arrow
         if not {"id", name} <= set(columns.names):
             raise ArtifactError(f"columns id and {name}", got=", ".join(columns.names)[:200], where=path,
                                 repair=_repair(how))  # fmt: skip
         width = columns.field(name).type.list_size
     except AttributeError as error:
-        raise ArtifactError("embeddings written by evaluate.py or probes", got=str(error).split("\n")[0][:200],
+        raise ArtifactError(_WRITTEN, got=str(error).split("\n")[0][:200],
                             where=path) from error  # fmt: skip
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for batch in ParquetReader(path).iter_batches(max(_CHUNK_CELLS // width, 1), columns=["id", name]):
+        for batch in ParquetReader(path, _WRITTEN).iter_batches(max(_CHUNK_CELLS // width, 1), columns=["id", name]):
             yield _as_arrays(batch, name, width)
 
     return _search(chunks, normalize_ids(np.asarray(query_ids, np.str_)), k)
