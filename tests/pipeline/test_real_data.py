@@ -154,7 +154,8 @@ def test_a_subset_of_real_fields_is_one_override(splus: Survey):
 def test_real_objects_are_predicted_with_units_and_flags(name: str, field: str, asked: str, request):
     survey = request.getfixturevalue(name)
     arguments = (f"data.fields=[{field}]", f"evaluate.predict=[scalar,{asked}]", "evaluate.given=[before]",
-                 "evaluate.n_samples=2", "evaluate.batch_size=256", "run_id=real")  # fmt: skip
+                 "evaluate.n_samples=2", "evaluate.batch_size=256", "run_id=real",
+                 "evaluate.judge.baselines=[marginal]")  # fmt: skip
     outcome = launch_stage("evaluate", *survey.data, *arguments, cwd=survey.folder)
     assert outcome.returncode == 0, outcome.stderr
     table, meaning = read_catalogue(survey.folder / "runs" / "evaluate" / "default" / "real")

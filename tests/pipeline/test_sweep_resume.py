@@ -361,7 +361,7 @@ def test_an_interrupted_sweep_prints_its_table_and_how_to_go_on(place: Workplace
     out, err = process.communicate(timeout=60)
     assert process.returncode == 143 and "Traceback" not in err
     assert statuses(Outcome(0, out, err)) == [("0", "interrupted"), ("1", "not run")]
-    assert "to go on: python train_lm.py -m sweep.resume=runs/train_lm/sweeps/s" in out
+    assert f"to go on: python {REPO / 'train_lm.py'} -m sweep.resume=runs/train_lm/sweeps/s" in out
 
 
 def test_a_preview_says_what_the_sweep_will_cost_and_writes_nothing(place: Workplace):

@@ -61,6 +61,8 @@ def check_stage(overrides: Sequence[str], stage: str) -> None:
 
 def check_preset(overrides: Sequence[str], stage: str, swept: bool, flags: Sequence[str] = ()) -> None:
     """Refuse a preset of swept values without a sweep: Hydra would run one job and say nothing."""
+    if "--cfg" in flags or "-c" in flags:  # runs nothing
+        return
     if not swept and any(o.startswith("hparams=") and o not in ("hparams=", "hparams=null") for o in overrides):
         raise ConfigError("-m with hparams=…", got="a single run", where="command line",
                           repair=shlex.join(["python", f"{stage}.py", "-m", *flags, *overrides]))  # fmt: skip

@@ -98,7 +98,7 @@ class Findings:
     >>> found.totals()
     {'spectrum b': {'no_valid_pixel': 3, 'kept': 7}}
     >>> found.warnings()[0].split(";")[0]
-    'spectrum b: lost 3 of 10: 3 without a valid pixel on the grid (field A)'
+    'spectrum b: lost 3 of 10: 3 without a valid pixel (field A)'
     """
 
     def __init__(self) -> None:

@@ -225,7 +225,7 @@ _FORMS: dict[str, tuple[tuple[type, ...], str]] = {
     "text or null": ((str, NoneType), "name job created started ended command sweep_id wandb_id wandb_mode"),
     "an integer or null": ((int, NoneType), "seed world_size"),
     "a number or null": ((int, float, NoneType), "seconds"),
-    "an object or null": ((dict, NoneType), "inputs outputs git versions objective error"),
+    "an object or null": ((dict, NoneType), "inputs outputs git objective error"),
     "a list or null": ((list, NoneType), "attempts"),
 }
 
