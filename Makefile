@@ -1,4 +1,4 @@
-# make demo: from nothing to a trained transformer. make test: the tests. Both set up .venv first.
+# make demo: from nothing to the answers of a trained transformer. make test: the tests. Both set up .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -24,7 +24,7 @@ $(TEST_STAMP): $(STAMP) requirements-test.txt
 
 setup: $(STAMP)  ## make the virtual environment .venv from requirements.txt
 
-demo: $(STAMP)  ## synthetic sky -> tokenizers -> tokens -> transformer -> answers, under 4 minutes on two cores
+demo: $(STAMP)  ## synthetic sky -> tokenizers -> tokens -> transformer -> answers, a few minutes on two cores
 	$(BIN)/python train_tokenizers.py experiment=demo
 	$(BIN)/python encode.py experiment=demo
 	$(BIN)/python train_lm.py experiment=demo

@@ -296,6 +296,7 @@ def test_a_question_that_cannot_be_asked_is_refused_before_the_training(place: W
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_a_sweep_over_what_is_given_becomes_the_any_to_any_matrix(place: Workplace, tmp_path, capsys, monkeypatch):
     outcome = launch_stage(
         "evaluate", "-m", *SURVEY, "evaluate.given=[scalar],[spectrum],[image]", "evaluate.splits=[val,test]",

@@ -102,6 +102,7 @@ def test_finished_jobs_are_not_run_again_and_unfinished_ones_are(stage: Stage):
     assert record["resumed"] and record["job"] == "1" and record["run_id"] == "s" and len(record["attempts"]) == 1
 
 
+@pytest.mark.slow
 def test_jobs_stand_in_the_folders_that_hydra_sweep_subdir_names(stage: Stage):
     outcome = stage.run("seed=1,2", "hydra.sweep.subdir=${hydra.job.override_dirname}_of_${name}")
     assert outcome.returncode == 0, outcome.stderr
@@ -317,6 +318,7 @@ def test_a_killed_sweep_goes_on_where_it_was_and_ends_as_if_nothing_had_happened
     assert ours.keys() == expected.keys() and all(torch.equal(ours[name], expected[name]) for name in ours)
 
 
+@pytest.mark.slow
 def test_nothing_of_a_failed_job_stays_in_memory(place: Workplace):
     """The launcher keeps the error, and with its traceback the frames that hold model and batches."""
     from astromodal.training.loop import TrainingLoop
