@@ -26,7 +26,7 @@ from ..errors import ArtifactError, ArtifactMissingError, ConfigError, DataError
 from .catalogue import ParquetReader
 
 FILE = "embeddings.parquet"
-_WRITTEN = "embeddings written by evaluate.py or probes"
+_WRITTEN = "embeddings written by evaluate.py or probes, as a whole Parquet file"
 _CHUNK_CELLS = 1 << 23  # numbers of a chunk, and of its similarities
 
 
