@@ -14,7 +14,7 @@ from astromodal.core.random import splitmix64
 from astromodal.core.vocab import BOS, EOS, PAD
 from astromodal.errors import ConfigError
 from astromodal.sequences import SequenceDataset
-from astromodal.sequences.asking import AFTER, ASKED, GIVEN, AskedOrder, NamedQuestion, named_questions
+from astromodal.sequences.asking import AFTER, ASKED, GIVEN, SCALE, AskedOrder, NamedQuestion, named_questions
 from astromodal.sequences.dataset import part_draws
 from astromodal.training.shifting import shift
 from tests.evaluation import hand_built as hand
@@ -29,19 +29,28 @@ def unit(word: int) -> float:
     return (int(word) >> 11) * 2.0**-53
 
 
-def by_hand(draws, present, questions, staged=()):
+def by_hand(draws, present, questions, staged=(), scales=()):
     """Class of each part of one object, in plain Python."""
     first = {t: types[0] for types in staged for t in types}
     decision = {t: unit(splitmix64(np.uint64(int(draws[first.get(t, t)]) ^ 0x9E6C63D0676A9A99))) for t in present}
+    for spectrum, scale in scales:
+        if spectrum in present and scale in present:
+            decision[scale] = min(decision[scale], decision[spectrum])
     rate = unit(splitmix64(np.uint64(draws[0])))
     classes = {t: GIVEN if decision[t] < rate else ASKED for t in present}
     last = max(decision.values())
     classes |= {t: ASKED for t in present if decision[t] == last}
+    for spectrum, scale in scales:
+        if classes.get(spectrum) == classes.get(scale) == ASKED:
+            classes[scale] = SCALE
     share, lower = unit(draws[0]), 0.0
     for q in questions:
         if lower <= share < lower + q.share:
             named = {t: ASKED if t in q.predict else GIVEN if t in q.given else AFTER for t in present}
             found = set(named.values())
+            for spectrum, scale in scales:
+                if spectrum in q.predict and scale in named and named[scale] != GIVEN:
+                    named[scale] = SCALE
             if ASKED in found and (GIVEN in found or not q.given):
                 classes = named
         lower += q.share
@@ -57,6 +66,8 @@ def test_a_batch_equals_the_one_built_object_by_object(packed, named):
         configs = [QuestionConfig([columns[0]], ["scalar"], 0.3), QuestionConfig(["spectrum"], None, 0.4)]
         questions = named_questions(configs, layout)
     dataset = SequenceDataset(sequences, "train", order="ask", seed=5, questions=questions)
+    types = {s.name: s.type for s in layout.segments}
+    scales = [(types[name], types[f"{name}_scale"]) for name in types if f"{name}_scale" in types]
     arrays, n_types = sequences.split("train"), layout.vocab.n_types
     seen = set()
     for epoch in range(3):
@@ -69,7 +80,7 @@ def test_a_batch_equals_the_one_built_object_by_object(packed, named):
                 parts.setdefault(int(kind), []).append(int(token))
             bos, eos = parts.pop(0)
             draws = part_draws(5, epoch, np.array([sequences.first_index("train") + b]), n_types)[0]
-            classes = by_hand(draws, list(parts), questions)
+            classes = by_hand(draws, list(parts), questions, (), scales)
             order = sorted(parts, key=lambda t: (classes[t], int(draws[t]) >> 2))
             given = [(t, kind) for kind in order if classes[kind] == GIVEN for t in parts[kind]]
             asked = [(t, kind) for kind in order if classes[kind] != GIVEN for t in parts[kind]]
@@ -150,6 +161,28 @@ def test_the_stages_of_a_code_are_given_or_asked_together_coarse_before_fine():
     np.put_along_axis(start, rank, first, 1)
     assert (start[:, 2] < start[:, 3]).all()
     assert (prefix == (sizes * (classes == GIVEN)).sum(1)).all()
+
+
+def test_a_scale_comes_with_its_given_spectrum_and_before_its_asked_one():
+    spectrum, scale, other = 2, 4, 1
+    present = np.tile([False, True, True, True, True], (4000, 1))
+    present[:1000, spectrum] = False
+    draws = part_draws(2, 0, np.arange(4000), 5)
+    classes = AskedOrder(5, [[2, 3]], (), [(spectrum, scale)]).classes(draws, present)
+    with_it = classes[1000:]
+    assert (with_it[with_it[:, spectrum] == GIVEN, scale] == GIVEN).all()
+    asked = with_it[with_it[:, spectrum] == ASKED, scale]
+    assert set(asked) == {GIVEN, SCALE}  # never among the asked ones, in any order
+    assert set(classes[:1000, scale]) == {GIVEN, ASKED}  # without its spectrum a column like any other
+
+    named = NamedQuestion((2, 3), (other,), 1.0)
+    classes = AskedOrder(5, [[2, 3]], (named,), [(spectrum, scale)]).classes(draws, present)[1000:]
+    assert (classes[:, 1:] == [GIVEN, ASKED, ASKED, SCALE]).all()
+    rank, _, _ = AskedOrder(5, [[2, 3]], (named,), [(spectrum, scale)]).arrange(draws, 3 * present)
+    assert (rank[1000:, :2] == [other, scale]).all()  # what is given, then the scale
+    with_scale = NamedQuestion((2, 3), (other, scale), 1.0)
+    classes = AskedOrder(5, [[2, 3]], (with_scale,), [(spectrum, scale)]).classes(draws, present)[1000:]
+    assert (classes[:, scale] == GIVEN).all()
 
 
 def test_the_loss_is_on_what_is_asked_and_on_nothing_else(packed):

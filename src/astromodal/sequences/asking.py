@@ -8,7 +8,11 @@ seen little, a question of one column from all others is one target in as many a
 *Named questions* (``sequence.questions``) have a share of the sequences: what they predict is asked first, from what they
 give; what else an object has is asked behind it, so that nothing of the survey is left out. Everything else is drawn:
 a rate per object and epoch, uniform in [0, 1), with which each quantity is given, so that every number of given parts is
-equally likely. At least one part is asked of every object. The stages of a spectrum's code are one quantity.
+equally likely (a scale is given whenever its spectrum is). At least one part is asked of every object. The stages of a
+spectrum's code are one quantity.
+
+The *scale* of a spectrum comes as it does when the model is asked (``evaluation/questions.py``): with a given spectrum
+its scale is given, and of an asked spectrum the scale, unless it is given, is asked before everything else.
 
 Draws are pure functions of (seed, epoch, object), like those of the random order.
 
@@ -28,7 +32,8 @@ from ..errors import ConfigError
 from .layout import SequenceLayout
 from .names import Known, expand, parts_of, quantities, scale_of, with_scales
 
-GIVEN, ASKED, AFTER = 0, 1, 2  # of a part: in the prefix; asked; asked behind what a named question predicts
+# Of a part: in the prefix; the scale of an asked spectrum; asked; asked behind what a named question predicts.
+GIVEN, SCALE, ASKED, AFTER = 0, 1, 2, 3
 _DECISIONS = np.uint64(0x9E6C63D0676A9A99)  # sets the draws of given or asked apart from those of the order
 _UNIT = 2.0**-53
 
@@ -90,20 +95,26 @@ class AskedOrder:
         n_types: types of the vocabulary, T.
         staged: types of each group of spectra with several stages, coarse to fine.
         questions: named questions.
+        scales: of the groups of spectra that have one: type of the (first stage of the) spectrum, type of the scale.
     """
 
     def __init__(
-        self, n_types: int, staged: Sequence[Sequence[int]] = (), questions: Sequence[NamedQuestion] = ()
-    ) -> None:
+        self, n_types: int, staged: Sequence[Sequence[int]] = (), questions: Sequence[NamedQuestion] = (),
+        scales: Sequence[tuple[int, int]] = (),
+    ) -> None:  # fmt: skip
         self.n_types, self.staged, self.questions = n_types, [list(types) for types in staged], tuple(questions)
+        self.scales = tuple(scales)
         self._limits = np.cumsum([question.share for question in self.questions])
         self._classes = np.full((len(self.questions), n_types), AFTER, np.int8)
         for row, question in zip(self._classes, self.questions, strict=True):
             row[list(question.given)] = GIVEN
             row[list(question.predict)] = ASKED
+            for spectrum, scale in self.scales:
+                if row[spectrum] == ASKED and row[scale] != GIVEN:
+                    row[scale] = SCALE
 
     def classes(self, draws: np.ndarray, present: np.ndarray) -> np.ndarray:
-        """What becomes of each part, ``(B, T)`` int8: GIVEN, ASKED or AFTER.
+        """What becomes of each part, ``(B, T)`` int8: GIVEN, SCALE, ASKED or AFTER.
 
         Args:
             draws: words of the random order ``(B, T)``; those of type 0, which is no part, choose the question.
@@ -112,9 +123,14 @@ class AskedOrder:
         decisions = _uniform(splitmix64(draws ^ _DECISIONS))
         for types in self.staged:  # one decision for all stages
             decisions[:, types] = decisions[:, types[:1]]
+        for spectrum, scale in self.scales:  # earlier than its spectrum, or with it
+            own = np.where(present[:, spectrum], decisions[:, spectrum], 1.0)
+            decisions[:, scale] = np.minimum(decisions[:, scale], own)
         rate = _uniform(splitmix64(draws[:, 0]))
         found = np.where(decisions < rate[:, None], GIVEN, ASKED).astype(np.int8)
         self._ask_one(found, decisions, present)
+        for spectrum, scale in self.scales:
+            found[present[:, spectrum] & (found[:, spectrum] == ASKED) & (found[:, scale] == ASKED), scale] = SCALE
         if self.questions:
             chosen = np.searchsorted(self._limits, _uniform(draws[:, 0]), side="right")
             named = np.flatnonzero(chosen < len(self.questions))

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core.random import keyed_words, splitmix64
 from ..core.vocab import stages_of
+from ..data.scalars import SCALE_SUFFIX
 from ..errors import ConfigError
 from .asking import AskedOrder, NamedQuestion
 from .packed import PackedSequences
@@ -111,9 +112,11 @@ class SequenceDataset:
         vocab = self.packed.manifest["config"]["layout"]["vocab"]
         self._n_types = int(vocab["n_types"])
         type_of = {name: index for index, name in enumerate(vocab["type_names"])}
-        stages = stages_of(vocab["spectrum_groups"]).values()
-        self._staged = [[type_of[name] for name in names] for names in stages if len(names) > 1]
-        self._asked = AskedOrder(self._n_types, self._staged, self.questions) if self.order == "ask" else None
+        stages = stages_of(vocab["spectrum_groups"])
+        self._staged = [[type_of[name] for name in names] for names in stages.values() if len(names) > 1]
+        scales = [(type_of[group], type_of[group + SCALE_SUFFIX]) for group in stages if group + SCALE_SUFFIX in type_of]
+        ask = self.order == "ask"
+        self._asked = AskedOrder(self._n_types, self._staged, self.questions, scales) if ask else None
         self.lengths = Lengths(self._offsets)
 
     def __getstate__(self) -> dict[str, Any]:
