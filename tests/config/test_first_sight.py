@@ -10,6 +10,7 @@ from statistics import median
 import pytest
 
 from astromodal.config.command_line import checked
+from astromodal.config.first_sight import section_of
 from astromodal.errors import ConfigError
 
 REPO = Path(__file__).resolve().parents[2]
@@ -36,6 +37,16 @@ REFUSED = {
     "loss.image.form=enrgy": "did you mean energy?",
     "schedule.min_lr_ratio=2": "0 <= schedule.min_lr_ratio <= 1",
 }
+TOGETHER = {  # fine one by one
+    "model=tiny model.n_heads=3": "model.n_heads that divides model.d_model=128, got 3",
+    "model.d_model=100 model.n_heads=8": "to repair: model.n_heads=10",
+    "loss.use_ce=false loss.enabled=no": "loss.use_ce or loss.enabled",
+    "loss=reconstruction loss.share_image=0.2": "loss.use_ce=true",
+    "loss=smoothed loss.standardize=false loss.scalar.errors=width": "loss.standardize=true",
+    "sequence=random sequence.next_types=false": "sequence.next_types=true with sequence.order=random",
+    "sequence.modalities=[image,spectra]": "did you mean spectrum?",
+    "data=splus data.splits.val_fraction=0.6 data.splits.test_fraction=0.5": "val_fraction + test_fraction < 1, got 1.1",
+}
 ACCEPTED = [
     "model=tiny", "data=splus", "+data.scalars={y:{min:0,column:z}}", "~data.scalars.z", "loss.sample_k=null",
     "training.max_steps=1_000", "optimizer.learning_rate=${seed}", "data@data=splus", "experiment=null", "recipe=null",
@@ -49,6 +60,56 @@ def test_a_mistake_is_named(override):
     with pytest.raises(ConfigError) as caught:
         checked([override], "train_lm")
     assert REFUSED[override] in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("overrides", TOGETHER)
+def test_values_that_cannot_work_together_are_named(overrides):
+    with pytest.raises(ConfigError) as caught:
+        checked(overrides.split(), "train_lm")
+    assert TOGETHER[overrides] in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_is_asked_is_looked_at_by_the_stage_that_asks():
+    with pytest.raises(ConfigError, match="did you mean val"):
+        checked(["evaluate.splits=[test,vall]"], "evaluate")
+    assert checked(["evaluate.splits=[test,vall]"], "train_lm")
+
+
+@pytest.mark.parametrize(
+    "other",
+    ["experiment=demo", "hparams=seeds", "++model.n_heads=1", "model.n_heads=${seed}", "model={n_heads:1}", "--cfg job",
+     "-m", "--config-dir conf"],
+)  # fmt: skip
+def test_sections_that_something_else_may_change_are_left_to_hydra(other):
+    """The later of two values counts, and what follows may be one that is not read here."""
+    given = ["model=tiny", "model.n_heads=3", *other.split(), *(["-m"] if other == "hparams=seeds" else [])]
+    assert set(checked(given, "train_lm")) == set(given)
+
+
+OPTIONS = [
+    ["model=tiny", "loss=recommended", "sequence=ask", "model.n_heads=3", "loss.sample_k=null", "loss.image.beta=2"],
+    ["model=large", "loss=smoothed", "sequence=random", "data=splus", "model.dropout=1e-1", "model.tie_head=off"],
+    ["loss=strictly_proper", "sequence.modalities=[image,scalar]", "data=kids_viking", "data.splits.seed=7"],
+    ["model=base", "loss=reconstruction", "model.values=null", "loss.scalar.form=crps", "data.splits.method=hash"],
+    ["loss=cross_entropy", "sequence.missing=token", "evaluate.quantiles=[0.1,0.9]", "evaluate.judge=null"],
+    ["evaluate.judge.n_bins=3", "evaluate.splits=[val]", "evaluate.calibration=off", "evaluate.given=[]"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", OPTIONS, ids=" ".join)
+def test_sections_are_put_together_as_by_hydra(overrides):
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from astromodal.config.register import register
+
+    register()
+    with initialize_config_dir(config_dir=str(REPO / "conf"), version_base="1.3"):
+        cfg = compose("train_lm", ["run_dir=x", "run_id=y", "tokenizer_id=z", *overrides])
+    for key in ("data.splits", "model", "loss", "sequence", "evaluate"):
+        expected = OmegaConf.to_object(OmegaConf.select(cfg, key))
+        found = section_of(key, overrides)
+        assert found == expected and type(found) is type(expected), key
 
 
 @pytest.mark.parametrize("override", ACCEPTED)
@@ -79,7 +140,8 @@ def test_options_of_the_users_folders_count_and_unknown_folders_are_left_to_hydr
 
 # ------------------------------------------------------------------------------------------------ time
 
-ERRORS = (["loss.weight_imag=1"], ["model=smal"], ["training.epochs=many"], ["loss=null"])
+ERRORS = (["loss.weight_imag=1"], ["model=smal"], ["training.epochs=many"], ["loss=null"], ["model=tiny", "model.n_heads=3"],
+          ["data.splits.val_fraction=0.6", "data.splits.test_fraction=0.5"])  # fmt: skip
 
 
 def cpu_seconds(*command: str, cwd: Path) -> float:
@@ -97,7 +159,7 @@ def test_a_mistake_costs_at_most_twice_the_import_of_hydra(tmp_path: Path):
     for arguments in ERRORS:  # interleaved: what disturbs one measurement disturbs its neighbour
         hydra = cpu_seconds("-c", "import hydra", cwd=tmp_path)
         ratios.append(cpu_seconds(str(REPO / "train_lm.py"), *arguments, cwd=tmp_path) / hydra)
-    assert median(ratios) < 2, ratios
+    assert median(ratios) < 1.5 and max(ratios) < 2, ratios
 
 
 def test_a_mistake_imports_no_hydra(tmp_path: Path):

@@ -78,17 +78,23 @@ def test_jobs_in_other_processes_share_the_folder_of_the_sweep(tmp_path: Path, o
 
 
 @pytest.mark.parametrize("option", ["local", "parallel"])
-def test_what_goes_wrong_in_another_process_is_one_line(tmp_path: Path, option: str) -> None:
+def test_what_goes_wrong_in_another_process_is_said_per_job_and_in_one_line(tmp_path: Path, option: str) -> None:
     pytest.importorskip(f"hydra_plugins.hydra_{PLUGINS[option]}_launcher")
     done = sweep(tmp_path, f"hydra/launcher={option}", "seed=0,1", "init_from=nowhere.pt")
-    last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 1 and last == "error: expected a file of weights, got nothing (nowhere.pt)"
+    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
+    for job in (0, 1):
+        why = "ArtifactMissingError: expected a file of weights, got nothing (nowhere.pt)"
+        assert f"job {job} (seed={job}) failed: {why}" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("error: 2 of 2 jobs failed; to go on: python ")
 
 
 def test_slurm_without_a_cluster_is_one_line(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     done = sweep(tmp_path, "hydra/launcher=slurm", "seed=0,1", env={"PATH": str(tmp_path)})
-    assert done.returncode == 1 and "hydra/launcher=local" in done.stderr.strip().splitlines()[-1]
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
+    assert last.startswith("error: 2 of 2 jobs not finished, the launcher stopped: expected a machine of a Slurm cluster")
+    assert "to repair: hydra/launcher=local" in last
 
 
 @pytest.mark.parametrize("kind", [ConfigError, ArtifactMissingError])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .bounds import value_of
-from .explain import nearest
+from .key_names import nearest
 from .levels import check_image_levels, check_patch_levels
 from .loss_choices import MODALITIES, check_form, check_shares, check_width
 from .packages import require_package
 from .schema import OptimizerName
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 _NOT_EMPTY = ("data.fields", "tokenizer.spectrum.groups", "evaluate.splits")  # null means all, so none is a slip
 
@@ -32,17 +34,25 @@ def check_combinations(cfg: DictConfig, stage: str, overrides: Sequence[str] = (
     if stage == "train_tokenizers":
         _check_tokenizer(cfg, overrides)
     elif stage == "train_lm":
-        _check_model_and_loss(cfg)
-        _check_sequence(cfg)
+        if cfg.optimizer.name == OptimizerName.riemannian_adam:
+            require_package("geoopt", "optimizer=riemannian_adam", "optimizer=adamw")
+        check_model(cfg.model)
+        check_loss(cfg.loss)
+        check_sequence(cfg.sequence)
         _check_objective(cfg)
     elif stage == "evaluate":
-        _check_evaluate(cfg)
+        check_evaluate(cfg.evaluate)
+
+
+def check_splits(splits: Any) -> None:
+    """Refuse fractions that leave nothing to train on. ``splits``: the section ``data.splits``, or a node like it."""
+    held_out = splits.val_fraction + splits.test_fraction
+    if held_out >= 1:
+        raise ConfigError("val_fraction + test_fraction < 1", got=held_out, where="data.splits")
 
 
 def _check_data(cfg: DictConfig) -> None:
-    held_out = cfg.data.splits.val_fraction + cfg.data.splits.test_fraction
-    if held_out >= 1:
-        raise ConfigError("val_fraction + test_fraction < 1", got=held_out, where="data.splits")
+    check_splits(cfg.data.splits)
     if not cfg.data.scalars and not cfg.data.spectra and cfg.data.images is None:
         repair = "data=splus, data=kids_viking or data=synthetic"
         raise ConfigError("data.scalars, data.spectra or data.images", got="none of them", where="data", repair=repair)
@@ -54,31 +64,35 @@ def _check_data(cfg: DictConfig) -> None:
         raise ConfigError("a cutout size divisible by 4", got=cfg.data.images.size, where="data.images.size")
 
 
-def _check_model_and_loss(cfg: DictConfig) -> None:
-    if cfg.optimizer.name == OptimizerName.riemannian_adam:
-        require_package("geoopt", "optimizer=riemannian_adam", "optimizer=adamw")
-    width, heads = cfg.model.d_model, cfg.model.n_heads
+def check_model(model: Any) -> None:
+    """Refuse sizes that do not fit each other. ``model``: the section ``model``, or a node like it."""
+    width, heads = model.d_model, model.n_heads
     if width % heads:
         close = min((n for n in range(1, 65) if width % n == 0), key=lambda n: abs(n - heads))
         expected = f"model.n_heads that divides model.d_model={width}"
         raise ConfigError(expected, got=heads, where="model", repair=f"model.n_heads={close}")
-    if not cfg.loss.use_ce and not cfg.loss.enabled:
+
+
+def check_loss(loss: Any) -> None:
+    """Refuse terms that cannot be had, or none. ``loss``: the section ``loss``, or a node like it."""
+    if not loss.use_ce and not loss.enabled:
         raise ConfigError("loss.use_ce or loss.enabled", got="neither", where="loss", repair="loss=combined")
-    check_shares(cfg.loss)
+    check_shares(loss)
     for modality in MODALITIES:
-        check_form(modality, cfg.loss[modality])
-        check_width(modality, cfg.loss[modality], cfg.loss.standardize)
+        check_form(modality, getattr(loss, modality))
+        check_width(modality, getattr(loss, modality), loss.standardize)
 
 
-def _check_sequence(cfg: DictConfig) -> None:
-    order = cfg.sequence.order.value
-    if order != "fixed" and not cfg.sequence.next_types:
+def check_sequence(sequence: Any) -> None:
+    """Refuse parts and orders that do not go together. ``sequence``: the section ``sequence``, or a node like it."""
+    order = sequence.order.value
+    if order != "fixed" and not sequence.next_types:
         expected = f"sequence.next_types=true with sequence.order={order}, or a position cannot know what to predict"
         raise ConfigError(expected, got="false", where="sequence", repair="sequence.next_types=true")
-    if cfg.sequence.questions and order != "ask":
+    if sequence.questions and order != "ask":
         raise ConfigError("sequence.order=ask with sequence.questions", got=order, where="sequence",
                           repair="sequence=ask")  # fmt: skip
-    modalities = list(cfg.sequence.modalities)
+    modalities = list(sequence.modalities)
     for name in modalities:
         if name not in MODALITIES:
             expected, repair = f"modalities among {', '.join(MODALITIES)}", nearest(name, list(MODALITIES))
@@ -90,7 +104,7 @@ def _check_sequence(cfg: DictConfig) -> None:
 def _check_objective(cfg: DictConfig) -> None:
     if cfg.objective.value != "prediction":
         return
-    _check_evaluate(cfg)
+    check_evaluate(cfg.evaluate)
     for key, only, why in (("run", "auto", "the model is the one that is trained"), ("splits", None, "it is val"),
                            ("calibration", "off", "new weights have none")):  # fmt: skip
         if cfg.evaluate[key] != only:
@@ -98,21 +112,22 @@ def _check_objective(cfg: DictConfig) -> None:
                               where=f"evaluate.{key}", repair="drop it")  # fmt: skip
 
 
-def _check_evaluate(cfg: DictConfig) -> None:
+def check_evaluate(evaluate: Any) -> None:
+    """Refuse what cannot be asked. ``evaluate``: the section ``evaluate``, or a node like it."""
     for name, known in (("splits", ("train", "val", "test")), ("embeddings", ("mean", "last"))):
-        for value in cfg.evaluate[name] or ():
+        for value in getattr(evaluate, name) or ():
             if value not in known:
                 raise ConfigError(f"evaluate.{name} among {', '.join(known)}", got=value, where="evaluate",
                                   repair=nearest(value, list(known)))  # fmt: skip
-    if not 0 < cfg.evaluate.fraction <= 1:
-        raise ConfigError("0 < evaluate.fraction <= 1", got=cfg.evaluate.fraction, where="evaluate.fraction")
-    if not 0 < cfg.evaluate.unfamiliar_above <= 100:
-        raise ConfigError("0 < evaluate.unfamiliar_above <= 100, a percentile", got=cfg.evaluate.unfamiliar_above,
+    if not 0 < evaluate.fraction <= 1:
+        raise ConfigError("0 < evaluate.fraction <= 1", got=evaluate.fraction, where="evaluate.fraction")
+    if not 0 < evaluate.unfamiliar_above <= 100:
+        raise ConfigError("0 < evaluate.unfamiliar_above <= 100, a percentile", got=evaluate.unfamiliar_above,
                           where="evaluate.unfamiliar_above")  # fmt: skip
-    quantiles = list(cfg.evaluate.quantiles)
+    quantiles = list(evaluate.quantiles)
     if not all(0 < q < 1 for q in quantiles) or len({*quantiles}) < len(quantiles):
         raise ConfigError("different quantiles between 0 and 1", got=quantiles, where="evaluate.quantiles")
-    if cfg.evaluate.predict is not None and not (cfg.evaluate.predict or cfg.evaluate.embeddings):
+    if evaluate.predict is not None and not (evaluate.predict or evaluate.embeddings):
         raise ConfigError("something to predict, or evaluate.embeddings=[mean]", got="neither", where="evaluate")
 
 
@@ -120,6 +135,9 @@ def _check_tokenizer(cfg: DictConfig, overrides: Sequence[str]) -> None:
     for part in ("spectrum", "image"):
         for kind in ("codec", "quantizer"):
             settings = value_of(cfg, f"tokenizer.{part}.{kind}")
+            if isinstance(settings, (bool, int, float, str)):
+                raise ConfigError(f"settings of a {kind}", got=settings, where=f"tokenizer.{part}.{kind}",
+                                  repair=f"tokenizer/{part}/{kind}=<option>")  # fmt: skip
             if settings is not None and "name" not in settings:  # an experiment's, whose tokenizer was not chosen
                 repair = f"take tokenizer=all, or tokenizer.{part}=null"
                 raise ConfigError(f"an option of tokenizer/{part}/{kind}", got="settings of none", repair=repair)

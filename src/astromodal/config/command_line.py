@@ -18,6 +18,7 @@ from typing import Any, get_origin
 from ..errors import ConfigError
 from .bounds import check_value
 from .conf_files import conf_dir, group_names, options_of
+from .first_sight import check_together
 from .key_types import is_optional, type_at
 from .key_names import all_keys, nearest, unknown_key, unknown_option
 from .schema import STAGE_GROUPS, Config
@@ -45,6 +46,7 @@ def checked(arguments: Sequence[str], stage: str) -> list[str]:
         _check(override, groups, folders)
     check_stage(overrides, stage)
     check_preset(overrides, stage, "-m" in flags, flags)
+    check_together(stage, flags, overrides)
     return [*flags, *(text_stays_text(o, groups) for o in overrides)]
 
 

@@ -24,6 +24,8 @@ def explain(error: BaseException) -> str | None:
     for link in chain:
         if isinstance(link, AssertionError) and "Unexpected type for root" in str(link):
             return str(_below_null(link))
+        if isinstance(link, AttributeError) and "object_type=NoneType" in str(link):
+            return str(_below_null(link, "={…} in place of null"))
     folder = next((found for link in chain if (found := _no_folder(link)) is not None), None)
     if folder is not None:
         return str(folder)
@@ -84,11 +86,15 @@ def _missing_plugin(text: str) -> ConfigError | None:
                        repair=f"pip install {package}")  # fmt: skip
 
 
-def _below_null(error: AssertionError) -> ConfigError:
-    """``tokenizer=image tokenizer.scalar.n_bins=16``: OmegaConf trips over the null and does not name the key."""
+def _below_null(error: Exception, what: str = " below one that is null") -> ConfigError:
+    """``tokenizer=image tokenizer.scalar.n_bins=16``, or ``tokenizer.scalar={n_bins:16}``: OmegaConf trips over the null.
+
+    Args:
+        what: was set; OmegaConf's error does not name the key.
+    """
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "update")
     key = next((str(frame.f_locals["key"]) for frame in frames if "key" in frame.f_locals), "a key")
-    return ConfigError("a section that is not null, to set a key in it", got=f"{key} below one that is null",
+    return ConfigError("a section that is not null, to set a key in it", got=f"{key}{what}",
                        repair="leave the key out, or choose an option that has the section")  # fmt: skip
 
 

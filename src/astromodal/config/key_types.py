@@ -57,7 +57,7 @@ def below(hint: Any, name: str) -> Any:
         if section is schema.Config and name == "hydra":
             return _Hydra
         if is_dataclass(section):
-            found = _fields(section).get(name)
+            found = fields_of(section).get(name)
             if found is not None:
                 return OPEN.get(name, Any) if found[0] is Any else found[0]
         elif get_origin(section) in (dict, list):
@@ -74,14 +74,14 @@ def is_optional(key: str) -> bool:
     parent, _, name = key.rpartition(".")
     section = type_at(parent)
     for candidate in section if isinstance(section, tuple) else (section,):
-        if is_dataclass(candidate) and name in _fields(candidate):
-            return _fields(candidate)[name][1]
+        if is_dataclass(candidate) and name in fields_of(candidate):
+            return fields_of(candidate)[name][1]
     return get_origin(section) not in (dict, list)
 
 
 @cache
-def _fields(section: type) -> dict[str, tuple[Any, bool]]:
-    """Type of each field without its ``Optional``, and whether it had one."""
+def fields_of(section: type) -> dict[str, tuple[Any, bool]]:
+    """Type of each field of a dataclass without its ``Optional``, and whether it had one."""
     return {name: _without_optional(hint) for name, hint in get_type_hints(section).items()}
 
 

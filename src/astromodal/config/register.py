@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -42,7 +43,16 @@ def directory_of_run() -> str:
 def register() -> None:
     """Register schemas (``base_schema``, ``codec_schema``, ``quantizer_schema``) and resolvers."""
     use_our_reader()
-    store = ConfigStore.instance()
+    _store_schemas(ConfigStore.instance())
+    OmegaConf.register_new_resolver("new_run_id", run_id, replace=True)
+    OmegaConf.register_new_resolver("directory_of_run", directory_of_run, replace=True)
+    OmegaConf.register_new_resolver("default_tokenizer_id", default_tokenizer_id, replace=True)
+    OmegaConf.register_new_resolver("one_folder", lambda key, name: check_name(name, key), replace=True)
+
+
+@cache
+def _store_schemas(store: ConfigStore) -> None:
+    """Once per store: OmegaConf takes a seventh of a second to look at every class."""
     store.store(name="base_schema", node=schema.Config)
     store.store(group="codec_schema", name="autoencoder", node=schema.AutoencoderConfig)
     store.store(group="codec_schema", name="masked_autoencoder", node=schema.MaskedAutoencoderConfig)
@@ -55,10 +65,6 @@ def register() -> None:
     store.store(group="recipe_schema", name="spectrum_mae", node=schema.SpectrumMAERecipeConfig)
     store.store(group="codec_schema", name="ternary_vae", node=schema.TernaryCodecConfig)
     store.store(group="recipe_schema", name="ternary_vae", node=schema.TernaryVAERecipeConfig)
-    OmegaConf.register_new_resolver("new_run_id", run_id, replace=True)
-    OmegaConf.register_new_resolver("directory_of_run", directory_of_run, replace=True)
-    OmegaConf.register_new_resolver("default_tokenizer_id", default_tokenizer_id, replace=True)
-    OmegaConf.register_new_resolver("one_folder", lambda key, name: check_name(name, key), replace=True)
 
 
 def compose_once() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from ..errors import ConfigError
 from .bounds import check_bounds, value_of
@@ -31,6 +31,7 @@ def validate(cfg: DictConfig, stage: str, overrides: list[str] = ()) -> None:
     check_preset(list(overrides), stage, _swept())
     for key in _unknown_keys(cfg):
         raise unknown_key(key)
+    _check_entries(cfg)
     _check_sections(cfg, stage)
     _check_names(cfg)
     check_bounds(cfg)
@@ -82,6 +83,21 @@ def _unknown_keys(node: Any, prefix: str = "") -> Iterator[str]:
             yield name
         else:
             yield from _unknown_keys(node._get_node(key), name + ".")
+
+
+def _check_entries(node: Any, key: str = "") -> None:
+    """Refuse lists and sections where a list or a dictionary has plain values: OmegaConf lets them in."""
+    plain = node._metadata.element_type in (int, float, str, bool)
+    if node._is_none() or node._is_missing():
+        return
+    for name in node if isinstance(node, DictConfig) else range(len(node)):
+        entry, where = node._get_node(name), f"{key}.{name}" if key else str(name)
+        if not OmegaConf.is_config(entry):
+            continue
+        if plain:
+            kind = node._metadata.element_type.__name__
+            raise ConfigError(f"entries of type {kind}", got=OmegaConf.to_container(entry, resolve=False), where=key)
+        _check_entries(entry, where)
 
 
 def _check_processes(cfg: DictConfig, stage: str) -> None:

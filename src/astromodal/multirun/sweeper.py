@@ -16,6 +16,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from ..config.explain import explain
 from ..config.next_command import folder_flags, script_of
 from ..config.run_id import shared
 from ..config.text_values import quoted
@@ -101,7 +102,7 @@ def _verdict(
     if unfinished:
         parts.append(f"{len(unfinished)} of {n} jobs not finished")
     if broken is not None:
-        parts.append(f"the launcher stopped with {type(broken).__name__}: {broken}")
+        parts.append(f"the launcher stopped: {explain(broken) or f'{type(broken).__name__}: {broken}'}")
     again += " sweep.retry_failed=true" if failed and not unfinished else ""
     return f"{', '.join(parts) or 'the sweep stopped'}; to go on: {again}"
 
