@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.composed_once import remember_compositions
+
+remember_compositions()
 REPO = Path(__file__).resolve().parents[1]
 STAGES = ("train_tokenizers", "encode", "train_lm", "evaluate")
 

@@ -15,6 +15,7 @@ from astromodal import stages
 from astromodal.config.register import conf_dir, register
 from astromodal.config.validate import validate
 from tests.conftest import REPO
+from tests.pipeline.conftest import launch_stage
 from tests.tiny_survey import RUN_ID, configuration, write_survey
 
 GUIDE = (REPO / "docs/guide.md").read_text().replace("<run_id>", RUN_ID)
@@ -101,9 +102,9 @@ def test_every_command_composes_and_passes_the_checks(pipeline, command):
         assert cfg.paths.runs == "runs_local" and cfg.hardware.n_processes == 2
 
 
-def test_the_script_takes_a_folder_and_a_primary_file_of_the_user(pipeline, script):
+def test_the_script_takes_a_folder_and_a_primary_file_of_the_user(pipeline):
     (command,) = [c for c in COMMANDS if "--config-name" in c]
-    result = script("train_lm", *shlex.split(command)[2:], "--cfg", "job", cwd=pipeline)
+    result = launch_stage("train_lm", *shlex.split(command)[2:], "--cfg", "job", cwd=pipeline)
     assert result.returncode == 0, result.stderr
     assert all(text in result.stdout for text in ("name: my_study", "weight_scalar: 0.5", "d_model: 128"))
 

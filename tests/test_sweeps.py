@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from astromodal.config.explain import all_keys
 from astromodal.config.register import conf_dir, register
 from astromodal.config.validate import validate
+from tests.pipeline.conftest import launch_stage
 from tests.sweep_points import REPO, command, draw, overrides_of, read
 
 KEYS = set(all_keys())
@@ -147,10 +148,10 @@ def test_there_are_the_documented_presets():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_presets_sweep_keys_that_exist_and_compose(preset, script, tmp_path):
+def test_presets_sweep_keys_that_exist_and_compose(preset, tmp_path):
     text = read(REPO / "conf" / "hparams" / f"{preset}.yaml")
     assert all(key in KEYS or is_group(key) for key in text["hydra"]["sweeper"]["params"])
-    result = script("train_lm", f"hparams={preset}", "--cfg", "hydra", cwd=tmp_path)
+    result = launch_stage("train_lm", f"hparams={preset}", "--cfg", "hydra", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "sweeper" in result.stdout
 

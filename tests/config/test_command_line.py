@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.pipeline.conftest import Outcome, launch_stage
+
 MISTAKES = {
     "loss.weight_imag=1": "did you mean loss.weight_image?",
     "+foo=1": "got foo",
@@ -32,16 +34,33 @@ MISTAKES = {
     "+data.splits.cell_deg=a=b": """to repair: quotes for Hydra within quotes for the shell""",
     "tokenizer=null": "got null (group tokenizer)",
     "data.fields=[]": "at least one entry, or null for all, got none (data.fields)",
-    "model.d_model=100000000": "model.d_model=100000000, model.n_layers=",
+    "model.d_model=120000000": "model.d_model=120000000, model.n_layers=",
     "+data.scalars.photz_z={min:0.0}": "to repair: '+data.scalars={photz_z:{…}}'",
     "+data.scalars.photz_z.min=0.0": "to repair: '+data.scalars={photz_z:{min:…}}'",
     "data.images.bands.w.column=x data=splus": "check the name; a new one: '+data.images.bands={w:{…}}'",
 }
 
 
+# seen before Hydra is imported, by Hydra itself, and in what it has composed: these as a shell runs them
+IN_A_PROCESS = ("loss.weight_imag=1", "--config-name=nothing", "model.d_model=120000000", "model=large --cfg job")
+
+
+@pytest.fixture
+def command(script, tmp_path):
+    """``<stage>.py`` with these arguments: in this process, or as a shell would run it."""
+
+    def run(stage: str, *arguments: str) -> Outcome:
+        if " ".join(arguments) in IN_A_PROCESS:
+            done = script(stage, *arguments, cwd=tmp_path)
+            return Outcome(done.returncode, done.stdout, done.stderr)
+        return launch_stage(stage, *arguments, cwd=tmp_path)
+
+    return run
+
+
 @pytest.mark.parametrize("arguments", MISTAKES, ids=str)
-def test_a_mistake_is_one_line_and_exit_code_1(arguments, script, tmp_path):
-    result = script("train_lm", *arguments.split(), cwd=tmp_path)
+def test_a_mistake_is_one_line_and_exit_code_1(arguments, command, tmp_path):
+    result = command("train_lm", *arguments.split())
     assert result.returncode == 1
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1, result.stderr
@@ -73,8 +92,8 @@ def test_a_mistake_is_one_line_and_exit_code_1(arguments, script, tmp_path):
         ("evaluate", "evaluate.given=[spectrum,mag_pstotal_r]", "- mag_pstotal_r"),
     ],
 )
-def test_overrides_compose(stage, arguments, expected, script, tmp_path):
-    result = script(stage, *arguments.split(), "--cfg", "job", cwd=tmp_path)
+def test_overrides_compose(stage, arguments, expected, command):
+    result = command(stage, *arguments.split(), "--cfg", "job")
     assert result.returncode == 0, result.stderr
     assert expected in result.stdout
 
@@ -93,12 +112,28 @@ def test_help_is_fast_and_lists_the_groups(stage, script, tmp_path):
     assert min(seconds) < 0.35
 
 
-def test_what_a_dictionary_may_be_given_is_given_as_the_repair_says(script, tmp_path):
-    refused = script("train_tokenizers", "tokenizer.spectrum.patch_sizes.desi_b=8", cwd=tmp_path)
+def test_what_a_dictionary_may_be_given_is_given_as_the_repair_says(command):
+    refused = command("train_tokenizers", "tokenizer.spectrum.patch_sizes.desi_b=8")
     assert "a new one: +tokenizer.spectrum.patch_sizes.desi_b=" in refused.stderr and refused.returncode == 1
     for override, expected in (("+tokenizer.spectrum.patch_sizes.desi_b=8", "desi_b: 8"),
                                ("+data.scalars={photz_z:{min:0.25}}", "min: 0.25")):  # fmt: skip
-        assert expected in script("train_tokenizers", override, "--cfg", "job", cwd=tmp_path).stdout
+        assert expected in command("train_tokenizers", override, "--cfg", "job").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("tokenizer=spectrum +tokenizer.image={codec:{width:8}}", "got tokenizer.image={…} in place of null"),
+        ("tokenizer=spectrum tokenizer.scalar={n_bins:8}", "got tokenizer.scalar={…} in place of null"),
+        ("data=splus data.synthetic={n_fields:3}", "got data.synthetic={…} in place of null"),
+        ("tokenizer.image.codec=3", "expected settings of a codec, got 3 (tokenizer.image.codec)"),
+        ("+tokenizer.spectrum.patch_sizes={desi_b:[1]}", "expected entries of type int, got [1] (tokenizer.spectrum.patch"),
+        ("data.fields=[{a:1}]", "expected entries of type str, got {'a': 1} (data.fields)"),
+    ],
+)
+def test_a_section_or_a_list_where_none_can_be_is_one_line(command, arguments, expected):
+    line = command("train_tokenizers", *arguments.split()).error()
+    assert expected in line and "\n" not in line
 
 
 def test_configuration_errors_import_no_torch(repo, tmp_path):
@@ -113,17 +148,17 @@ def test_configuration_errors_import_no_torch(repo, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-def test_every_experiment_and_every_option_composes(repo, script, tmp_path):
+def test_every_experiment_and_every_option_composes(repo, command):
     for experiment in sorted((repo / "conf" / "experiment").glob("*.yaml")):
         for stage in ("train_tokenizers", "encode", "train_lm", "evaluate"):
-            result = script(stage, f"experiment={experiment.stem}", "--cfg", "job", cwd=tmp_path)
+            result = command(stage, f"experiment={experiment.stem}", "--cfg", "job")
             assert result.returncode == 0, result.stderr
 
 
-def test_a_users_own_experiment_is_found_beside_the_built_in_ones(script, tmp_path):
+def test_a_users_own_experiment_is_found_beside_the_built_in_ones(command, tmp_path):
     mine = tmp_path / "conf" / "experiment"
     mine.mkdir(parents=True)
     (mine / "mine.yaml").write_text("# @package _global_\nloss: {weight_image: 0.37}\n")
-    result = script("train_lm", "--config-dir", str(tmp_path / "conf"), "experiment=mine", "--cfg", "job", cwd=tmp_path)
+    result = command("train_lm", "--config-dir", str(tmp_path / "conf"), "experiment=mine", "--cfg", "job")
     assert result.returncode == 0, result.stderr
     assert "weight_image: 0.37" in result.stdout

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from astromodal.config import run_id
+from tests.pipeline.conftest import launch_stage
 
 
 @pytest.mark.parametrize("option", ["ddp", "fsdp"])
-def test_several_processes_without_torchrun_are_refused_with_the_command(script, tmp_path: Path, option: str) -> None:
-    done = script("train_lm", f"hardware={option}", cwd=tmp_path)
+def test_several_processes_without_torchrun_are_refused_with_the_command(tmp_path: Path, option: str) -> None:
+    done = launch_stage("train_lm", f"hardware={option}", cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and not list(tmp_path.glob("runs/*/*/*"))
     assert "torchrun --nproc-per-node" in done.stderr
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -114,11 +115,21 @@ def contents(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def pipeline(tmp_path_factory: pytest.TempPathFactory, script) -> Workplace:
-    """The three scripts, each once, on the tiny survey. Read only: tests that write take ``workplace``."""
-    place = Workplace(tmp_path_factory.mktemp("pipeline"))
-    for stage in EXTRA:
-        result = script(stage, *SURVEY, *EXTRA[stage], cwd=place.folder)
-        assert result.returncode == 0, result.stderr
+    """The three scripts, each once, on the tiny survey. Read only: tests that write take ``workplace``.
+
+    Processes of pytest-xdist share it: the first one to come makes it, the others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    place = Workplace((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pipeline")
+    with open(place.folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = place.folder / "done"
+        if not done.exists():
+            place.folder.mkdir(exist_ok=True)
+            for stage in EXTRA:
+                result = script(stage, *SURVEY, *EXTRA[stage], cwd=place.folder)
+                assert result.returncode == 0, result.stderr
+            done.touch()
     return place
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +19,7 @@ from astromodal.training.fused_forms import Rows, constants, form_of, value_and_
 from astromodal.training.losses import combined_loss
 from astromodal.training.reference import as_loss_config
 from astromodal.training.standardize import Codebooks, build_tables
+from tests.pipeline.conftest import launch_stage
 
 ALL = [LossFormConfig(form=form, n_neighbours=5) for form in LossForm]
 ALL += [
@@ -459,18 +458,13 @@ def test_codebooks_that_a_form_cannot_use_are_refused(monkeypatch):
         build_tables(vocab, Codebooks(image, {}, None), forms=as_loss_config({"image": "energy"}))
 
 
-def test_the_command_line_chooses_forms_and_refuses_impossible_ones(repo):
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "train_lm.py", *arguments], cwd=repo, capture_output=True, text=True)
-
-    chosen = run(
-        "--cfg", "job", "loss.scalar.form=hl_gauss", "loss.spectrum.form=neighbour_ce", "loss.spectrum.temperature=2"
-    )
+def test_the_command_line_chooses_forms_and_refuses_impossible_ones(tmp_path):
+    given = ("loss.scalar.form=hl_gauss", "loss.spectrum.form=neighbour_ce", "loss.spectrum.temperature=2")
+    chosen = launch_stage("train_lm", "--cfg", "job", *given, cwd=tmp_path)
     assert chosen.returncode == 0, chosen.stderr
     for line in ("form: hl_gauss", "form: neighbour_ce", "temperature: 2", "form: expectation"):
         assert line in chosen.stdout
-    refused = run("loss.image.form=crps")
-    assert refused.returncode == 1 and "loss.image.form=energy" in refused.stderr + refused.stdout
+    assert "loss.image.form=energy" in launch_stage("train_lm", "loss.image.form=crps", cwd=tmp_path).error()
 
 
 def test_the_default_is_the_documented_loss():

@@ -1,0 +1,75 @@
+"""Hydra's composition, remembered: one choice of files is put together once in a process of tests.
+
+Hydra reads and merges all files for every configuration (half a second of the processor, hundreds of times in the
+tests). What the files come to depends on the choice of files alone; everything that a command line adds is done by
+Hydra each time, as it is where a test starts a process. Folders of users, whose files change, are never remembered.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import yaml
+from hydra._internal import config_loader_impl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from omegaconf import DictConfig, omegaconf
+from omegaconf._utils import OmegaConfDumper
+
+from astromodal.config.conf_files import conf_dir
+
+real_defaults_list = config_loader_impl.create_defaults_list
+real_composition = ConfigLoaderImpl._compose_config_from_defaults_list
+_known: dict[Hashable, bytes] = {}
+
+
+class Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """OmegaConf's writer of YAML, four times as fast where libyaml is there."""
+
+
+Dumper.add_representer(str, OmegaConfDumper.str_representer)
+
+
+def remember_compositions() -> None:
+    """Until the end of the process. Idempotent."""
+    omegaconf.get_omega_conf_dumper = lambda: Dumper
+    config_loader_impl.create_defaults_list = _defaults_list
+    ConfigLoaderImpl._compose_config_from_defaults_list = _composition
+
+
+def _remembered(sources: tuple[str, ...], key: tuple, make: Callable[[], Any]) -> Any:
+    """What ``make`` returns, each time a new copy of it; what it raises is raised each time."""
+    if not set(sources) <= {"pkg://hydra.conf", f"file://{conf_dir()}", "structured://"}:
+        return make()
+    if key not in _known:
+        made = make()
+        _known[key] = pickle.dumps(made)
+        return made
+    return pickle.loads(_known[key])
+
+
+def _sources(repo: Any) -> tuple[str, ...]:
+    return tuple(f"{source.scheme()}://{source.path}" for source in repo.get_sources())
+
+
+def _defaults_list(repo: Any, config_name: str | None, overrides_list: list, prepend_hydra: bool,
+                   skip_missing: bool) -> Any:  # fmt: skip
+    """The files in their order. Overrides of keys do not matter to it, and are handed on."""
+    values, choices = [], []
+    for override in (o for o in overrides_list if not o.is_sweep_override()):  # of which Hydra takes no notice here
+        chooses = repo.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
+        (choices if chooses else values).append(override)
+    key = ("files", config_name, tuple(o.input_line for o in choices), prepend_hydra, skip_missing)
+
+    def make() -> Any:
+        return real_defaults_list(repo, config_name, choices, prepend_hydra, skip_missing)
+
+    found = _remembered(_sources(repo), key, make)
+    found.config_overrides = values
+    return found
+
+
+def _composition(self: ConfigLoaderImpl, defaults: list, repo: Any) -> DictConfig:
+    """What the files come to."""
+    return _remembered(_sources(repo), ("values", *map(repr, defaults)), lambda: real_composition(self, defaults, repo))
