@@ -13,7 +13,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from astromodal.config.register import conf_dir, register
-from astromodal.config.schema import CEMode, ErrorUse, LossConfig, LossForm, LossFormConfig
+from astromodal.config.schema import Balance, CEMode, ErrorUse, LossConfig, LossForm, LossFormConfig
 from astromodal.config.validate import validate
 from astromodal.core.codebook import ScalarCodebook
 from astromodal.core.vocab import BOS, EOS, build_vocab_spec
@@ -84,12 +84,15 @@ def test_errors_that_are_no_positive_numbers_count_as_none():
         assert np.array_equal(targets_of(batch | {"sigma": sigma}).sigma, targets_of(batch).sigma)
 
 
-def test_weights_of_several_ranks_are_those_of_one_process():
+@pytest.mark.parametrize("balance", list(Balance))
+def test_weights_of_several_ranks_are_those_of_one_process(balance):
     """Two threads that meet at every exchange, with unequal shares, against both shares together."""
-    targets, loss = targets_of(batch_with_errors(9)), LossConfig(sample_k=7, scalar=LossFormConfig(errors=WEIGHT))
+    targets = targets_of(batch_with_errors(9))
+    targets = replace(targets, shares=np.random.default_rng(2).uniform(0.1, 1.0, len(targets.tokens)))
+    loss = LossConfig(sample_k=7, scalar=LossFormConfig(errors=WEIGHT), balance=balance)
     priorities = np.random.default_rng(1).random(len(targets.tokens))
-    whole = weigh(targets, loss, priorities, gather=alone).reconstruction
-    parts = [slice(0, len(whole) // 3), slice(len(whole) // 3, None)]
+    whole = np.stack([getattr(weigh(targets, loss, priorities, gather=alone), n) for n in ("ce", "reconstruction")])
+    parts = [slice(0, len(priorities) // 3), slice(len(priorities) // 3, None)]
     meeting, slots, found = threading.Barrier(2, timeout=30), [None, None], [None, None]
 
     def gather_of(rank: int):
@@ -104,12 +107,13 @@ def test_weights_of_several_ranks_are_those_of_one_process():
 
     def run(rank: int) -> None:
         own = replace(targets, **{name: value[parts[rank]] for name, value in vars(targets).items()})
-        found[rank] = weigh(own, loss, priorities[parts[rank]], gather=gather_of(rank)).reconstruction
+        mine = weigh(own, loss, priorities[parts[rank]], gather=gather_of(rank))
+        found[rank] = np.stack([mine.ce, mine.reconstruction])
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(2)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
-    np.testing.assert_allclose(np.concatenate(found), whole, rtol=1e-12)
+    np.testing.assert_allclose(np.concatenate(found, 1), whole, rtol=1e-12)
 
 
 def test_the_documented_loss_weighs_by_target_sigma():

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from astromodal.config.schema import CEBalance, CEMode, LossConfig, LossForm, LossFormConfig, ValuesConfig
+from astromodal.config.schema import Balance, CEBalance, CEMode, LossConfig, LossForm, LossFormConfig, ValuesConfig
 from astromodal.core.codebook import Codebook, ScalarCodebook
 from astromodal.core.objective import Objective
 from astromodal.core.vocab import BOS, EOS, MISS, NONDET, PAD, build_vocab_spec
@@ -114,6 +114,7 @@ LOSSES = [
     LossConfig(sample_k=5, ce_sample_k=9),
     LossConfig(sample_k=3, ce_balance=CEBalance.modality),
     LossConfig(sample_k=4, ce=CEMode.block),
+    LossConfig(sample_k=5, balance=Balance.object),
     LossConfig(
         sample_k=6,
         image=LossFormConfig(form=LossForm.neighbour_ce, n_neighbours=3),
@@ -371,7 +372,7 @@ def test_a_trained_model_beats_the_mean():
 
 
 @pytest.mark.parametrize(
-    ("loss", "order"), [(LossConfig(sample_k=4), dict), *((loss, dict) for loss in LOSSES[4:]), (LossConfig(), asked)],
+    ("loss", "order"), [(LossConfig(sample_k=4), dict), *((loss, dict) for loss in LOSSES[5:]), (LossConfig(), asked)],
     ids=["expectation", "forms", "more forms", "asked order"],
 )  # fmt: skip
 def test_it_compiles_to_one_graph_that_does_not_change_with_counts_and_lengths(loss, order):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from astromodal.config.schema import CEBalance, CEMode, LossConfig
+from astromodal.config.schema import Balance, CEBalance, CEMode, LossConfig
 from astromodal.core.codebook import Codebook, ScalarCodebook
 from astromodal.core.vocab import EOS, MISS, NONDET, PAD, build_vocab_spec
 from astromodal.errors import ArtifactError, DataError
@@ -148,6 +148,28 @@ def test_a_sampled_cross_entropy_is_unbiased_also_when_balanced():
             for s in range(4000)
         ]
         assert abs(np.mean(means) - exact) < 4 * np.std(means) / np.sqrt(4000)
+
+
+@pytest.mark.parametrize("ce", list(CEMode))
+def test_every_object_weighs_the_same_whatever_is_asked_of_it(ce):
+    """Against a loop: the mean over objects of each object's mean, in every term."""
+    mag, image, blue = VOCAB.type_of_column("mag"), 1, VOCAB.type_of_group("blue")
+    rows = [
+        ([VOCAB.base_scalar, PAD, PAD, PAD], [mag, 0, 0, 0]),
+        ([VOCAB.base_image, VOCAB.base_image, VOCAB.base_scalar, EOS], [image, image, mag, 0]),
+        ([VOCAB.blocks[-1].start] * 4, [blue] * 4),
+    ]
+    tokens, types = (np.concatenate(parts) for parts in zip(*rows, strict=True))
+    targets = read_targets(tables(), tokens, types, tokens != PAD, None, 4)
+    weights = weigh(targets, LossConfig(balance=Balance.object, ce=ce, sample_k=None), np.zeros(12), gather=alone)
+    own = np.array([1, 0, 0, 0, *[1 / 4] * 4, *[1 / 4] * 4])
+    counted = own * (targets.coded if ce == CEMode.block else targets.kinds >= 0)
+    np.testing.assert_allclose(weights.ce, counted / counted.sum(), rtol=1e-12)
+    for index in range(3):
+        mine = own * (targets.modality == index)
+        np.testing.assert_allclose(weights.reconstruction[targets.modality == index], (mine / mine.sum())[mine > 0])
+    plain = weigh(targets, LossConfig(ce=ce, sample_k=None), np.zeros(12), gather=alone)
+    assert not np.allclose(plain.ce, weights.ce)
 
 
 def test_nothing_is_weighed_when_a_term_is_off():

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config.schema import CEMode, LossConfig
+from ..config.schema import Balance, CEMode, LossConfig
 from ..core.vocab import PAD, SPECIALS, Block, VocabSpec
 from ..errors import ConfigError
 from .reference import as_loss_config, block_logits, reference_terms, term_weights, total_of
@@ -73,7 +73,7 @@ def combined_loss(
     ids = targets.detach().cpu().numpy().reshape(-1)
     types = None if target_types is None else target_types.detach().cpu().numpy().reshape(-1)
     sigma = None if target_sigma is None else target_sigma.detach().cpu().numpy().reshape(-1)
-    read = read_targets(tables, ids, types, ids != PAD, sigma)
+    read = read_targets(tables, ids, types, ids != PAD, sigma, targets.shape[-1])
     draws = torch.rand(2, len(ids), generator=generator or _generator, dtype=torch.float64).numpy()
     weights = weigh(read, loss, draws[0], draws[1], use_ce=use_ce, gather=lambda values: [values])
     if selection is not None and loss.enabled:
@@ -93,7 +93,10 @@ def _selected(targets: Targets, selection: Mapping[str, Tensor], loss: LossConfi
     for name, positions in selection.items():
         flat = np.asarray(positions.cpu() if isinstance(positions, Tensor) else positions).reshape(-1)
         flat = flat[targets.modality[flat] == MODALITIES.index(name)]
-        weights[flat] = position_weights(targets.sigma[flat], len(flat), getattr(loss, name), lambda values: [values])
+        shares = targets.shares[flat] if loss.balance == Balance.object else None
+        weights[flat] = position_weights(
+            targets.sigma[flat], len(flat), getattr(loss, name), lambda values: [values], shares
+        )
     return weights
 
 

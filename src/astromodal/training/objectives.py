@@ -148,7 +148,7 @@ class LanguageModelObjective(nn.Module):
         tokens = part["targets"].cpu().numpy().reshape(-1)
         types = part["target_types"].cpu().numpy().reshape(-1) if self.vocab.scalar_columns else None
         sigma = None if sigma is None else sigma.cpu().numpy().reshape(-1)
-        return read_targets(self.tables, tokens, types, tokens != PAD, sigma)
+        return read_targets(self.tables, tokens, types, tokens != PAD, sigma, part["targets"].shape[1])
 
     def _plan(self, targets: Targets, weights: StepWeights) -> Batch:
         """What the loss of one micro-batch needs, as tensors.

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..config.loss_choices import check_form, check_shares, check_width
-from ..config.schema import CEBalance, CEMode, ErrorUse, LossConfig, LossForm, LossFormConfig
+from ..config.schema import Balance, CEBalance, CEMode, ErrorUse, LossConfig, LossForm, LossFormConfig
 from ..errors import ConfigError
 from .forms import values as form_values
 from .sampling import StepWeights, Targets
@@ -47,7 +47,8 @@ def as_loss_config(config: Any) -> LossConfig:
     check_shares(loss)
     for modality, form in forms.items():
         check_width(modality, form, loss.standardize)
-    return replace(loss, ce=CEMode(loss.ce), ce_balance=CEBalance(loss.ce_balance), **forms)
+    own = {"ce": CEMode(loss.ce), "ce_balance": CEBalance(loss.ce_balance), "balance": Balance(loss.balance)}
+    return replace(loss, **own, **forms)
 
 
 def _as_form(config: Any, modality: str) -> LossFormConfig:

@@ -11,6 +11,10 @@ in units of the codebook's spread. That is the share of signal in the variance o
 the inverse variance of a target that scatters by its noise and by the population's spread: of all weighted means the
 one of least variance (Aitken 1935). Exact targets weigh 1, so none takes over, as it would with 1 / sigma^2.
 
+With ``balance=object`` a position weighs by 1 / the number of targets of its sequence, in the cross-entropy and in its
+modality's mean. In a mean over positions an object with a spectrum of a hundred codes counts a hundred times as much as
+one of which a single redshift is asked.
+
 All of this runs on the CPU in NumPy, before a batch is copied to the device: the loss itself never has to ask the
 device how many positions there are.
 """
@@ -22,7 +26,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from ..config.schema import CEBalance, CEMode, ErrorUse, LossConfig, LossFormConfig
+from ..config.schema import Balance, CEBalance, CEMode, ErrorUse, LossConfig, LossFormConfig
 from ..core.random import keyed_uniform
 from ..errors import ConfigError
 from .distributed import gather as gather_ranks
@@ -45,6 +49,7 @@ class Targets:
     modality: np.ndarray  # int8: index in MODALITIES where the target is a code with a codebook, else -1
     coded: np.ndarray  # bool: the target is a code of some block, not a special
     sigma: np.ndarray  # float32: standard error of the target in units of its codebook, 0 for none
+    shares: np.ndarray  # float64: 1 / targets of the sequence that it belongs to
 
     @classmethod
     def concatenate(cls, parts: Sequence[Targets]) -> Targets:
@@ -60,9 +65,10 @@ class Targets:
 
 
 def read_targets(
-    tables: Tables, tokens: np.ndarray, types: np.ndarray | None, real: np.ndarray, sigma: np.ndarray | None = None
-) -> Targets:
-    """Classify targets; ``real`` is False at padding, which has no part in any term.
+    tables: Tables, tokens: np.ndarray, types: np.ndarray | None, real: np.ndarray, sigma: np.ndarray | None = None,
+    length: int = 1,
+) -> Targets:  # fmt: skip
+    """Classify targets; ``real`` is False at padding, which has no part in any term. ``length``: of a sequence.
 
     Without ``sigma``, or where it is no positive number, targets are exact. A special that has the type of a modality
     (a value that was observed but not detected) counts with that modality in the balanced cross-entropy, never in the
@@ -86,7 +92,9 @@ def read_targets(
     errors = np.zeros(len(tokens), np.float32)
     if sigma is not None:
         errors = np.where(sigma > 0, sigma, errors).astype(np.float32)
-    return Targets(tokens, blocks, columns, kinds, modality, real & (blocks < no_block), errors)
+    counts = real.reshape(-1, length).sum(1)
+    shares = np.repeat(1.0 / np.maximum(counts, 1), length)
+    return Targets(tokens, blocks, columns, kinds, modality, real & (blocks < no_block), errors, shares)
 
 
 def uses_errors(loss: LossConfig) -> bool:
@@ -147,27 +155,41 @@ def weigh(
     ``ce_priorities`` are only needed with ``loss.ce_sample_k``.
     """
     reconstruction, n_drawn = np.zeros(len(targets.tokens)), [0] * len(MODALITIES)
+    by_object = loss.balance == Balance.object
     if loss.enabled:
         for index in range(len(MODALITIES)):
             drawn, n_drawn[index] = draw(priorities, targets.modality == index, loss.sample_k, gather)
             form = getattr(loss, MODALITIES[index])
-            reconstruction[drawn] = position_weights(targets.sigma[drawn], n_drawn[index], form, gather)
+            shares = targets.shares[drawn] if by_object else None
+            reconstruction[drawn] = position_weights(targets.sigma[drawn], n_drawn[index], form, gather, shares)
     ce = np.zeros(len(targets.tokens))
     if use_ce and loss.use_ce:
         ce = _ce_weights(targets, loss, ce_priorities, gather)
+        ce = _summing_to_one(ce * targets.shares, gather) if by_object else ce
     return StepWeights(ce, reconstruction, tuple(n_drawn))
 
 
-def position_weights(sigma: np.ndarray, n_drawn: int, form: LossFormConfig, gather: Gather) -> np.ndarray:
+def position_weights(
+    sigma: np.ndarray, n_drawn: int, form: LossFormConfig, gather: Gather, shares: np.ndarray | None = None
+) -> np.ndarray:
     """Weights of this rank's drawn positions, ``(n,)``, which sum to 1 over the ``n_drawn`` of all ranks.
 
     >>> weight = LossFormConfig(errors=ErrorUse.weight)
     >>> position_weights(np.array([0.0, 1.0, 2.0]), 3, weight, lambda values: [values]).round(4).tolist()
     [0.5882, 0.2941, 0.1176]
+
+    Args:
+        shares: by which they weigh beside their errors, ``(n,)``; None: all the same.
     """
-    if form.errors != ErrorUse.weight:
+    weighed = form.errors == ErrorUse.weight
+    if not weighed and shares is None:
         return np.full(len(sigma), 1.0 / max(n_drawn, 1))
-    weights = 1.0 / (1.0 + sigma.astype(np.float64) ** 2)
+    weights = 1.0 / (1.0 + sigma.astype(np.float64) ** 2) if weighed else np.ones(len(sigma))
+    return _summing_to_one(weights if shares is None else weights * shares, gather)
+
+
+def _summing_to_one(weights: np.ndarray, gather: Gather) -> np.ndarray:
+    """Weights of this rank over their sum on all ranks."""
     total = float(sum(w[0] for w in gather(np.asarray([weights.sum()]))))
     return weights / total if total > 0 else weights
 

@@ -44,7 +44,17 @@ from .data import (
     Transform,
 )
 from .evaluate import Baseline, Calibrate, CalibrateOn, EvaluateConfig, EvaluateInput, JudgeConfig
-from .loss import SCALAR_FORMS, WIDTH_FORMS, CEBalance, CEMode, ErrorUse, LossConfig, LossForm, LossFormConfig
+from .loss import (
+    SCALAR_FORMS,
+    WIDTH_FORMS,
+    Balance,
+    CEBalance,
+    CEMode,
+    ErrorUse,
+    LossConfig,
+    LossForm,
+    LossFormConfig,
+)
 from .model import (
     Missing,
     ModelConfig,
@@ -92,6 +102,7 @@ from .training import (
 __all__ = [
     "AutoencoderConfig",
     "BandConfig",
+    "Balance",
     "Baseline",
     "CEBalance",
     "CEMode",

@@ -21,6 +21,13 @@ class CEBalance(str, Enum):
     modality = "modality"
 
 
+class Balance(str, Enum):
+    """Whether every position, or every object, weighs the same in a mean over positions."""
+
+    position = "position"
+    object = "object"  # an object's positions share its weight: one asked redshift counts as much as a whole spectrum
+
+
 class LossForm(str, Enum):
     """Form of a reconstruction term; ``training/forms.py`` has formulas, papers and minimisers."""
 
@@ -66,6 +73,7 @@ class LossConfig:
     use_ce: bool = True
     ce: CEMode = CEMode.full
     ce_balance: CEBalance = CEBalance.token
+    balance: Balance = Balance.position  # of all terms
     enabled: bool = True  # reconstruction terms
     sample_k: Optional[int] = 4096  # positions per modality and step; null: all
     ce_sample_k: Optional[int] = None  # positions of the cross-entropy per step; null: all
