@@ -152,11 +152,12 @@ def prepare(data: str, folder: Path, settings: Settings = SETTINGS) -> None:
 
 
 def run_cell(
-    data: str, folder: Path, variant: str, seed: int, override: list[str], settings: Settings = SETTINGS
-) -> None:
+    data: str, folder: Path, variant: str, seed: int, override: list[str], settings: Settings = SETTINGS,
+    variants: Mapping[str, tuple[str, ...]] = VARIANTS,
+) -> None:  # fmt: skip
     """Train and measure one variant with one seed, unless that is done; a failure is reported, the others go on."""
     run = folder / "runs" / "train_lm" / variant / f"seed{seed}"
-    overrides = [*settings[data]["train_lm"], *source(data), *VARIANTS[variant], *override]
+    overrides = [*settings[data]["train_lm"], *source(data), *variants[variant], *override]
     overrides += [f"name={variant}", f"seed={seed}"]
     finished = run / "finished.json"
     if finished.exists():

@@ -7,10 +7,11 @@
 
 ``--data synthetic`` is the demo's sky; ``splus`` and ``kids`` are real cubes in ``$ASTROMODAL_REALDATA``. Tokenizers
 and tokens are made once per data set; what is finished is not run again. Everything is below ``--work``. Each run is
-one thread of a tiny model that is trained with ``sequence=random`` and answers every question of its data set
+one thread of a tiny model that is trained in asked order with named questions and answers every question of its data set
 (``prediction_questions.py``) on the test objects. ``--override`` reaches every training, not the questions.
+``prediction_questions.py`` has the variants: losses, and parts of the program that are switched on or off.
 
-Baselines do not depend on the model: they are asked once per question, beside ``--reference`` with seed 0, as are the
+Baselines do not depend on the model: with ``--once`` they are asked beside ``--reference`` with seed 0, as are the
 any-to-any matrix of the synthetic sky and the calibration.
 """
 
@@ -28,7 +29,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from loss_experiments import REPO, launch, prepare, run_cell, source
-from prediction_questions import MARGINAL, MATRIX, QUESTIONS, REFERENCE_SEED, SETTINGS, VARIANTS, Question
+from prediction_questions import BY_LOSS, MARGINAL, MATRIX, QUESTIONS, REFERENCE_SEED, SETTINGS, VARIANTS, Question
 
 from astromodal.core.io import read_json, write_json
 
@@ -57,10 +58,11 @@ def main() -> None:
         cells = [(d, v, s) for s in arguments.seeds for d in arguments.data for v in arguments.variants]
         with ThreadPoolExecutor(arguments.jobs) as pool:
             if "train" in arguments.stages:
-                list(pool.map(lambda c: run_cell(c[0], work / c[0], *c[1:], arguments.override, SETTINGS), cells))
+                list(pool.map(lambda c: run_cell(c[0], work / c[0], *c[1:], arguments.override, SETTINGS, VARIANTS), cells))
             if "ask" in arguments.stages:
-                asks = [ask for cell in cells for ask in asked(*cell)]
-                asks += [ask for d in arguments.data for ask in asked_once(d, arguments.reference)]
+                asks = [ask for cell in cells for ask in asked(*cell, arguments.questions)]
+                if arguments.once:
+                    asks += [ask for d in arguments.data for ask in asked_once(d, arguments.reference)]
                 list(pool.map(lambda ask: run_ask(ask, work / ask.data), asks))
     if arguments.report:
         # here, not above: only what is drawn needs them
@@ -75,11 +77,13 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
-    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(BY_LOSS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time, one thread each")
     parser.add_argument("--work", type=Path, required=True, help="folder for tokens and runs")
     parser.add_argument("--report", type=Path, help="folder for prediction_tables.md and prediction.png")
+    parser.add_argument("--questions", nargs="+", help="names of those to ask; default: all")
+    parser.add_argument("--once", action="store_true", help="baselines, calibration and matrix, beside --reference")
     parser.add_argument("--stages", nargs="+", choices=("train", "ask"), default=("train", "ask"))
     parser.add_argument("--against", default="ce", help="the variant that the others are compared with")
     parser.add_argument("--reference", default="mixed_3", help="the variant beside which baselines are judged")
@@ -91,10 +95,11 @@ def parse() -> argparse.Namespace:
 # ----------------------------------------------------------------------------------------- questions
 
 
-def asked(data: str, variant: str, seed: int) -> Iterable[Ask]:
-    """Every question of a data set, to one model."""
+def asked(data: str, variant: str, seed: int, names: Iterable[str] | None = None) -> Iterable[Ask]:
+    """The questions of a data set, or some, to one model."""
     for name, question in QUESTIONS[data].items():
-        yield Ask(data, variant, seed, name, question.overrides())
+        if names is None or name in names:
+            yield Ask(data, variant, seed, name, question.overrides())
 
 
 def asked_once(data: str, variant: str) -> Iterable[Ask]:

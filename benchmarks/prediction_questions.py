@@ -7,7 +7,21 @@ from typing import NamedTuple
 from loss_experiments import DEMO, MODEL, Settings
 from loss_experiments import VARIANTS as LOSSES
 
-VARIANTS = {name: LOSSES[name] for name in ("ce", "combined", "combined_1", "proper_1", "smoothed_1", "mixed_3")}
+BY_LOSS = {name: LOSSES[name] for name in ("ce", "combined", "combined_1", "proper_1", "smoothed_1", "mixed_3")}
+# One part of the program each, on or off, with the loss of ``mixed_3``; every other part as in SETTINGS.
+PARTS = {
+    "documented": ("sequence=random", "model.values=null"),  # tokens by name, any order: what all this began with
+    "random": ("sequence=random",),
+    "unnamed": ("sequence.questions=[]",),
+    "names": ("model.values=null",),
+    "periodic": ("model.values.scalar=periodic",),
+    "head": ("model.values.head=true",),
+    "errors": ("model.values.errors=true",),
+    "redraw": ("sequence.redraw=1.0",),
+    "dropout": ("model.dropout=0.1",),
+    "by_object": ("loss.balance=object",),
+}
+VARIANTS = BY_LOSS | {name: (*LOSSES["mixed_3"], *overrides) for name, overrides in PARTS.items()}
 SPLITS = ("data.splits.val_fraction=0.1", "data.splits.test_fraction=0.2")
 BANDS = ("u", "J0378", "J0395", "J0410", "J0430", "g", "J0515", "r", "J0660", "i", "J0861", "z")
 MAGNITUDES = tuple(f"mag_pstotal_{band}" for band in BANDS)
@@ -21,7 +35,33 @@ CPU = ("hardware=cpu", "hardware.n_threads=1", "tracking=off", *SPLITS)
 SPLUS = ("data=splus", *CPU, "+data.scalars={photz_z:{min:0.0,max:2.0}}",
          *(f"data.scalars.{name}.fit_min=8" for name in MAGNITUDES))  # fmt: skip
 KIDS = ("data=kids_viking", *CPU)
-RANDOM = ("sequence=random", "training.epochs=1000")
+
+
+def named(*questions: tuple[tuple[str, ...], str | None, float]) -> str:
+    """``sequence.questions`` of what is predicted, what is given, and the share of each.
+
+    >>> named((("z",), "[scalar]", 0.5))
+    'sequence.questions=[{predict: [z], given: [scalar], share: 0.5}]'
+    """
+    parts = [f"{{predict: [{','.join(p)}], given: {g or 'null'}, share: {share}}}" for p, g, share in questions]
+    return f"sequence.questions=[{', '.join(parts)}]".replace(",", ", ").replace(",  ", ", ")
+
+
+ASKED = ("mag_pstotal_u", "mag_pstotal_g", "mag_pstotal_r", "mag_pstotal_z")  # of the 12: boosting takes its time
+ALL = f"[{','.join(MAGNITUDES)}]"
+XP = "[gaiaxp_bp,gaiaxp_rp]"
+# Asked order. A share is of the sequences of all objects; those that lack what is asked, or given, have a drawn question.
+ASK = ("sequence=ask", "training.epochs=1000")
+NAMED = {
+    "synthetic": named(
+        *(((column,), "[scalar]", 0.06) for column in ASKED), *(((column,), None, 0.03) for column in ASKED),
+        (("specz_z",), "[scalar]", 0.1), (("specz_z",), None, 0.1), (ASKED, "[image]", 0.1), (ASKED, "[spectrum]", 0.1),
+        (ASKED, XP, 0.1),
+    ),
+    "splus": named((("photz_z",), ALL, 0.4), (ASKED, "[gaiaxp]", 0.3), (("gaiaxp",), ALL, 0.3)),
+    "kids": named((NEAR_INFRARED, "[image]", 0.7)),
+}  # fmt: skip
+TINY = (*MODEL, "optimizer.learning_rate=4e-3")  # 1e-3 and 1e-2 were worse
 CODEC = "tokenizer.image.codec"
 
 # Models that answer any question, in about two CPU-minutes each. Spectra have few tokens: what is short is time.
@@ -29,28 +69,29 @@ SETTINGS: Settings = {
     "synthetic": {
         "train_tokenizers": (*SKY, "tokenizer.spectrum.patch_size=64", f"{CODEC}.training.epochs=40"),
         "encode": SKY,
-        "train_lm": (*SKY, *RANDOM, "training.max_steps=800", "training.batch_size=4", "training.val_every=400"),
+        "train_lm": (*SKY, *ASK, NAMED["synthetic"], *TINY, "training.max_steps=500", "training.batch_size=8",
+                     "training.val_every=250"),
     },
     "splus": {
         "train_tokenizers": (*SPLUS, "tokenizer=recommended", "tokenizer.image=null", "tokenizer.scalar.n_bins=256",
                              "tokenizer.spectrum.groups=[gaiaxp]", "tokenizer.spectrum.patch_size=16",
                              "tokenizer.spectrum.quantizer.n_codes=256"),
         "encode": SPLUS,
-        "train_lm": (*SPLUS, *RANDOM, *MODEL, "sequence.modalities=[scalar,spectrum]", "training.max_steps=1100",
-                     "training.batch_size=32", "training.val_every=550"),
+        "train_lm": (*SPLUS, *ASK, NAMED["splus"], *TINY, "sequence.modalities=[scalar,spectrum]",
+                     "training.max_steps=750", "training.batch_size=32", "training.val_every=375"),
     },
     "kids": {
         "train_tokenizers": (*KIDS, "tokenizer=recommended", "tokenizer.scalar.n_bins=64", f"{CODEC}.width=32",
                              f"{CODEC}.training.batch_size=16", f"{CODEC}.training.epochs=30",
                              "tokenizer.image.quantizer.n_codes=256"),
         "encode": KIDS,
-        "train_lm": (*KIDS, *RANDOM, *MODEL, "training.max_steps=280", "training.batch_size=4",
+        "train_lm": (*KIDS, *ASK, NAMED["kids"], *TINY, "training.max_steps=280", "training.batch_size=4",
                      "training.val_every=140"),
     },
 }  # fmt: skip
 REFERENCE_SEED = 0  # of the model beside which baselines are judged
 MARGINAL = "evaluate.judge.baselines=[marginal]"
-ALL_BASELINES = "evaluate.judge.baselines=[marginal,neighbours,boosting]"
+ALL_BASELINES = "evaluate.judge.baselines=[marginal,neighbours,boosting,boosting_colours,network]"
 
 
 class Question(NamedTuple):
@@ -83,18 +124,16 @@ class Question(NamedTuple):
         return *chosen, *((ALL_BASELINES,) if baselines else (MARGINAL, "evaluate.judge.n_resamples=20"))
 
 
-ASKED = ("mag_pstotal_u", "mag_pstotal_g", "mag_pstotal_r", "mag_pstotal_z")  # of the 12: boosting takes its time
 R = ("mag_pstotal_r",)
 MATRIX = (*ASKED, "vista_japermag6", "gaia_parallax", "gaia_teff_gspphot", "specz_z", "a_pixel_det", "ellipticity_det",
           "theta_det", "fwhm_n_det")  # fmt: skip
-ALL = f"[{','.join(MAGNITUDES)}]"
 QUESTIONS: dict[str, dict[str, Question]] = {
     "synthetic": {
         "magnitudes": Question("magnitudes u, g, r, z, from everything else", None, ASKED, against_given="[scalar]"),
         "redshift": Question("redshift, from everything else", None, ("specz_z",), against_given="[scalar]"),
         "images": Question("magnitudes u, g, r, z, from images alone", "[image]", ASKED),
         "spectra": Question("magnitudes u, g, r, z, from spectra alone", "[spectrum]", ASKED,
-                            against_given="[gaiaxp_bp,gaiaxp_rp]"),
+                            against_given=XP),
     },
     "splus": {
         "from_xp": Question("magnitudes u, g, r, z of hot stars, from Gaia XP", "[gaiaxp]", ASKED, ("GAIAXP",), R),
