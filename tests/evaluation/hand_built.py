@@ -182,6 +182,12 @@ class FakeSpectra:
     def codebooks(self):
         return {name: Codebook(np.arange(n - 1.0)) for name, n in SIZES.items()}  # the block has one code more
 
+    def linear_parts(self):
+        return tuple(SIZES)
+
+    def decode_features(self, group, entries):
+        return np.repeat(entries[..., 0] + 1.0, 2, axis=1).astype(np.float32) * np.tile([1, 0.5], entries.shape[1])
+
     def decode_normalized(self, group, tokens):
         total = tokens.sum(-1) if tokens.ndim == 3 else tokens
         assert (tokens.ndim == 3) == (group == "xp")

@@ -53,25 +53,31 @@ def test_edge_cases_of_the_distribution_function():
     ]  # the likeliest
 
 
-def slow_draw(question, asked, tokens, row: int, seed: int, draw: int) -> dict[str, list[int]]:
-    """One draw of one object, with a whole forward pass per token."""
+def slow_draw(question, asked, tokens, row: int, seed: int, draw: int, n: int) -> tuple[dict, dict]:
+    """One of ``n`` draws of one object, with a whole forward pass per token: codes, and expected codes."""
     network, sequence = hand.model(), hand.prefix(tokens, row, asked, question)
     parts = list(question.parts)
     if question.scale is not None and question.scale.name not in question.given:
         parts.insert(0, question.scale)
     found: dict[str, list[int]] = {}
+    expected: dict[str, list[float]] = {}
     for part in parts:
-        n = {**dict(zip(hand.COLUMNS, hand.N_BINS, strict=True)), "image": 10}.get(part.name)
-        n = hand.SIZES[part.name] - 1 if n is None else n
+        size = {**dict(zip(hand.COLUMNS, hand.N_BINS, strict=True)), "image": 10}.get(part.name)
+        size = hand.SIZES[part.name] - 1 if size is None else size
         for place in range(part.length):
-            logits = hand.states(network, sequence, part.type)[-1] @ network.head_weight[part.base : part.base + n].T
-            below = logits.softmax(-1).cumsum(-1)
+            weight = network.head_weight[part.base : part.base + size]
+            p = (hand.states(network, sequence, part.type)[-1] @ weight.T).softmax(-1)
+            below = p.cumsum(-1)
             u = float(keyed_uniform(seed, draw, HASHES[row], part.type * 2**32 + place))
+            if part.modality == "scalar":  # one scale from each n-th of the distribution
+                first = int(n * float(keyed_uniform(seed, 2**31, HASHES[row], part.type * 2**32)))
+                u = ((first + draw) % n + u) / n
             code = int((below <= u * below[-1]).sum())
             found.setdefault(part.name, []).append(code)
+            expected.setdefault(part.name, []).append(float(p.detach() @ torch.arange(size).to(p)))
             sequence.tokens.append(part.base + code)
             sequence.types.append(part.type)
-    return found
+    return found, expected
 
 
 @pytest.mark.parametrize(("name", "missing", "order"), [
@@ -84,18 +90,37 @@ def test_draws_with_a_cache_are_draws_without_one(name, missing, order):
     made = drawer(10, n_samples=3, seed=5)
     found = made.draw(hand.slots(asked, tokens), np.arange(6), question, HASHES[:6], SCALES[:6])
     for row in range(6):
-        codes = [slow_draw(question, asked, tokens, row, 5, draw) for draw in range(3)]
+        codes, expected = zip(*(slow_draw(question, asked, tokens, row, 5, draw, 3) for draw in range(3)), strict=True)
         if name == "image":
-            values = np.array([[10.0 * c for c in code["image"]] for code in codes])
+            values = means = np.array([[10.0 * c for c in code["image"]] for code in codes])
         elif name == "sp":
-            values = np.array([np.repeat(np.array(code["sp"]) + 1.0, 2) * [1, 0.5, 1, 0.5] for code in codes])
+            values, means = (np.array([np.repeat(np.array(code["sp"]) + 1.0, 2) * [1, 0.5, 1, 0.5] for code in of])
+                             for of in (codes, expected))  # fmt: skip
         else:
-            centers = made.bins.centers[3]
-            values = np.array([np.repeat(np.array(code["xp"]) + np.array(code["xp.1"]) + 1.0, 2)
-                               * np.tile([1, 0.5], 3) * centers[code["xp_scale"][0]] for code in codes])  # fmt: skip
-        np.testing.assert_allclose(found.mean[row], values.mean(0), rtol=1e-5)
+            scales = made.bins.centers[3][[code["xp_scale"][0] for code in codes]][:, None]
+            values, means = (np.array([np.repeat(np.array(code["xp"]) + np.array(code["xp.1"]) + 1.0, 2)
+                                       * np.tile([1, 0.5], 3) for code in of]) * scales
+                             for of in (codes, expected))  # fmt: skip
+        np.testing.assert_allclose(found.mean[row], means.mean(0), rtol=1e-5)
         np.testing.assert_allclose(found.std[row], values.std(0, ddof=1), rtol=1e-4, atol=1e-4)
     assert found.std.max() > 0 and found.scale_predicted.tolist() == [name == "xp"] * 6
+
+
+def test_the_mean_of_expected_entries_is_that_of_many_drawn_ones_with_less_scatter():
+    asked = hand.plan(given=["r", "xp_scale"], predict=["xp"])
+    (question,), window = asked.questions, hand.slots(asked)
+    rows = np.flatnonzero(hand.field().scalar["present"][:, hand.field().columns.index("xp_scale")])[:4]
+
+    def means(linear: bool, n: int, seed: int) -> np.ndarray:
+        made = drawer(512, n_samples=n, seed=seed)
+        made.entries = made.entries if linear else {}
+        return made.draw(window, rows, question, HASHES[rows], SCALES[rows]).mean
+
+    truth = means(False, 2000, 0)
+    few, drawn = (np.stack([means(linear, 4, seed) for seed in range(1, 40)]) for linear in (True, False))
+    scatter = few.std(0) / np.sqrt(len(few)) + drawn.std(0) * np.sqrt(4 / 2000)
+    assert (np.abs(few.mean(0) - truth) < 5 * scatter).all()
+    assert (few.std(0) < 0.8 * drawn.std(0)).mean() > 0.95
 
 
 def test_neither_batches_nor_the_order_of_objects_change_a_draw():

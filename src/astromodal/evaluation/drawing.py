@@ -2,7 +2,12 @@
 
 Each draw of an object is a joint one: a token is drawn given the tokens drawn before it. A spectrum's scale is what is
 given of it, else it is drawn first, so that its uncertainty is in that of the flux. Draws are a function of (seed,
-draw, object id, place): neither the batch nor the order of objects changes them.
+draw, number of draws, object id, place): neither the batch nor the order of objects changes them.
+
+The mean costs no more draws than it has to. Where the flux is linear in the codebook's entries (patches and k-means), a
+draw's part in it is the flux of the *expected* entries, each under the distribution that its token is drawn from: the
+same mean, less scatter (Rao-Blackwell; Gelfand & Smith 1990, section 2.4). The scales of an object's draws are one each
+from equally likely ranges (stratified sampling). The standard deviation is that of the drawn spectra.
 
 Shapes: m objects, S draws per object, L tokens of a part, X numbers of a decoded object, V codes.
 """
@@ -25,6 +30,7 @@ from .prefixes import CELLS, Slots
 from .questions import Question
 
 _PLACES = 1 << 32  # keys of one type's places
+_STRATA = 1 << 31  # key of an object's first stratum, apart from those of its draws
 
 
 @dataclass(frozen=True)
@@ -54,15 +60,36 @@ def draw_codes(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p:
         top_p: of the codes in the order of their probability, the first that together reach it are drawn from
             (Holtzman et al. 2020, arXiv:1904.09751); at least the likeliest.
     """
+    return invert(drawn_from(logits, temperature, top_p), uniform)
+
+
+def drawn_from(logits: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+    """The distributions ``(R, V)`` that :func:`draw_codes` draws from; the sum of a row is 1."""
     dtype = torch.float32 if logits.device.type == "mps" else torch.float64
     p = (logits.to(dtype) / temperature).softmax(-1)
     if top_p < 1:
         ordered, codes = p.sort(dim=-1, descending=True, stable=True)
         ordered = ordered.where(ordered.cumsum(-1) - ordered < top_p, 0.0)
-        p = torch.zeros_like(p).scatter(-1, codes, ordered)
+        p = torch.zeros_like(p).scatter(-1, codes, ordered / ordered.sum(-1, keepdim=True))
+    return p
+
+
+def invert(p: Tensor, uniform: Tensor) -> Tensor:
+    """The code ``(R,)`` at which the distribution function of each row of ``p (R, V)`` passes ``uniform (R,)``."""
     below = p.cumsum(-1)
-    code = (below <= uniform.to(dtype)[:, None] * below[:, -1:]).sum(-1)
-    return code.clamp(max=logits.shape[-1] - 1)
+    code = (below <= uniform.to(p.dtype)[:, None] * below[:, -1:]).sum(-1)
+    return code.clamp(max=p.shape[-1] - 1)
+
+
+def stratified(uniform: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Uniform numbers ``(m, S)`` of which each row has one in every S-th of [0, 1), beginning where ``first (m,)`` is.
+
+    >>> stratified(np.array([[0.0, 0.5, 0.5]]), np.array([0.4])).round(3).tolist()
+    [[0.333, 0.833, 0.167]]
+    """
+    n = uniform.shape[1]
+    stratum = (np.floor(first * n).astype(np.int64)[:, None] + np.arange(n)) % n
+    return (stratum + uniform) / n
 
 
 class Drawer:
@@ -76,8 +103,11 @@ class Drawer:
     def __init__(self, engine: Engine, tokenizers: Any, bins: ColumnBins | None, settings: DrawSettings) -> None:
         self.engine, self.tokenizers, self.bins, self.settings = engine, tokenizers, bins, settings
         self.n_codes = dict(engine.n_bins)
+        self.entries: dict[str, Tensor] = {}  # of the stages of spectra whose flux is linear in them
         if tokenizers.spectrum is not None:
-            self.n_codes |= {part: len(book.entries) for part, book in tokenizers.spectrum.codebooks().items()}
+            books, linear = tokenizers.spectrum.codebooks(), tokenizers.spectrum.linear_parts()
+            self.n_codes |= {part: len(book.entries) for part, book in books.items()}
+            self.entries = {part: torch.as_tensor(books[part].entries, device=engine.device) for part in linear}
         if tokenizers.image is not None:
             self.n_codes["image"] = len(tokenizers.image.codebook.entries)
 
@@ -113,18 +143,19 @@ class Drawer:
             order = mine[np.argsort(lengths[mine], kind="stable")]
             for start in range(0, len(order), at_once):
                 batch = order[start : start + at_once]
-                codes = self._codes(slots, rows[batch], kept[batch], parts, hashes[batch])
+                codes, expected = self._codes(slots, rows[batch], kept[batch], parts, hashes[batch])
                 factor = scales[batch, None] if with_scale and scale is not None else None
                 values = self._decode(question, codes, factor)  # (m, S, X)
-                drawn.mean[batch] = values.mean(1, dtype=np.float64)
+                means = self._flux(question, expected, codes, factor) if expected else values
+                drawn.mean[batch] = means.mean(1, dtype=np.float64)
                 if self.settings.n_samples > 1:  # float64: the square of 1e-20 is 0 in float32
                     drawn.std[batch] = values.std(1, ddof=1, dtype=np.float64)
         return drawn
 
     def _codes(
         self, slots: Slots, rows: np.ndarray, kept: np.ndarray, parts: tuple[Segment, ...], hashes: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        """Drawn local codes of each part ``(m, S, L)``."""
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Drawn local codes of each part ``(m, S, L)``, and the expected entries ``(m, S, L, D)`` of what is linear."""
         engine, settings = self.engine, self.settings
         steps = [(part, place) for part in parts for place in range(part.length)]
         hidden, cache, _ = engine.prefix(slots, rows, kept, steps[0][0].type)
@@ -133,21 +164,31 @@ class Drawer:
         cache = cache.repeat(settings.n_samples, cache.longest + len(steps))
         places = np.array([part.type * _PLACES + place for part, place in steps])
         uniform = keyed_uniform(settings.seed, np.arange(settings.n_samples)[:, None], hashes[:, None, None], places)
+        if len(parts) > 1 and parts[0].modality == "scalar":
+            uniform[..., 0] = stratified(uniform[..., 0], keyed_uniform(settings.seed, _STRATA, hashes, places[0]))
         uniform = torch.from_numpy(uniform.reshape(len(state), len(steps))).to(torch.float32 if hidden.device.type ==
                                                                                "mps" else torch.float64)  # fmt: skip
-        uniform, found = uniform.to(hidden.device), []
+        uniform, found, expected = uniform.to(hidden.device), [], {part.name: [] for part in parts}
         for t, (part, _) in enumerate(steps):
             weight = engine.model.head_weight[part.base : part.base + self.n_codes[part.name]]
             dtype = torch.float64 if state.dtype is torch.float64 else torch.float32
-            code = draw_codes(state.to(dtype) @ weight.to(dtype).T, uniform[:, t], settings.temperature, settings.top_p)
+            p = drawn_from(state.to(dtype) @ weight.to(dtype).T, settings.temperature, settings.top_p)
+            code = invert(p, uniform[:, t])
             found.append(code)
+            if part.name in self.entries:
+                expected[part.name].append(p.to(dtype) @ self.entries[part.name].to(dtype))
             if t + 1 < len(steps):
                 types = (torch.full_like(code, kind)[:, None] for kind in (part.type, steps[t + 1][0].type))
                 with engine.precision.autocast():
                     state = extend(engine.model, cache, (code + part.base)[:, None], *types)[:, 0]
-        codes = torch.stack(found, 1).cpu().numpy().reshape(len(rows), settings.n_samples, len(steps))
+        shape = len(rows), settings.n_samples
+        codes = torch.stack(found, 1).cpu().numpy().reshape(*shape, len(steps))
         ends = np.cumsum([part.length for part in parts])
-        return {part.name: codes[..., end - part.length : end] for part, end in zip(parts, ends, strict=True)}
+        means = {name: torch.stack(own, 1).cpu().numpy() for name, own in expected.items() if own}
+        return (
+            {part.name: codes[..., end - part.length : end] for part, end in zip(parts, ends, strict=True)},
+            {name: mean.reshape(*shape, *mean.shape[1:]) for name, mean in means.items()},
+        )
 
     def _decode(self, question: Question, codes: dict[str, np.ndarray], factor: np.ndarray | None) -> np.ndarray:
         """Physical values ``(m, S, X)`` of drawn codes; ``factor (m, 1)`` float64 is the given scale, if any."""
@@ -157,7 +198,22 @@ class Drawer:
             return self.tokenizers.image.decode(own[0].reshape(-1, length)).flux.reshape(m, n_draws, -1)
         tokens = own[0] if len(own) == 1 else np.stack(own, axis=-1)
         values = self.tokenizers.spectrum.decode_normalized(question.name, tokens.reshape(-1, *tokens.shape[2:]))
-        values = values.reshape(m, n_draws, -1)
+        return self._scaled(question, values.reshape(m, n_draws, -1), codes, factor)
+
+    def _flux(
+        self, question: Question, expected: dict[str, np.ndarray], codes: dict[str, np.ndarray],
+        factor: np.ndarray | None,
+    ) -> np.ndarray:  # fmt: skip
+        """Physical values ``(m, S, X)`` of the expected entries of all stages."""
+        entries = sum(expected[part.name] for part in question.parts)
+        m, n_draws = entries.shape[:2]
+        values = self.tokenizers.spectrum.decode_features(question.name, entries.reshape(-1, *entries.shape[2:]))
+        return self._scaled(question, values.reshape(m, n_draws, -1), codes, factor)
+
+    def _scaled(
+        self, question: Question, values: np.ndarray, codes: dict[str, np.ndarray], factor: np.ndarray | None
+    ) -> np.ndarray:
+        """Values ``(m, S, X)`` in units of a spectrum's scale, times what is given or drawn of it."""
         if question.scale is not None and factor is None:
             drawn = codes[question.scale.name][..., 0]
             factor = self.bins.centers[self.bins.column(question.scale.name)][drawn]

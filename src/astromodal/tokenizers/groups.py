@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import ClassVar
 from collections.abc import Iterable
 
 import numpy as np
@@ -37,6 +38,7 @@ class GroupCodec:
     neutral: float  # precision that pixels of spectra without ivar count as
     precision_weight: float  # of log1p(precision) beside the flux; 0: flux alone
     quantizer: Quantizer
+    linear: ClassVar[bool] = True  # the flux is linear in the entries
 
     @property
     def length(self) -> int:

@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import logging
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -63,6 +63,7 @@ class LearnedGroup:
     quantizer: Quantizer
     device: str = "cpu"
     figures: dict[str, Any] = dataclasses.field(default_factory=dict)  # steps and epochs of the training
+    linear: ClassVar[bool] = False  # a network decodes
 
     @property
     def length(self) -> int:

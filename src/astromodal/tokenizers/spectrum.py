@@ -276,6 +276,10 @@ class SpectrumTokenizer(Tokenizer):
         """Of each part, entries (C, D): p fluxes (then p log precisions, if these have a weight), or latents."""
         return {name: self.codecs[group].quantizer.codebooks[stage] for name, (group, stage) in self.parts.items()}
 
+    def linear_parts(self) -> tuple[str, ...]:
+        """Parts of the groups whose decoded flux is linear in the sum of the stages' entries."""
+        return tuple(name for name, (group, _) in self.parts.items() if self._codec(group).linear)
+
     # ------------------------------------------------------------------------------------- report
 
     def _report_group(self, group: str, batches: Iterator[SpectrumBatch], data: DataConfig) -> dict[str, Any]:
