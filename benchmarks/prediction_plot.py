@@ -14,10 +14,11 @@ from astromodal.report.plots import MODEL, OTHER, TRUE
 
 Baselines = Mapping[tuple[str, str], Mapping[str, Mapping[str, float]]]  # (data, question) -> who -> figures
 
-COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
+COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444",
+           "#8c564b", "#bcbd22", "#7f3fbf", "#17becf")  # fmt: skip
 TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 1.5)
 MARKS = {"marginal": ("|", "0.6"), "neighbours": ("^", "#009e73"), "boosting": ("s", OTHER), "linear": ("D", OTHER),
-         "mean shape": ("v", "0.5")}  # fmt: skip
+         "mean shape": ("v", "0.5"), "boosting_colours": ("P", OTHER), "network": ("X", "#cc79a7")}  # fmt: skip
 
 
 def draw(

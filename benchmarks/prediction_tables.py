@@ -28,7 +28,7 @@ objects, not about the seed), and in how many of the seeds the variant is better
 FIGURES = {"score": ".3f", "MAE": ".3g", "R2": ".3f", "sigma_nmad": ".4f", "outlier_fraction": ".3f",
            "in 68 %": ".2f", "in 95 %": ".2f", "PIT-KS": ".3f", "median error": ".3f",
            "of the shape": ".3f"}  # fmt: skip
-BASELINES = ("marginal", "neighbours", "boosting")
+BASELINES = ("marginal", "neighbours", "boosting", "boosting_colours", "network")
 
 
 def write_report(
