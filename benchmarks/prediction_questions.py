@@ -10,8 +10,8 @@ from loss_experiments import VARIANTS as LOSSES
 BY_LOSS = {name: LOSSES[name] for name in ("ce", "combined", "combined_1", "proper_1", "smoothed_1", "mixed_3")}
 # One part of the program each, on or off, with the loss of ``mixed_3``; every other part as in SETTINGS.
 PARTS = {
-    "documented": ("sequence=random", "model.values=null"),  # tokens by name, any order: what all this began with
-    "random": ("sequence=random",),
+    "documented": ("sequence=random", "sequence.questions=[]", "model.values=null"),  # tokens by name, any order: what all this began with
+    "random": ("sequence=random", "sequence.questions=[]"),
     "unnamed": ("sequence.questions=[]",),
     "names": ("model.values=null",),
     "periodic": ("model.values.scalar=periodic",),
