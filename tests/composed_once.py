@@ -2,13 +2,14 @@
 
 Hydra reads and merges all files for every configuration (half a second of the processor, hundreds of times in the
 tests). What the files come to depends on the choice of files alone; everything that a command line adds is done by
-Hydra each time, as it is where a test starts a process. Folders of users, whose files change, are never remembered.
+Hydra each time, as it is where a test starts a process. Files in folders of users are compared byte by byte.
 """
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Hashable
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -38,10 +39,9 @@ def remember_compositions() -> None:
     ConfigLoaderImpl._compose_config_from_defaults_list = _composition
 
 
-def _remembered(sources: tuple[str, ...], key: tuple, make: Callable[[], Any]) -> Any:
+def _remembered(repo: Any, key: tuple, make: Callable[[], Any]) -> Any:
     """What ``make`` returns, each time a new copy of it; what it raises is raised each time."""
-    if not set(sources) <= {"pkg://hydra.conf", f"file://{conf_dir()}", "structured://"}:
-        return make()
+    key = (*map(_content, repo.get_sources()), *key)
     if key not in _known:
         made = make()
         _known[key] = pickle.dumps(made)
@@ -49,8 +49,12 @@ def _remembered(sources: tuple[str, ...], key: tuple, make: Callable[[], Any]) -
     return pickle.loads(_known[key])
 
 
-def _sources(repo: Any) -> tuple[str, ...]:
-    return tuple(f"{source.scheme()}://{source.path}" for source in repo.get_sources())
+def _content(source: Any) -> Hashable:
+    """A source of files; the program's own do not change."""
+    folder = Path(source.path)
+    if source.scheme() != "file" or folder == conf_dir():
+        return source.scheme(), source.path
+    return source.path, *((path, path.read_bytes()) for path in sorted(folder.rglob("*.y*ml")))
 
 
 def _defaults_list(repo: Any, config_name: str | None, overrides_list: list, prepend_hydra: bool,
@@ -65,11 +69,11 @@ def _defaults_list(repo: Any, config_name: str | None, overrides_list: list, pre
     def make() -> Any:
         return real_defaults_list(repo, config_name, choices, prepend_hydra, skip_missing)
 
-    found = _remembered(_sources(repo), key, make)
+    found = _remembered(repo, key, make)
     found.config_overrides = values
     return found
 
 
 def _composition(self: ConfigLoaderImpl, defaults: list, repo: Any) -> DictConfig:
     """What the files come to."""
-    return _remembered(_sources(repo), ("values", *map(repr, defaults)), lambda: real_composition(self, defaults, repo))
+    return _remembered(repo, ("values", *map(repr, defaults)), lambda: real_composition(self, defaults, repo))

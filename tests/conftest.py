@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,28 @@ from tests.composed_once import remember_compositions
 remember_compositions()
 REPO = Path(__file__).resolve().parents[1]
 STAGES = ("train_tokenizers", "encode", "train_lm", "evaluate")
+# Minutes long, and the first two do not wait for each other: pytest-xdist hands out files in this order.
+FIRST = ("test_bad_input.py", "test_real_data.py", "test_distributed.py", "test_sweep_resume.py", "test_evaluate.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, short ones at the end, so that no process works on alone when the others are done."""
+    rank = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(FIRST) + ("pipeline" not in item.path.parts)))
+
+
+def pytest_collection_finish() -> None:
+    """Leave modules and tests out of what the garbage collector looks through."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """What a test writes need not survive a power cut: 10 to 20 ms a file. Scripts that tests start do wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture(scope="session")

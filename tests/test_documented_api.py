@@ -22,7 +22,7 @@ from torch import nn
 from astromodal import stages
 from astromodal.core import load_codebook, load_npz_key
 from astromodal.core.vocab import PAD
-from tests.tiny_survey import configuration, write_survey
+from tests.tiny_survey import configuration, undrawn, write_survey
 
 SIZES = ("tokenizer.scalar.n_bins=16", "tokenizer.spectrum.quantizer.n_codes=32",
          "tokenizer.image.quantizer.n_codes=24", "model=tiny", "model.d_model=32", "model.n_layers=2",
@@ -40,12 +40,8 @@ def survey(tmp_path_factory):
     """A folder in which train_tokenizers.py has run."""
     folder = tmp_path_factory.mktemp("documented")
     write_survey(folder)
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
+    with undrawn(folder):
         stages.train_tokenizers(configuration("train_tokenizers", folder))
-    finally:
-        os.chdir(before)
     return folder
 
 

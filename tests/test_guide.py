@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import shutil
@@ -16,7 +15,7 @@ from astromodal.config.register import conf_dir, register
 from astromodal.config.validate import validate
 from tests.conftest import REPO
 from tests.pipeline.conftest import launch_stage
-from tests.tiny_survey import RUN_ID, configuration, write_survey
+from tests.tiny_survey import RUN_ID, configuration, undrawn, write_survey
 
 GUIDE = (REPO / "docs/guide.md").read_text().replace("<run_id>", RUN_ID)
 BLOCKS = [(kind, body) for kind, body in re.findall(r"^```(\w*)\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)]
@@ -37,13 +36,9 @@ def pipeline(tmp_path_factory):
     (folder / "my_conf/experiment").mkdir()
     shutil.copy(folder / "conf/experiment/mine.yaml", folder / "my_conf/experiment")
     shutil.copy(REPO / "conf/data/kids_viking.yaml", folder / "conf/data/mine.yaml")
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
+    with undrawn(folder):
         for stage in ("train_tokenizers", "encode", "train_lm"):
             getattr(stages, stage)(configuration(stage, folder, "hardware.n_processes=1"))
-    finally:
-        os.chdir(before)
     return folder
 
 

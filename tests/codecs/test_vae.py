@@ -333,18 +333,18 @@ def test_more_weight_on_the_divergence_means_less_information(beta):
 # ------------------------------------------------------------------------------------ as a tokenizer
 
 
-def test_cutouts_and_spectra_are_tokenised_by_it_and_the_tokenizers_load_again(tmp_path, monkeypatch):
+def test_cutouts_and_spectra_are_tokenised_by_it_and_the_tokenizers_load_again(tmp_path):
     from astromodal import stages
     from astromodal.tokenizers import TokenizerSet
-    from tests.tiny_survey import configuration, write_survey
+    from tests.tiny_survey import configuration, undrawn, write_survey
 
-    monkeypatch.chdir(tmp_path)
     write_survey(tmp_path, n_fields=1, n=60)
     small = ("width=8", "n_blocks=1", "training.epochs=1", "beta=2")
     options = [f"tokenizer.{part}.codec.{setting}" for part in ("image", "spectrum") for setting in small]
     groups = ("tokenizer.spectrum.groups=[desi_b,gaiaxp_bp]", "tokenizer.scalar=null")
     codecs = ("tokenizer/image/codec=vae", "tokenizer/spectrum/codec=vae")
-    stages.train_tokenizers(configuration("train_tokenizers", tmp_path, *codecs, *options, *groups))
+    with undrawn(tmp_path):
+        stages.train_tokenizers(configuration("train_tokenizers", tmp_path, *codecs, *options, *groups))
     tokenizers = TokenizerSet.load(tmp_path / "artifacts/synthetic/default/tokenizers")
     codec = tokenizers.image.codec_
     assert (codec.name, codec.config.beta, codec.latent_shape) == ("vae", 2.0, (2, 8, 8))

@@ -127,7 +127,7 @@ def test_what_a_dictionary_may_be_given_is_given_as_the_repair_says(command):
         ("tokenizer=spectrum tokenizer.scalar={n_bins:8}", "got tokenizer.scalar={…} in place of null"),
         ("data=splus data.synthetic={n_fields:3}", "got data.synthetic={…} in place of null"),
         ("tokenizer.image.codec=3", "expected settings of a codec, got 3 (tokenizer.image.codec)"),
-        ("+tokenizer.spectrum.patch_sizes={desi_b:[1]}", "expected entries of type int, got [1] (tokenizer.spectrum.patch"),
+        ("+tokenizer.spectrum.patch_sizes={desi_b:[1]}", "entries of type int, got [1] (tokenizer.spectrum.patch_"),
         ("data.fields=[{a:1}]", "expected entries of type str, got {'a': 1} (data.fields)"),
     ],
 )

@@ -93,7 +93,7 @@ def test_slurm_without_a_cluster_is_one_line(tmp_path: Path) -> None:
     done = sweep(tmp_path, "hydra/launcher=slurm", "seed=0,1", env={"PATH": str(tmp_path)})
     last = done.stderr.splitlines()[-1]
     assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
-    assert last.startswith("error: 2 of 2 jobs not finished, the launcher stopped: expected a machine of a Slurm cluster")
+    assert last.startswith("error: 2 of 2 jobs not finished, the launcher stopped: expected a machine of a Slurm")
     assert "to repair: hydra/launcher=local" in last
 
 

@@ -14,6 +14,7 @@ from astromodal.config.packages import require_package
 from astromodal.core import Tracker, read_jsonl
 from astromodal.core.tensorboard import TensorBoard
 from astromodal.errors import ConfigError
+from tests.pipeline.conftest import launch_stage
 
 INSTALLED = importlib.util.find_spec("tensorboard") is not None
 
@@ -102,8 +103,8 @@ def test_without_the_package_the_message_has_the_command(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(INSTALLED, reason="tensorboard is installed")
-def test_the_configuration_is_refused_before_any_work(tmp_path, script):
-    result = script("train_lm", "tracking.tensorboard=true", cwd=tmp_path)
+def test_the_configuration_is_refused_before_any_work(tmp_path):
+    result = launch_stage("train_lm", "tracking.tensorboard=true", cwd=tmp_path)
     assert result.returncode == 1 and "pip install tensorboard" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]

@@ -133,7 +133,7 @@ import resource, sys
 from astromodal.config.schema import SyntheticConfig
 from astromodal.data.synthetic.write import write_field
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-for n in (256, 1280):
+for n in (256, 768):
     write_field(sys.argv[1], SyntheticConfig(n_objects_per_field=n, image_fraction=0.35), 0)
     print(peak())
 """
@@ -145,7 +145,7 @@ def test_memory_does_not_grow_with_the_number_of_objects(repo, tmp_path):
         capture_output=True, text=True, check=True, env={"PYTHONPATH": str(repo / "src"), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     few, many = map(int, done.stdout.split())
-    cutouts = 0.35 * 1280 * 12 * 9216 * 4 / 2**20  # MiB, if all of them were held
+    cutouts = 0.35 * 768 * 12 * 9216 * 4 / 2**20  # MiB, if all of them were held
     assert many - few < 0.3 * cutouts, (few, many)
 
 

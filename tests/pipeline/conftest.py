@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -47,10 +48,11 @@ class Outcome:
         return lines[-1]
 
 
-def launch_stage(stage: str, *arguments: str, cwd: Path) -> Outcome:
+def launch_stage(stage: str, *arguments: str, cwd: Path, draw: Callable[..., None] = lambda *_: None) -> Outcome:
     """What ``<stage>.py`` does with these arguments, in this process: the same ``launch``, with output captured.
 
-    Nothing is drawn, which would take most of the time; the runs of ``pipeline`` and the sweep draw everything.
+    Args:
+        draw: in place of the plots, which take most of the time; the runs of ``pipeline`` make them all.
     """
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.hydra_config import HydraConfig
@@ -67,8 +69,8 @@ def launch_stage(stage: str, *arguments: str, cwd: Path) -> Outcome:
         mock.patch.object(run_id, "_run_id", None),
         mock.patch.object(logging.getLogger("astromodal"), "propagate", True),  # launching turns it off for good
         mock.patch.dict(os.environ, {"WANDB_MODE": "offline"}),
-        mock.patch.object(stages, "_plot_lm", lambda *_: None),  # a mock would remember its arguments, the model too
-        mock.patch.object(stages, "_plot_tokenizer", lambda *_: None),
+        mock.patch.object(stages, "_plot_lm", draw),  # a mock would remember its arguments, the model too
+        mock.patch.object(stages, "_plot_tokenizer", draw),
     ):
         try:
             launch.launch(stage, lambda cfg: getattr(stages, stage)(cfg), "")

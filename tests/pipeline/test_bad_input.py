@@ -272,9 +272,9 @@ def test_a_key_below_a_section_that_is_off_is_one_line(workplace: Workplace):
 # ----------------------------------------------------------------------------------- the artifacts
 
 
-def test_encoding_before_fitting_names_the_command(tmp_path: Path, script):
-    result = script("encode", "data.synthetic.n_fields=1", "data.synthetic.n_objects_per_field=10", cwd=tmp_path)
-    line = Outcome(result.returncode, result.stdout, result.stderr).error()
+def test_encoding_before_fitting_names_the_command(tmp_path: Path):
+    small = ("data.synthetic.n_fields=1", "data.synthetic.n_objects_per_field=10", "tracking=off", "hardware=cpu")
+    line = launch_stage("encode", *small, "hardware.n_threads=1", cwd=tmp_path).error()
     assert "expected fitted tokenizers, got none" in line and "run python train_tokenizers.py" in line
     assert not (tmp_path / "artifacts" / "synthetic" / "default").exists()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -29,8 +30,10 @@ ARGUMENTS = {"train_tokenizers": TOKENIZERS, "encode": (), "train_lm": (*MODEL, 
 
 
 @pytest.fixture(scope="module")
-def staged(tmp_path_factory) -> Workplace:
+def staged(pipeline: Workplace, tmp_path_factory) -> Workplace:
+    """The same sky as in ``pipeline``, with other tokenizers."""
     place = Workplace(tmp_path_factory.mktemp("staged"))
+    shutil.copytree(pipeline.cubes, place.cubes)
     for stage, arguments in ARGUMENTS.items():
         result = launch_stage(stage, *SURVEY, *arguments, cwd=place.folder)
         assert result.returncode == 0, result.stderr
@@ -100,7 +103,8 @@ def test_the_model_is_trained_and_judged_on_every_stage(staged: Workplace):
 
 
 def test_spectra_of_several_stages_are_predicted(staged: Workplace):
-    arguments = ("evaluate.predict=[desi_b]", "evaluate.given=[before]", "evaluate.n_samples=3", "run_id=staged")
+    arguments = ("evaluate.predict=[desi_b]", "evaluate.given=[before]", "evaluate.n_samples=3",
+                 "evaluate.judge.baselines=[marginal]", "run_id=staged")  # fmt: skip
     outcome = launch_stage("evaluate", *SURVEY, *arguments, cwd=staged.folder)
     assert outcome.returncode == 0, outcome.stderr
     folder = staged.folder / "runs" / "evaluate" / "default" / "staged"

@@ -9,6 +9,7 @@ import subprocess
 from itertools import takewhile
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from .conftest import launch_stage
@@ -57,6 +58,15 @@ def test_every_line_of_the_bash_blocks_is_tested():
 
 
 @pytest.fixture(scope="module")
+def cubes(realdata: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of each real cube of S-PLUS the first objects."""
+    folder = tmp_path_factory.mktemp("cubes")
+    for path in (realdata / "splus").glob("*.parquet"):
+        pq.write_table(pq.read_table(path).slice(0, 60), folder / path.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("readme")
 
@@ -66,7 +76,7 @@ def test_a_command_of_the_readme_runs(place: Path, request: pytest.FixtureReques
     stage, arguments = commands()[index]
     local = LOCAL
     if any("/data/cubes" in argument for argument in arguments):
-        root = request.getfixturevalue("realdata") / "splus"
+        root = request.getfixturevalue("cubes")
         arguments = [a.replace("/data/cubes", str(root)) for a in arguments]
     elif not any(a.startswith("data=") for a in arguments):
         local = LOCAL.replace("data:\n", f"data:\n{SYNTHETIC}")

@@ -191,8 +191,8 @@ def test_the_comparison_of_the_faults_sees_a_single_bit(tmp_path: Path):
     assert differences([float("nan")], [float("nan")]) == [] and differences([1], [1.0]) and differences([1], [1, 2])
 
 
-def test_resuming_what_does_not_exist_is_one_line(workplace: Workplace, script):
-    result = script("train_lm", *RUN, "resume=runs/train_lm/default/nothing", cwd=workplace.folder)
+def test_resuming_what_does_not_exist_is_one_line(workplace: Workplace):
+    result = workplace.run("train_lm", *RUN, "resume=runs/train_lm/default/nothing")
     assert result.returncode == 1
     (line,) = result.stderr.strip().splitlines()
     assert line.startswith("error: expected a run directory, or a checkpoint in one, to resume")

@@ -13,7 +13,7 @@ from astromodal.data.datacube import discover
 from astromodal.data.spectra import read_spectra, spectrum_columns
 from astromodal.tokenizers import TokenizerSet
 from astromodal.tokens import TokenStore
-from tests.tiny_survey import configuration, write_survey
+from tests.tiny_survey import configuration, undrawn, write_survey
 
 CODEC = (
     "tokenizer/spectrum/codec=masked_autoencoder", "tokenizer.spectrum.codec.width=16",
@@ -29,9 +29,7 @@ STORE = "artifacts/synthetic/default"
 def survey(tmp_path_factory):
     folder = tmp_path_factory.mktemp("codec")
     write_survey(folder, n_fields=1, n=60)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(stages, "_plot_tokenizer", lambda *arguments: None)
+    with undrawn(folder):
         for stage, overrides in (("train_tokenizers", CODEC), ("encode", ()), ("train_lm", MODEL)):
             small = [o for o in overrides if o != "tokenizer.image=null"]
             cfg = configuration(stage, folder, *small)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 
 import numpy as np
@@ -15,7 +14,7 @@ from astromodal import stages
 from astromodal.config.schema import Baseline, DataConfig, ScalarConfig
 from astromodal.report.judge_run import judge_run, main, usual_magnitude
 from tests.evaluation.toy_sky import ToyStore, write_catalogue
-from tests.tiny_survey import N_PIXELS, configuration, write_survey
+from tests.tiny_survey import N_PIXELS, configuration, undrawn, write_survey
 
 MARGINAL = {"baselines": [Baseline.marginal]}
 
@@ -24,7 +23,7 @@ MARGINAL = {"baselines": [Baseline.marginal]}
 def run(tmp_path_factory):
     """A survey with scalar tokens, and a run with a catalogue of teff and of one arm that is everywhere 1."""
     folder = tmp_path_factory.mktemp("survey")
-    with contextlib.chdir(folder):
+    with undrawn(folder):
         write_survey(folder, n=120)
         alone = ("tokenizer.spectrum=null", "tokenizer.image=null")
         stages.train_tokenizers(configuration("train_tokenizers", folder, *alone))

@@ -87,7 +87,7 @@ def _missing_plugin(text: str) -> ConfigError | None:
 
 
 def _below_null(error: Exception, what: str = " below one that is null") -> ConfigError:
-    """``tokenizer=image tokenizer.scalar.n_bins=16``, or ``tokenizer.scalar={n_bins:16}``: OmegaConf trips over the null.
+    """``tokenizer=image tokenizer.scalar.n_bins=16``, or ``tokenizer.scalar={n_bins:16}``: OmegaConf trips.
 
     Args:
         what: was set; OmegaConf's error does not name the key.
