@@ -152,7 +152,7 @@ def test_a_subset_of_real_fields_is_one_override(splus: Survey):
 
 @pytest.mark.parametrize(
     ("name", "field", "asked", "fraction"),
-    [("splus", "DESI", "desi_b", 1), ("kids", "KIDS-A", "image", 0.15)],  # a cutout is 576 tokens, one after another
+    [("splus", "DESI", "desi_b", 1), ("kids", "KIDS-A", "image", 0.2)],  # a cutout is 576 tokens, one after another
 )
 def test_real_objects_are_predicted_with_units_and_flags(name: str, field: str, asked: str, fraction: float, request):
     survey = request.getfixturevalue(name)
