@@ -209,6 +209,16 @@ def test_tokenizer_experiments_judge_alike_train_once_and_continue(load, tmp_pat
     assert written == {p: p.stat().st_mtime_ns for p in (work / "results").iterdir()}
 
 
+def test_spectrum_tokens_are_judged_against_the_truth(load, tmp_path, capsys):
+    variant = "data.synthetic.n_objects_per_field=60 tokenizer.spectrum.quantizer.n_codes=16"
+    load("spectrum_tokens", "--work", str(tmp_path), "--fields", "1", "--variant", variant).main()
+    figures = json.loads((tmp_path / "synthetic_0.json").read_text())["figures"]
+    assert figures["costs"]["tokens"] == 250 and figures["redshifts"]["galaxy"]["n"] > 0
+    everything = figures["pixels"][-1]
+    assert everything["error_over_noise"] > 0.05 and everything["chi2_pooled"] > 0.9
+    assert f"| {variant} | 250 |" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_network_of_a_tokenizer_experiment_is_that_of_a_full_fit(load, tmp_path):
     module = load("tokenizer_experiments")

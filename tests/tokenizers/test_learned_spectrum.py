@@ -16,8 +16,8 @@ from astromodal.core.io import load_torch, save_torch
 from astromodal.data.spectra import read_spectra
 from astromodal.errors import ArtifactError, ConfigError
 from astromodal.tokenizers import SpectrumTokenizer
-from astromodal.tokenizers.patches import SATURATION, pixel_weights
-from astromodal.tokenizers.spectrum_sample import SpectrumLoader, SpectrumSample
+from astromodal.tokenizers.patches import pixel_weights
+from astromodal.tokenizers.spectrum_sample import SATURATION, SpectrumLoader, SpectrumSample
 from tests.tokenizers.survey import N_PIXELS, whole
 
 TRAINING = CodecTrainingConfig(epochs=15, batch_size=32, learning_rate=5e-3, warmup_steps=10)
@@ -131,8 +131,8 @@ def test_the_sample_is_bounded_and_pixels_weigh_by_their_precision(survey):
     weights = sample.weights(rows)
     assert (weights[~sample.valid] == 0).all() and (weights[sample.valid] >= 0.01).all() and weights.max() <= SATURATION**2
     known = sample.has_ivar[:, None] & sample.valid
-    assert np.allclose(weights[known], np.maximum(pixel_weights(sample.precision[known]), 0.01), rtol=1e-5)
-    unknown, usual = weights[~sample.has_ivar], pixel_weights(np.median(sample.precision[known]))
+    assert np.allclose(weights[known], np.maximum(pixel_weights(sample.precision[known], SATURATION), 0.01), rtol=1e-5)
+    unknown, usual = weights[~sample.has_ivar], pixel_weights(np.median(sample.precision[known]), SATURATION)
     assert len(unknown) and np.allclose(unknown[unknown > 0], usual, rtol=1e-4)
     batch = sample.batch(rows)
     assert batch["x"].shape == batch["valid"].shape == batch["weight"].shape == (50, 1, N_PIXELS)

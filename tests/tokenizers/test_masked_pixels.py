@@ -31,12 +31,13 @@ def hidden(flux: np.ndarray, precision: np.ndarray, share: float, seed: int = 7,
 
 
 def fitted(batch: SpectrumBatch, n_codes: int = 64, kind=SpectrumKind.spectrum, **settings) -> GroupCodec:
-    config = SpectrumTokenizerConfig(**({"quantizer": KMeansConfig(n_codes=n_codes), "patch_size": 32} | settings))
+    settings = {"quantizer": KMeansConfig(n_codes=n_codes), "patch_size": 32, "denoise": 0.0} | settings
+    config = SpectrumTokenizerConfig(**settings)
     return fit_group([batch], "b", SpectrumGroupConfig(flux="f", kind=kind), config, seed=0)[0]
 
 
 def codes(codec: GroupCodec, batch: SpectrumBatch) -> np.ndarray:
-    X, weights = codec.features(batch.flux, batch.precision, batch.has_ivar)
+    X, weights = codec.features(codec.clean(batch))
     flat = (-1, X.shape[2])
     return codec.quantizer.encode(X.reshape(flat), weights.reshape(flat)).reshape(len(batch), -1)
 
@@ -91,14 +92,15 @@ def test_codes_are_chosen_by_the_weights_of_the_valid_pixels(clean):
         for k in range(2):
             patch = slice(32 * k, 32 * k + 32)
             p = batch.precision[i, patch].astype(np.float64)
-            w = p**2 / (1 + (p / 30) ** 2)
+            w = p**2 / (1 + (p / 100) ** 2)
             distances = [(w * (batch.flux[i, patch] - entry) ** 2).sum() for entry in entries]
             assert distances[found[i, k]] == pytest.approx(min(distances), rel=1e-5)
 
 
 def test_weights_are_inverse_variances_that_level_off():
-    p = np.array([0, 1e-30, 0.3, 3, 30, 3e3, 1e30], np.float32)
-    np.testing.assert_allclose(pixel_weights(p), [0, 0, 0.09 / 1.0001, 9 / 1.01, 450, 900 / 1.0001, 900], rtol=1e-5)
+    p = np.array([0, 1e-30, 1, 10, 100, 1e4, 1e30], np.float32)
+    np.testing.assert_allclose(pixel_weights(p), [0, 0, 1 / 1.0001, 100 / 1.01, 5e3, 1e4 / 1.0001, 1e4], rtol=1e-5)
+    np.testing.assert_allclose(pixel_weights(p, 10), [0, 0, 1 / 1.01, 50, 100 / 1.01, 100, 100], rtol=1e-5)
 
 
 def test_a_patch_without_a_valid_pixel_is_coded_by_its_neighbours_and_not_learned_from(clean):
@@ -117,8 +119,8 @@ def test_spectra_without_ivar_count_as_if_of_the_usual_precision():
     batch.has_ivar = np.arange(N_FIT) % 2 == 0
     codec = fitted(batch)
     assert codec.neutral == pytest.approx(10)
-    _, weights = codec.features(batch.flux, batch.precision, batch.has_ivar)
-    assert np.unique(weights.round(3)).tolist() == [0, 90]
+    _, weights = codec.features(codec.clean(batch))
+    assert np.unique(weights.round(1)).tolist() == [0, 99]
 
 
 @pytest.mark.parametrize("precision_weight", [0.0, 0.25])

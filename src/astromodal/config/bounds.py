@@ -29,6 +29,7 @@ _BOUNDS: dict[str, tuple[float, bool]] = {
     "tokenizer.scalar.min_values_per_bin": (1, True),
     "tokenizer.spectrum.patch_size": (1, True),
     "tokenizer.spectrum.precision_weight": (0, True),
+    "tokenizer.spectrum.denoise": (0, True),
     "tokenizer.spectrum.quantizer.n_codes": (2, True),
     "tokenizer.image.quantizer.n_codes": (2, True),
     "tokenizer.spectrum.quantizer.n_stages": (1, True),

@@ -47,6 +47,12 @@ class SpectrumBatch:
     def __len__(self) -> int:
         return len(self.scale)
 
+    def only(self, rows: np.ndarray) -> SpectrumBatch:
+        """Some of the rows, by a mask or by numbers; without the counts."""
+        return SpectrumBatch(
+            self.flux[rows], self.precision[rows], self.scale[rows], self.present[rows], self.has_ivar[rows]
+        )
+
 
 def n_pixels(group: SpectrumGroupConfig) -> int:
     """Pixels of a group's grid, or its number of coefficients.

@@ -9,9 +9,13 @@ Shapes: n objects, P pixels.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ..errors import DataError
+
+SNR_EDGES = (0.0, 1.0, 5.0, 15.0, np.inf)  # median signal-to-noise per pixel, of the bins of figures
 
 
 def pull(
@@ -51,6 +55,41 @@ def chi2_per_pixel(
     deviation, counts = pull(flux, model, ivar, variance)
     n = counts.sum(1)
     return np.where(n > 0, (deviation**2).sum(1) / np.maximum(n, 1), np.nan), n
+
+
+def signal_to_noise(flux: np.ndarray, ivar: np.ndarray) -> np.ndarray:
+    """Median of ``flux * sqrt(ivar)`` over the pixels with ``ivar > 0`` of each object ``(n,)``; at least 0."""
+    with np.errstate(invalid="ignore"):
+        ratio = np.where((ivar > 0) & np.isfinite(flux), flux * np.sqrt(ivar), np.nan)
+    ratio[np.isnan(ratio).all(1)] = 0.0
+    return np.maximum(np.nanmedian(ratio, axis=1), 0.0) if len(ratio) else np.zeros(0)
+
+
+def errors_by_snr(
+    snr: np.ndarray, chi2: np.ndarray, n_pixels: np.ndarray, from_truth: np.ndarray | None = None
+) -> list[dict[str, Any]]:
+    """By signal-to-noise, and last over all: chi^2 per pixel, pooled over pixels and in the median over objects.
+
+    Args:
+        snr, chi2, n_pixels: ``(n,)`` of objects; chi^2 is per pixel; objects without pixels do not count.
+        from_truth: ``(n,)`` the same mean square of (model - truth) / noise: adds its root, ``error_over_noise``.
+
+    >>> rows = errors_by_snr(np.array([0.5, 20.0]), np.array([1.0, 4.0]), np.array([100, 200]))
+    >>> [(row["from"], row["n"], row["chi2_pooled"]) for row in rows]
+    [(0.0, 1, 1.0), (15.0, 1, 4.0), (0.0, 2, 3.0)]
+    """
+    rows = []
+    for low, high in (*zip(SNR_EDGES, SNR_EDGES[1:], strict=False), (0.0, np.inf)):
+        mine = (snr >= low) & (snr < high) & (n_pixels > 0)
+        if mine.any():
+            n = n_pixels[mine]
+            row: dict[str, Any] = {"from": low, "to": high, "n": int(mine.sum())}
+            row["chi2_pooled"] = float((chi2[mine] * n).sum() / n.sum())
+            row["chi2_median"] = float(np.median(chi2[mine]))
+            if from_truth is not None:
+                row["error_over_noise"] = float(np.sqrt((from_truth[mine] * n).sum() / n.sum()))
+            rows.append(row)
+    return rows
 
 
 class PixelChi2:

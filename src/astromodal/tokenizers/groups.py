@@ -1,5 +1,6 @@
 """One group of spectra: how its features are made and weighted, and the codebook over them, learned from a stream.
 
+Spectra whose noise is known are smoothed as far as it lets them be (:mod:`.denoise`) before they are cut into patches.
 A pixel counts in a code's choice and in its entry by its inverse variance, in units of the spectrum's scale, up to
 where the noise no longer matters (:func:`.patches.pixel_weights`); a masked or padded one does not count at all.
 
@@ -20,6 +21,7 @@ from ..config.schema import SpectrumGroupConfig, SpectrumKind, SpectrumTokenizer
 from ..data.spectra import SpectrumBatch
 from ..errors import ConfigError
 from ..quantizers import Quantizer, Reservoir, build_quantizer, check_dimensions, with_at_most
+from .denoise import denoise
 from .patches import cut, join, n_patches, patch_features, pixel_weights
 from .sigma import patch_sigma
 
@@ -37,6 +39,7 @@ class GroupCodec:
     spread: np.ndarray  # (P,) the flux is divided by: 1 for spectra
     neutral: float  # precision that pixels of spectra without ivar count as
     precision_weight: float  # of log1p(precision) beside the flux; 0: flux alone
+    false_features: float  # that noise may leave per width in a spectrum (:mod:`.denoise`); 0: nothing is smoothed
     quantizer: Quantizer
     linear: ClassVar[bool] = True  # the flux is linear in the entries
 
@@ -49,20 +52,46 @@ class GroupCodec:
         """Of each stage: square root of its codebook's total variance, in which errors of its tokens are taken."""
         return tuple(book.scale for book in self.quantizer.codebooks)
 
-    def features(
-        self, flux: np.ndarray, precision: np.ndarray, has_ivar: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Feature vectors (n, L, D) of normalised spectra (n, P), and the weight of each number."""
-        raw = patch_features((flux - self.center) / self.spread, precision * self.spread, self.patch_size)
-        return weighted_vectors(raw, has_ivar, self.neutral, self.precision_weight)
+    def clean(self, batch: SpectrumBatch) -> Clean:
+        """What is coded of the spectra of a batch, all of them present."""
+        return cleaned(batch, self.false_features)
+
+    def features(self, clean: Clean) -> tuple[np.ndarray, np.ndarray]:
+        """Feature vectors (n, L, D), and the weight of each number."""
+        raw = patch_features((clean.flux - self.center) / self.spread, clean.precision * self.spread, self.patch_size)
+        return weighted_vectors(raw, clean.has_ivar, self.neutral, self.precision_weight)
 
     def flux(self, entries: np.ndarray) -> np.ndarray:
         """Flux (n, P) float32 in units of each spectrum's scale, from feature vectors (n, L, D)."""
         return join(entries[..., : self.patch_size], self.n_pixels) * self.spread + self.center
 
-    def sigma(self, precision: np.ndarray, has_ivar: np.ndarray, stage: int) -> np.ndarray:
+    def sigma(self, clean: Clean, stage: int) -> np.ndarray:
         """Standard errors (n, L) float16 of one stage's tokens, in units of that stage's codebook."""
-        return patch_sigma(precision * self.spread, has_ivar, self.patch_size, self.scales[stage])
+        precision, variance = clean.precision * self.spread, clean.variance / np.square(self.spread)
+        return patch_sigma(precision, clean.has_ivar, self.patch_size, self.scales[stage], variance)
+
+
+@dataclasses.dataclass
+class Clean:
+    """Spectra (n, P) as they are coded, in units of their scales."""
+
+    flux: np.ndarray  # without what noise may have put there
+    precision: np.ndarray  # of the pixels as observed: what they weigh
+    variance: np.ndarray  # of the noise that is left in ``flux``
+    has_ivar: np.ndarray  # (n,)
+
+
+def cleaned(batch: SpectrumBatch, false_features: float) -> Clean:
+    """Spectra of a batch, smoothed where their noise is known; with 0 ``false_features`` as they are."""
+    valid = (batch.precision > 0) & np.isfinite(batch.flux)
+    flux, precision = batch.flux.copy(), np.where(valid, batch.precision, np.float32(0))
+    variance = np.divide(1.0, np.square(precision, dtype=np.float64), out=np.full(flux.shape, np.inf), where=valid)
+    known = np.flatnonzero(batch.has_ivar)
+    if false_features and len(known):
+        smooth, left = denoise(flux[known], precision[known], false_features)
+        flux[known] = np.where(valid[known], smooth, flux[known])
+        variance[known] = left
+    return Clean(flux, precision, variance, batch.has_ivar)
 
 
 def weighted_vectors(
@@ -105,12 +134,14 @@ def fit_group(
     where = f"spectrum group {group}, {patch_size} pixels of {of} per patch"
     repair = "use tokenizer/spectrum/quantizer=kmeans, or a codec with as many latent_channels as there are levels"
     check_dimensions(config.quantizer, patch_width(patch_size, config.precision_weight), where, repair)
+    smoothed = config.denoise if group_config.kind == SpectrumKind.spectrum else 0.0  # coefficients have no neighbours
     sample, n_pixels = None, 0
     for batch in batches:
-        seen, n_pixels = batch.present, batch.flux.shape[1]
+        n_pixels = batch.flux.shape[1]
         if sample is None:  # per row: features, has ivar, position of the patch
             sample = Reservoir(config.quantizer.max_fit_rows, 2 * patch_size + 2, [seed, n_pixels])
-        sample.add(_rows(batch.flux[seen], batch.precision[seen], batch.has_ivar[seen], patch_size))
+        clean = cleaned(batch.only(batch.present), smoothed)
+        sample.add(_rows(clean.flux, clean.precision, clean.has_ivar, patch_size))
     if sample is None or not len(sample.rows):
         return None, 0
     raw, has_ivar = sample.rows[:, :-2], sample.rows[:, -2] > 0
@@ -124,7 +155,7 @@ def fit_group(
     X, weights = weighted_vectors(raw, has_ivar, neutral, config.precision_weight)
     n_codes = max(MIN_CODES, len(X) // MIN_ROWS_PER_CODE)
     quantizer = build_quantizer(with_at_most(config.quantizer, n_codes), seed).fit(X, weights)
-    codec = GroupCodec(n_pixels, patch_size, center, spread, neutral, config.precision_weight, quantizer)
+    codec = GroupCodec(n_pixels, patch_size, center, spread, neutral, config.precision_weight, smoothed, quantizer)
     return codec, sample.n_seen
 
 

@@ -80,13 +80,17 @@ class LearnedGroup:
         """Of each stage: square root of its codebook's total variance."""
         return tuple(book.scale for book in self.quantizer.codebooks)
 
-    def features(self, flux: np.ndarray, precision: np.ndarray, has_ivar: np.ndarray) -> tuple[np.ndarray, None]:
-        """Latents (n, L, Z) of normalised spectra (n, P), whose numbers all weigh the same.
+    def clean(self, batch: SpectrumBatch) -> SpectrumBatch:
+        """Spectra as they are: what of them is noise, the network has to know."""
+        return batch
+
+    def features(self, batch: SpectrumBatch) -> tuple[np.ndarray, None]:
+        """Latents (n, L, Z) of spectra, all of them present, whose numbers all weigh the same.
 
         Of the precision, only where it is 0 matters.
         """
-        valid = (precision > 0) & np.isfinite(flux)
-        x = np.where(valid, (flux - self.center) / self.spread, 0.0).astype(np.float32)
+        valid = (batch.precision > 0) & np.isfinite(batch.flux)
+        x = np.where(valid, (batch.flux - self.center) / self.spread, 0.0).astype(np.float32)
         return np.ascontiguousarray(self._run(self.network.encode, x, valid).transpose(0, 2, 1)), None
 
     def flux(self, entries: np.ndarray) -> np.ndarray:
@@ -94,9 +98,9 @@ class LearnedGroup:
         latents = np.ascontiguousarray(np.asarray(entries, dtype=np.float32).transpose(0, 2, 1))
         return self._run(self.network.decode, latents)[:, 0] * self.spread + self.center
 
-    def sigma(self, precision: np.ndarray, has_ivar: np.ndarray, stage: int) -> np.ndarray:
+    def sigma(self, batch: SpectrumBatch, stage: int) -> np.ndarray:
         """Errors (n, L) of the tokens: what noise does to a latent is not known, and unknown is 0."""
-        return as_sigma(np.full((len(precision), self.length), np.nan))
+        return as_sigma(np.full((len(batch), self.length), np.nan))
 
     @torch.inference_mode()
     def _run(self, compute: Any, *arrays: np.ndarray) -> np.ndarray:
@@ -227,7 +231,7 @@ def latent_vectors(
     vectors, weights = [], []
     for start in range(0, min(len(sample), max_rows), 256):
         rows = np.arange(start, min(start + 256, len(sample), max_rows))
-        latents, _ = learned.features(sample.flux[rows], sample.precision[rows], sample.has_ivar[rows])
+        latents, _ = learned.features(sample.spectra(rows))
         weight = cut(sample.weights(rows), patch, 0.0).mean(2)
         weight = np.pad(weight, ((0, 0), (0, max(0, length - n_patches(learned.n_pixels, patch)))), mode="edge")
         # the same number of positions of every spectrum, drawn anew for each

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..data.rebin import fill_masked
 
-SATURATION = 30.0  # signal-to-noise per pixel around which weights level off
+SATURATION = 100.0  # signal-to-noise per pixel around which weights level off
 
 
 def n_patches(n_pixels: int, patch_size: int) -> int:
@@ -43,13 +43,13 @@ def patch_features(flux: np.ndarray, precision: np.ndarray, patch_size: int) -> 
     return np.concatenate([filled, cut(np.where(valid, precision, 0.0), patch_size, 0.0)], axis=2, dtype=np.float32)
 
 
-def pixel_weights(precision: np.ndarray) -> np.ndarray:
-    """``p^2 / (1 + (p / SATURATION)^2)``: inverse variances that level off, 0 where masked; the shape of ``precision``.
+def pixel_weights(precision: np.ndarray, saturation: float = SATURATION) -> np.ndarray:
+    """``p^2 / (1 + (p / saturation)^2)``: inverse variances that level off, 0 where masked; the shape of ``precision``.
 
     Faint pixels count by their noise, which else takes the codes; of bright ones a code cannot meet every digit, and
     the brightest would take them all.
     """
-    return np.square(precision / np.hypot(np.float32(1), precision / np.float32(SATURATION)))
+    return np.square(precision / np.hypot(np.float32(1), precision / np.float32(saturation)))
 
 
 def join(patches: np.ndarray, n_pixels: int) -> np.ndarray:

@@ -4,10 +4,10 @@ Codebooks are compared in units of their own spread (``core/codebook.py``): the 
 codes is 1. In these units ``sigma`` is the standard error of what was tokenised, so sigma^2 is noise variance over
 signal variance, for any column and any group of spectra, and 1 means "as uncertain as the population is wide".
 
-Scalars: the catalogue's error, carried through the column's transform. Spectra: the noise of all flux features of a
-patch together, weighted as they are in the choice of the code. It belongs to the observation, not to the code: a code
-is the mean of many patches, so this is an upper bound of what noise does to the target. 0 stands for "exact": no error
-is known, or none that can be used.
+Scalars: the catalogue's error, carried through the column's transform. Spectra: the noise that is left in all flux
+features of a patch together, weighted as they are in the choice of the code. It belongs to the observation, not to the
+code: a code is the mean of many patches, so this is an upper bound of what noise does to the target. 0 stands for
+"exact": no error is known, or none that can be used.
 
 Shapes: n objects, c columns, P pixels, p pixels per patch, L patches.
 """
@@ -54,17 +54,25 @@ def scalar_sigma(
     return as_sigma(np.where(present, sigma, 0.0))
 
 
-def patch_sigma(precision: np.ndarray, has_ivar: np.ndarray, patch_size: int, scale: float) -> np.ndarray:
+def patch_sigma(
+    precision: np.ndarray, has_ivar: np.ndarray, patch_size: int, scale: float, variance: np.ndarray | None = None
+) -> np.ndarray:
     """Errors (n, L) of the tokens of spectra with ``precision`` (n, P) in the units of the flux features.
 
-    The noise variances 1 / precision^2 of a patch are averaged by the weights that its pixels have in the choice of the
-    code, and multiplied by their number: a pixel that hardly counts moves no token, however noisy it is. Masked and
-    padded pixels, whose flux is that of the code, are taken as noisy as the others. A patch without a valid pixel is
-    filled from other patches: ``MAX_SIGMA``. Spectra without ivar have no known noise: 0.
+    The noise variances of a patch are averaged by the weights that its pixels have in the choice of the code, and
+    multiplied by their number: a pixel that hardly counts moves no token, however noisy it is. Masked and padded
+    pixels, whose flux is that of the code, are taken as noisy as the others. A patch without a valid pixel is filled
+    from other patches: ``MAX_SIGMA``. Spectra without ivar have no known noise: 0.
+
+    Args:
+        variance: of the noise that is left in what is coded (n, P); default 1 / precision^2.
     """
     weights = pixel_weights(precision.astype(np.float64))
-    noise = np.divide(weights, np.square(precision, dtype=np.float64), out=np.zeros(weights.shape), where=weights > 0)
+    valid, none = weights > 0, np.zeros(weights.shape)
+    if variance is None:
+        variance = np.divide(1.0, np.square(precision, dtype=np.float64), out=none.copy(), where=valid)
+    noise = np.multiply(weights, variance, out=none, where=valid)
     noise, weights = cut(noise, patch_size, 0.0).sum(2), cut(weights, patch_size, 0.0).sum(2)
-    variance = np.divide(noise * patch_size, weights, out=np.full(noise.shape, np.inf), where=weights > 0)
-    sigma = np.where(has_ivar[:, None], np.sqrt(variance) / scale, 0.0)
+    mean = np.divide(noise * patch_size, weights, out=np.full(noise.shape, np.inf), where=weights > 0)
+    sigma = np.where(has_ivar[:, None], np.sqrt(mean) / scale, 0.0)
     return as_sigma(np.where(weights > 0, sigma, MAX_SIGMA))

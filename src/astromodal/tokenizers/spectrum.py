@@ -31,7 +31,8 @@ from ..core.vocab import stage_name
 from ..data.findings import Findings, describe, likely_cause, lost_rows
 from ..data.spectra import SpectrumBatch, grid, n_pixels, read_spectra, spectrum_columns
 from ..errors import ArtifactError, ConfigError, DataError
-from ..metrics import ErrorSums
+from ..metrics import ErrorSums, chi2_per_pixel
+from ..metrics.spectra import errors_by_snr, signal_to_noise
 from ..quantizers import Reservoir, quantizer_config, usage_figures
 from .base import Tokenizer, plain
 from .groups import GroupCodec, fit_group
@@ -220,19 +221,8 @@ class SpectrumTokenizer(Tokenizer):
         Raises:
             ArtifactError: the group has no codebook, or the batch has another number of pixels.
         """
-        codec = self._codec(group)
-        if batch.flux.shape[1] != codec.n_pixels:
-            raise ArtifactError(f"{codec.n_pixels} pixels, as fitted", got=batch.flux.shape[1], where=group)
-        stages = codec.quantizer.n_stages
-        shape = (codec.length, stages) if stages > 1 else (codec.length,)
-        tokens = np.zeros((len(batch.flux), *shape), dtype=np.uint16)
-        seen = np.asarray(batch.present, dtype=bool)
-        if seen.any():
-            X, weights = codec.features(batch.flux[seen], batch.precision[seen], batch.has_ivar[seen])
-            flat = (-1, X.shape[-1])
-            codes = codec.quantizer.encode(X.reshape(flat), None if weights is None else weights.reshape(flat))
-            tokens[seen] = codes.reshape(-1, *shape)
-        return tokens, seen
+        codec, clean, seen = self._clean(group, batch)
+        return self._codes(codec, clean, seen), seen
 
     def encode_parts(self, group: str, batch: SpectrumBatch) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Of each part of the group: codes (n, L), ``present`` (n,) and :meth:`sigma` (n, L), as token files hold them.
@@ -240,19 +230,45 @@ class SpectrumTokenizer(Tokenizer):
         Raises:
             ArtifactError: as :meth:`encode`.
         """
-        tokens, present = self.encode(group, batch)
-        stages = tokens.reshape(*tokens.shape[:2], -1)
+        codec, clean, seen = self._clean(group, batch)
+        stages = self._codes(codec, clean, seen).reshape(len(seen), codec.length, -1)
         return {
-            stage_name(group, s): (stages[..., s], present, self.sigma(group, batch, s)) for s in range(stages.shape[2])
+            stage_name(group, s): (stages[..., s], seen, self._errors(codec, clean, seen, s))
+            for s in range(stages.shape[2])
         }
 
     def sigma(self, group: str, batch: SpectrumBatch, stage: int = 0) -> np.ndarray:
-        """Standard errors (n, L) float16 of one stage's tokens, in units of that stage's codebook.
+        """Standard errors (n, L) float16 of one stage's tokens, in units of that stage's codebook; absent ones 0.
 
         The noise of what a finer stage codes is that of the spectrum: earlier stages only subtract a code's entry.
         """
+        return self._errors(*self._clean(group, batch), stage)
+
+    def _clean(self, group: str, batch: SpectrumBatch) -> tuple[GroupCodec | LearnedGroup, Any, np.ndarray]:
+        """The group's codec, what it codes of the spectra that are present, and which are (n,)."""
         codec = self._codec(group)
-        return codec.sigma(batch.precision, batch.has_ivar, stage)
+        if batch.flux.shape[1] != codec.n_pixels:
+            raise ArtifactError(f"{codec.n_pixels} pixels, as fitted", got=batch.flux.shape[1], where=group)
+        seen = np.asarray(batch.present, dtype=bool)
+        return codec, codec.clean(batch.only(seen)), seen
+
+    @staticmethod
+    def _codes(codec: GroupCodec | LearnedGroup, clean: Any, seen: np.ndarray) -> np.ndarray:
+        stages = codec.quantizer.n_stages
+        shape = (codec.length, stages) if stages > 1 else (codec.length,)
+        tokens = np.zeros((len(seen), *shape), dtype=np.uint16)
+        if seen.any():
+            X, weights = codec.features(clean)
+            flat = (-1, X.shape[-1])
+            codes = codec.quantizer.encode(X.reshape(flat), None if weights is None else weights.reshape(flat))
+            tokens[seen] = codes.reshape(-1, *shape)
+        return tokens
+
+    @staticmethod
+    def _errors(codec: GroupCodec | LearnedGroup, clean: Any, seen: np.ndarray, stage: int) -> np.ndarray:
+        errors = np.zeros((len(seen), codec.length), np.float16)
+        errors[seen] = codec.sigma(clean, stage)
+        return errors
 
     def decode_normalized(self, group: str, tokens: np.ndarray) -> np.ndarray:
         """Flux (n, P) float32 in units of each spectrum's scale, from codes (n, L), or (n, L, S) of all stages."""
@@ -263,6 +279,10 @@ class SpectrumTokenizer(Tokenizer):
             raise DataError(f"tokens of shape (n, {', '.join(map(str, shape))})", got=tokens.shape, where=group)
         entries = codec.quantizer.decode(tokens.reshape(-1, *shape[1:]).astype(np.int64))
         return self.decode_features(group, entries.reshape(len(tokens), codec.length, -1))
+
+    def decode_parts(self, group: str, tokens: Sequence[np.ndarray]) -> np.ndarray:
+        """The same from the codes (n, L) of each part of the group, coarse to fine, as token files hold them."""
+        return self.decode_normalized(group, tokens[0] if len(tokens) == 1 else np.stack(tokens, axis=-1))
 
     def decode_features(self, group: str, entries: np.ndarray) -> np.ndarray:
         """Flux (n, P) float32 in units of each spectrum's scale, from codebook entries or means of them (n, L, D)."""
@@ -286,7 +306,7 @@ class SpectrumTokenizer(Tokenizer):
         """Rate and error of one group; errors are in units of each spectrum's scale, and of its noise."""
         codec = self._codec(group)
         sums, usages = ErrorSums(codec.n_pixels), [np.zeros(n, dtype=np.int64) for n in codec.quantizer.sizes]
-        residuals, examples, n = Reservoir(REPORT_PIXELS, 1, 0), [], 0
+        residuals, examples, n, objects = Reservoir(REPORT_PIXELS, 1, 0), [], 0, [np.zeros((0, 3))]
         for batch in batches:
             tokens, present = self.encode(group, batch)
             flux, precision, tokens = batch.flux[present], batch.precision[present], tokens[present]
@@ -297,6 +317,8 @@ class SpectrumTokenizer(Tokenizer):
                 usage += np.bincount(codes, minlength=len(usage))
             noise = known > 0
             residuals.add((np.abs(flux - decoded) * known)[noise][:, None])
+            ivar = np.square(known, dtype=np.float64)
+            objects.append(np.stack([signal_to_noise(flux, ivar), *chi2_per_pixel(flux, decoded, ivar)], axis=1))
             n += len(tokens)
             if len(examples) < N_EXAMPLES:
                 scale = batch.scale[present, None]
@@ -313,6 +335,7 @@ class SpectrumTokenizer(Tokenizer):
                 "rmse_normalized": sums.total_rmse(),
                 "fraction_of_variance": sums.total_fraction_of_variance(),
                 "chi2_per_pixel": sums.chi2(),
+                "by_snr": errors_by_snr(*np.concatenate(objects).T),
                 "median_error_over_noise": float(np.median(residuals.rows)) if len(residuals.rows) else float("nan"),
                 "bits_per_object": usage["bits"] * codec.length,
                 "unit": data.spectra[group].unit,

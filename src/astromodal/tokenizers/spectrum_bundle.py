@@ -26,7 +26,7 @@ from .groups import GroupCodec
 if TYPE_CHECKING:
     from .spectrum import SpectrumTokenizer
 
-FORMAT = 2  # 2: codes of patches are chosen by weighted pixels; tokens of format 1 mean other codes
+FORMAT = 3  # codes of patches: 2: chosen by weighted pixels; 3: of denoised spectra
 FILE_NAME = "spectrum_tokenizer_config.npz"
 NETWORK = "spectrum_codec_{}.pt"
 MAX_PIXELS = 1 << 22
@@ -36,8 +36,7 @@ def write_bundle(tokenizer: SpectrumTokenizer, folder: Path) -> list[Path]:
     """Write the files atomically, remove those of groups of an earlier fit, and return the paths."""
     states = {group: codec.quantizer.state() for group, codec in tokenizer.codecs.items()}
     parameters = {
-        group: {"n_pixels": codec.n_pixels, "state": list(states[group])}
-        | ({"patch_size": codec.patch_size, "neutral": codec.neutral} if isinstance(codec, GroupCodec) else {})
+        group: {"n_pixels": codec.n_pixels, "state": list(states[group])} | _of_patches(codec)
         for group, codec in tokenizer.codecs.items()
     }
     arrays = {
@@ -64,6 +63,12 @@ def write_bundle(tokenizer: SpectrumTokenizer, folder: Path) -> list[Path]:
         with writing(stale):
             stale.unlink()  # a group of an earlier fit would look like part of this one
     return [*files, folder / FILE_NAME]
+
+
+def _of_patches(codec: Any) -> dict[str, float]:
+    """What is saved of a group whose features are patches."""
+    names = ("patch_size", "neutral", "false_features") if isinstance(codec, GroupCodec) else ()
+    return {name: getattr(codec, name) for name in names}
 
 
 def _documented_centroids(tokenizer: SpectrumTokenizer) -> np.ndarray:

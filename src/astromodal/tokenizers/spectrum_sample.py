@@ -19,6 +19,7 @@ from .groups import standardisation, usual_precision
 from .patches import pixel_weights
 
 MAX_SAMPLE_BYTES = 1 << 28  # of spectra kept for training
+SATURATION = 30.0  # of the weights, lower than those of patches: these spectra have their noise still
 MIN_WEIGHT = 1e-2  # of a valid pixel: the faintest spectra have to be coded too
 
 
@@ -46,6 +47,11 @@ class SpectrumSample:
     def __len__(self) -> int:
         return len(self.flux)
 
+    def spectra(self, rows: np.ndarray) -> SpectrumBatch:
+        """Some of the spectra, in units of their scale."""
+        there = np.ones(len(rows), bool)
+        return SpectrumBatch(self.flux[rows], self.precision[rows], np.ones(len(rows)), there, self.has_ivar[rows])
+
     def weights(self, rows: np.ndarray) -> np.ndarray:
         """Weight (n, P) of each pixel, as in the codes of patches (:func:`.patches.pixel_weights`); 0 if invalid.
 
@@ -56,7 +62,7 @@ class SpectrumSample:
         if not self.weighted:
             return valid.astype(np.float32)
         precision = np.where(self.has_ivar[rows, None], self.precision[rows], np.float32(self._usual))
-        return np.where(valid, np.maximum(pixel_weights(precision), MIN_WEIGHT), 0.0).astype(np.float32)
+        return np.where(valid, np.maximum(pixel_weights(precision, SATURATION), MIN_WEIGHT), 0.0).astype(np.float32)
 
     @functools.cached_property
     def _usual(self) -> float:

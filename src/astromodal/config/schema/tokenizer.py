@@ -60,6 +60,7 @@ class SpectrumTokenizerConfig:
     patch_size: int = 32  # pixels per token
     patch_sizes: Dict[str, int] = field(default_factory=dict)  # per group, instead of patch_size
     precision_weight: float = 0.0  # of log1p(precision) as numbers beside the flux; 0: flux alone
+    denoise: float = 1.0  # features that noise may leave at each width of a spectrum; 0: patches as observed
     codec: Any = None  # null, or name patches: features are patches; else the latents of a network
     quantizer: Any = MISSING
 

@@ -25,6 +25,8 @@ _METAL = ((3934.8, 0.9, 9.0), (3969.6, 0.8, 9.0), (4305.6, 0.35, 12.0), (5176.6,
 _TIO = ((4950.0, 90.0), (5450.0, 90.0), (6180.0, 110.0), (7100.0, 120.0), (7700.0, 130.0), (8450.0, 120.0))
 # Emission of star-forming galaxies: rest wavelength, equivalent width relative to H-alpha
 _NEBULAR = ((3728.5, 0.5), (4862.7, 0.25), (4960.3, 0.15), (5008.2, 0.45), (6564.6, 1.0), (6585.3, 0.3), (6725.0, 0.25))
+NEBULAR = tuple(wave for wave, _ in _NEBULAR)
+NEBULAR_WIDTH = 220.0  # km/s, standard deviation
 # Broad lines of quasars: rest wavelength, equivalent width [Angstrom] (Vanden Berk et al. 2001, rounded)
 _BROAD = ((1215.7, 90.0), (1549.5, 28.0), (1908.7, 21.0), (2799.1, 34.0), (4862.7, 46.0), (6564.6, 195.0))
 _C = 299792.458  # km / s
@@ -96,7 +98,7 @@ def galaxy(wave: np.ndarray, p: Parameters) -> np.ndarray:
     flux = (1 - young) * old + young * blue
     continuum = flux
     for centre, share in _NEBULAR:
-        sigma = centre * 220.0 / _C
+        sigma = centre * NEBULAR_WIDTH / _C
         peak = 90.0 * young**1.5 * share / (np.sqrt(2 * np.pi) * sigma)
         flux = flux + continuum * peak * _gaussian(rest, centre, sigma)
     return flux

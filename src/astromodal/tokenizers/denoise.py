@@ -1,0 +1,111 @@
+"""Spectra without the noise that codes would otherwise be spent on: as smooth as their known noise lets them be.
+
+A spectrum begins as its mean under a wide Gaussian. From wide to narrow, where the mean under a narrower one is further
+from what stands there than noise would put it, there is something of that width (a slope, a break, a line): around it
+the mean under a Gaussian of half the width takes the place of what stood there, until at last the pixels themselves do.
+So a wider mean stands where no narrower one contradicts it (the rule of Lepski 1991), a line is found at the width at
+which it stands out most, and keeps its flux; nothing is shrunk, and nothing is learned: what noise is, the precision
+says. Means weigh pixels by their inverse variances, so that masked ones count for nothing.
+
+"Further than noise would put it" is a matter of how many places there are to look at: each width is given the threshold
+at which pure noise has ``false_features`` of them in a spectrum, so that narrow features need more significance.
+
+Shapes: n objects, P pixels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import fft
+from scipy.ndimage import maximum_filter1d
+from scipy.special import ndtri
+
+NARROWEST, WIDEST = 0.5, 64.0  # standard deviations of the Gaussians, pixels
+WIDEST_SHARE = 8  # the widest is at most this part of the spectrum
+REACH = 2.5  # of its own width around what was found, that is replaced
+LEAST_SIGNIFICANT = 1.5  # standard errors: no width is asked for less
+INDEPENDENT = 3.5  # of a Gaussian's standard deviations: this far apart, means are nearly independent
+LARGEST = 30.0  # times the median precision: a pixel that claims more is not let rule those around it
+SHARED = 1.5  # how much of the wider mean's variance is in the narrower one's too, about
+_ROWS = 64
+
+
+def denoise(flux: np.ndarray, precision: np.ndarray, false_features: float) -> tuple[np.ndarray, np.ndarray]:
+    """``flux`` (n, P) with what is not significant smoothed away, and the variance (n, P) of what is left; float32.
+
+    Far from any valid pixel the flux is 0, its variance infinite.
+
+    Args:
+        precision: ``(n, P)`` 1 / standard error, 0 where masked.
+        false_features: how many there may be at each width in a spectrum of noise.
+    """
+    found = [
+        _denoised(flux[k : k + _ROWS], precision[k : k + _ROWS], false_features) for k in range(0, len(flux), _ROWS)
+    ]
+    empty = np.empty(flux.shape, np.float32)
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True)) if found else (empty, empty)
+
+
+def threshold(width: float, n_pixels: int, false_features: float) -> float:
+    """Standard errors from which something of this width is taken for real.
+
+    >>> round(threshold(1.0, 2751, 1.0), 2), round(threshold(16.0, 2751, 1.0), 2)
+    (3.22, 2.32)
+    """
+    share = false_features * INDEPENDENT * width / n_pixels
+    return max(-float(ndtri(min(0.5 * share, 0.5))), LEAST_SIGNIFICANT)
+
+
+def _denoised(flux: np.ndarray, precision: np.ndarray, false_features: float) -> tuple[np.ndarray, np.ndarray]:
+    means, n_pixels, valid = _Means(flux, precision), flux.shape[1], precision > 0
+    widths = [*_widths(n_pixels), 0.0]
+    found, variance = means(widths[0])
+    mean, own = means(widths[1])
+    for width, after in zip(widths[1:-1], widths[2:], strict=True):
+        narrower, of_narrower = means(after)
+        with np.errstate(invalid="ignore"):  # infinite variances
+            noise = np.maximum(own - SHARED * variance, 0.2 * own)
+            real = np.square(mean - found) > threshold(width, n_pixels, false_features) ** 2 * noise
+        real = maximum_filter1d(real & valid, 2 * int(REACH * width) + 1, axis=1, mode="nearest")
+        real &= np.isfinite(of_narrower)
+        found, variance = np.where(real, narrower, found), np.where(real, of_narrower, variance)
+        mean, own = narrower, of_narrower
+    found = np.where(valid & ~np.isfinite(variance), flux, found)  # of next to no weight, as far as a mean can see
+    return found.astype(np.float32), variance.astype(np.float32)
+
+
+def _widths(n_pixels: int) -> list[float]:
+    """Widths from wide to narrow; at least two."""
+    n_halvings = int(np.log2(np.clip(n_pixels / WIDEST_SHARE, 2 * NARROWEST, WIDEST) / NARROWEST))
+    return [NARROWEST * 2.0**k for k in range(n_halvings, -1, -1)]
+
+
+class _Means:
+    """Means of spectra under Gaussians, weighted by inverse variances, and the variances of these means."""
+
+    def __init__(self, flux: np.ndarray, precision: np.ndarray) -> None:
+        ordered, n_masked = np.sort(precision, axis=1), (precision <= 0).sum(1, keepdims=True)
+        middle = np.minimum((n_masked + precision.shape[1]) // 2, precision.shape[1] - 1)
+        usual = np.take_along_axis(ordered, middle, axis=1).astype(np.float64)
+        usual[usual <= 0] = 1.0  # nothing is known
+        weight = np.square(np.minimum(precision / usual, LARGEST))  # no powers of numbers with a unit: they overflow
+        self._flux, self._n, self._unit = np.where(weight > 0, flux, 0.0), flux.shape[1], usual
+        self._size = fft.next_fast_len(self._n + int(3 * _widths(self._n)[0]), real=True)
+        self._frequency = np.fft.rfftfreq(self._size)
+        self._variance = np.divide(1.0, weight, out=np.full(weight.shape, np.inf), where=weight > 0) / self._unit**2
+        self._weighted, self._weight = (fft.rfft(a, self._size, axis=1) for a in (weight * self._flux, weight))
+
+    def __call__(self, width: float) -> tuple[np.ndarray, np.ndarray]:
+        """Means and variances (n, P); the pixels themselves for a ``width`` of 0; infinite where nothing is known."""
+        if not width:
+            return self._flux, self._variance
+        window = np.exp(-2 * (np.pi * width * self._frequency) ** 2)
+        square = np.exp(-((np.pi * width * self._frequency) ** 2)) / (2 * np.sqrt(np.pi) * width)
+        total, of_flux, of_square = (
+            fft.irfft(a * b, self._size, axis=1)[:, : self._n]
+            for a, b in ((self._weight, window), (self._weighted, window), (self._weight, square))
+        )
+        known = total > 1e-9  # of the usual weight
+        mean = np.divide(of_flux, total, out=np.zeros_like(total), where=known)
+        variance = np.divide(np.maximum(of_square, 0), total**2, out=np.full(total.shape, np.inf), where=known)
+        return mean, variance / self._unit**2
