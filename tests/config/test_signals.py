@@ -13,6 +13,14 @@ from astromodal.config.signals import Stopped, stops_raised
 from astromodal.core import RunContext, read_json
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """As in a terminal; a shell starts what it runs in the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
 def test_a_stopped_command_is_one_line_and_its_run_interrupted(tmp_path: Path, capfd, number: int, code: int) -> None:
     config = {"stage": "evaluate", "name": "n", "run_id": "r", "run_dir": str(tmp_path), "tracking": {}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
@@ -29,12 +30,12 @@ STORE = "artifacts/synthetic/default"
 def survey(tmp_path_factory):
     folder = tmp_path_factory.mktemp("codec")
     write_survey(folder, n_fields=1, n=60)
-    with undrawn(folder):
-        for stage, overrides in (("train_tokenizers", CODEC), ("encode", ()), ("train_lm", MODEL)):
-            small = [o for o in overrides if o != "tokenizer.image=null"]
-            cfg = configuration(stage, folder, *small)
-            if small != list(overrides):  # the sizes of the image tokenizer are among the overrides
-                cfg.tokenizer.image = None
+    for stage, overrides in (("train_tokenizers", CODEC), ("encode", ()), ("train_lm", MODEL)):
+        small = [o for o in overrides if o != "tokenizer.image=null"]
+        cfg = configuration(stage, folder, *small)
+        if small != list(overrides):  # the sizes of the image tokenizer are among the overrides
+            cfg.tokenizer.image = None
+        with (contextlib.chdir if stage == "train_lm" else undrawn)(folder):  # the model's plots are looked at
             getattr(stages, stage)(cfg)
     return folder
 
