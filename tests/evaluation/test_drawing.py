@@ -8,7 +8,7 @@ import torch
 
 from astromodal.core.ids import hash_ids
 from astromodal.core.random import keyed_uniform
-from astromodal.evaluation.drawing import Drawer, DrawSettings, draw_codes
+from astromodal.evaluation.drawing import Drawer, DrawSettings, drawn_from, invert
 from astromodal.evaluation.posterior import ColumnBins
 
 from . import hand_built as hand
@@ -18,6 +18,10 @@ def drawer(batch_size: int = 64, **settings) -> Drawer:
     return Drawer(
         hand.engine(batch_size), hand.tokenizers(), ColumnBins(hand.scalar_tokenizer()), DrawSettings(**settings)
     )
+
+
+def draw_codes(logits, uniform, *how):
+    return invert(drawn_from(logits, *how), uniform)
 
 
 HASHES = hash_ids(hand.field().ids)

@@ -52,19 +52,14 @@ class Drawn:
     scale_predicted: np.ndarray  # (m,) bool: times a drawn scale, not a given one
 
 
-def draw_codes(logits: Tensor, uniform: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
-    """One code per row ``(R,)`` by inverting the distribution function at ``uniform (R,)``.
+def drawn_from(logits: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
+    """The distributions ``(R, V)`` that codes are drawn from, float64 where the device has it.
 
     Args:
         logits: ``(R, V)``.
         top_p: of the codes in the order of their probability, the first that together reach it are drawn from
             (Holtzman et al. 2020, arXiv:1904.09751); at least the likeliest.
     """
-    return invert(drawn_from(logits, temperature, top_p), uniform)
-
-
-def drawn_from(logits: Tensor, temperature: float = 1.0, top_p: float = 1.0) -> Tensor:
-    """The distributions ``(R, V)`` that :func:`draw_codes` draws from; the sum of a row is 1."""
     dtype = torch.float32 if logits.device.type == "mps" else torch.float64
     p = (logits.to(dtype) / temperature).softmax(-1)
     if top_p < 1:

@@ -18,13 +18,13 @@ import numpy as np
 
 from ..data.rebin import rebin
 from ..data.synthetic import sed
+from ..data.synthetic.sed import C_KMS
 from ..metrics.lines import LineFits, fit_lines
 from ..metrics.redshifts import cross_correlate
+from ..metrics.scalars import NMAD
 from ..metrics.spectra import chi2_per_pixel, errors_by_snr, signal_to_noise
 
 LINE_EDGES = (3.0, 8.0, 25.0, np.inf)  # flux over the least error of a line
-C_KMS = 299792.458
-LINE_WIDTH = 220.0  # km/s, of the synthetic galaxies' lines
 GALAXY_LIMIT, QUASAR_LIMIT = 300.0, 3000.0  # km/s: a redshift this near is right; the broad lines tell less
 _STEP = 2e-4  # of ln wavelength: 60 km/s
 _COLOUR_SHARE = 0.02  # error of a mean flux, as a share: fainter spectra have no colour to speak of
@@ -65,7 +65,7 @@ def pixel_errors(arms: Arms) -> list[dict[str, Any]]:
     return errors_by_snr(snr, of_all, n, from_truth)
 
 
-def lines_kept(arms: Arms, redshift: np.ndarray, rest: Sequence[float], width: float = LINE_WIDTH) -> list[dict]:
+def lines_kept(arms: Arms, redshift: np.ndarray, rest: Sequence[float], width: float = sed.NEBULAR_WIDTH) -> list[dict]:
     """By the lines' signal-to-noise: the share of their true flux that is left (median), its scatter (1.4826 MAD), and
     how far fluxes and places are off in units of their least errors.
 
@@ -115,7 +115,7 @@ def colours_kept(arms: Arms) -> dict[str, float]:
 
 def _spread(values: np.ndarray) -> float:
     """Robust standard deviation."""
-    return float(1.4826 * np.median(np.abs(values - np.median(values)))) if len(values) else float("nan")
+    return float(NMAD * np.median(np.abs(values - np.median(values)))) if len(values) else float("nan")
 
 
 # ------------------------------------------------------------------------------------------ redshifts

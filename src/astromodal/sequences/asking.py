@@ -109,9 +109,6 @@ class AskedOrder:
         for row, question in zip(self._classes, self.questions, strict=True):
             row[list(question.given)] = GIVEN
             row[list(question.predict)] = ASKED
-            for spectrum, scale in self.scales:
-                if row[spectrum] == ASKED and row[scale] != GIVEN:
-                    row[scale] = SCALE
 
     def classes(self, draws: np.ndarray, present: np.ndarray) -> np.ndarray:
         """What becomes of each part, ``(B, T)`` int8: GIVEN, SCALE, ASKED or AFTER.
@@ -129,8 +126,6 @@ class AskedOrder:
         rate = _uniform(splitmix64(draws[:, 0]))
         found = np.where(decisions < rate[:, None], GIVEN, ASKED).astype(np.int8)
         self._ask_one(found, decisions, present)
-        for spectrum, scale in self.scales:
-            found[present[:, spectrum] & (found[:, spectrum] == ASKED) & (found[:, scale] == ASKED), scale] = SCALE
         if self.questions:
             chosen = np.searchsorted(self._limits, _uniform(draws[:, 0]), side="right")
             named = np.flatnonzero(chosen < len(self.questions))
@@ -139,6 +134,8 @@ class AskedOrder:
             able = ((wanted == ASKED) & own).any(1)
             able &= ((wanted == GIVEN) & own).any(1) | ~(wanted == GIVEN).any(1)
             found[named[able]] = wanted[able]  # an object without what is asked, or given, has a drawn question
+        for spectrum, scale in self.scales:
+            found[present[:, spectrum] & (found[:, spectrum] == ASKED) & (found[:, scale] != GIVEN), scale] = SCALE
         return found
 
     @staticmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .passbands import SPLUS
-from .sed import GALAXY, QUASAR, STAR
+from .sed import C_KMS, GALAXY, QUASAR, STAR
 
 CLASSES = ("star", "galaxy", "quasar")
 TILE_DEG = 1.4  # side of a field
@@ -121,7 +121,7 @@ def _only_where_it_applies(p: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     p["slope"] = np.where(quasar, p["slope"], np.nan)
     for key, point in (("radius", 0.0), ("axis_ratio", 1.0), ("angle", 0.0), ("sersic", 0.0)):
         p[key] = np.where(galaxy, p[key], point)
-    p["redshift"] = np.where(star, p.pop("velocity") / 299792.458, p["redshift"])
+    p["redshift"] = np.where(star, p.pop("velocity") / C_KMS, p["redshift"])
     return p
 
 

@@ -29,7 +29,7 @@ NEBULAR = tuple(wave for wave, _ in _NEBULAR)
 NEBULAR_WIDTH = 220.0  # km/s, standard deviation
 # Broad lines of quasars: rest wavelength, equivalent width [Angstrom] (Vanden Berk et al. 2001, rounded)
 _BROAD = ((1215.7, 90.0), (1549.5, 28.0), (1908.7, 21.0), (2799.1, 34.0), (4862.7, 46.0), (6564.6, 195.0))
-_C = 299792.458  # km / s
+C_KMS = 299792.458  # speed of light, km/s
 
 
 def spectrum(wave: np.ndarray, p: Parameters) -> np.ndarray:
@@ -98,7 +98,7 @@ def galaxy(wave: np.ndarray, p: Parameters) -> np.ndarray:
     flux = (1 - young) * old + young * blue
     continuum = flux
     for centre, share in _NEBULAR:
-        sigma = centre * NEBULAR_WIDTH / _C
+        sigma = centre * NEBULAR_WIDTH / C_KMS
         peak = 90.0 * young**1.5 * share / (np.sqrt(2 * np.pi) * sigma)
         flux = flux + continuum * peak * _gaussian(rest, centre, sigma)
     return flux
@@ -111,7 +111,7 @@ def quasar(wave: np.ndarray, p: Parameters) -> np.ndarray:
     continuum = (rest / 3000.0) ** p["slope"][:, None] * np.where(rest > 5000.0, (rest / 5000.0) ** 0.9, 1.0)
     flux = continuum
     for centre, width in _BROAD:
-        sigma = centre * 2500.0 / _C
+        sigma = centre * 2500.0 / C_KMS
         flux = flux + continuum * width / (np.sqrt(2 * np.pi) * sigma) * _gaussian(rest, centre, sigma)
     tau = 0.0036 * (wave / 1215.7) ** 3.46  # effective optical depth of the forest (Meiksin 2006, its leading term)
     # edges have the width of the proximity zone: with sharp ones a spectrum could not be differentiated by redshift
