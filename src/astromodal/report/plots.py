@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +26,9 @@ from ..core.plotting import (
     points,
     save,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TRUE, MODEL, OTHER = INK, BLUE, ORANGE
 COLOURS = {"image": BLUE, "scalar": ORANGE, "spectrum": GREEN}
@@ -162,6 +167,11 @@ def plot_spectra(
     return save(figure, path)
 
 
+def write_title(figure: Figure, text: str, **where: float) -> None:
+    """A title above all panels, in as many lines as the figure's width asks for."""
+    figure.suptitle("\n".join(wrap(text, int(13 * figure.get_figwidth()))), fontsize=9, **where)
+
+
 @never_fatal
 def plot_scalars(
     columns: Sequence[Mapping[str, object]], path: Path, *, title: str = "predicted against observed"
@@ -189,5 +199,5 @@ def plot_scalars(
         axis.tick_params(labelsize=6)
     for axis in axes[len(columns) :]:
         axis.set_visible(False)
-    figure.suptitle(f"{title} (x observed, y predicted)", fontsize=9, y=0.995)
+    write_title(figure, f"{title} (x observed, y predicted)", y=0.995)
     return save(figure, path)

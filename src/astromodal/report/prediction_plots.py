@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ..core.plotting import GREEN, PINK, YELLOW, never_fatal, save
 from ..metrics.photo_z import OUTLIER, normalised_errors
-from .plots import MODEL, OTHER, TRUE
+from .plots import MODEL, OTHER, TRUE, write_title
 
 GOOD = GREEN
 MAX_PANELS = 24
@@ -38,7 +37,7 @@ def _panels(names: Sequence[str], title: str, size: float = 2.3) -> tuple[Figure
         axis.set_title(name, fontsize=7)
         axis.tick_params(which="both", labelsize=6)
     more = f"; {len(shown)} of {len(names)} columns" if len(names) > len(shown) else ""
-    figure.suptitle("\n".join(wrap(title + more, int(13 * figure.get_figwidth()))), fontsize=9)
+    write_title(figure, title + more)
     return figure, list(zip(shown, axes, strict=False))
 
 
