@@ -11,7 +11,7 @@ import pytest
 
 ORDER = (
     *("errors", "lazy", "config", "core", "metrics", "data", "quantizers", "codecs", "models", "training"),
-    *("recipes", "tokenizers", "tokens", "sequences", "evaluation", "report", "tracking", "experiment", "preview"),
+    *("recipes", "tokenizers", "tokens", "sequences", "evaluation", "report", "bundles", "tracking", "experiment", "preview"),
     *("stages", "multirun", "sample_k_study"),
 )
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "astromodal"

@@ -85,6 +85,23 @@ def needed_columns(data: DataConfig) -> dict[str, str]:
     return needed
 
 
+def check_type(name: str, found: pa.DataType, kind: str, where: object) -> None:
+    """Refuse a column of another type than its ``kind``: ``id``, ``number`` or ``list``.
+
+    Raises:
+        DataError: with the type.
+    """
+    element = list_value_type(found)
+    right = {
+        "id": not pa.types.is_nested(found) and not pa.types.is_null(found),
+        "number": is_number(found) or pa.types.is_null(found),
+        "list": pa.types.is_null(found) or (element is not None and (is_number(element) or pa.types.is_null(element))),
+    }[kind]
+    if not right:
+        wanted = {"id": "an id (integer or text)", "number": "a number", "list": "a list of numbers"}[kind]
+        raise DataError(f"{wanted} in column {name}", got=f"type {found}", where=where)
+
+
 class Datacube:
     """One field's Parquet file, opened and checked. Holds no file handle, so it can be sent to other processes.
 
@@ -133,17 +150,7 @@ class Datacube:
                     where=self.path, repair="add the column (null where unknown) or take it out of data=…",
                 )  # fmt: skip
             refuse_twice(self.columns, [name], self.path)
-            found = schema.field(name).type
-            element = list_value_type(found)
-            right = {
-                "id": not pa.types.is_nested(found) and not pa.types.is_null(found),
-                "number": is_number(found) or pa.types.is_null(found),
-                "list": pa.types.is_null(found)
-                or (element is not None and (is_number(element) or pa.types.is_null(element))),
-            }[kind]
-            if not right:
-                wanted = {"id": "an id (integer or text)", "number": "a number", "list": "a list of numbers"}[kind]
-                raise DataError(f"{wanted} in column {name}", got=f"type {found}", where=self.path)
+            check_type(name, schema.field(name).type, kind, self.path)
 
     def fingerprint(self) -> str:
         """Hash of the file's content."""

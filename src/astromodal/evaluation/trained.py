@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..core.io import load_torch, read_mapping
 from ..core.manifest import fingerprint_file
 from ..errors import ArtifactError, ArtifactMissingError
@@ -16,7 +18,7 @@ from ..models.values import token_values
 from ..sequences.layout import SequenceLayout, build_layout
 from ..tokenizers import TokenizerSet
 from ..training.checkpoint import load_model_state
-from .trained_settings import read_settings
+from .trained_settings import TrainedSettings, read_settings
 
 WEIGHTS = ("best_model.pt", "final_model.pt", "checkpoints/last.pt")
 REPAIR = "evaluate.run=runs/train_lm/<name>/<run_id>, or a file of weights from it"
@@ -32,11 +34,12 @@ class TrainedModel:
     sequence: dict[str, Any]  # order, missing, next_types, modalities
     weights: Path
     run_id: str | None  # of the run of train_lm, where known
+    made_from: str | None = None  # fingerprint of the run's file of weights, where these are a bundle's copy of it
 
     @property
     def fingerprint(self) -> str:
-        """Of the file of weights."""
-        return fingerprint_file(self.weights)
+        """Of the file of weights that the run has written."""
+        return self.made_from or fingerprint_file(self.weights)
 
 
 def find_weights(run: str, runs: str | Path, store: str | None = None) -> Path:
@@ -110,6 +113,19 @@ def load_trained(weights: Path, store: str | Path, log: logging.Logger) -> Train
     folder = run_folder(weights)
     record = {} if folder is None else read_mapping(folder / "run.json")
     tokenizers = _tokenizers(folder, Path(store), record, log)
+    run_id = record.get("run_id") if isinstance(record.get("run_id"), str) else None
+    return build_trained(settings, state, tokenizers, weights, run_id)
+
+
+def build_trained(
+    settings: TrainedSettings, state: Mapping[str, Tensor], tokenizers: TokenizerSet, weights: Path, run_id: str | None,
+    made_from: str | None = None,
+) -> TrainedModel:  # fmt: skip
+    """The model with these settings and weights, from the file ``weights``.
+
+    Raises:
+        ArtifactError: the tokenizers have another vocabulary, or the weights are those of another model.
+    """
     model = settings.model
     layout = build_layout(tokenizers, settings.sequence["modalities"], model.max_len, settings.vocab)
     if layout.vocab.to_dict() != settings.vocab_spec or layout.vocab.vocab_size > settings.vocab_size:
@@ -121,8 +137,7 @@ def load_trained(weights: Path, store: str | Path, log: logging.Logger) -> Train
         values=token_values(layout.vocab, tokenizers.codebooks(), model.values),
     )  # fmt: skip
     load_model_state(network, state, weights)
-    run_id = record.get("run_id") if isinstance(record.get("run_id"), str) else None
-    return TrainedModel(network.eval(), layout, tokenizers, settings.sequence, weights, run_id)
+    return TrainedModel(network.eval(), layout, tokenizers, settings.sequence, weights, run_id, made_from)
 
 
 def _tokenizers(folder: Path | None, store: Path, record: dict[str, Any], log: logging.Logger) -> TokenizerSet:

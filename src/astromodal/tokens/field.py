@@ -14,7 +14,7 @@ from ..core.ids import normalize_ids
 from ..core.io import FileLock
 from ..data.findings import Findings
 from ..errors import DataError
-from .writer import FieldWriter
+from .writer import FieldWriter, TokenWriter
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig
@@ -32,7 +32,7 @@ def encode_field(
         DataError: the cube cannot be read, or holds no rows.
     """
     started, folder = time.perf_counter(), Path(folder)
-    reader = _FieldReader(cube, tokenizers, data)
+    reader = FieldReader(cube.field, tokenizers, data)
     with FileLock(folder / f"datacube_{cube.field}"), FieldWriter(folder, cube.field) as writer:
         n_rows = 0
         for batch in cube.batches(reader.columns, rows=data.batch_rows):
@@ -49,11 +49,11 @@ def encode_field(
         return writer.commit(ids, split, {"inputs": dict(inputs), "summary": summary})["summary"]
 
 
-class _FieldReader:
+class FieldReader:
     """Reads one batch after another with the readers of the modalities, encodes, and counts."""
 
-    def __init__(self, cube: Datacube, tokenizers: Any, data: DataConfig) -> None:
-        self.cube, self.tokenizers, self.data = cube, tokenizers, data
+    def __init__(self, field: str, tokenizers: Any, data: DataConfig) -> None:
+        self.field, self.tokenizers, self.data = field, tokenizers, data
         self.present: Counter[str] = Counter()
         self.findings = Findings()
         names: list[str] = []
@@ -68,11 +68,11 @@ class _FieldReader:
         if tokenizers.image is not None:
             from ..data.images import ImageReader
 
-            self.images = ImageReader(data, cube.field)
+            self.images = ImageReader(data, field)
             names += self.images.columns
         self.columns = list(dict.fromkeys(names))
 
-    def encode(self, batch: Any, writer: FieldWriter) -> None:
+    def encode(self, batch: Any, writer: TokenWriter) -> None:
         """Read and encode one batch with every tokenizer, and hand the results to the writer."""
         if self.tokenizers.scalar is not None:
             self._scalars(batch, writer)
@@ -82,10 +82,10 @@ class _FieldReader:
             images = self.images.read(batch)
             encoded = self.tokenizers.image.encode(images)
             self.present["image"] += int(encoded.present.sum())
-            self.findings.add_images(self.cube.field, images, encoded.present)
+            self.findings.add_images(self.field, images, encoded.present)
             writer.add_image(encoded.tokens, encoded.latents, encoded.present)
 
-    def _scalars(self, batch: Any, writer: FieldWriter) -> None:
+    def _scalars(self, batch: Any, writer: TokenWriter) -> None:
         from ..data.scalars import read_scalars
 
         tokenizer = self.tokenizers.scalar
@@ -93,18 +93,18 @@ class _FieldReader:
         encoded = tokenizer.encode(scalars)
         self.present["scalar"] += int((encoded.present | encoded.nondetected).any(1).sum())
         without = scalars.present & ~encoded.present
-        self.findings.add_scalars(self.cube.field, scalars, {"no_bins": without, "clipped": encoded.clipped})
+        self.findings.add_scalars(self.field, scalars, {"no_bins": without, "clipped": encoded.clipped})
         writer.add_scalars(encoded, tokenizer.columns)
 
-    def _spectra(self, batch: Any, writer: FieldWriter) -> None:
+    def _spectra(self, batch: Any, writer: TokenWriter) -> None:
         from ..data.spectra import read_spectra
 
         for group in self.tokenizers.spectrum.groups:
             spectra = read_spectra(batch, self.data, group)
-            self.findings.add_spectra(self.cube.field, group, spectra)
+            self.findings.add_spectra(self.field, group, spectra)
             for part, (tokens, present, sigma) in self.tokenizers.spectrum.encode_parts(group, spectra).items():
                 self.present[part] += int(present.sum())
                 writer.add_spectrum(part, tokens, present, sigma)
 
     def summary(self) -> dict[str, Any]:
-        return {"present": dict(self.present), "found": self.findings.field(self.cube.field)}
+        return {"present": dict(self.present), "found": self.findings.field(self.field)}

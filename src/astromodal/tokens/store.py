@@ -198,7 +198,7 @@ class TokenStore:
         repair, paths = _again(field), token_paths(self.folder, field)
         members = {kind: open_npz(path, repair) for kind, path in paths.items() if self._name(path) in entry["files"]}
         try:
-            tokens = _assemble(field, members, entry)
+            tokens = assemble(field, members, entry)
         except KeyError as error:
             raise _damaged(f"a member {error}", "none", self.folder, field) from error
         _check_shapes(tokens, int(entry["rows"]), self.folder)
@@ -229,7 +229,8 @@ def _damaged(expected: str, got: object, where: object, field: str) -> ArtifactE
                          f"this field again, or {_again(field).removeprefix('run ')}")  # fmt: skip
 
 
-def _assemble(field: str, members: Mapping[str, Mapping[str, np.ndarray]], entry: Mapping[str, Any]) -> FieldTokens:
+def assemble(field: str, members: Mapping[str, Mapping[str, np.ndarray]], entry: Mapping[str, Any]) -> FieldTokens:
+    """One field from the members of its files; ``entry`` has the ``group_lengths``."""
     spectra = {
         group: SpectrumPart(
             members["spectrum"][f"tokens_{group}"],

@@ -33,41 +33,27 @@ def token_paths(folder: str | Path, field: str) -> dict[str, Path]:
     return {kind: Path(folder) / sub / f"datacube_{field}_{name}.npz" for kind, (sub, name) in _FILES.items()}
 
 
-class FieldWriter:
-    """Writes all token files of one field: batches are appended, :meth:`commit` puts everything in place at once.
+class TokenWriter:
+    """Takes batches of encoded objects; a subclass says where their arrays go."""
 
-    Files are assembled in a folder of their own beside the final ones, so that a failure (or a full disk) at any
-    point leaves the files of an earlier encoding whole.
-    """
-
-    def __init__(self, folder: str | Path, field: str) -> None:
-        self.folder, self.field = Path(folder), field
-        self._staging = self.folder / ".staging" / field
-        shutil.rmtree(self._staging, ignore_errors=True)  # what a killed process left
-        self._final = token_paths(self.folder, field)
-        self._staged = token_paths(self._staging, field)
-        self._writers: dict[str, NpzWriter] = {}
+    def __init__(self) -> None:
         self._ends: dict[str, int] = {}  # spectrum group → tokens written
         self._lengths: dict[str, int] = {}
         self._columns: tuple[str, ...] = ()
 
-    def _writer(self, kind: str) -> NpzWriter:
-        if kind not in self._writers:
-            with writing(self._staged[kind]):
-                self._staged[kind].parent.mkdir(parents=True, exist_ok=True)
-            self._writers[kind] = NpzWriter(self._staged[kind])
-        return self._writers[kind]
+    def _append(self, kind: str, name: str, array: np.ndarray) -> None:
+        """Rows of one member of one kind of file."""
+        raise NotImplementedError
 
     def add_scalars(self, scalars: Any, columns: tuple[str, ...]) -> None:
         """Append a batch of ``ScalarTokens``."""
-        writer = self._writer("scalar")
         self._columns = tuple(columns)
-        writer.append("tokens", np.asarray(scalars.tokens, np.uint16))
+        self._append("scalar", "tokens", np.asarray(scalars.tokens, np.uint16))
         for name in ("present", "clipped", "nondetected"):
-            writer.append(name, np.asarray(getattr(scalars, name), bool))
+            self._append("scalar", name, np.asarray(getattr(scalars, name), bool))
         for name in ("values", "errors"):
-            writer.append(name, np.asarray(getattr(scalars, name), np.float64))
-        writer.append("sigma", np.asarray(scalars.sigma, np.float16))
+            self._append("scalar", name, np.asarray(getattr(scalars, name), np.float64))
+        self._append("scalar", "sigma", np.asarray(scalars.sigma, np.float16))
 
     def add_spectrum(
         self, group: str, tokens: np.ndarray, present: np.ndarray, sigma: np.ndarray | None = None
@@ -76,25 +62,52 @@ class FieldWriter:
 
         ``sigma=None``: no errors are known.
         """
-        writer, present = self._writer("spectrum"), np.asarray(present, bool)
+        present = np.asarray(present, bool)
         length = int(tokens.shape[1])
         if group not in self._ends:
             self._ends[group], self._lengths[group] = 0, length
-            writer.append(f"offsets_{group}", np.zeros(1, np.int64))
-        writer.append(f"tokens_{group}", np.asarray(tokens[present], np.uint16).reshape(-1))
+            self._append("spectrum", f"offsets_{group}", np.zeros(1, np.int64))
+        self._append("spectrum", f"tokens_{group}", np.asarray(tokens[present], np.uint16).reshape(-1))
         sigma = np.zeros(tokens.shape, np.float16) if sigma is None else np.asarray(sigma, np.float16)
-        writer.append(f"sigma_{group}", sigma[present].reshape(-1))
-        writer.append(f"offsets_{group}", self._ends[group] + np.cumsum(present, dtype=np.int64) * length)
-        writer.append(f"present_{group}", present)
+        self._append("spectrum", f"sigma_{group}", sigma[present].reshape(-1))
+        self._append("spectrum", f"offsets_{group}", self._ends[group] + np.cumsum(present, dtype=np.int64) * length)
+        self._append("spectrum", f"present_{group}", present)
         self._ends[group] += int(present.sum()) * length
 
     def add_image(self, tokens: np.ndarray, latents: np.ndarray, present: np.ndarray) -> None:
         """Append a batch of images: ``tokens (n, T)``, ``latents (n, c, h, w)``, ``present (n,)``."""
         present = np.asarray(present, bool)
-        self._writer("image").append("tokens", np.asarray(tokens, np.uint16))
-        self._writer("image").append("present", present)
-        self._writer("latents").append("latents", np.asarray(latents, np.float32))
-        self._writer("latents").append("present", present)
+        self._append("image", "tokens", np.asarray(tokens, np.uint16))
+        self._append("image", "present", present)
+        self._append("latents", "latents", np.asarray(latents, np.float32))
+        self._append("latents", "present", present)
+
+
+class FieldWriter(TokenWriter):
+    """Writes all token files of one field: batches are appended, :meth:`commit` puts everything in place at once.
+
+    Files are assembled in a folder of their own beside the final ones, so that a failure (or a full disk) at any
+    point leaves the files of an earlier encoding whole.
+    """
+
+    def __init__(self, folder: str | Path, field: str) -> None:
+        super().__init__()
+        self.folder, self.field = Path(folder), field
+        self._staging = self.folder / ".staging" / field
+        shutil.rmtree(self._staging, ignore_errors=True)  # what a killed process left
+        self._final = token_paths(self.folder, field)
+        self._staged = token_paths(self._staging, field)
+        self._writers: dict[str, NpzWriter] = {}
+
+    def _writer(self, kind: str) -> NpzWriter:
+        if kind not in self._writers:
+            with writing(self._staged[kind]):
+                self._staged[kind].parent.mkdir(parents=True, exist_ok=True)
+            self._writers[kind] = NpzWriter(self._staged[kind])
+        return self._writers[kind]
+
+    def _append(self, kind: str, name: str, array: np.ndarray) -> None:
+        self._writer(kind).append(name, array)
 
     def commit(self, ids: np.ndarray, split: np.ndarray, entry: Mapping[str, Any]) -> dict[str, Any]:
         """Finish the files, move them into place and write the field's manifest entry last; return that entry."""
