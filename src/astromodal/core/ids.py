@@ -93,6 +93,14 @@ def _from_arrow(values: Any) -> np.ndarray:
         row = int(np.argmax(values.is_null().to_numpy(zero_copy_only=False)))
         raise DataError("an id in every row", got=f"{values.null_count} without", where=f"first in row {row}")
     kind = values.type
+    if pa.types.is_decimal(kind):  # as Spark and DuckDB write unsigned integers
+        try:
+            return normalize_ids(values.cast(pa.decimal256(76, 0)).cast(pa.string()))
+        except pa.ArrowInvalid as error:
+            raise DataError("ids that are whole numbers", got=f"a {kind} that is none") from error
+    if pa.types.is_string_view(kind) or pa.types.is_binary_view(kind):
+        values = values.cast(pa.large_string() if pa.types.is_string_view(kind) else pa.large_binary())
+        kind = values.type
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
         if pa.types.is_fixed_size_binary(kind):
             return normalize_ids(values.to_numpy(zero_copy_only=False).astype(f"S{max(kind.byte_width, 1)}"))

@@ -24,7 +24,8 @@ def list_value_type(kind: pa.DataType) -> pa.DataType | None:
 
 def is_number(kind: pa.DataType) -> bool:
     """Whether values of an Arrow type can be read as floating-point numbers."""
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    is_a = pa.types
+    return is_a.is_integer(kind) or is_a.is_floating(kind) or is_a.is_boolean(kind) or is_a.is_decimal(kind)
 
 
 def refuse_twice(names: Sequence[str], wanted: Iterable[str], where: object) -> None:
@@ -63,7 +64,7 @@ def numbers(column: Column, where: str = "") -> np.ndarray:
         raise DataError("a column of numbers", got=f"type {array.type}", where=where)
     if pa.types.is_float32(array.type):
         return array.to_numpy(zero_copy_only=False)
-    if array.null_count or pa.types.is_boolean(array.type):
+    if array.null_count or pa.types.is_boolean(array.type) or pa.types.is_decimal(array.type):
         array = array.cast(pa.float64(), safe=False)
     return array.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
 

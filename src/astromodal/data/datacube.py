@@ -1,15 +1,15 @@
-"""Datacubes: one Parquet file per field, one row per object, most modalities null for most objects.
+"""Datacubes: the rows of one field, one per object, most modalities null for most objects.
 
-A cube is checked when it is opened (footer, columns, types), so that a damaged or foreign file is refused before
+A cube is checked when it is opened (footer, columns, types, units), so that a damaged or foreign file is refused before
 any work starts; lengths and values are checked as they are read. Reading streams: memory depends on
-``data.batch_rows``, not on the file, whatever the size of its row groups.
+``data.batch_rows``, not on the file, whatever the size of its row groups. Where the rows come from (a Parquet file, part
+files, a HATS tile, a table) is the business of :mod:`.sources`.
 """
 
 from __future__ import annotations
 
 import difflib
-import glob
-import re
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
@@ -18,24 +18,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..config.names import check_name
 from ..core.ids import hash_ids, normalize_ids
-from ..core.manifest import fingerprint_file
 from ..errors import ConfigError, DataError
 from .columns import is_number, list_column_ragged, list_column_to_matrix, list_value_type, numbers, refuse_twice
 from .masks import mask_columns, unmasked
+from .sources import nested
+from .sources.layouts import find_fields, open_source
+from .sources.units import factors, scaled
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig
+    from .sources.layouts import Source
 
 __all__ = [
     "Batch", "Datacube", "check_unique_ids", "discover", "list_column_ragged", "list_column_to_matrix",
     "needed_columns",
 ]  # fmt: skip
 
-BUFFER = 1 << 20  # bytes read ahead per column: without it Arrow holds the whole row group's column chunk
+log = logging.getLogger(__name__)
 LIGHT_ROWS = 16384  # rows per batch where only ids and positions are read
 
 
@@ -75,7 +77,7 @@ def needed_columns(data: DataConfig) -> dict[str, str]:
     for name, scalar in data.scalars.items():
         pairs += [(scalar.column or name, "number"), (scalar.error, "number")]
     for group in data.spectra.values():
-        pairs += [(column, "list") for column in (group.flux, group.ivar, group.error, group.wave)]
+        pairs += [(column, "list") for column in (group.flux, group.ivar, group.error, group.wave, group.mask)]
     if data.images is not None:
         pairs += [(band.column, "list") for band in data.images.bands.values()]
         pairs += [(column, "number") for column in (data.images.a, data.images.b, data.images.theta)]
@@ -103,58 +105,57 @@ def check_type(name: str, found: pa.DataType, kind: str, where: object) -> None:
 
 
 class Datacube:
-    """One field's Parquet file, opened and checked. Holds no file handle, so it can be sent to other processes.
+    """One field's rows, opened and checked. Holds no file handle, so it can be sent to other processes.
 
     Args:
-        path: the file.
+        path: the file, or what messages name.
         data: the survey's configuration.
         field: the field's name; default: the file's name without ``datacube_``.
+        source: where the rows come from; default: the file ``path``.
+
+    Attributes:
+        said: what there is to say about the file: units that were converted, or not compared.
 
     Raises:
-        DataError: no such file, not Parquet or cut off, no rows, a column missing, twice there, or of the wrong type.
+        DataError: no such file, not Parquet or cut off, no rows, a column missing, twice there, of the wrong type, or in
+            a unit that cannot be converted.
     """
 
-    def __init__(self, path: str | Path, data: DataConfig, field: str | None = None) -> None:
+    def __init__(
+        self, path: str | Path, data: DataConfig, field: str | None = None, source: Source | None = None
+    ) -> None:
         self.path = Path(path)
         self.data = data
         self.field = field or self.path.stem.removeprefix("datacube_")
-        with self._open() as file:
-            schema = file.schema_arrow
-            self.n_rows: int = file.metadata.num_rows
-        self.columns: tuple[str, ...] = tuple(schema.names)
-        self.masks = mask_columns(schema)
-        if self.n_rows == 0:
-            raise DataError("at least one row", got="none", where=self.path, repair="remove or rewrite the file")
+        self.source = source or open_source([self.path], data.hdu)
+        self.n_rows: int = self.source.n_rows
+        schema = self.source.schema
+        self.columns: tuple[str, ...] = tuple(nested.names_in(schema))
+        self.masks = mask_columns(schema) | {g.flux: g.mask for g in data.spectra.values() if g.mask}
         self._check_columns(schema)
+        self._factors, self.said = factors(data, self.source.units(), self.path)
+        self._marks = {scalar.column or name: [*scalar.sentinels, *([scalar.nondetection] if scalar.nondetection else [])]
+                       for name, scalar in data.scalars.items()}  # fmt: skip
 
     def __repr__(self) -> str:
         return f"Datacube({self.field}, {self.n_rows} rows, {self.path})"
 
-    def _open(self) -> pq.ParquetFile:
-        if not self.path.is_file():
-            raise DataError("a datacube", got="no such file", where=self.path, repair="set data.root or data.fields")
-        try:
-            return pq.ParquetFile(self.path, pre_buffer=False, buffer_size=BUFFER)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise DataError(
-                "a complete Parquet file", got=str(error).split("\n")[0][:200], where=self.path,
-                repair="copy or write the file again; it may be cut off",
-            ) from error  # fmt: skip
-
     def _check_columns(self, schema: pa.Schema) -> None:
         for name, kind in needed_columns(self.data).items():
-            if name not in self.columns:
+            refuse_twice(self.columns, [name], self.path)
+            found = nested.type_of(schema, name)
+            if found is None:
                 near = difflib.get_close_matches(name, self.columns, 1, cutoff=0.5)
                 raise DataError(
                     f"column {name}", got=f"no such column{f'; the nearest is {near[0]}' if near else ''}",
-                    where=self.path, repair="add the column (null where unknown) or take it out of data=…",
+                    where=self.source.lacking.get(name, self.path),
+                    repair="add the column (null where unknown) or take it out of data=…",
                 )  # fmt: skip
-            refuse_twice(self.columns, [name], self.path)
-            check_type(name, schema.field(name).type, kind, self.path)
+            check_type(name, found, kind, self.path)
 
     def fingerprint(self) -> str:
-        """Hash of the file's content."""
-        return fingerprint_file(self.path)
+        """Hash of the content of the field's files."""
+        return self.source.fingerprint()
 
     def ids(self) -> np.ndarray:
         """Ids of all rows as normalised text, ``(n_rows,)``.
@@ -198,54 +199,31 @@ class Datacube:
             DataError: an unknown column, or data that cannot be decoded.
         """
         names = list(dict.fromkeys(columns))
-        unknown = [name for name in names if name not in self.columns]
+        unknown = [name for name in names if nested.find(self.source.schema, name) is None]
         if unknown:
             near = difflib.get_close_matches(unknown[0], self.columns, 1)
             raise DataError(f"column {unknown[0]}", got=f"none; nearest {near}", where=self.path)
         if row_mask is not None and len(row_mask) != self.n_rows:
             raise DataError(f"a mask of {self.n_rows} rows", got=len(row_mask), where=self.path)
-        with self._open() as file:
-            if file.metadata.num_rows != self.n_rows:
-                raise DataError(f"{self.n_rows} rows", got=file.metadata.num_rows, where=f"{self.path}, changed since")
-            groups, first = [], 0
-            for group in range(file.metadata.num_row_groups):
-                last = first + file.metadata.row_group(group).num_rows
-                if last > first and (row_mask is None or row_mask[first:last].any()):
-                    groups.append((group, first))
-                first = last
-            for group, first in groups:
-                yield from self._group_batches(file, group, first, names, rows or self.data.batch_rows, row_mask)
-
-    def _group_batches(
-        self, file: pq.ParquetFile, group: int, first: int, names: list[str], rows: int, mask: np.ndarray | None
-    ) -> Iterator[Batch]:
-        """One row group; groups one by one, so that a skipped one costs nothing and row numbers stay known."""
         masks = [self.masks[name] for name in names if name in self.masks]
         read = list(dict.fromkeys([*names, *masks]))
-        stream = file.iter_batches(rows, row_groups=[group], columns=read, use_threads=False)
-        while True:
-            try:
-                table = next(stream, None)
-            except (pa.ArrowException, OSError, ValueError) as error:
-                raise DataError(
-                    "columns that can be decoded", got=str(error).split("\n")[0][:200],
-                    where=f"{self.path}, rows from {first}", repair="copy or write the file again; it is damaged",
-                ) from error  # fmt: skip
-            if table is None:
-                return
+        for table, first in self.source.batches(read, rows or self.data.batch_rows, row_mask):
             index = np.arange(first, first + table.num_rows)
-            first += table.num_rows
-            if mask is not None:
-                keep = mask[index]
-                if not keep.any():
-                    continue
-                if not keep.all():
-                    table, index = table.filter(pa.array(keep)), index[keep]
+            if row_mask is not None and not (keep := row_mask[index]).all():
+                table, index = table.filter(pa.array(keep)), index[keep]
             if table.num_rows:
                 counts: dict[str, int] = {}
                 if masks:
                     table, counts = unmasked(table, names, self.masks)
-                yield Batch(table, index, self.field, counts)
+                yield Batch(self._in_units(table), index, self.field, counts)
+
+    def _in_units(self, table: pa.RecordBatch) -> pa.RecordBatch:
+        """A batch with its columns in the configured units."""
+        if not self._factors.keys() & set(table.schema.names):
+            return table
+        arrays = [scaled(table.column(name), self._factors[name], self._marks.get(name, ())) if name in self._factors
+                  else table.column(name) for name in table.schema.names]  # fmt: skip
+        return pa.RecordBatch.from_arrays(arrays, names=table.schema.names)
 
 
 def discover(data: DataConfig, template: str) -> list[Datacube]:
@@ -258,35 +236,39 @@ def discover(data: DataConfig, template: str) -> list[Datacube]:
     Raises:
         DataError: the folder is missing or holds no matching file, a field is unknown, or a cube is not usable.
     """
-    if "{field}" not in template:
-        return [Datacube(template, data)]
-    folder = Path(template.split("{field}")[0] + "x").parent
-    if not folder.is_dir():
-        raise DataError("a folder with datacubes", got="no such folder", where=folder, repair="set data.root=…")
-    before, after = template.split("{field}", 1)
-    after = after.replace("{field}", "*")
-    pattern = re.compile(re.escape(str(Path(before + "x"))[:-1]) + "(.+?)" + re.escape(after) + r"\Z", re.DOTALL)
-    found = {}
-    for path in glob.glob(glob.escape(before) + "*" + glob.escape(after)):
-        if match := pattern.match(str(Path(path))):
-            found[match.group(1)] = Path(path)
-    if not found:
-        raise DataError(
-            f"files {Path(template).name}", got="none", where=folder,
-            repair="set data.root=… to the folder with the datacubes, or paths.datacube_template=…",
-        )  # fmt: skip
+    survey = find_fields(data, template)
+    found = survey.fields
     for field in found if data.fields is None else ():
         try:
             check_name(field, "the name of a field")
         except ConfigError as error:  # it becomes a part of the names of token files and of folders
-            raise DataError.plain(f"{error}; to repair: rename {found[field]}, or choose with data.fields") from error
+            place = found[field][0]
+            raise DataError.plain(f"{error}; to repair: rename {place}, or choose with data.fields") from error
     for field in data.fields or ():
         check_name(field, "data.fields")
         if field not in found:
             near = difflib.get_close_matches(field, found, 1, cutoff=0.3) or sorted(found)[:1]
-            raise DataError("data.fields of existing fields", got=field, where=folder, repair=f"nearest: {near[0]}")
+            raise DataError("data.fields of existing fields", got=field, where=data.root, repair=f"nearest: {near[0]}")
     chosen = sorted(set(data.fields)) if data.fields else sorted(found)
-    return [Datacube(found[field], data, field) for field in chosen]
+    cubes = []
+    for field in chosen:
+        parts = found[field]
+        place = parts[0] if len(parts) == 1 else parts[0].parent
+        cubes.append(Datacube(place, data, field, open_source(parts, data.hdu, place)))
+    _say(survey.said, cubes)
+    return cubes
+
+
+def _say(said: Sequence[str], cubes: Sequence[Datacube]) -> None:
+    """Log what was left alone, and what was found about units, once for all fields of which it is true."""
+    fields: dict[str, list[str]] = {}
+    for cube in cubes:
+        for text in cube.said:
+            fields.setdefault(text, []).append(cube.field)
+    for text in said:
+        log.warning("%s", text)
+    for text, where in fields.items():
+        log.info("%s (%s)", text, f"field {where[0]}" if len(where) == 1 else f"{len(where)} fields")
 
 
 def check_unique_ids(cubes: Sequence[Datacube]) -> None:

@@ -70,7 +70,9 @@ def _applied(array: pa.Array, mask: pa.Array, name: str) -> tuple[pa.Array, int]
     starts = np.concatenate([[0], np.cumsum(lengths.to_numpy(zero_copy_only=False))])
     flat, hidden = array.flatten(), np.zeros(int(starts[-1]), bool)
     rows = np.repeat(masked.to_numpy(zero_copy_only=False), np.diff(starts))
-    hidden[rows] = pc.fill_null(mask.filter(masked).flatten(), False).to_numpy(zero_copy_only=False)
+    flags = mask.filter(masked).flatten()  # true, or any bit of an integer
+    flags = flags if pa.types.is_boolean(flags.type) else pc.not_equal(flags, 0)
+    hidden[rows] = pc.fill_null(flags, False).to_numpy(zero_copy_only=False)
     flat = pc.if_else(pa.array(hidden), pa.scalar(None, flat.type), flat)
     none = array.is_null() if array.null_count else None
     return pa.LargeListArray.from_arrays(pa.array(starts, pa.int64()), flat, mask=none), int(hidden.sum())

@@ -162,7 +162,7 @@ def training_run(weights: Path) -> TrainingRun:
     try:
         data = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), config["data"]))
         template = Path(config["paths"]["datacube_template"])
-        place = next((base / template for base in bases if (base / template).parent.is_dir()), template)
+        place = next((base / template for base in bases if (base / template).parent.exists()), template)
         return TrainingRun(store, cubes=discover(data, str(place)))
     except (UserError, OSError, KeyError, ValueError):
         return TrainingRun(store)  # compared by id only

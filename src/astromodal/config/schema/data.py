@@ -24,6 +24,15 @@ class SpectrumKind(str, Enum):
     coefficients = "coefficients"  # a fixed-length vector of basis coefficients, each standardised
 
 
+class Layout(str, Enum):
+    """How the files of a survey are arranged."""
+
+    auto = "auto"  # paths.datacube_template where it matches, else what data.root looks like
+    files = "files"  # a file per field: Parquet, FITS, ECSV, VOTable, CSV
+    folders = "folders"  # a folder of Parquet part files per field
+    hats = "hats"  # a HATS catalogue or collection: a tile of the sky is a field
+
+
 class SplitMethod(str, Enum):
     """By what objects are divided into training, validation and test."""
 
@@ -60,6 +69,7 @@ class SpectrumGroupConfig:
     ivar: Optional[str] = None  # list column with inverse variance; either this or error
     error: Optional[str] = None  # list column with 1-sigma errors
     wave: Optional[str] = None  # list column with wavelengths
+    mask: Optional[str] = None  # list column like flux: what is true, or not 0, is a bad pixel
     wave_min: float = 0.0  # grid: centre of the first pixel, in wave_unit
     wave_max: float = 0.0  # grid: centre of the last pixel
     wave_step: float = 1.0  # grid: pixel width
@@ -121,8 +131,10 @@ class DataConfig:
     """One survey: where its datacubes are and what their columns mean."""
 
     name: str = MISSING
-    root: str = MISSING  # folder with the datacubes
-    fields: Optional[List[str]] = None  # subset of fields; null: all that match paths.datacube_template
+    root: str = MISSING  # folder with the datacubes, a HATS catalogue, or one file
+    layout: Layout = Layout.auto  # how the files are arranged
+    hdu: Optional[str] = None  # extension of FITS files with the table, by name or number; null: the first table
+    fields: Optional[List[str]] = None  # subset of fields; null: all
     id_column: str = "id"
     ra_column: Optional[str] = "ra"  # deg; null: no positions
     dec_column: Optional[str] = "dec"
