@@ -11,8 +11,8 @@ import pytest
 
 ORDER = (
     *("errors", "lazy", "config", "core", "metrics", "data", "quantizers", "codecs", "models", "training"),
-    *("recipes", "tokenizers", "tokens", "sequences", "evaluation", "report", "bundles", "tracking", "experiment", "preview"),
-    *("stages", "multirun", "sample_k_study"),
+    *("recipes", "tokenizers", "tokens", "sequences", "evaluation", "report", "bundles", "tracking", "experiment"),
+    *("preview", "stages", "multirun", "sample_k_study", "commands", "__main__"),
 )
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "astromodal"
 FILES = sorted(p for p in SOURCE.rglob("*.py") if p != SOURCE / "__init__.py")

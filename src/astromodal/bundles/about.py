@@ -111,7 +111,7 @@ def explained(about: Mapping[str, Any]) -> str:
              f"trained on: {trained + ' objects' + fields if trained else 'unknown'}"]  # fmt: skip
     if about.get("sequence"):
         lines.append(f"can be asked: {can_ask(about['sequence'])}")
-    rows = [(name, e["kind"], e.get("unit", ""), _range(e)) for name, e in about.get("asks", {}).items()]
+    rows = [(name, e["kind"], e.get("unit", ""), range_of(e)) for name, e in about.get("asks", {}).items()]
     lines += ["", table(("quantity", "kind", "unit", "seen in training"), rows, n_left=4)]
     judged = about.get("judged")
     if judged is None:
@@ -123,7 +123,8 @@ def explained(about: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _range(entry: Mapping[str, Any]) -> str:
+def range_of(entry: Mapping[str, Any]) -> str:
+    """What training has seen of a quantity, in words."""
     if entry["kind"] == "scalar":
         return "nothing" if entry["low"] is None else f"{entry['low']:.5g} to {entry['high']:.5g}"
     if entry["kind"] == "image":

@@ -61,6 +61,18 @@ class Model:
     def __repr__(self) -> str:
         return f"astromodal model of {self.data.name}, {self.trained.fingerprint[:8]}; explain() says more"
 
+    @property
+    def precision(self) -> str:
+        """Arithmetic of the forward pass."""
+        from ..training.precision import MixedPrecision
+        from ..training.utils import resolve_device
+
+        return MixedPrecision.of(self.hardware, resolve_device(self.hardware.device)).name
+
+    def columns(self) -> list[str]:
+        """Columns of a table that the model reads, where they are there."""
+        return RowEncoder(self.trained, self.data, "any", self.log).columns()
+
     # ------------------------------------------------------------------------------------ asking
 
     def predict(

@@ -9,31 +9,53 @@ from typing import Any
 
 from ..config.saved import typed
 from ..config.schema import DataConfig, HardwareConfig
+from ..core.bundle_files import CONFIG, WEIGHTS, bundle_state, is_bundle
 from ..core.io import read_mapping
-from ..errors import ArtifactMissingError, DataError
+from ..errors import ArtifactError, ArtifactMissingError, DataError
 from ..evaluation.recalibration import FILE as CALIBRATION
 from ..evaluation.seen import training_run
-from ..evaluation.trained import find_weights, load_trained, run_folder
+from ..evaluation.trained import find_weights, load_trained, of_bundle, run_folder
 from .about import about_model
+from .examples import replay
+from .hub import PREFIX, download
 from .model import Model
+from .reference import read_reference
 
 LOG = logging.getLogger("astromodal")
+ZERO_POINTS = "zero_points.csv"  # of a bundle
 
 
-def load(source: str | Path, *, device: str = "auto", hardware: Mapping[str, Any] | None = None) -> Model:
+def load(
+    source: str | Path, *, device: str = "auto", hardware: Mapping[str, Any] | None = None, check: bool = False
+) -> Model:
     """A trained model.
 
     Args:
-        source: directory of a run of ``train_lm.py``, or a file of weights in it.
+        source: directory of a run of ``train_lm.py`` or a file of weights in it, the folder of a bundle, or the
+            name of one on a hub: ``hf://org/name``, ``hf://org/name@revision``.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         hardware: other settings of the section ``hardware``: precision, cpu_bf16, n_threads, …
+        check: ask the bundle's example rows and compare the answers with those that it has.
 
     Raises:
         ArtifactMissingError: weights, tokenizers or the configuration are missing.
-        ArtifactError: they do not belong together, or are damaged.
+        ArtifactError: they do not belong together, are damaged, or answer otherwise than they did.
     """
     machine = typed(HardwareConfig, {"device": device, **(hardware or {})}, "load")
-    return open_run(Path(source), machine)
+    if str(source).startswith(PREFIX):
+        folder, root = download(str(source))
+        model = open_bundle(folder, machine, root)
+    elif is_bundle(source):
+        folder = Path(source)
+        model = open_bundle(folder, machine)
+    else:
+        if check:
+            raise ArtifactError("a bundle, which has example rows, for check=True", got="a run or nothing",
+                                where=source, repair=f"python -m astromodal export {source}")  # fmt: skip
+        return open_run(Path(source), machine)
+    if check:
+        LOG.info("%d example rows are answered as they were", replay(model, folder))
+    return model
 
 
 def open_run(source: Path, hardware: HardwareConfig) -> Model:
@@ -52,6 +74,26 @@ def open_run(source: Path, hardware: HardwareConfig) -> Model:
     trained_on = training_run(weights)
     calibration = weights.parent / CALIBRATION
     return Model(trained, data, hardware, trained_on, calibration, lambda: about_model(folder, trained, trained_on))
+
+
+def open_bundle(folder: Path, hardware: HardwareConfig, root: Path | None = None) -> Model:
+    """The model of a bundle, all of whose files are compared with their hashes first.
+
+    Args:
+        root: folder that links may lead to, in a hub's cache.
+    """
+    state = bundle_state(folder, root)
+    config = read_mapping(folder / CONFIG)
+    data = typed(DataConfig, config.get("data"), folder / CONFIG, ("name",))
+    if data.images is not None and data.images.zero_point_file:
+        if data.images.zero_point_file != ZERO_POINTS:
+            raise ArtifactError(f"zero points in {ZERO_POINTS}", got="another file", where=folder / CONFIG)
+        data.images.zero_point_file = str(folder / ZERO_POINTS)
+    trained = of_bundle(state, folder / WEIGHTS)
+    trained.tokenizers.check(data)
+    about = config.get("about")
+    about = dict(about) if isinstance(about, Mapping) else {}
+    return Model(trained, data, hardware, read_reference(folder), folder / CALIBRATION, lambda: about)
 
 
 def _found(folder: Path, name: str) -> Path:

@@ -87,9 +87,13 @@ class RowEncoder:
 
     # ----------------------------------------------------------------------------------- columns
 
+    def columns(self) -> list[str]:
+        """Columns that are read where they are there."""
+        return list(dict.fromkeys([self.data.id_column, *self.reader.columns]))
+
     def _check(self, source: Source) -> list[str]:
         """Columns of the table that are read: the survey's, as far as they are there."""
-        wanted = list(dict.fromkeys([self.data.id_column, *self.reader.columns]))
+        wanted = self.columns()
         there = [name for name in wanted if name in source.names]
         refuse_twice(source.names, there, WHERE)
         absent = [name for name in wanted if name not in there]

@@ -61,5 +61,6 @@ def shift(
     moved = np.concatenate([found["median"][:, None], found["quantiles"]], axis=1)
     moved[:, order] = correction.shifted(moved[:, order], levels[order])
     unknown = np.full(len(moved), np.nan)
-    score = crps_of_quantiles(moved[:, order], levels[order], observed) if len(quantiles) else unknown
+    rising, first = np.unique(levels, return_index=True)  # 0.5 may be among the quantiles, too
+    score = crps_of_quantiles(moved[:, first], rising, observed) if len(rising) > 1 else unknown
     found |= {"median": moved[:, 0], "quantiles": moved[:, 1:], "pit": unknown, "crps": score}

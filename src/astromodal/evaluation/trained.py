@@ -10,7 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.io import load_torch, read_mapping
+from ..core.bundle_files import WEIGHTS as BUNDLE
+from ..core.bundle_files import load_weights_file
+from ..core.io import read_mapping
 from ..core.manifest import fingerprint_file
 from ..errors import ArtifactError, ArtifactMissingError
 from ..models import CausalTransformerLM
@@ -20,7 +22,7 @@ from ..tokenizers import TokenizerSet
 from ..training.checkpoint import load_model_state
 from .trained_settings import TrainedSettings, read_settings
 
-WEIGHTS = ("best_model.pt", "final_model.pt", "checkpoints/last.pt")
+WEIGHTS = ("best_model.pt", "final_model.pt", "checkpoints/last.pt", BUNDLE)
 REPAIR = "evaluate.run=runs/train_lm/<name>/<run_id>, or a file of weights from it"
 
 
@@ -34,6 +36,7 @@ class TrainedModel:
     sequence: dict[str, Any]  # order, missing, next_types, modalities
     weights: Path
     run_id: str | None  # of the run of train_lm, where known
+    tokenizers_root: Path | None = None  # where the tokenizers were loaded from
     made_from: str | None = None  # fingerprint of the run's file of weights, where these are a bundle's copy of it
 
     @property
@@ -100,7 +103,7 @@ def run_folder(weights: Path) -> Path | None:
 
 
 def load_trained(weights: Path, store: str | Path, log: logging.Logger) -> TrainedModel:
-    """The model in a file of weights or a checkpoint, with its tokenizers.
+    """The model in a file of weights, a checkpoint or a bundle, with its tokenizers.
 
     Args:
         store: where tokenizers are looked for if not in the store of the model's run.
@@ -109,17 +112,32 @@ def load_trained(weights: Path, store: str | Path, log: logging.Logger) -> Train
         ArtifactMissingError: tokenizers are missing.
         ArtifactError: they are not those that the model was trained with, or the file is not of train_lm.py.
     """
-    settings, state = read_settings(load_torch(weights), weights, REPAIR)
+    content = load_weights_file(weights)
+    if weights.name == BUNDLE:
+        return of_bundle(content, weights)
+    settings, state = read_settings(content, weights, REPAIR)
     folder = run_folder(weights)
     record = {} if folder is None else read_mapping(folder / "run.json")
-    tokenizers = _tokenizers(folder, Path(store), record, log)
+    tokenizers, root = _tokenizers(folder, Path(store), record, log)
     run_id = record.get("run_id") if isinstance(record.get("run_id"), str) else None
-    return build_trained(settings, state, tokenizers, weights, run_id)
+    return build_trained(settings, state, tokenizers, root, weights, run_id)
+
+
+def of_bundle(content: Mapping[str, Any], weights: Path) -> TrainedModel:
+    """The model of a bundle; ``content``: of :func:`~..core.bundle_files.bundle_state`.
+
+    Raises:
+        ArtifactMissingError, ArtifactError: tokenizers are missing or damaged, or do not belong to the weights.
+    """
+    settings, state = read_settings(content, weights, REPAIR)
+    root = weights.parent / "tokenizers"
+    tokenizers = TokenizerSet.load(root)
+    return build_trained(settings, state, tokenizers, root, weights, content["run_id"], content["made_from"])
 
 
 def build_trained(
-    settings: TrainedSettings, state: Mapping[str, Tensor], tokenizers: TokenizerSet, weights: Path, run_id: str | None,
-    made_from: str | None = None,
+    settings: TrainedSettings, state: Mapping[str, Tensor], tokenizers: TokenizerSet, root: Path, weights: Path,
+    run_id: str | None, made_from: str | None = None,
 ) -> TrainedModel:  # fmt: skip
     """The model with these settings and weights, from the file ``weights``.
 
@@ -137,11 +155,13 @@ def build_trained(
         values=token_values(layout.vocab, tokenizers.codebooks(), model.values),
     )  # fmt: skip
     load_model_state(network, state, weights)
-    return TrainedModel(network.eval(), layout, tokenizers, settings.sequence, weights, run_id, made_from)
+    return TrainedModel(network.eval(), layout, tokenizers, settings.sequence, weights, run_id, root, made_from)
 
 
-def _tokenizers(folder: Path | None, store: Path, record: dict[str, Any], log: logging.Logger) -> TokenizerSet:
-    """The tokenizers of a run, from its own store where that is still there."""
+def _tokenizers(
+    folder: Path | None, store: Path, record: dict[str, Any], log: logging.Logger
+) -> tuple[TokenizerSet, Path]:
+    """The tokenizers of a run, from its own store where that is still there; and their folder."""
     places = [store]
     if folder is not None and (folder / "config.json").is_file():
         own = Path(_store_of(read_mapping(folder / "config.json")) or store)
@@ -153,7 +173,7 @@ def _tokenizers(folder: Path | None, store: Path, record: dict[str, Any], log: l
     tokenizers = TokenizerSet.load(root)
     if not expected:
         log.warning("no run.json beside the weights: that %s is what they were trained with cannot be checked", root)
-        return tokenizers
+        return tokenizers, root
     found = {f"{name}_tokenizer": value for name, value in tokenizers.fingerprints.items()}
     for name, fingerprint in expected.items():
         spoken = name.replace("_", " ")
@@ -164,4 +184,4 @@ def _tokenizers(folder: Path | None, store: Path, record: dict[str, Any], log: l
             raise ArtifactError(f"the {spoken} {fingerprint} that the model was trained with", got=found[name],
                                 where=root, repair="evaluate a run trained with it, or train again")  # fmt: skip
     known = {name: part for name, part in tokenizers.items() if f"{name}_tokenizer" in expected}
-    return TokenizerSet(**known)  # what was fitted since is unknown to the model
+    return TokenizerSet(**known), root  # what was fitted since is unknown to the model

@@ -18,6 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core.atomic import _sync_file, _sync_folder, writing
+from ..core.bundle_files import WEIGHTS, load_weights_file
 from ..core.io import atomic_path, load_torch, plain, read_json, save_torch
 from ..core.runs import in_use
 from ..core.torch_files import check_finite
@@ -237,16 +238,16 @@ def load_model_state(
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load weights alone from a weights file, a checkpoint or a run directory (its best, else its final model).
+    """Load weights alone from a weights file, a checkpoint, a bundle or a run directory (its best, else its final model).
 
     Raises:
         ArtifactMissingError, ArtifactError: nothing there, or weights of another model.
     """
     path = Path(path)
     if path.is_dir():
-        names = ("best_model.pt", "final_model.pt", "checkpoints/last.pt")
+        names = ("best_model.pt", "final_model.pt", "checkpoints/last.pt", WEIGHTS)
         path = next((path / name for name in names if (path / name).exists()), path / names[0])
-    load_model_state(model, model_state(load_torch(path), path), path)
+    load_model_state(model, model_state(load_weights_file(path), path), path)
 
 
 def model_state(state: Any, where: object) -> dict[str, Tensor]:
