@@ -53,7 +53,10 @@ def test_a_bundle_elsewhere_answers_to_the_bit_as_its_run(trained, bundle, model
     moved = Path(shutil.copytree(bundle, tmp_path / "elsewhere"))
     monkeypatch.chdir(tmp_path)
     found = load(moved, **HARDWARE)
-    for keywords in ({"predict": ["scalar", "desi_b"], "n_samples": 2}, {"predict": "specz_z", "calibration": "conformal"}):
+    for keywords in (
+        {"predict": ["scalar", "desi_b"], "n_samples": 2},
+        {"predict": "specz_z", "calibration": "conformal"},
+    ):
         ours, theirs = (m.predict(trained.cube(), familiarity=False, **keywords) for m in (found, model))
         assert ours.equals(theirs)
     assert found.trained.fingerprint == model.trained.fingerprint  # of the run's weights
@@ -92,7 +95,9 @@ def test_the_card_has_what_hubs_and_people_read(bundle):
     meta = yaml.safe_load(front)
     assert meta["library_name"] == "astromodal" and meta["license"] == "cc-by-4.0"
     judged = json.loads((bundle / "judgement" / "evaluation.json").read_text())["columns"]
-    by_name = {r["task"]["name"]: {m["type"]: m["value"] for m in r["metrics"]} for r in meta["model-index"][0]["results"]}
+    by_name = {
+        r["task"]["name"]: {m["type"]: m["value"] for m in r["metrics"]} for r in meta["model-index"][0]["results"]
+    }
     assert by_name["teff"]["mae"] == judged["teff"]["figures"]["mae"]["value"]
     for part in ("## Use", "## Trained on", "## Limits", "![predicted](judgement/plots/predicted.png)", "Not judged: desi",
                  "UNFAMILIAR", "1e-17 erg/s/cm2/Angstrom", "astromodal.load("):  # fmt: skip
@@ -255,7 +260,9 @@ def test_the_command_replaces_a_bundle_and_nothing_else(trained, copy, tmp_path,
     (copy / "old.txt").write_text("gone")
     main(["export", str(trained.run), "--to", str(copy), "--no-examples", "--reference", "0"])
     assert "astromodal.load(" in capsys.readouterr().out
-    assert not (copy / "old.txt").exists() and not (copy / "examples.npz").exists() and not (copy / "reference").exists()
+    assert (
+        not (copy / "old.txt").exists() and not (copy / "examples.npz").exists() and not (copy / "reference").exists()
+    )
     assert [p.name for p in copy.parent.iterdir()] == ["copy"]
     with pytest.raises(ArtifactMissingError, match=r"example|examples\.npz"):
         load(copy, check=True, **HARDWARE)

@@ -104,7 +104,7 @@ def test_astropy_tables_are_brought_to_the_units_of_the_survey(trained, model):
     without = model.predict({k: v for k, v in columns.items() if k != "mag_r"}, "teff")
     np.testing.assert_allclose(model.predict(masked, "teff")["teff_mean"], without["teff_mean"])
     quantities["teff"] = columns["teff"] * u.m
-    with pytest.raises(DataError, match="column teff in K, as the survey has it, got m"):
+    with pytest.raises(DataError, match="column teff in K, got unit m"):
         model.predict(quantities, "specz_z")
 
 
@@ -164,7 +164,7 @@ def test_an_option_or_question_that_cannot_be_is_one_line(model, tmp_path):
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=named):
             model.predict({"id": [1], "mag_r": [20.0]}, **keywords)
-    with pytest.raises(DataError, match="Parquet file, got no such file"):
+    with pytest.raises(DataError, match="got no such file"):
         model.predict(tmp_path / "none.parquet")
     with pytest.raises(DataError, match=r"pandas or astropy table.*got a list"):
         model.predict([1, 2])

@@ -132,3 +132,12 @@ def test_objects_that_a_correction_was_fitted_on_are_not_judged(half, tmp_path):
     found = judge(path)
     assert found.result["n_judged"] == pytest.approx(table.num_rows / 2, rel=0.15)
     assert found.calibration is None and "recalibration" not in found.result["columns"]["z"]
+
+
+def test_the_median_may_be_one_of_the_asked_quantiles(tmp_path):
+    whole = fitted(tmp_path)
+    asked = predictor(tmp_path, whole, Calibrate.conformal, quantiles=[0.16, 0.5, 0.84])
+    write_predictions(asked, [hand.field()], tmp_path)
+    table, _ = cat.read_catalogue(tmp_path)
+    assert table[f"{ASKED}_q50"].equals(table[f"{ASKED}_median"])
+    assert 0 < table[f"{ASKED}_crps"].null_count < len(table)  # where nothing is given or observed

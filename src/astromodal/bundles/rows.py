@@ -9,22 +9,22 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from ..core.ids import normalize_ids
-from ..data.columns import list_value_type, refuse_twice
-from ..data.datacube import Batch, check_type, needed_columns
-from ..data.masks import SUFFIX, mask_columns, unmasked
+from ..data.columns import refuse_twice
+from ..data.datacube import Batch, Datacube, needed_columns
+from ..data.masks import SUFFIX
 from ..errors import DataError
 from ..sequences.names import quantities
 from ..tokens.field import FieldReader
 from ..tokens.in_memory import RowsInMemory
 from .tables import Source
-from .units import factors
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig
@@ -67,18 +67,26 @@ class RowEncoder:
             DataError: a column is missing under its name, has another type or unit, or no input is there at all.
         """
         there = self._check(source)
-        scales = factors({name: unit for name, unit in source.units.items() if name in there}, self.data)
-        masks = {name: name + SUFFIX for name in there if name + SUFFIX in source.names}
-        window = RowsInMemory(self.reader)
-        for piece in source.pieces([*there, *masks.values()], self.data.batch_rows):
-            while piece.num_rows:
-                part = piece.slice(0, step - len(window))
-                piece = piece.slice(part.num_rows)
-                window.add(*self._batch(part, there, scales))
+        if not len(source):
+            return
+        cube = Datacube(WHERE, self.data, self.reader.field, _AsCube(source, there, self.data))
+        for text in cube.said:
+            self.log.info("%s", text)
+        named, window = self.data.id_column in there, RowsInMemory(self.reader)
+        for batch in cube.batches(self.columns()):
+            start = 0
+            while start < len(batch):
+                part = slice(start, start + step - len(window))
+                rows = batch.rows[part]
+                ids = normalize_ids(batch.column(self.data.id_column)[part] if named else self.n_rows + rows)
+                piece = batch.table.slice(start, len(rows))
+                window.add(Batch(piece, rows, batch.field, batch.masked if start == 0 else {}), ids)
+                start += len(rows)
                 if len(window) == step:
                     yield window.take()
         if len(window):
             yield window.take()
+        self.n_rows += len(source)
 
     def report(self) -> None:
         """Say what was lost of the values so far."""
@@ -94,7 +102,7 @@ class RowEncoder:
     def _check(self, source: Source) -> list[str]:
         """Columns of the table that are read: the survey's, as far as they are there."""
         wanted = self.columns()
-        there = [name for name in wanted if name in source.names]
+        there = [name for name in wanted if source.has(name)]
         refuse_twice(source.names, there, WHERE)
         absent = [name for name in wanted if name not in there]
         others = {_plain(name): name for name in source.names if name not in wanted}
@@ -121,19 +129,36 @@ class RowEncoder:
             self.log.warning("not in the table, and so missing for every object%s: %s%s", ids, _few(absent, 12),
                              f"; {near}" if near else "")  # fmt: skip
 
-    def _batch(self, piece: pa.RecordBatch, there: list[str], scales: dict[str, float]) -> tuple[Batch, np.ndarray]:
-        """A piece of a table as a batch of a cube, and its ids."""
-        for name in there:
-            check_type(name, piece.schema.field(name).type, self._kinds[name], WHERE)
-        rows = np.arange(self.n_rows, self.n_rows + piece.num_rows)
-        self.n_rows += piece.num_rows
-        plain, counts = unmasked(piece, there, mask_columns(piece.schema))
-        columns = {name: _scaled(plain.column(name), scales.get(name)) for name in there}
-        columns |= {name: pa.nulls(piece.num_rows) for name in self.reader.columns if name not in columns}
-        id_column = self.data.id_column
-        ids = normalize_ids(columns[id_column]) if id_column in columns else normalize_ids(rows)
-        batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-        return Batch(batch, rows, self.reader.field, counts), ids
+
+class _AsCube:
+    """A table as the source of a :class:`~..data.datacube.Datacube`: what it lacks is null."""
+
+    kind = "table"
+    lacking: Mapping[str, Path] = {}
+
+    def __init__(self, source: Source, there: Sequence[str], data: DataConfig) -> None:
+        self.source, self.path, self.n_rows = source, Path(WHERE), len(source)
+        self.there = [*there, *(name + SUFFIX for name in there if name + SUFFIX in source.names)]
+        absent = [name for name in needed_columns(data) if name not in self.there]
+        types = {name: pa.string() if name == data.id_column else pa.null() for name in absent}
+        self.schema = pa.schema([*source.schema(self.there), *(pa.field(name, kind) for name, kind in types.items())])
+
+    def units(self) -> Mapping[str, str]:
+        return {name: unit for name, unit in self.source.units.items() if name in self.there}
+
+    def fingerprint(self) -> str:
+        raise NotImplementedError("a table in memory")
+
+    def batches(
+        self, names: Sequence[str], rows: int, wanted: np.ndarray | None = None
+    ) -> Iterator[tuple[pa.RecordBatch, int]]:
+        """The columns ``names``, some rows at a time, and the number of the first."""
+        first = 0
+        for piece in self.source.pieces([name for name in names if name in self.there], rows):
+            there = {name: piece.column(name) for name in piece.schema.names}
+            arrays = [there[n] if n in there else pa.nulls(piece.num_rows, self.schema.field(n).type) for n in names]
+            yield pa.RecordBatch.from_arrays(arrays, names=list(names)), first
+            first += piece.num_rows
 
 
 def _main_columns(name: str, data: DataConfig) -> list[str]:
@@ -144,21 +169,6 @@ def _main_columns(name: str, data: DataConfig) -> list[str]:
         return [data.scalars[name].column or name]
     group = data.spectra.get(name) or data.spectra.get(name.removesuffix("_scale"))
     return [] if group is None else [group.flux]
-
-
-def _scaled(column: pa.Array, factor: float | None) -> pa.Array:
-    """A column of numbers, or of lists of them, times a factor."""
-    import pyarrow.compute as pc
-
-    if factor is None or pa.types.is_null(column.type):
-        return column
-    if list_value_type(column.type) is None:
-        return pc.multiply(column.cast(pa.float64()), factor)
-    none = column.is_null() if column.null_count else None
-    flat = pc.multiply(column.flatten().cast(pa.float64()), factor)
-    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
-    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())
-    return pa.LargeListArray.from_arrays(offsets, flat, mask=none)
 
 
 def _plain(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Tables of any kind in, the same kind out: Arrow, pandas, astropy, a dict of arrays; Parquet files come out as Arrow.
+"""Tables of any kind in, the same kind out: Arrow, pandas, astropy, a dict of arrays; files come out as Arrow.
 
 A source gives its columns piece by piece as Arrow, so that a million rows are never converted at once. Where one row
 of a dict is asked (its values are numbers, not columns), an answer has one row.
@@ -9,43 +9,60 @@ Shapes: n rows, X numbers of a list.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..data.columns import list_value_type, numbers, one_array
+from ..data.sources import nested
+from ..data.sources.layouts import open_source
+from ..data.sources.tables import as_arrow
+from ..data.sources.units import parquet_units, parse_unit
 from ..errors import DataError
 
 UNIT = b"unit"  # key of a field's metadata
-KINDS = "a pyarrow, pandas or astropy table, a dict of columns, or the path of a Parquet file"
+KINDS = "a pyarrow, pandas or astropy table, a dict of columns, or the path of a file"
+_FIRST = 64  # rows whose types are those of all
 
 
 class Source:
     """A table that is asked about.
 
     Attributes:
-        names: of all its columns. units: of those that have one.
+        names: of all its columns, nested ones by dotted name. units: of those that state one.
     """
 
     def __init__(self, table: Any, names: Collection[str], units: Mapping[str, Any]) -> None:
-        self.table, self.names, self.units = table, [str(name) for name in names], dict(units)
+        self.table, self.names = table, [str(name) for name in names]
+        self.units = {str(name): str(unit) for name, unit in units.items()}
 
-    def pieces(self, wanted: Collection[str], rows: int) -> Iterator[pa.RecordBatch]:
+    def pieces(self, wanted: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
         """The columns ``wanted``, at most ``rows`` rows at a time."""
         for start in range(0, len(self), rows):
-            arrays = [self.column(name, start, min(start + rows, len(self))) for name in wanted]
-            yield pa.RecordBatch.from_arrays(arrays, names=list(wanted))
+            yield self.rows(wanted, start, min(start + rows, len(self)))
 
     def __len__(self) -> int:
         return len(self.table)
 
+    def has(self, name: str) -> bool:
+        """Whether there is a column of a name."""
+        return name in self.names
+
+    def rows(self, wanted: Sequence[str], start: int, stop: int) -> pa.RecordBatch:
+        """Some rows of some columns."""
+        arrays = [self.column(name, start, stop) for name in wanted]
+        return pa.RecordBatch.from_arrays(arrays, names=list(wanted))
+
     def column(self, name: str, start: int, stop: int) -> pa.Array:
         """Rows of one column."""
         raise NotImplementedError
+
+    def schema(self, wanted: Sequence[str]) -> pa.Schema:
+        """Of some columns, as their first rows say."""
+        return self.rows(wanted, 0, min(len(self), _FIRST)).schema
 
     def back(self, answer: pa.Table) -> Any:
         """An answer as the kind of table that was asked about; ``answer`` has a row for each of its rows."""
@@ -54,13 +71,17 @@ class Source:
 
 class _Arrow(Source):
     def __init__(self, table: pa.Table | pa.RecordBatch) -> None:
-        super().__init__(table, table.schema.names, schema_units(table.schema))
+        units = parquet_units(table.schema.metadata or {}, table.schema)
+        super().__init__(table, nested.names_in(table.schema), units)
 
     def __len__(self) -> int:
         return self.table.num_rows
 
-    def column(self, name: str, start: int, stop: int) -> pa.Array:
-        return one_array(self.table.column(name).slice(start, stop - start))
+    def has(self, name: str) -> bool:
+        return nested.find(self.table.schema, name) is not None
+
+    def rows(self, wanted: Sequence[str], start: int, stop: int) -> pa.RecordBatch:
+        return nested.take(self.table.slice(start, stop - start), wanted)
 
     def back(self, answer: pa.Table) -> Any:
         if isinstance(self.table, pa.Table):
@@ -69,30 +90,25 @@ class _Arrow(Source):
         return batches[0] if batches else pa.RecordBatch.from_pylist([], answer.schema)
 
 
-class _Parquet(Source):
-    """A file, read row group by row group as a datacube is."""
+class _File(Source):
+    """A file, read as a datacube is: Parquet, or a table of astropy (FITS, ECSV, VOTable, CSV)."""
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise DataError("a Parquet file", got="no such file", where=path)
-        self.path = path
-        with self._open() as file:
-            schema, self._rows = file.schema_arrow, file.metadata.num_rows
-        super().__init__(None, schema.names, schema_units(schema))
+        self.source = open_source([path])
+        super().__init__(None, nested.names_in(self.source.schema), self.source.units())
 
     def __len__(self) -> int:
-        return self._rows
+        return self.source.n_rows
 
-    def _open(self) -> pq.ParquetFile:
-        try:
-            return pq.ParquetFile(self.path, pre_buffer=False, buffer_size=1 << 20)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise DataError("a complete Parquet file", got=str(error).split("\n")[0][:200], where=self.path) from error
+    def has(self, name: str) -> bool:
+        return nested.find(self.source.schema, name) is not None
 
-    def pieces(self, wanted: Collection[str], rows: int) -> Iterator[pa.RecordBatch]:
-        with self._open() as file:
-            for group in range(file.metadata.num_row_groups):
-                yield from file.iter_batches(rows, row_groups=[group], columns=list(wanted), use_threads=False)
+    def pieces(self, wanted: Sequence[str], rows: int) -> Iterator[pa.RecordBatch]:
+        for piece, _ in self.source.batches(list(wanted), rows):
+            yield piece
+
+    def schema(self, wanted: Sequence[str]) -> pa.Schema:
+        return pa.schema([pa.field(name, nested.type_of(self.source.schema, name)) for name in wanted])
 
     def back(self, answer: pa.Table) -> pa.Table:
         return answer
@@ -125,12 +141,9 @@ class _Astropy(Source):
     def back(self, answer: pa.Table) -> Any:
         from astropy.table import Column, Table
 
-        from .units import parse
-
-        found = Table(meta=meaning_of(answer))
-        units = schema_units(answer.schema)
+        found, units = Table(meta=meaning_of(answer)), parquet_units({}, answer.schema)
         for name, values in arrays_of(answer).items():
-            unit = parse(units[name]) if name in units else None
+            unit = parse_unit(units[name]) if name in units else None
             found[name] = Column(values, unit=unit, description=None if unit is not None else units.get(name))
         return type(self.table)(found)  # a QTable makes quantities of what has a unit
 
@@ -166,7 +179,7 @@ def source_of(table: Any) -> Source:
     if isinstance(table, pa.Table | pa.RecordBatch):
         return _Arrow(table)
     if isinstance(table, str | Path):
-        return _Parquet(Path(table))
+        return _File(Path(table))
     if isinstance(table, Mapping):
         return _Dict(table)
     package = type(table).__module__.split(".")[0]
@@ -183,11 +196,6 @@ def is_stream(table: Any) -> bool:
 
 
 # ------------------------------------------------------------------------------------- columns
-
-
-def schema_units(schema: pa.Schema) -> dict[str, str]:
-    """Units in the metadata of a schema's fields."""
-    return {f.name: f.metadata[UNIT].decode() for f in schema if f.metadata and UNIT in f.metadata}
 
 
 def meaning_of(answer: pa.Table) -> dict[str, Any]:
@@ -208,34 +216,16 @@ def as_array(values: Any, name: str) -> pa.Array:
     >>> as_array(np.array([[1.0, 2.0]]), "flux").type
     FixedSizeListType(fixed_size_list<item: double>[2])
     """
-    mask = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else getattr(values, "mask", None)
-    values = getattr(values, "unmasked", values)  # of a masked quantity
-    values = getattr(values, "value", values) if hasattr(values, "unit") else values
+    mask = getattr(values, "mask", None) if hasattr(values, "unmasked") else None  # a masked quantity
+    values = getattr(values, "unmasked", values)
+    values = getattr(values, "value", values) if hasattr(values, "unit") and not hasattr(values, "mask") else values
     try:
-        if isinstance(values, np.ndarray) and values.dtype.kind not in "OUS":
-            return _from_numbers(np.ma.getdata(values), None if mask is None else np.asarray(mask, bool), name)
         if isinstance(values, np.ndarray):
-            hidden = None if mask is None else np.asarray(mask, bool)
-            return pa.array(list(np.ma.getdata(values)), mask=hidden, from_pandas=True)
+            return one_array(as_arrow(values, None if mask is None else np.asarray(mask, bool)))
         return one_array(pa.array(values, from_pandas=True))
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise DataError("a column of numbers, or of lists of numbers", got=str(error).split("\n")[0][:200],
                         where=f"column {name}") from error  # fmt: skip
-
-
-def _from_numbers(values: np.ndarray, mask: np.ndarray | None, name: str) -> pa.Array:
-    if values.dtype.kind not in "biuf" or values.ndim not in (1, 2, 3, 4):
-        raise DataError("a column of numbers", got=f"dtype {values.dtype}, shape {values.shape}",
-                        where=f"column {name}")  # fmt: skip
-    if not values.dtype.isnative:  # FITS is big-endian
-        values = values.astype(values.dtype.newbyteorder("="))
-    if values.ndim == 1:
-        return pa.array(values, mask=mask)
-    flat = np.ascontiguousarray(values).reshape(len(values), -1)
-    hidden = None if mask is None else mask.reshape(len(values), -1)
-    none = None if hidden is None or not hidden.all(1).any() else pa.array(hidden.all(1))
-    elements = pa.array(flat.reshape(-1), mask=None if hidden is None else hidden.reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(elements, flat.shape[1], mask=none)
 
 
 def arrays_of(answer: pa.Table) -> dict[str, np.ndarray]:

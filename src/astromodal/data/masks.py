@@ -7,7 +7,6 @@ reads the column. A list column has a mask per row, or a list of masks per eleme
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
 from typing import TypeVar
 
 import numpy as np
@@ -41,8 +40,9 @@ def unmasked(table: Batch, names: Sequence[str], masks: Mapping[str, str]) -> tu
     arrays, counts = [], {}
     for name in names:
         array = one_array(table.column(name))
-        if name in masks:
-            array, counts[name] = _applied(array, one_array(table.column(masks[name])), name)
+        mask = one_array(table.column(masks[name])) if name in masks else None
+        if mask is not None and not pa.types.is_null(mask.type) and not pa.types.is_null(array.type):
+            array, counts[name] = _applied(array, mask, name)
         arrays.append(array)
     return type(table).from_arrays(arrays, names=list(names)), counts
 

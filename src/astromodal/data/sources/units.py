@@ -67,7 +67,7 @@ def factors(data: DataConfig, stated: Mapping[str, str], where: object) -> tuple
 
 def _factor(given: str, wanted: str, power: int, column: str, where: object) -> float | None:
     """Conversion factor of one unit into a power of another; None where astropy knows one of them not."""
-    mine, theirs = _parse(wanted), _parse(given)
+    mine, theirs = parse_unit(wanted), parse_unit(given)
     if mine is None or theirs is None:
         return None
     if _logarithmic(mine) and _logarithmic(theirs) and _scale(mine) == _scale(theirs):
@@ -81,7 +81,7 @@ def _factor(given: str, wanted: str, power: int, column: str, where: object) -> 
         ) from error  # fmt: skip
 
 
-def _parse(text: str) -> Any:
+def parse_unit(text: str) -> Any:
     """An astropy unit; None for what is none in any of the notations that files use (Gaia's has quotes in it)."""
     text = text.replace("'", "")
     from astropy import units
