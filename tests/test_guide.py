@@ -11,6 +11,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from astromodal import stages
+from astromodal.__main__ import main
 from astromodal.config.register import conf_dir, register
 from astromodal.config.validate import validate
 from tests.conftest import REPO
@@ -20,7 +21,9 @@ from tests.tiny_survey import RUN_ID, configuration, undrawn, write_survey
 GUIDE = (REPO / "docs/guide.md").read_text().replace("<run_id>", RUN_ID)
 BLOCKS = [(kind, body) for kind, body in re.findall(r"^```(\w*)\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)]
 PYTHON = [body.replace("codebook_kmeans_2048", "codebook_kmeans_24") for kind, body in BLOCKS if kind == "python"]
-COMMANDS = [line for kind, body in BLOCKS if kind == "bash" for line in body.splitlines()]
+LINES = [line for kind, body in BLOCKS if kind == "bash" for line in body.splitlines()]
+BESIDE = [line for line in LINES if line.startswith("python -m ")]  # commands that are no stage
+COMMANDS = [line for line in LINES if line not in BESIDE]
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +98,16 @@ def test_every_command_composes_and_passes_the_checks(pipeline, command):
         assert cfg.name == "mine" and cfg.loss.weight_image == 0.2 and cfg.optimizer.name.value == "muon"
     if "--config-dir" not in command and not (REPO / "conf/local/default.yaml").exists():
         assert cfg.paths.runs == "runs_local" and cfg.hardware.n_processes == 2
+
+
+def test_the_commands_beside_the_stages_run(pipeline, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(pipeline)
+    for command in BESIDE:
+        program, flag, module, *arguments = shlex.split(command)
+        assert (program, flag, module) == ("python", "-m", "src.astromodal")
+        places = {"/data/survey": "cubes", "conf/data/mine.yaml": str(tmp_path / "mine.yaml")}
+        main([places.get(argument, argument) for argument in arguments])
+    assert "2 fields (F0, F1), 200 rows" in capsys.readouterr().out and (tmp_path / "mine.yaml").is_file()
 
 
 def test_the_script_takes_a_folder_and_a_primary_file_of_the_user(pipeline):

@@ -12,6 +12,7 @@ from astromodal.errors import ConfigError
 
 COMMANDS = {  # name -> module of astromodal.commands, and what it does
     "export": ("export", "a trained run as a bundle: one folder that needs nothing else"),
+    "inspect": ("inspect", "what is in a file, a folder or a catalogue, and a conf/data/<name>.yaml that reads it"),
 }
 
 

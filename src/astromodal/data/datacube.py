@@ -2,8 +2,8 @@
 
 A cube is checked when it is opened (footer, columns, types, units), so that a damaged or foreign file is refused before
 any work starts; lengths and values are checked as they are read. Reading streams: memory depends on
-``data.batch_rows``, not on the file, whatever the size of its row groups. Where the rows come from (a Parquet file, part
-files, a HATS tile, a table) is the business of :mod:`.sources`.
+``data.batch_rows``, not on the file, whatever the size of its row groups. Where the rows come from (a Parquet file,
+part files, a HATS tile, a table) is the business of :mod:`.sources`.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ class Datacube:
         said: what there is to say about the file: units that were converted, or not compared.
 
     Raises:
-        DataError: no such file, not Parquet or cut off, no rows, a column missing, twice there, of the wrong type, or in
-            a unit that cannot be converted.
+        DataError: no such file, not Parquet or cut off, no rows, a column missing, twice there, of the wrong type, or
+            in a unit that cannot be converted.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Datacube:
         self.masks = mask_columns(schema) | {g.flux: g.mask for g in data.spectra.values() if g.mask}
         self._check_columns(schema)
         self._factors, self.said = factors(data, self.source.units(), self.path)
-        self._marks = {scalar.column or name: [*scalar.sentinels, *([scalar.nondetection] if scalar.nondetection else [])]
+        self._marks = {scalar.column or name: [m for m in (*scalar.sentinels, scalar.nondetection) if m is not None]
                        for name, scalar in data.scalars.items()}  # fmt: skip
 
     def __repr__(self) -> str:

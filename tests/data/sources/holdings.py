@@ -27,7 +27,13 @@ def rows(n: int = N, first: int = 0) -> list[dict[str, Any]]:
 
 def survey(root: str | Path, flux: str = "flux", wave: str = "wave", **changes: Any) -> DataConfig:
     group = SpectrumGroupConfig(flux=flux, wave=wave, wave_min=4.0, wave_max=7.0, wave_step=1.0)
-    values = {"name": "t", "root": str(root), "batch_rows": 3, "scalars": {"mag": ScalarConfig()}, "spectra": {"s": group}}
+    values = {
+        "name": "t",
+        "root": str(root),
+        "batch_rows": 3,
+        "scalars": {"mag": ScalarConfig()},
+        "spectra": {"s": group},
+    }
     return DataConfig(**(values | changes))
 
 
@@ -45,7 +51,9 @@ def read(cubes: Sequence[Datacube]) -> list[dict[str, Any]]:
             lists = [list_column_ragged(batch.column(name)) for name in (group.flux, group.wave)]
             place = np.stack([numbers(batch.column(name)) for name in ("ra", "dec")], 1)
             for i in range(len(batch)):
-                flux, wave = ([float(x) for x in flat[o[i] : o[i + 1]]] if there[i] else None for flat, o, there in lists)
+                flux, wave = (
+                    [float(x) for x in flat[o[i] : o[i + 1]]] if there[i] else None for flat, o, there in lists
+                )
                 out.append({"id": int(ids[i]), "ra": place[i, 0], "dec": place[i, 1],
                             "mag": None if np.isnan(mag[i]) else float(mag[i]), "flux": flux, "wave": wave})  # fmt: skip
     return out

@@ -32,7 +32,9 @@ def hats(folder, tiles=((0, 4), (1, 44), (1, 20045)), suffix=".parquet", listed=
     for name in ("_metadata", "_common_metadata"):
         (folder / "dataset" / name).write_bytes(b"PAR1 not to be read")
     write(folder / "dataset" / "index" / "part.0.parquet")
-    (folder / "hats.properties").write_text("#HATS catalog\nobs_collection=x\ndataproduct_type=object\nhats_col_ra=ra\n")
+    (folder / "hats.properties").write_text(
+        "#HATS catalog\nobs_collection=x\ndataproduct_type=object\nhats_col_ra=ra\n"
+    )
     if listed:
         lines = [f"{order},{pixel}" for order, pixel in tiles]
         (folder / "partition_info.csv").write_text("\n".join(["Norder,Npix", *lines]) + "\n")

@@ -73,7 +73,10 @@ def nested_table(way: str) -> pa.Table:
     kind = pa.struct({"flux": lists, "name": pa.string(), "wave": lists})
     if way == "list of structs":
         kind = pa.list_(pa.struct({"flux": pa.float32(), "name": pa.string(), "wave": pa.float32()}))
-        parts = [p and [{"flux": f, "wave": w, "name": "x"} for f, w in zip(p["flux"], p["wave"], strict=True)] for p in parts]
+        parts = [
+            p and [{"flux": f, "wave": w, "name": "x"} for f, w in zip(p["flux"], p["wave"], strict=True)]
+            for p in parts
+        ]
     table = arrow({}).drop_columns(["flux", "wave"])
     return table.append_column("spectrum", pa.array(parts, kind))
 
@@ -132,7 +135,11 @@ def test_images_of_several_bands_in_one_column_are_chosen_by_band_or_number(tmp_
     kind = pa.struct({"band": pa.list_(pa.string()), "flux": pa.list_(pa.list_(pa.list_(pa.float32())))})
     table = pa.table({"id": [1, 2, 3, 4], "image": pa.array(image, kind)})
     pq.write_table(table, tmp_path / "datacube_A.parquet")
-    bands = {"g": BandConfig(column="image.flux[G]"), "r": BandConfig(column="image.flux[R]"), "0": BandConfig(column="image.flux[0]")}
+    bands = {
+        "g": BandConfig(column="image.flux[G]"),
+        "r": BandConfig(column="image.flux[R]"),
+        "0": BandConfig(column="image.flux[0]"),
+    }
     images = ImageConfig(bands=bands, size=2, a=None, b=None, theta=None)
     data = survey(tmp_path, images=images, scalars={}, spectra={}, ra_column=None, dec_column=None)
     batch = next(Datacube(tmp_path / "datacube_A.parquet", data).batches([b.column for b in bands.values()], rows=9))
@@ -208,7 +215,11 @@ def test_part_files_follow_each_other_and_number_their_rows_through(tmp_path):
 def test_parts_of_other_but_fitting_types_are_one_field(tmp_path):
     """An all-null part has no type of its own (pandas), whole numbers come as integers, columns in any order."""
     table = arrow({})
-    other = table[4:].set_column(3, "mag", table["mag"][4:].cast(pa.int64())).select(["wave", "flux", "mag", "dec", "ra", "id"])
+    other = (
+        table[4:]
+        .set_column(3, "mag", table["mag"][4:].cast(pa.int64()))
+        .select(["wave", "flux", "mag", "dec", "ra", "id"])
+    )
     none = arrow({"wave": pa.list_(pa.float64())}).slice(0, 4)
     none = none.set_column(3, "mag", pa.nulls(4)).set_column(4, "flux", pa.nulls(4, pa.list_(pa.float64())))
     write_parts(tmp_path / "A", none, other)
@@ -220,7 +231,10 @@ def test_parts_of_other_but_fitting_types_are_one_field(tmp_path):
     ("change", "message"),
     [
         (lambda t: t.drop_columns(["mag"]), r"column mag, got no such column.*part-00001"),
-        (lambda t: t.set_column(3, "mag", pa.array(["x"] * len(t))), r"one type of column mag.*double and string.*part-00001"),
+        (
+            lambda t: t.set_column(3, "mag", pa.array(["x"] * len(t))),
+            r"one type of column mag.*double and string.*part-00001",
+        ),
     ],
 )
 def test_a_part_that_does_not_fit_is_named(tmp_path, change, message):
@@ -302,6 +316,8 @@ def test_ids_that_repeat_are_found_over_parts_and_types(tmp_path):
 
 
 def test_ids_that_are_no_whole_numbers_are_refused(tmp_path):
-    pq.write_table(arrow({}).set_column(0, "id", pa.array([decimal.Decimal("1.5")] * N)), tmp_path / "datacube_A.parquet")
+    pq.write_table(
+        arrow({}).set_column(0, "id", pa.array([decimal.Decimal("1.5")] * N)), tmp_path / "datacube_A.parquet"
+    )
     with pytest.raises(DataError, match=r"ids that are whole numbers, got a decimal.*column id"):
         fields(survey(tmp_path))[0].ids()

@@ -58,7 +58,9 @@ def write_csv(folder: Path) -> None:
     (folder / "A.csv").write_text("\n".join(lines) + "\n")
 
 
-@pytest.mark.parametrize("write", [write_fits, write_fits_heap, write_ecsv, write_packed_ecsv, write_votable, write_csv])
+@pytest.mark.parametrize(
+    "write", [write_fits, write_fits_heap, write_ecsv, write_packed_ecsv, write_votable, write_csv]
+)
 def test_every_format_of_table_gives_the_same_rows(tmp_path, write):
     write(tmp_path)
     cubes = fields(survey(tmp_path))
@@ -90,7 +92,9 @@ def test_fits_columns_of_every_kind():
 
 
 def test_what_is_missing_in_scaled_integers_is_known_by_the_stored_number(tmp_path):
-    stored = fits.BinTableHDU.from_columns([fits.Column("id", "J", array=[1, 2, 3]), fits.Column("v", "I", array=[10, -99, 30])])
+    stored = fits.BinTableHDU.from_columns(
+        [fits.Column("id", "J", array=[1, 2, 3]), fits.Column("v", "I", array=[10, -99, 30])]
+    )
     stored.header["TSCAL2"], stored.header["TZERO2"], stored.header["TNULL2"] = 0.5, 1.0, -99
     stored.writeto(tmp_path / "A.fits")
     batch, _ = next(TableSource(tmp_path / "A.fits").batches(["v"], 9))

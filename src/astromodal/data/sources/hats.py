@@ -82,7 +82,7 @@ def catalogue_of(root: Path) -> Path:
         folder = root / name
         if not name or not folder.is_dir():
             raise DataError("the catalogue of a HATS collection", got=name or "no hats_primary_table_url",
-                            where=root / COLLECTION, repair="set data.root=… to the folder of the catalogue")  # fmt: skip
+                            where=root / COLLECTION, repair="set data.root=… to the catalogue itself")  # fmt: skip
     kind = properties_of(folder).get("dataproduct_type", "object")
     if kind in ("index", "margin", "association", "map"):
         raise DataError("a HATS catalogue with rows of its own", got=f"one of the type {kind}", where=folder,
@@ -100,7 +100,7 @@ def tiles(root: Path) -> tuple[dict[Tile, list[Path]], list[str]]:
     places = {tile: path for tile, path in _tile_places(folder)}
     listed = _partitions(folder / PARTITIONS)
     if not places and not listed:
-        raise DataError("tiles Norder=*/Dir=*/Npix=*", got="none", where=folder, repair="set data.root=… to a catalogue")
+        raise DataError("tiles Norder=*/Dir=*/Npix=*", got="none", where=folder, repair="set data.root=…")
     wanted = places if listed is None else listed
     missing = [tile for tile in wanted if tile not in places]
     if missing:
@@ -109,7 +109,8 @@ def tiles(root: Path) -> tuple[dict[Tile, list[Path]], list[str]]:
             got=f"no such file ({len(missing)} of {len(wanted)} tiles are missing)", where=folder / "dataset",
             repair=f"copy the tile, or take its line out of {PARTITIONS}",
         )  # fmt: skip
-    said = [f"{n} tiles of {folder} that {PARTITIONS} does not list: left alone"] if (n := len(places.keys() - wanted)) else []
+    others = len(places.keys() - set(wanted))
+    said = [f"{others} tiles of {folder} that {PARTITIONS} does not list: left alone"] if others else []
     return {tile: parts(places[tile]) for tile in sorted(wanted, key=lambda t: (t.order, t.pixel))}, said
 
 

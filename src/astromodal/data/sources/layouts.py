@@ -76,7 +76,7 @@ def by_template(template: str) -> dict[str, list[Path]]:
     for path in glob.glob(glob.escape(before) + "*" + glob.escape(after)):
         if match := pattern.match(str(Path(path))):
             found[match.group(1)] = [Path(path)]
-    return found
+    return dict(sorted(found.items()))
 
 
 def _files(root: Path) -> Found | None:
@@ -95,7 +95,7 @@ def _files(root: Path) -> Found | None:
     for path in kinds.pop(kind):
         if _stem(path) in found:
             raise DataError("one file per field", got=f"{found[_stem(path)][0].name} and {path.name}", where=root,
-                            repair=f"move one of them, or set paths.datacube_template=…/{{field}}{path.suffix}")  # fmt: skip
+                            repair=f"move one, or set paths.datacube_template=…/{{field}}{path.suffix}")  # fmt: skip
         found[_stem(path)] = [path]
     others = [path.name for paths in kinds.values() for path in paths]
     said = [f"{len(others)} files of {root} of another format ({others[0]} …): left alone"] if others else []
@@ -155,8 +155,8 @@ def find_fields(data: DataConfig, template: str) -> Found:
         what = f"files {Path(template).name}" if layout == "auto" else f"the arrangement data.layout={layout}"
         raise DataError(
             what, got="none", where=root,
-            repair="set data.root=… to the folder with the datacubes, or paths.datacube_template=…; python -m astromodal"
-            " inspect says what is in a folder",
+            repair="set data.root=… to the folder with the datacubes, or paths.datacube_template=…; "
+            "python -m astromodal inspect says what is in a folder",
         )  # fmt: skip
     return found[0]
 

@@ -1,8 +1,8 @@
 """Arrow columns as the readers want them: nested ones by dotted name, odd types as plain ones.
 
 ``spectrum.flux`` is the field ``flux`` of a column ``spectrum``, whether that holds a struct of lists or a list of
-structs: both are read as one list per row. ``image.flux[DES-R]`` is the element of such a list where ``image.band`` says
-``DES-R``, ``image.flux[0]`` the first. A column whose own name has a dot in it comes first.
+structs: both are read as one list per row. ``image.flux[DES-R]`` is the element of such a list where ``image.band``
+says ``DES-R``, ``image.flux[0]`` the first. A column whose own name has a dot in it comes first.
 
 Dictionaries, views, extension types (tensors) and lists of lists come out as their values, strings, lists, and one flat
 list, row by row. Nothing is copied of a column that is plain already.
@@ -31,7 +31,8 @@ def is_list(kind: pa.DataType) -> bool:
     return any(getattr(pa.types, f"is_{name}", lambda _: False)(kind) for name in names)
 
 
-def _storage(kind: pa.DataType) -> pa.DataType:
+def storage(kind: pa.DataType) -> pa.DataType:
+    """The type behind an extension type; any other as it is."""
     return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
 
 
@@ -48,7 +49,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:
     """The type of :func:`plain` of an array."""
     if _is_json(kind):
         return pa.large_list(pa.float64())
-    kind = _storage(kind)
+    kind = storage(kind)
     if pa.types.is_dictionary(kind):
         return plain_type(kind.value_type)
     if _is_view(kind, "string"):
@@ -70,7 +71,8 @@ def plain(array: pa.Array) -> pa.Array:
     if plain_type(kind) == kind:
         return array
     if _is_json(kind):
-        lists = lists_in_text(array.storage) if array.null_count < len(array) else pa.nulls(len(array), plain_type(kind))
+        none = array.null_count == len(array)
+        lists = pa.nulls(len(array), plain_type(kind)) if none else lists_in_text(array.storage)
         if lists is None:
             raise DataError("a list of numbers in every row", got="other text as JSON",
                             repair="write the column again, as lists")  # fmt: skip
@@ -115,12 +117,12 @@ def find(schema: pa.Schema, name: str) -> Place | None:
         return Place(name)
     if match := _ELEMENT.match(name):
         place = find(schema, match[1])
-        kind = place and place.element is None and _type_at(schema, place)
-        return Place(place.column, place.steps, match[2]) if kind and is_list(_storage(kind)) else None
+        kind = place and place.element is None and stored_type(schema, place)
+        return Place(place.column, place.steps, match[2]) if kind and is_list(storage(kind)) else None
     parts = name.split(".")
     for n in range(len(parts) - 1, 0, -1):  # a column's own name may have dots in it
         place = Place(".".join(parts[:n]), tuple(parts[n:]))
-        if place.column in schema.names and _type_at(schema, place) is not None:
+        if place.column in schema.names and stored_type(schema, place) is not None:
             return place
     return None
 
@@ -130,14 +132,15 @@ def type_of(schema: pa.Schema, name: str) -> pa.DataType | None:
     place = find(schema, name)
     if place is None:
         return None
-    kind = _type_at(schema, place)
-    return plain_type(_storage(kind).value_type if place.element is not None else kind)
+    kind = stored_type(schema, place)
+    return plain_type(storage(kind).value_type if place.element is not None else kind)
 
 
-def _type_at(schema: pa.Schema, place: Place) -> pa.DataType | None:
+def stored_type(schema: pa.Schema, place: Place) -> pa.DataType | None:
+    """Type of a place as the file holds it (elements apart); None where there is no such field."""
     kind = schema.field(schema.names.index(place.column)).type
     for step in place.steps:
-        kind = _child_type(_storage(kind), step)
+        kind = _child_type(storage(kind), step)
         if kind is None:
             return None
     return kind
@@ -145,7 +148,7 @@ def _type_at(schema: pa.Schema, place: Place) -> pa.DataType | None:
 
 def _child_type(kind: pa.DataType, name: str) -> pa.DataType | None:
     if is_list(kind):
-        inner = _child_type(_storage(kind.value_type), name)
+        inner = _child_type(storage(kind.value_type), name)
         return None if inner is None else pa.large_list(inner)
     if pa.types.is_struct(kind) and (at := kind.get_field_index(name)) >= 0:
         return kind.field(at).type
@@ -156,9 +159,9 @@ def names_in(schema: pa.Schema) -> list[str]:
     """Every name that can be asked for, elements apart: columns, and behind nested ones the fields in them."""
 
     def below(name: str, kind: pa.DataType) -> Iterator[str]:
-        kind = _storage(kind)
+        kind = storage(kind)
         while is_list(kind):
-            kind = _storage(kind.value_type)
+            kind = storage(kind.value_type)
         if pa.types.is_struct(kind):
             for i in range(kind.num_fields):
                 field = kind.field(i)
@@ -204,12 +207,12 @@ def _child(array: pa.Array, name: str) -> pa.Array:
 
 def _element(array: pa.Array, place: Place, table: pa.RecordBatch | pa.Table) -> pa.Array:
     """One element of each list: by its number, or where the field ``band`` beside it has the wanted name; else null."""
-    offsets, flat, null = as_lists(array)
+    offsets, flat, _ = as_lists(array)
     lengths = np.diff(offsets)
     label = Place(place.column, (*place.steps[:-1], LABEL)) if place.steps else None
     if place.element.isdigit():
         at = np.full(len(lengths), int(place.element))
-    elif label is None or _type_at(table.schema, label) is None:
+    elif label is None or stored_type(table.schema, label) is None:
         raise KeyError(f"{'.'.join((place.column, *place.steps[:-1], LABEL))}, which would name the elements")
     else:
         names = _descend(table.column(label.column), label.steps)

@@ -48,8 +48,8 @@ class ParquetSource:
         self.n_rows = sum(self._lengths)
         if self.n_rows == 0:
             raise DataError("at least one row", got="none", where=self.path, repair="remove or rewrite the file")
-        self.lacking = {name: part for schema in schemas for name in schema.names
-                        for part, other in zip(self.paths, schemas, strict=True) if name not in other.names}  # fmt: skip
+        self.lacking = {n: part for schema in schemas for n in schema.names
+                        for part, other in zip(self.paths, schemas, strict=True) if n not in other.names}  # fmt: skip
         self.schema = schemas[0] if len(schemas) == 1 else self._common(schemas)
         self._metadata = dict(schemas[0].metadata or {})
 
