@@ -138,13 +138,21 @@ def test_ids_that_repeat_beyond_the_sample_are_a_doubt(folder, tmp_path):
 def test_nested_columns_light_curves_and_images_of_several_bands(tmp_path):
     image = {"band": ["DES-G", "DES-R"], "flux": np.ones((2, SIDE, SIDE)).tolist()}
     curve = [{"mjd": 1.0, "mag": 2.0}] * 9
-    spectrum = {"flux": [1.0, 2.0, 1.5] * 4, "lambda": list(range(4000, 4012)), "ivar": [1.0] * 12, "lsf_sigma": [1.0] * 12}
+    spectrum = {
+        "flux": [1.0, 2.0, 1.5] * 4,
+        "lambda": list(range(4000, 4012)),
+        "ivar": [1.0] * 12,
+        "lsf_sigma": [1.0] * 12,
+    }
     rows = [{"object_id": str(i), "image": image, "spectrum": spectrum, "lc": curve, "astrometry": {"ra": i, "dec": 0.5 * i}}
             for i in range(12)]  # fmt: skip
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     got = survey.look(str(tmp_path), "mine", "auto", None, 100)
     assert (got.guess.ra.name, got.guess.id.name) == ("astrometry.ra", "object_id")
-    assert {b: n for b, (n, _) in got.guess.images.items()} == {"DES_G": "image.flux[DES-G]", "DES_R": "image.flux[DES-R]"}
+    assert {b: n for b, (n, _) in got.guess.images.items()} == {
+        "DES_G": "image.flux[DES-G]",
+        "DES_R": "image.flux[DES-R]",
+    }
     assert [g.wave.name for g in got.guess.spectra.values()] == ["spectrum.lambda"]
     assert "light curve" in got.guess.left_out["lc.mag"] and "spectrum.lsf_sigma" in got.guess.left_out
     assert survey.parse(got.text).images.size == SIDE and not any("expected" in doubt for doubt in got.doubts)
@@ -153,7 +161,14 @@ def test_nested_columns_light_curves_and_images_of_several_bands(tmp_path):
 def test_units_of_a_table_are_taken_over(tmp_path):
     from astropy.table import Table
 
-    t = Table({"source_id": np.arange(9), "parallax": np.linspace(-1, 9, 9), "flux": np.ones((9, 30)), "wavelength": np.tile(np.arange(300.0, 360, 2), (9, 1))})
+    t = Table(
+        {
+            "source_id": np.arange(9),
+            "parallax": np.linspace(-1, 9, 9),
+            "flux": np.ones((9, 30)),
+            "wavelength": np.tile(np.arange(300.0, 360, 2), (9, 1)),
+        }
+    )
     t["parallax"].unit, t["flux"].unit, t["wavelength"].unit = "mas", "W m-2 nm-1", "nm"
     t.write(tmp_path / "a.fits")
     data = survey.parse(survey.look(str(tmp_path / "a.fits"), "mine", "auto", None, 100).text)

@@ -54,7 +54,7 @@ def check_splits(splits: Any) -> None:
 def _check_data(cfg: DictConfig) -> None:
     check_splits(cfg.data.splits)
     if not cfg.data.scalars and not cfg.data.spectra and cfg.data.images is None:
-        repair = "data=splus, data=kids_viking or data=synthetic"
+        repair = "data=splus, another of conf/data, or data=synthetic"
         raise ConfigError("data.scalars, data.spectra or data.images", got="none of them", where="data", repair=repair)
     for key in _NOT_EMPTY:
         value = value_of(cfg, key)

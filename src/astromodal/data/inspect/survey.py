@@ -76,6 +76,8 @@ def _doubts(roles: Guess, text: str, sources: dict[str, Source]) -> list[str]:
         doubts.append("nothing was found that could be learned from")
     try:
         data = parse(text)
+        if data.images is not None and data.images.size % 4:
+            doubts.append(f"cutouts of {data.images.size} px: image tokenizers need a size that 4 divides")
         cubes = [Datacube(source.path, data, field, source) for field, source in sources.items()]
         if sum(cube.n_rows for cube in cubes) <= MAX_CHECKED:
             check_unique_ids(cubes)

@@ -225,7 +225,8 @@ def _element(array: pa.Array, place: Place, table: pa.RecordBatch | pa.Table) ->
 def _where(names: pa.Array, wanted: str, lengths: np.ndarray) -> np.ndarray:
     """Place of ``wanted`` in each row's list of names (the first of several), -1 where it is not; ``(n,)``."""
     offsets, flat, _ = as_lists(names)
-    hits = np.flatnonzero(pc.fill_null(pc.equal(plain(flat), wanted), False).to_numpy(zero_copy_only=False))
+    equal = pc.equal(pc.utf8_lower(plain(flat)), wanted.lower())  # DES-R, and des-r
+    hits = np.flatnonzero(pc.fill_null(equal, False).to_numpy(zero_copy_only=False))
     rows = np.searchsorted(offsets, hits, side="right") - 1
     at = np.full(len(lengths), -1)
     first, index = np.unique(rows, return_index=True)

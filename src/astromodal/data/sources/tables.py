@@ -196,6 +196,8 @@ def _read_whole(path: Path, kind: str, stamp: tuple[int, int]) -> tuple[pa.Table
     with one_line(path, f"table ({kind})"):
         table = represent_mixins_as_columns(Table.read(path, format=kind, **options))
         columns = {name: as_arrow(table[name], None) for name in table.colnames}
+        if kind == CSV:  # without a value there is no telling of what type it is
+            columns = {n: pa.nulls(len(c)) if c.null_count == len(c) else c for n, c in columns.items()}
         units = {name: str(table[name].unit) for name in table.colnames if table[name].unit is not None}
     return pa.table(columns), units
 
@@ -239,7 +241,10 @@ def _width(array: np.ndarray) -> int:
 
 
 def _ragged(rows: np.ndarray, hidden: Any) -> pa.Array:
-    """Rows that are arrays of any length, or text; a masked one is null, and so is a masked element."""
+    """Rows that are arrays of any length, or text; a masked or empty one is null, and so is a masked element.
+
+    FITS and VOTable have no other way of saying that an array is not there.
+    """
     masked = np.zeros(len(rows), bool)
     if hidden is not None and np.shape(hidden) == (len(rows),) and np.asarray(hidden).dtype == bool:
         masked |= np.asarray(hidden)
@@ -248,6 +253,7 @@ def _ragged(rows: np.ndarray, hidden: Any) -> pa.Array:
         return as_arrow(np.where(masked, "", rows).astype("U"), masked)
     parts = [np.ma.masked_array(() if gone else row).reshape(-1) for row, gone in zip(rows, masked, strict=True)]
     lengths = [len(part) for part in parts]
+    masked |= np.array(lengths) == 0
     filled = [part for part in parts if len(part)] or parts[:1]
     flat = as_arrow(np.ma.concatenate(filled)) if filled else pa.array([], pa.float64())
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int64())

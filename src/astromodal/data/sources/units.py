@@ -83,7 +83,8 @@ def _factor(given: str, wanted: str, power: int, column: str, where: object) -> 
 
 def parse_unit(text: str) -> Any:
     """An astropy unit; None for what is none in any of the notations that files use (Gaia's has quotes in it)."""
-    text = text.replace("'", "")
+    text = text.replace("'", "").strip()
+    text = f"dex{text[3:]}" if text.startswith("log(") else text
     from astropy import units
     from astropy.units import photometric
 
