@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    *("errors", "lazy", "config", "core", "metrics", "data", "quantizers", "codecs", "models", "training"),
+    *("errors", "lazy", "config", "core", "metrics", "data", "cubes", "quantizers", "codecs", "models", "training"),
     *("recipes", "tokenizers", "tokens", "sequences", "evaluation", "report", "bundles", "tracking", "experiment"),
     *("preview", "stages", "multirun", "sample_k_study", "commands", "__main__"),
 )
@@ -39,7 +39,7 @@ def test_a_part_imports_only_from_parts_before_its_own(path):
     assert not later, f"{own} imports {later}"
 
 
-@pytest.mark.parametrize("stage", ["train_tokenizers", "encode", "train_lm", "evaluate"])
+@pytest.mark.parametrize("stage", ["build_datacubes", "train_tokenizers", "encode", "train_lm", "evaluate"])
 def test_the_scripts_are_thin(stage, repo):
     assert len((repo / f"{stage}.py").read_text().splitlines()) < 40
 

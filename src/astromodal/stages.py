@@ -12,10 +12,10 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from .config.launch import remove_if_unused
-from .config.next_command import next_command
+from .config.next_command import chosen_option, next_command
 from .config.schema import Baseline, Calibrate, Config, JudgeConfig, ObjectiveFigure
 from .core.config_record import config_record
-from .core.io import read_jsonl, write_json
+from .core.io import read_jsonl, write_json, write_text
 from .core.manifest import fingerprint_config, fingerprint_file
 from .core.plotting import never_fatal
 from .core.runs import RunContext, sweep_job
@@ -27,7 +27,32 @@ from .sequences.layout import SequenceLayout
 from .tokenizers import TokenizerSet
 from .tokenizers.bundle import FOLDERS, tokenizer_class
 
-NEXT = {"train_tokenizers": "encode", "encode": "train_lm"}
+NEXT = {"build_datacubes": "train_tokenizers", "train_tokenizers": "encode", "encode": "train_lm"}
+
+
+def build_datacubes(cfg: DictConfig) -> None:
+    """Build the datacube of every field that is not up to date, and report what of each input was found."""
+    from .cubes import report
+    from .cubes.build import build_survey
+
+    config: Config = OmegaConf.to_object(cfg)
+    with _begin(cfg, config, "build_datacubes") as run:
+        result = build_survey(
+            config.data, config.cubes, config.paths.datacube_template, n_processes=config.hardware.n_processes,
+            log=run.log, progress=run.progress,
+        )  # fmt: skip
+        for field, summary in result["fields"].items():
+            run.add_output(f"datacube_{field}", summary["fingerprint"])
+        write_json(run.dir / "cubes.json", {k: v for k, v in result.items() if k not in ("samples", "tiles")})
+        write_text(run.dir / "cubes.txt", report.text(result) + "\n")
+        run.tracker.summary({"rows": result["rows"], "seconds": result["seconds"]} | tables.flatten(result["inputs"], ""))
+        run.log.info("%s", report.text(result))
+        if drawn := report.plot_sky(result, run.dir / "plots" / "sky.png"):
+            run.tracker.image("sky", drawn)
+        discover(config.data, config.paths.datacube_template)  # what was written can be read
+        run.log.info("datacubes of %d objects in %s; report and plot in %s", result["rows"],
+                     Path(config.paths.datacube_template).parent, run.dir)  # fmt: skip
+        run.log.info("next: %s", next_command(cfg, NEXT["build_datacubes"], f"data={chosen_option('data')}"))
 
 
 def train_tokenizers(cfg: DictConfig) -> float | None:

@@ -98,7 +98,7 @@ def test_overrides_compose(stage, arguments, expected, command):
     assert expected in result.stdout
 
 
-@pytest.mark.parametrize("stage", ["train_tokenizers", "encode", "train_lm", "evaluate"])
+@pytest.mark.parametrize("stage", ["build_datacubes", "train_tokenizers", "encode", "train_lm", "evaluate"])
 def test_help_is_fast_and_lists_the_groups(stage, script, tmp_path):
     seconds = []
     for _ in range(3):

@@ -22,6 +22,8 @@ _BOUNDS: dict[str, tuple[float, bool]] = {
     "data.splits.test_fraction": (0, True),
     "data.images.size": (1, True),
     "data.images.pixel_scale": (0, False),
+    "cubes.chunk_rows": (1, True),
+    "cubes.fields.healpix_order": (0, True),
     "data.synthetic.n_fields": (1, True),
     "data.synthetic.n_objects_per_field": (1, True),
     "data.synthetic.n_processes": (1, True),

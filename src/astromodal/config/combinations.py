@@ -31,7 +31,9 @@ def check_combinations(cfg: DictConfig, stage: str, overrides: Sequence[str] = (
     _check_data(cfg)
     if cfg.tracking.tensorboard:
         require_package("tensorboard", "tracking.tensorboard=true", "tracking.tensorboard=false")
-    if stage == "train_tokenizers":
+    if stage == "build_datacubes":
+        _check_cubes(cfg)
+    elif stage == "train_tokenizers":
         _check_tokenizer(cfg, overrides)
     elif stage == "train_lm":
         if cfg.optimizer.name == OptimizerName.riemannian_adam:
@@ -62,6 +64,23 @@ def _check_data(cfg: DictConfig) -> None:
             raise ConfigError("at least one entry, or null for all", got="none", where=key, repair=f"{key}=null")
     if cfg.data.images is not None and cfg.data.images.size % 4:
         raise ConfigError("a cutout size divisible by 4", got=cfg.data.images.size, where="data.images.size")
+
+
+def _check_cubes(cfg: DictConfig) -> None:
+    require_package("astropy", "build_datacubes.py", "install everything with pip install -e .")
+    if cfg.data.synthetic is not None:
+        raise ConfigError("a survey of your own: data=splus, or conf/data/mine.yaml", got="the synthetic sky",
+                          where="data", repair="data=splus data.root=<folder for the datacubes>")  # fmt: skip
+    fields = cfg.cubes.fields
+    if fields.healpix_order is not None:
+        require_package("astropy_healpix", f"cubes.fields.healpix_order={fields.healpix_order}",
+                        "cubes.fields.healpix_order=null and cubes.fields.column=<a column>")  # fmt: skip
+        if fields.column is not None:
+            raise ConfigError("cubes.fields.column or cubes.fields.healpix_order", got="both", where="cubes.fields",
+                              repair="set one of them to null")  # fmt: skip
+        if fields.healpix_order > 12:
+            raise ConfigError("cubes.fields.healpix_order <= 12, tiles of 0.7 arcmin", got=fields.healpix_order,
+                              where="cubes.fields.healpix_order")  # fmt: skip
 
 
 def check_model(model: Any) -> None:

@@ -21,6 +21,7 @@ from .key_types import fields_of, type_at
 from .text_values import split
 
 _CHECKS: dict[str, dict[str, Callable[[Any], None]]] = {
+    "build_datacubes": {"data.splits": check_splits},
     "train_tokenizers": {"data.splits": check_splits},
     "encode": {"data.splits": check_splits},
     "train_lm": {"data.splits": check_splits, "model": check_model, "loss": check_loss, "sequence": check_sequence},

@@ -21,6 +21,8 @@ from .signals import Stopped, stops_raised
 from .threads import use_threads
 
 EXAMPLES = {
+    "build_datacubes": ("cubes=desi cubes.root=/data/desi data.root=/data/cubes", "hardware.n_processes=2",
+                        "cubes.fields.healpix_order=5"),
     "train_tokenizers": ("tokenizer=image", "data=splus data.root=/data/cubes", "-m tokenizer.scalar.n_bins=256,1024"),
     "encode": ("data=splus data.root=/data/cubes", "hardware.n_processes=2", "encode.overwrite=true"),
     "train_lm": ("loss.weight_image=0.2 model=tiny", "-m loss.weight_image=0.05,0.1,0.2", "resume=auto"),

@@ -35,6 +35,13 @@ def next_command(cfg: Any, stage: str, *more: str) -> str:
     return shlex.join(["python", script_of(stage), *flags, *map(_as_typed, [*kept, *ours])])
 
 
+def chosen_option(group: str) -> str:
+    """The option of a group that this run has, for the commands of stages with another default."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return str(HydraConfig.get().runtime.choices[group]) if HydraConfig.initialized() else "mine"
+
+
 def _told(cfg: Any, stage: str) -> tuple[list[str], list[str]]:
     """Flags and overrides of this run that hold for ``stage`` as well."""
     if "hydra" not in sys.modules:

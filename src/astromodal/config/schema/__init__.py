@@ -15,6 +15,7 @@ or "decide for me", as the comment says; counts begin with ``n_``, periods end w
 ``loss``        ``loss``
 ``training``    ``optimizer``, ``schedule``, ``training``
 ``evaluate``    ``evaluate``
+``cubes``       ``cubes``: catalogues, images and spectra that datacubes are made of
 ==============  =====================================================================================
 
 The choices of a key (``Enum``) stand in the module of the section that first reads them. OmegaConf resolves the
@@ -30,6 +31,18 @@ from .codecs import (
     PatchesConfig,
     TernaryCodecConfig,
     VAEConfig,
+)
+from .cubes import (
+    Ambiguous,
+    BandSourceConfig,
+    CatalogueConfig,
+    CubesConfig,
+    FieldsConfig,
+    ImageSourceConfig,
+    MatchedConfig,
+    Medium,
+    SpectraFormat,
+    SpectraSourceConfig,
 )
 from .data import (
     BandConfig,
@@ -101,17 +114,21 @@ from .training import (
 )
 
 __all__ = [
+    "Ambiguous",
     "AutoencoderConfig",
-    "BandConfig",
     "Balance",
+    "BandConfig",
+    "BandSourceConfig",
     "Baseline",
     "CEBalance",
     "CEMode",
     "Calibrate",
     "CalibrateOn",
+    "CatalogueConfig",
     "CodecTrainingConfig",
     "Config",
     "Corruption",
+    "CubesConfig",
     "CurriculumConfig",
     "DataConfig",
     "EbirdVAERecipeConfig",
@@ -120,9 +137,11 @@ __all__ = [
     "EvaluateConfig",
     "EvaluateInput",
     "FSQConfig",
+    "FieldsConfig",
     "HardwareConfig",
     "HomeostasisConfig",
     "ImageConfig",
+    "ImageSourceConfig",
     "ImageTokenizerConfig",
     "JudgeConfig",
     "KMeansConfig",
@@ -133,6 +152,8 @@ __all__ = [
     "LossFormConfig",
     "MadeUpChecklistsConfig",
     "MaskedAutoencoderConfig",
+    "MatchedConfig",
+    "Medium",
     "Missing",
     "ModelConfig",
     "MonitorMode",
@@ -154,6 +175,8 @@ __all__ = [
     "ScheduleConfig",
     "ScheduleName",
     "SequenceConfig",
+    "SpectraFormat",
+    "SpectraSourceConfig",
     "SpectrumGroupConfig",
     "SpectrumKind",
     "SpectrumMAERecipeConfig",

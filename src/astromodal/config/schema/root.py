@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Optional
 
+from .cubes import CubesConfig
 from .data import DataConfig
 from .evaluate import EvaluateConfig
 from .loss import LossConfig
@@ -41,6 +42,7 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    cubes: CubesConfig = field(default_factory=CubesConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     recipe: Any = None  # train_tokenizers.py: a codec on its home problem, instead of the tokenizers
     encode: EncodeConfig = field(default_factory=EncodeConfig)
@@ -59,6 +61,7 @@ class Config:
 _SHARED = ("stage", "name", "run_id", "run_dir", "seed", "tokenizer_id", "paths", "data", "hardware", "tracking",
            "sweep")  # fmt: skip
 STAGE_GROUPS: dict[str, tuple[str, ...]] = {
+    "build_datacubes": (*_SHARED, "cubes"),
     "train_tokenizers": (*_SHARED, "tokenizer", "recipe"),
     "encode": (*_SHARED, "encode"),
     "train_lm": (
