@@ -12,6 +12,7 @@ from astromodal.errors import ConfigError
 
 COMMANDS = {  # name -> module of astromodal.commands, and what it does
     "export": ("export", "a trained run as a bundle: one folder that needs nothing else"),
+    "hats": ("hats", "answers or tokens of a run as a HATS catalogue, which LSDB reads"),
     "inspect": ("inspect", "what is in a file, a folder or a catalogue, and a conf/data/<name>.yaml that reads it"),
 }
 
