@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from astromodal.config.schema import BandConfig, DataConfig, ImageConfig
 from astromodal.data.columns import list_column_to_matrix
-from astromodal.data.datacube import BUFFER, Datacube
+from astromodal.data.datacube import Datacube
+from astromodal.data.sources.parquet import BUFFER
 
 N_BANDS, SIZE = 12, 96
 ENCODINGS = {

@@ -247,3 +247,13 @@ def test_the_benchmark_of_waiting_threads_trains_when_told_to(load, monkeypatch,
     assert found["spins 5"]["GOMP_SPINCOUNT"] == "5" and f"spins {module.SPINS}" in found
     with module.busy(1):
         pass
+
+
+def test_the_sources_benchmark_reads_the_same_spectra_in_every_way(load, monkeypatch, capsys):
+    module = load("sources")
+    ratios = module.measure(n_rows=8, repeats=1)
+    assert set(ratios) == {"lists", "struct of lists", "list of structs", "part files", "FITS table"}
+    assert all(ratio > 0 for ratio in ratios.values()) and "Arrow holds" in capsys.readouterr().out
+    monkeypatch.setattr(module, "by_arrow", lambda *_: 1.0)
+    with pytest.raises(SystemExit, match="other values"):
+        module.measure(n_rows=8, repeats=1)

@@ -83,6 +83,15 @@ def test_the_list_of_partitions_is_honoured(tmp_path, caplog):
         fields(survey(tmp_path))
 
 
+def test_an_older_catalogue_has_its_tiles_beside_its_list(tmp_path):
+    hats(tmp_path / "new")
+    for path in (tmp_path / "new" / "dataset").glob("Norder=*"):
+        path.rename(tmp_path / path.name)
+    (tmp_path / "new" / "partition_info.csv").rename(tmp_path / "partition_info.csv")
+    (tmp_path / "point_map.fits").touch()
+    assert sorted(cube.field for cube in fields(survey(tmp_path))) == NAMES
+
+
 def test_names_of_tiles_are_those_of_the_format():
     assert Tile(8, 123456).folder == "Norder=8/Dir=120000"
 

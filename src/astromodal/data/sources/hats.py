@@ -65,9 +65,8 @@ def is_catalogue(folder: Path) -> bool:
     """Whether a folder is a HATS catalogue or collection, or at least has its tiles."""
     if (folder / COLLECTION).is_file():
         return True
-    if (folder / PARTITIONS).is_file() or any((folder / name).is_file() for name in PROPERTIES):
-        return (folder / "dataset").is_dir()
-    return any(True for _ in _tile_places(folder))
+    described = (folder / PARTITIONS).is_file() or any((folder / name).is_file() for name in PROPERTIES)
+    return (described and (folder / "dataset").is_dir()) or any(True for _ in _tile_places(folder))
 
 
 def catalogue_of(root: Path) -> Path:
