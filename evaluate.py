@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "src"))  # works from a checkout without installation
 
-from astromodal.config.launch import launch
+from astromodal.config.launching.launch import launch
 
 
 def task(cfg):

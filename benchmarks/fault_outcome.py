@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from astromodal.core.io import load_torch, read_jsonl
+from astromodal.files.io import load_torch, read_jsonl
 
 
 def outcome(folder: Path) -> dict[str, object]:

@@ -45,15 +45,15 @@ from astromodal.config.schema import (
     ScheduleConfig,
     TrainingConfig,
 )
-from astromodal.core.codebook import Codebook, ScalarCodebook
-from astromodal.core.runs import RunContext
-from astromodal.core.vocab import BOS, EOS, build_vocab_spec
 from astromodal.errors import UserError
+from astromodal.loss.language_model import LanguageModelObjective
+from astromodal.loss.standardize import Codebooks
 from astromodal.models import CausalTransformerLM
+from astromodal.runs.run import RunContext
 from astromodal.training.callbacks import Callback
 from astromodal.training.loop import TrainingLoop
-from astromodal.training.objectives import LanguageModelObjective
-from astromodal.training.standardize import Codebooks
+from astromodal.vocabulary.codebook import Codebook, ScalarCodebook
+from astromodal.vocabulary.vocab import BOS, EOS, build_vocab_spec
 
 VOCAB = build_vocab_spec(7, 6, {"blue": 5}, scalar_columns=("mag", "z"), n_bins=(6, 3))
 PHASES = ("before the first step", "in a step", "in a validation", "after a step")

@@ -21,9 +21,9 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from astromodal.core.vocab import build_vocab_spec
 from astromodal.sequences import BucketSampler, SequenceDataset, SequenceLayout, SequenceLoader, build_sequences
 from astromodal.tokens import FieldWriter, TokenStore, token_paths
+from astromodal.vocabulary.vocab import build_vocab_spec
 
 BATCH = 16
 COLUMNS = tuple(f"c{i}" for i in range(40))

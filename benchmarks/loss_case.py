@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from astromodal.config.schema import CEMode, LossConfig
-from astromodal.core.codebook import Codebook, ScalarCodebook
-from astromodal.core.vocab import build_vocab_spec
-from astromodal.training import fused
-from astromodal.training.forms import values as form_values
-from astromodal.training.reference import reference_terms, total_of
-from astromodal.training.sampling import StepWeights, lay_out, read_targets, weigh
-from astromodal.training.standardize import MODALITIES, Codebooks, build_tables
+from astromodal.loss.forms import values as form_values
+from astromodal.loss.fused import loss as fused
+from astromodal.loss.reference import reference_terms, total_of
+from astromodal.loss.sampling import StepWeights, lay_out, read_targets, weigh
+from astromodal.loss.standardize import MODALITIES, Codebooks, build_tables
+from astromodal.vocabulary.codebook import Codebook, ScalarCodebook
+from astromodal.vocabulary.vocab import build_vocab_spec
 
 Variant = Callable[[], Tensor | None]  # backward included; the loss, where it is the whole one
 COLUMNS = tuple(f"column_{i}" for i in range(20))

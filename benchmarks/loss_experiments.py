@@ -27,7 +27,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from astromodal.core.io import read_json, write_json
+from astromodal.files.io import read_json, write_json
 
 REPO = Path(__file__).resolve().parents[1]
 

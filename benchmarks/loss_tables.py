@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from paired import FILE, Comparison, compare
 
-from astromodal.core.io import read_json, write_text
-from astromodal.core.text_table import markdown
-from astromodal.report.plots import MODEL, OTHER, TRUE
+from astromodal.files.io import read_json, write_text
+from astromodal.files.text_table import markdown
+from astromodal.plots.curves import MODEL, OTHER, TRUE
 
 COLUMNS = (
     ("score", "score"), ("error_image", "image"), ("error_scalar", "scalar"), ("error_spectrum", "spectrum"),

@@ -12,10 +12,10 @@ from paired import Comparison, gain
 from prediction_questions import MAGNITUDES, QUESTIONS, Question
 from prediction_spectra import Observed, baseline_errors, observed_spectra, predicted_errors
 
-from astromodal.core.io import read_json
 from astromodal.data.splits import TEST
-from astromodal.evaluation.predicted import PredictionCatalogue
-from astromodal.evaluation.scores import score_column
+from astromodal.files.io import read_json
+from astromodal.judge.predicted import PredictionCatalogue
+from astromodal.judge.scores import score_column
 
 REFERENCE_BAND = "mag_pstotal_r"
 

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from loss_experiments import REPO, launch, prepare, run_cell, source
 from prediction_questions import BY_LOSS, MARGINAL, MATRIX, QUESTIONS, REFERENCE_SEED, SETTINGS, VARIANTS, Question
 
-from astromodal.core.io import read_json, write_json
+from astromodal.files.io import read_json, write_json
 
 SUBSETS = {"everything else": None, "scalars": "[scalar]", "spectra": "[spectrum]", "images": "[image]"}
 

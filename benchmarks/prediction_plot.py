@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from prediction_answers import Asked, compare
 
-from astromodal.report.plots import MODEL, OTHER, TRUE
+from astromodal.plots.curves import MODEL, OTHER, TRUE
 
 Baselines = Mapping[tuple[str, str], Mapping[str, Mapping[str, float]]]  # (data, question) -> who -> figures
 

@@ -23,7 +23,7 @@ from astromodal.config.schema import DataConfig
 from astromodal.data import discover
 from astromodal.data.spectra import read_spectra, spectrum_columns
 from astromodal.data.splits import TEST, TRAIN
-from astromodal.evaluation.predicted import PredictionCatalogue, rows_of
+from astromodal.judge.predicted import PredictionCatalogue, rows_of
 from astromodal.tokenizers import TokenizerSet
 from astromodal.tokens.store import TokenStore
 

@@ -13,9 +13,9 @@ from prediction_answers import Asked, collect, compare, is_done, judged, run_of,
 from prediction_plot import draw
 from prediction_questions import REFERENCE_SEED
 
-from astromodal.core.io import write_text
-from astromodal.core.text_table import markdown
-from astromodal.evaluation.any_to_any import any_to_any, read_results
+from astromodal.files.io import write_text
+from astromodal.files.text_table import markdown
+from astromodal.judge.any_to_any import any_to_any, read_results
 
 NOTE = """\
 On test objects. score: mean over the asked columns of CRPS / CRPS of the marginal (1: knows nothing; lower is better);

@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from astromodal.codecs.masking import hidden_blocks, visible_mask
-from astromodal.data.nir import normalised, read_spectra_set, split_rows, synthetic_spectra
 from astromodal.recipes.chemomae.models import ChemoMAE
+from astromodal.recipes.chemomae.nir import normalised, read_spectra_set, split_rows, synthetic_spectra
 from astromodal.recipes.chemomae.training.optim import build_optimizer, build_scheduler
 from astromodal.recipes.chemomae.training.trainer import Trainer, TrainerConfig
 

@@ -31,21 +31,21 @@ import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from astromodal.config.register import conf_dir, register
+from astromodal.config.checks.validate import validate
+from astromodal.config.launching.register import conf_dir, register
 from astromodal.config.schema import Config
-from astromodal.config.validate import validate
-from astromodal.core.io import write_json
 from astromodal.data import assign_splits, discover, ensure_survey
 from astromodal.data.columns import numbers
 from astromodal.data.datacube import Datacube
 from astromodal.data.spectra import SpectrumBatch, grid, read_spectra, spectrum_columns
 from astromodal.data.splits import TRAIN, VAL
 from astromodal.data.synthetic import sed, spectra, true_parameters
-from astromodal.evaluation import spectrum_fidelity as fidelity
-from astromodal.evaluation.spectrum_fidelity import Arm
+from astromodal.files.io import write_json
 from astromodal.metrics.rate import perplexity
 from astromodal.metrics.spectra import SNR_EDGES
 from astromodal.tokenizers import SpectrumTokenizer
+from astromodal.tokenizers.spectrum.fidelity import Arm
+from astromodal.tokenizers.spectrum import fidelity
 
 GROUPS = ("desi_b", "desi_r", "desi_z")
 COMMON = ("hardware=cpu", "hardware.n_threads=1", "tracking=off", "run_dir=none", "run_id=none", "tokenizer_id=default",

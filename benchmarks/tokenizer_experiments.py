@@ -37,18 +37,18 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tokenizer_variants import PROBLEMS, SKY, Problem, training, variants
 
-from astromodal.config.register import conf_dir, register
+from astromodal.config.checks.validate import validate
+from astromodal.config.launching.register import conf_dir, register
 from astromodal.config.schema import Config
-from astromodal.config.validate import validate
-from astromodal.core.io import read_json, write_json
-from astromodal.core.manifest import fingerprint_config
 from astromodal.data import assign_splits, discover, ensure_survey
 from astromodal.data.datacube import Datacube
 from astromodal.data.spectra import read_spectra, spectrum_columns
-from astromodal.tokenizers import image as image_module
-from astromodal.tokenizers import learned_group as spectrum_module
+from astromodal.files.io import read_json, write_json
+from astromodal.provenance.manifest import fingerprint_config
 from astromodal.tokenizers.bundle import tokenizer_class
-from astromodal.tokenizers.image_fit import stream
+from astromodal.tokenizers.image.fit import stream
+from astromodal.tokenizers.image import tokenizer as image_module
+from astromodal.tokenizers.spectrum import learned_group as spectrum_module
 
 COMMON = ("hardware=cpu", "hardware.n_threads=1", "tracking=off", "run_dir=none", "run_id=none", "tokenizer_id=default",
           "data.splits.val_fraction=0.2", "data.splits.test_fraction=0.02")  # fmt: skip

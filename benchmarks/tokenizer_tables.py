@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tokenizer_variants import PROBLEMS, STEPS
 
-from astromodal.core.io import write_text
-from astromodal.core.text_table import markdown
+from astromodal.files.io import write_text
+from astromodal.files.text_table import markdown
 
 NOTE = """\
 On held-out objects. bits: per object, of codes of fixed length; entropy: with an ideal entropy coder. tokens: per

@@ -53,9 +53,9 @@ from training_overhead import overhead
 from training_parts import PARTS, flops_per_token, measure_parts, peak_flops, product_rate
 
 from astromodal.config.schema import HardwareConfig, LossConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
-from astromodal.core.tracking import Tracker
+from astromodal.language_model.gradient_shares import ledger_of
+from astromodal.runs.tracking import Tracker
 from astromodal.sequences import BucketSampler, SequenceDataset
-from astromodal.training.ledger import ledger_of
 from astromodal.training.loop import TrainingLoop
 from astromodal.training.validation import to_device
 

@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from astromodal.config.schema import LossConfig
-from astromodal.core.codebook import Codebook, ScalarCodebook
-from astromodal.core.vocab import PAD, VocabSpec, build_vocab_spec
+from astromodal.loss.functions import combined_loss
+from astromodal.loss.language_model import LanguageModelObjective
+from astromodal.loss.standardize import Codebooks
 from astromodal.models import CausalTransformerLM
 from astromodal.sequences import BucketSampler, SequenceDataset, SequenceLayout, build_sequences
 from astromodal.tokens import FieldWriter, TokenStore
-from astromodal.training.losses import combined_loss
-from astromodal.training.objectives import LanguageModelObjective
-from astromodal.training.standardize import Codebooks
+from astromodal.vocabulary.codebook import Codebook, ScalarCodebook
+from astromodal.vocabulary.vocab import PAD, VocabSpec, build_vocab_spec
 
 GROUPS = tuple(f"group_{i}" for i in range(5))
 COLUMNS = tuple(f"column_{i}" for i in range(40))

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from astromodal.config.schema import HardwareConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
-from astromodal.core.tracking import Tracker
+from astromodal.optim.optimizers import build_optimizer
+from astromodal.optim.schedules import build_schedule
+from astromodal.runs.tracking import Tracker
 from astromodal.training.loop import TrainingLoop
-from astromodal.training.optimizers import build_optimizer
-from astromodal.training.schedules import build_schedule
 
 
 class Regression(nn.Module):

@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "src"), str(Path(__file__).resolve().parent)]
 
-from astromodal.config.threads import BLOCK_TIME, SPINS, WAITING, available_cpus
+from astromodal.machine.threads import BLOCK_TIME, SPINS, WAITING, available_cpus
 
 BUSY = "while True: pass"
 
@@ -62,8 +62,8 @@ def train(width: int, batch: int) -> None:
     from training_case import Size, build_objective, build_vocab, write_sequences
 
     from astromodal.config.schema import OptimizerConfig, OptimizerName
+    from astromodal.optim.optimizers import build_optimizer
     from astromodal.sequences import BucketSampler, SequenceLoader
-    from astromodal.training.optimizers import build_optimizer
 
     size = Size(d_model=width, n_layers=4, n_heads=4, batch_size=batch, image_codes=256)
     vocab = build_vocab(size)

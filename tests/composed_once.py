@@ -18,7 +18,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, omegaconf
 from omegaconf._utils import OmegaConfDumper
 
-from astromodal.config.conf_files import conf_dir
+from astromodal.config.reading.conf_files import conf_dir
 
 real_defaults_list = config_loader_impl.create_defaults_list
 real_composition = ConfigLoaderImpl._compose_config_from_defaults_list

@@ -11,7 +11,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from omegaconf import DictConfig, OmegaConf, omegaconf
 from omegaconf._utils import get_omega_conf_dumper
 
-from astromodal.config.register import conf_dir, register
+from astromodal.config.launching.register import conf_dir, register
 from tests import composed_once
 
 

@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 
 from astromodal import stages
 from astromodal.__main__ import main
-from astromodal.config.register import conf_dir, register
-from astromodal.config.validate import validate
+from astromodal.config.checks.validate import validate
+from astromodal.config.launching.register import conf_dir, register
 from tests.conftest import REPO
 from tests.pipeline.conftest import launch_stage
 from tests.tiny_survey import RUN_ID, configuration, undrawn, write_survey

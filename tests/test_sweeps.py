@@ -15,9 +15,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from astromodal.config.explain import all_keys
-from astromodal.config.register import conf_dir, register
-from astromodal.config.validate import validate
+from astromodal.config.checks.validate import validate
+from astromodal.config.launching.register import conf_dir, register
+from astromodal.config.reading.explain import all_keys
 from tests.pipeline.conftest import launch_stage
 from tests.sweep_points import REPO, command, draw, overrides_of, read
 

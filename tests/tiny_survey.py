@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from hydra import compose, initialize_config_dir
 
 from astromodal import stages
-from astromodal.config.register import conf_dir, register
+from astromodal.config.launching.register import conf_dir, register
 
 SIZE, N_PIXELS, N_COEFFICIENTS = 32, 64, 12
 RUN_ID = "20260301-120000-000"

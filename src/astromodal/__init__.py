@@ -5,8 +5,8 @@ the one place that every command and every worker passes before torch is importe
 here.
 """
 
-from .config.threads import prepare_threads
 from .lazy import exports
+from .machine.threads import prepare_threads
 
 prepare_threads()
 

@@ -26,7 +26,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command. Only its own module is imported."""
-    from astromodal.config.launch import one_line_errors
+    from astromodal.config.launching.launch import one_line_errors
 
     given = list(sys.argv[1:] if arguments is None else arguments)
     with one_line_errors("nothing was changed"):
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(_usage())
             return
         if name not in COMMANDS:
-            from astromodal.config.explain import nearest
+            from astromodal.config.reading.explain import nearest
 
             raise ConfigError(f"a command among {', '.join(COMMANDS)}", got=name, repair=nearest(name, list(COMMANDS)))
         module = import_module(f"astromodal.commands.{COMMANDS[name][0]}")

@@ -15,14 +15,14 @@ def exports(
 
     Args:
         package: ``__name__`` of the package.
-        modules: module of the package -> its public names, separated by spaces.
+        modules: module of the package, or of another one (``"..other.module"``) -> its public names, separated by spaces.
     """
     home = {name: module for module, names in modules.items() for name in names.split()}
 
     def get(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{package}.{home[name]}"), name)
+        value = getattr(import_module(home[name] if home[name].startswith(".") else f".{home[name]}", package), name)
         setattr(sys.modules[package], name, value)
         return value
 

@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from .config.launch import remove_if_unused
-from .config.next_command import chosen_option, next_command
+from .config.launching.launch import remove_if_unused
+from .config.launching.next_command import chosen_option, next_command
 from .config.schema import Baseline, Calibrate, Config, JudgeConfig, ObjectiveFigure
-from .core.config_record import config_record
-from .core.io import read_jsonl, write_json, write_text
-from .core.manifest import fingerprint_config, fingerprint_file
-from .core.plotting import never_fatal
-from .core.runs import RunContext, sweep_job
 from .data import assign_splits, check_unique_ids, discover
 from .data.datacube import Datacube
 from .errors import ArtifactMissingError, DataError
-from .report import plots, tables
+from .files.io import read_jsonl, write_json, write_text
+from .plots import curves as plots
+from .plots.panels import never_fatal
+from .provenance.config_record import config_record
+from .provenance.manifest import fingerprint_config, fingerprint_file
+from .runs import tables
+from .runs.run import RunContext, sweep_job
 from .sequences.layout import SequenceLayout
 from .tokenizers import TokenizerSet
 from .tokenizers.bundle import FOLDERS, tokenizer_class
@@ -120,13 +121,13 @@ def encode(cfg: DictConfig) -> None:
 
 def train_lm(cfg: DictConfig) -> float | None:
     """Train the transformer; returns the ``objective`` of the best weights, which a sweep may minimise."""
-    from .core.rank import is_main
-    from .training.distributed import process_group
+    from .parallel.distributed import process_group
+    from .parallel.rank import is_main
     from .training.utils import resolve_device
 
     config: Config = OmegaConf.to_object(cfg)
     if config.preview:
-        from .preview import preview_run
+        from .language_model.preview import preview_run
 
         remove_if_unused(Path(config.run_dir))
         if is_main():
@@ -140,11 +141,11 @@ def train_lm(cfg: DictConfig) -> float | None:
 
 
 def _train_lm(cfg: DictConfig, config: Config) -> float | None:
-    from .core.rank import is_main
-    from .evaluation.object_errors import save_object_errors
-    from .evaluation.questions import check_names
-    from .experiment import LanguageModelRun
-    from .training.checkpoint import find_resume
+    from .ask.questions import check_names
+    from .language_model.object_errors import save_object_errors
+    from .language_model.run import LanguageModelRun
+    from .parallel.rank import is_main
+    from .training.checkpoints.checkpoint import find_resume
 
     record = config_record(cfg, "train_lm")
     fingerprint = fingerprint_config(record)
@@ -187,12 +188,12 @@ def _train_lm(cfg: DictConfig, config: Config) -> float | None:
 
 def evaluate(cfg: DictConfig) -> float | None:
     """Predict with a trained model, write the catalogue, judge it; returns the prediction score, if it has one."""
-    from .evaluation.inputs import codebooks
-    from .evaluation.questions import check_names
-    from .evaluation.recalibration import FILE, Calibration
-    from .evaluation.seen import training_run
-    from .evaluation.sources import reads_tokens
-    from .evaluation.trained import find_weights, load_trained
+    from .ask.questions import check_names
+    from .ask.recalibration import FILE, Calibration
+    from .ask.seen import training_run
+    from .ask.trained import find_weights, load_trained
+    from .judge.asked_objects import reads_tokens
+    from .judge.baselines.inputs import codebooks
 
     config: Config = OmegaConf.to_object(cfg)
     settings, score = config.evaluate, None
@@ -233,7 +234,7 @@ def evaluate(cfg: DictConfig) -> float | None:
 @contextmanager
 def _asked(run: RunContext, config: Config, trained: Any, trained_on: Any, tokens: bool) -> Iterator[Any]:
     """The objects that ``evaluate.py`` asks about, from token files or datacubes."""
-    from .evaluation.sources import asked_datacubes, asked_tokens
+    from .judge.asked_objects import asked_datacubes, asked_tokens
     from .tokens import TokenStore
 
     if tokens:
@@ -254,8 +255,8 @@ def _predict(
     calibration: Any = None, about: dict[str, Any] | None = None, trained_on: Any = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Answer ``config.evaluate`` for fields with ``rows`` objects; catalogue and ``prediction.json`` in ``folder``."""
-    from .evaluation.familiarity import fit_familiarity
-    from .evaluation.prediction import Predictor, write_predictions
+    from .ask.familiarity import fit_familiarity
+    from .ask.prediction import Predictor, write_predictions
     from .training.utils import configure_cuda_performance, deterministic_kernels, resolve_device
 
     hardware = config.hardware
@@ -277,8 +278,8 @@ def _judge(
     tokens: Any = None,
 ) -> dict[str, float]:  # fmt: skip
     """Compare a catalogue with what was observed; one without held-out values is left as it is."""
-    from .evaluation.predictors import wanted_baselines
-    from .report.judge_run import FOLDER, judge_run
+    from .judge.baselines.predictors import wanted_baselines
+    from .judge.judge_run import FOLDER, judge_run
 
     against = ", ".join(wanted_baselines(judge.baselines)) or "nothing"
     run.log.info("judging against %s", against)
@@ -303,8 +304,8 @@ def _objective(run: RunContext, name: str, value: float | None) -> float | None:
 
 def _prediction(run: RunContext, config: Config) -> dict[str, float]:
     """Figures of the best weights' answers to ``config.evaluate`` on validation objects, against the marginal."""
-    from .evaluation.inputs import JudgedTokens, codebooks
-    from .evaluation.trained import find_weights, load_trained
+    from .ask.trained import find_weights, load_trained
+    from .judge.baselines.inputs import JudgedTokens, codebooks
     from .tokens import TokenStore
 
     trained = load_trained(find_weights(str(run.dir), config.paths.runs), config.paths.store, run.log)
@@ -332,7 +333,7 @@ def _say_flags(run: RunContext, summary: dict[str, Any]) -> None:
 
 def _is_begun(config: Config) -> bool:
     """Whether this is a job of a continued sweep whose folder holds an earlier attempt."""
-    from .core.rank import broadcast_object
+    from .parallel.rank import broadcast_object
 
     # decided by the first process: a later one might see what that has written meanwhile
     return broadcast_object(config.sweep.resume is not None and (Path(config.run_dir) / "run.json").is_file())

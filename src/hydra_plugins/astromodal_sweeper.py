@@ -1,6 +1,6 @@
 """The sweeper of ``-m``: Hydra's own, with every job checked first, and sweeps that can be continued.
 
-Hydra loads sweepers from packages of this name only; the work is done in :mod:`astromodal.multirun`. Annotations are
+Hydra loads sweepers from packages of this name only; the work is done in :mod:`astromodal.sweeps`. Annotations are
 not postponed here: Hydra executes this file before it is in ``sys.modules``, where ``dataclass`` would look them up.
 """
 
@@ -25,6 +25,6 @@ class AstromodalSweeper(BasicSweeper):
     """All combinations of the swept values, as Hydra's ``basic`` makes them."""
 
     def sweep(self, arguments: list[str]) -> Any:
-        from astromodal.multirun import run_sweep
+        from astromodal.sweeps import run_sweep
 
         return run_sweep(self, arguments)

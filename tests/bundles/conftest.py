@@ -11,7 +11,7 @@ import pytest
 
 from astromodal import load, stages
 from astromodal.bundles.model import Model
-from astromodal.evaluation.judge import Judgement
+from astromodal.judge.judge import Judgement
 from tests.tiny_survey import RUN_ID, configuration, undrawn, write_survey
 
 HARDWARE = {"device": "cpu", "hardware": {"n_threads": 1}}
@@ -56,7 +56,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
                           "evaluate.familiarity=true", "evaluate.posterior=true", "evaluate.judge.n_resamples=5",
                           "evaluate.judge.baselines=[marginal]")),
         ):  # fmt: skip
-            with mock.patch("astromodal.report.judge.draw", draw):
+            with mock.patch("astromodal.judge.report.draw", draw):
                 getattr(stages, stage)(configuration(stage, folder, *overrides))
         yield Trained(folder)
 

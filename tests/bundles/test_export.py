@@ -17,12 +17,12 @@ import yaml
 
 from astromodal import load
 from astromodal.__main__ import main
+from astromodal.ask.recalibration import Calibration, ColumnCalibration
+from astromodal.ask.trained import find_weights, load_trained
 from astromodal.bundles.export import export
-from astromodal.core import bundle_files
-from astromodal.core.bundle_files import load_tensors, write_hashes
 from astromodal.errors import ArtifactError, ArtifactMissingError, ConfigError
-from astromodal.evaluation.recalibration import Calibration, ColumnCalibration
-from astromodal.evaluation.trained import find_weights, load_trained
+from astromodal.files import bundle_files
+from astromodal.files.bundle_files import load_tensors, write_hashes
 
 from .conftest import HARDWARE, PNG
 
@@ -114,7 +114,7 @@ def test_nothing_of_this_machine_is_in_a_bundle(bundle, trained):
 
 
 def test_evaluate_and_init_from_take_a_bundle_as_they_take_a_run(bundle, trained, model, monkeypatch):
-    from astromodal.training.checkpoint import load_weights
+    from astromodal.training.checkpoints.checkpoint import load_weights
 
     found = load_trained(find_weights(str(bundle), "."), "nowhere", logging.getLogger())
     assert found.fingerprint == model.trained.fingerprint
@@ -229,9 +229,9 @@ def test_a_pickle_among_the_tokenizers_executes_nothing(copy, tmp_path):
     path.write_bytes(pickle.dumps({"codebook": Harm()}))
     inner = path.parent / "manifest.json"
     content = json.loads(inner.read_text())
-    from astromodal.core.fingerprints import fingerprint_config
-    from astromodal.core.manifest import fingerprint_file
-    from astromodal.core.sealed import write_sealed
+    from astromodal.provenance.fingerprints import fingerprint_config
+    from astromodal.provenance.manifest import fingerprint_file
+    from astromodal.provenance.sealed import write_sealed
 
     content["files"][path.name] = fingerprint_file(path)
     content["fingerprint"] = fingerprint_config({key: content.get(key) for key in ("kind", "files", "config")})

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from astromodal import load
+from astromodal.ask import catalogue as cat
 from astromodal.errors import ArtifactMissingError, ConfigError, DataError
-from astromodal.evaluation import catalogue as cat
 
 from .conftest import QUANTILES
 

@@ -8,8 +8,8 @@ import torch
 
 from astromodal.codecs.base import build_codec, codec_from_dict
 from astromodal.config.schema import AutoencoderConfig
-from astromodal.core.objective import Objective
 from astromodal.errors import ArtifactError, ConfigError
+from astromodal.models.trainable import Objective
 
 CONFIGS = [AutoencoderConfig(width=16, n_blocks=1), AutoencoderConfig(width=12, n_blocks=2, latent_channels=3)]
 

@@ -13,8 +13,8 @@ import torch
 
 from astromodal.codecs.base import CODECS, Codec, build_codec, codec_from_dict
 from astromodal.config import schema
-from astromodal.core.objective import Objective
 from astromodal.errors import ArtifactError, ConfigError
+from astromodal.models.trainable import Objective
 
 SMALL: dict[str, tuple[Any, list[tuple[int, ...]]]] = {
     "autoencoder": (schema.AutoencoderConfig(width=16, n_blocks=1), [(3, 16, 16)]),

@@ -10,8 +10,8 @@ import torch
 from astromodal.codecs.base import build_codec
 from astromodal.codecs.saved import codec_with_weights
 from astromodal.config import schema
-from astromodal.core.io import plain
 from astromodal.errors import UserError
+from astromodal.files.io import plain
 from tests.mutations import mutations, replaced
 
 CODECS = {

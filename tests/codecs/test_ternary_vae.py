@@ -11,9 +11,9 @@ import torch
 from astromodal.codecs.base import build_codec
 from astromodal.codecs.ternary_vae import soft_trits, to_trits
 from astromodal.config.schema import FSQConfig, TernaryCodecConfig
-from astromodal.data.ternary import operation_index
 from astromodal.errors import ConfigError
 from astromodal.quantizers.fsq import FSQ
+from astromodal.recipes.ternary.operations import operation_index
 from tests.codecs.test_contract import arrays, as_batch, channels, make
 
 SHAPES = [(3, 16, 16), (1, 40)]

@@ -23,8 +23,8 @@ from astromodal.codecs.variational import (
 )
 from astromodal.codecs.vector_vae import VariationalAutoencoder, VectorObjective
 from astromodal.config.schema import Corruption, VAEConfig
-from astromodal.core.objective import Objective
 from astromodal.errors import ConfigError, DataError
+from astromodal.models.trainable import Objective
 from astromodal.training import count_parameters
 
 

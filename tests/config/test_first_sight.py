@@ -9,8 +9,8 @@ from statistics import median
 
 import pytest
 
-from astromodal.config.command_line import checked
-from astromodal.config.first_sight import section_of
+from astromodal.config.checks.first_sight import section_of
+from astromodal.config.launching.command_line import checked
 from astromodal.errors import ConfigError
 
 REPO = Path(__file__).resolve().parents[2]
@@ -101,7 +101,7 @@ def test_sections_are_put_together_as_by_hydra(overrides):
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from astromodal.config.register import register
+    from astromodal.config.launching.register import register
 
     register()
     with initialize_config_dir(config_dir=str(REPO / "conf"), version_base="1.3"):

@@ -20,7 +20,7 @@ PLUGINS = {"slurm": "submitit", "local": "submitit", "parallel": "joblib"}
 SCRIPT = """
 import json, os
 from pathlib import Path
-from astromodal.config.launch import launch
+from astromodal.config.launching.launch import launch
 from astromodal.errors import ArtifactMissingError
 
 def task(cfg):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from astromodal.config.levels import check_image_levels, check_levels, check_patch_levels
+from astromodal.config.checks.levels import check_image_levels, check_levels, check_patch_levels
 from astromodal.errors import ConfigError
 
 

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from astromodal.config import load_config
-from astromodal.config.memory import check_memory
+from astromodal.config.checks.memory import check_memory
 from astromodal.errors import ConfigError
 
 

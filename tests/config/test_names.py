@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from astromodal.config.names import check_name, file_name
-from astromodal.core.runs import RunContext
+from astromodal.config.checks.names import check_name, file_name
 from astromodal.data.datacube import discover
 from astromodal.errors import ConfigError, DataError
+from astromodal.runs.run import RunContext
 from tests.pipeline.conftest import launch_stage
 
 WRONG = ["../../x", "/tmp/x", "..", ".", "", "a/b", "a\\b", " a", "a\x1b[2J", "a\u202eb", "a\nb", "a\0b", "é" * 101]

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from astromodal.config.conf_files import conf_dir
-from astromodal.config.next_command import next_command
+from astromodal.config.launching.next_command import next_command
+from astromodal.config.reading.conf_files import conf_dir
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from astromodal.config import run_id
+from astromodal.config.launching import run_id
 from tests.pipeline.conftest import launch_stage
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from astromodal.config.continued import continued
-from astromodal.config.names import check_name
-from astromodal.config.replayed import check_replayed
+from astromodal.config.checks.names import check_name
+from astromodal.config.launching.continued import continued
+from astromodal.config.launching.replayed import check_replayed
 from astromodal.errors import ArtifactError, ConfigError
 
 FINE = [

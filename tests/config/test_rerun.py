@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from astromodal.config.rerun import rerun
+from astromodal.config.launching.rerun import rerun
 from astromodal.errors import ArtifactError, ArtifactMissingError, ConfigError
 
 RECORDED = "- seed=3\n- model=tiny\n- data.root='/My Data'\n- run_id=old\n- resume=auto\n"

@@ -10,9 +10,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from astromodal.config import load_config
-from astromodal.config.register import conf_dir, register
-from astromodal.config.text_values import text_stays_text
-from astromodal.config.yaml_files import load_yaml
+from astromodal.config.launching.register import conf_dir, register
+from astromodal.config.reading.text_values import text_stays_text
+from astromodal.config.reading.yaml_files import load_yaml
 from astromodal.errors import ConfigError
 
 # what is typed as a text, and is read as such

@@ -3,8 +3,8 @@
 import pytest
 from hydra import compose, initialize_config_dir
 
-from astromodal.config.explain import explain
-from astromodal.config.register import register
+from astromodal.config.launching.register import register
+from astromodal.config.reading.explain import explain
 
 FILES = {
     "cp1252": ("name: Gr\u00fcn\n".encode("cp1252"), "YAML file in UTF-8, got another encoding (byte 0xfc)"),

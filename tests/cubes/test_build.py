@@ -18,8 +18,6 @@ from astromodal.data.datacube import discover
 from astromodal.data.images import read_images
 from astromodal.data.photometry import counts_to_nanomaggies
 from astromodal.data.spectra import read_spectra
-from astromodal.errors import DataError
-
 from tests.cubes import made
 
 TEMPLATE = "datacube_{field}.parquet"

@@ -16,11 +16,11 @@ from astromodal.config.schema import (
 from astromodal.data.datacube import Datacube, needed_columns
 from astromodal.data.findings import Findings
 from astromodal.data.images import read_images
-from astromodal.data.nir import read_spectra_set
 from astromodal.data.scalars import read_scalars, scalar_columns
 from astromodal.data.spectra import read_spectra
 from astromodal.errors import DataError
-from astromodal.evaluation.predicted import PredictionCatalogue
+from astromodal.judge.predicted import PredictionCatalogue
+from astromodal.recipes.chemomae.nir import read_spectra_set
 
 N = 6
 

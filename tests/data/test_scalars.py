@@ -90,7 +90,7 @@ def compose(name, root):
     from hydra import initialize_config_dir
     from omegaconf import OmegaConf
 
-    from astromodal.config.register import conf_dir, register
+    from astromodal.config.launching.register import conf_dir, register
 
     register()
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):

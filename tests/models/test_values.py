@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from astromodal.config.schema import ValueFeatures, ValuesConfig
-from astromodal.core.codebook import Codebook, ScalarCodebook
-from astromodal.core.vocab import BOS, EOS, MISS, NONDET, PAD, build_vocab_spec
 from astromodal.errors import ArtifactError
 from astromodal.models import CausalTransformerLM
 from astromodal.models.values import TokenValues, piecewise_features, quantile_knots
-from astromodal.training.checkpoint import load_model_state
-from astromodal.training.muon import hidden_matrices
-from astromodal.training.optimizers import no_decay_ids
+from astromodal.optim.muon import hidden_matrices
+from astromodal.optim.optimizers import no_decay_ids
+from astromodal.training.checkpoints.checkpoint import load_model_state
+from astromodal.vocabulary.codebook import Codebook, ScalarCodebook
+from astromodal.vocabulary.vocab import BOS, EOS, MISS, NONDET, PAD, build_vocab_spec
 
 VOCAB = build_vocab_spec(7, 6, {"blue": 5, "blue.1": 4, "red": 9}, scalar_columns=("mag", "z"), n_bins=(6, 3))
 D = 8

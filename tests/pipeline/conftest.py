@@ -58,7 +58,7 @@ def launch_stage(stage: str, *arguments: str, cwd: Path, draw: Callable[..., Non
     from hydra.core.hydra_config import HydraConfig
 
     from astromodal import stages
-    from astromodal.config import launch, run_id
+    from astromodal.config.launching import launch, run_id
 
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (

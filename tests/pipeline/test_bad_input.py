@@ -478,7 +478,7 @@ def plant(path: Path, bomb: Bomb) -> None:
 
 def trust(folder: Path) -> None:
     """Make the manifest vouch for the files as they are now, as an attacker would."""
-    from astromodal.core.manifest import fingerprint_config, fingerprint_file
+    from astromodal.provenance.manifest import fingerprint_config, fingerprint_file
 
     manifest = json.loads((folder / "manifest.json").read_text())
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from astromodal.core.io import load_npz, load_torch, read_jsonl
+from astromodal.files.io import load_npz, load_torch, read_jsonl
 from astromodal.tokens import TokenStore
 
 from .conftest import MODEL, SURVEY, TOKENIZERS, Workplace, contents, launch_stage

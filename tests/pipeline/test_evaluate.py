@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from astromodal.core.io import load_npz, load_torch, save_torch
+from astromodal.ask import catalogue as cat
+from astromodal.ask.recalibration import Calibration, ColumnCalibration, temper
 from astromodal.data.scalars import inverse_transform
-from astromodal.evaluation import catalogue as cat
-from astromodal.evaluation.recalibration import Calibration, ColumnCalibration, temper
-from astromodal.report.judge_run import main as judge_run_main
+from astromodal.files.io import load_npz, load_torch, save_torch
+from astromodal.judge.judge_run import main as judge_run_main
 from astromodal.tokenizers import TokenizerSet
 from astromodal.tokens import TokenStore
 
@@ -48,8 +48,8 @@ def catalogue(place: Workplace, *overrides: str) -> tuple[dict[str, np.ndarray],
 
 
 def launch_report(folder: Path, capsys) -> str:
-    """What ``python -m astromodal.report`` prints of the runs in a folder."""
-    from astromodal.report.__main__ import main
+    """What ``python -m astromodal.compare`` prints of the runs in a folder."""
+    from astromodal.compare.__main__ import main
 
     capsys.readouterr()
     main([str(folder)])

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from astromodal.multirun import sweeper
+from astromodal.sweeps import sweeper
 from tests.pipeline.conftest import MODEL, Outcome, launch_stage
 
 SURVEY = """

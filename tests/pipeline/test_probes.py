@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from astromodal.core.io import read_json
-from astromodal.evaluation import catalogue as cat
-from astromodal.evaluation.similarity import nearest_in_file
-from astromodal.report import probes
+from astromodal.ask import catalogue as cat
+from astromodal.files.io import read_json
+from astromodal.probe import report as probes
+from astromodal.probe.similarity import nearest_in_file
 from astromodal.tokens import TokenStore
 
 from .conftest import SURVEY, Workplace, launch_stage

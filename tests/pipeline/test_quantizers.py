@@ -9,12 +9,12 @@ import shutil
 import numpy as np
 import pytest
 
-from astromodal.core.io import read_jsonl
-from astromodal.core.vocab import VocabSpec
-from astromodal.evaluation.catalogue import read_catalogue
+from astromodal.ask.catalogue import read_catalogue
+from astromodal.files.io import read_jsonl
 from astromodal.sequences import PackedSequences, SequenceDataset
 from astromodal.tokenizers import SpectrumTokenizer, TokenizerSet
 from astromodal.tokens import TokenStore
+from astromodal.vocabulary.vocab import VocabSpec
 
 from .conftest import MODEL, SURVEY, Workplace, launch_stage
 

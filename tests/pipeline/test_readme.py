@@ -167,7 +167,7 @@ def test_the_file_tree_names_what_is_there():
 
 
 def test_documented_keys_exist():
-    from astromodal.config.explain import all_keys
+    from astromodal.config.reading.explain import all_keys
 
     keys = set(all_keys())
     for key in re.findall(r"[\s`]((?:loss|model|training|hardware|tokenizer|optimizer|data)\.[\w.]+)=", README):

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from astromodal.core.io import load_npz
-from astromodal.evaluation.catalogue import FLAGS, read_catalogue
+from astromodal.ask.catalogue import FLAGS, read_catalogue
+from astromodal.files.io import load_npz
 from astromodal.tokens import TokenStore
 
 from .conftest import MODEL, Outcome, launch_stage

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from astromodal.core.io import load_torch, read_jsonl
+from astromodal.files.io import load_torch, read_jsonl
 
 from .conftest import MODEL, SURVEY, Workplace
 

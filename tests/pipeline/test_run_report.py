@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from astromodal.core.io import load_npz, read_json
-from astromodal.report.__main__ import main
+from astromodal.compare.__main__ import main
+from astromodal.files.io import load_npz, read_json
 from tests.pipeline.conftest import contents
 
 

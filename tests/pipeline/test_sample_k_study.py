@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from astromodal import sample_k_study as command
+from astromodal.language_model.sample_k import study as command
 
 from .conftest import Outcome, contents
 
@@ -113,10 +113,10 @@ def test_a_run_with_another_tokenizer_is_refused(pipeline, run_dir, tmp_path):
 
 
 def test_help_works_from_a_checkout_and_imports_nothing_heavy(repo):
-    command_line = [sys.executable, "-m", "src.astromodal.sample_k_study", "--help"]
+    command_line = [sys.executable, "-m", "src.astromodal.language_model.sample_k.study", "--help"]
     result = subprocess.run(command_line, cwd=repo, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("usage: python -m astromodal.sample_k_study RUN_DIR")
+    assert result.stdout.startswith("usage: python -m astromodal.language_model.sample_k.study RUN_DIR")
     code = ("import sys; from src.astromodal import sample_k_study as command; command.parse(['somewhere'])\n"
             "print({'torch', 'hydra', 'matplotlib', 'numpy'} & set(sys.modules))")  # fmt: skip
     result = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, timeout=60)

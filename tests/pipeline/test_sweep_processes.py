@@ -113,12 +113,12 @@ import os, sys
 from datetime import timedelta
 
 sys.path.insert(0, {src!r})
-from astromodal.config.launch import launch
+from astromodal.config.launching.launch import launch
 
 
 def task(cfg):
     from astromodal import stages
-    from astromodal.core.runs import sweep_job
+    from astromodal.runs.run import sweep_job
     from astromodal.errors import TrainingError
     from astromodal.training import distributed
     from astromodal.training.loop import TrainingLoop

@@ -21,10 +21,10 @@ import torch
 from omegaconf import OmegaConf
 
 from astromodal import stages
-from astromodal.core.atomic import FileLock
-from astromodal.core.io import write_json
 from astromodal.errors import TrainingError
-from astromodal.multirun import sweeper
+from astromodal.files.atomic import FileLock
+from astromodal.files.io import write_json
+from astromodal.sweeps import sweeper
 
 from .conftest import EXTRA, SURVEY, Outcome, Workplace, contents, launch_stage
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from astromodal.config.schema import FSQConfig, KMeansConfig, ResidualKMeansConfig
-from astromodal.core.io import load_joblib, save_joblib
 from astromodal.errors import ArtifactError, ConfigError, DataError
+from astromodal.files.io import load_joblib, save_joblib
 from astromodal.metrics import bits_per_symbol
 from astromodal.quantizers import (
     FSQ,

@@ -6,7 +6,7 @@ import matplotlib
 import pytest
 import torch
 
-from astromodal.data.checklist_generator import ChecklistGenerator
+from astromodal.recipes.ebird.checklist_generator import ChecklistGenerator
 
 matplotlib.use("Agg")
 pytestmark = [

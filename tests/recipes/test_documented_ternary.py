@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from astromodal.data.ternary import TernaryOperations
 from astromodal.errors import ConfigError
+from astromodal.recipes.ternary.operations import TernaryOperations
 
 YAML = """
 epochs: 2

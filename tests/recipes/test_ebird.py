@@ -12,8 +12,8 @@ from hydra import compose, initialize_config_dir
 
 from astromodal import stages
 from astromodal.codecs.variational import bernoulli_nats, kl_divergence, sample_posterior
-from astromodal.config.register import conf_dir, register
-from astromodal.config.validate import validate
+from astromodal.config.checks.validate import validate
+from astromodal.config.launching.register import conf_dir, register
 from astromodal.errors import ArtifactError, ConfigError, DataError, UnsafeFileError
 from astromodal.recipes.ebird.data import create_dataloaders, create_species_matrix, load_ebird_data, split_train_val
 from astromodal.recipes.ebird.measures import bound_nats, marginal_nats, principal_nats, reconstruction_nats
@@ -304,7 +304,7 @@ def test_settings_of_the_experiment_are_checked_before_any_work(tmp_path, overri
 
 
 def test_the_experiment_reads_a_file_of_ones_own(tmp_path):
-    from astromodal.data.checklist_generator import ChecklistGenerator
+    from astromodal.recipes.ebird.checklist_generator import ChecklistGenerator
 
     ChecklistGenerator(300, 30, 2, seed=9, layout="old").write(tmp_path / "ebd.txt")
     figures = run(tmp_path, "own", "recipe.epochs=1", f"recipe.path={tmp_path}/ebd.txt", "recipe.nrows=3000",

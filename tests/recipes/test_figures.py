@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 from hydra.core.hydra_config import HydraConfig
 
-from astromodal.config import launch
+from astromodal.config.launching import launch
 from astromodal.errors import ConfigError
 from astromodal.recipes import FIGURES, RECIPES, figure_of
-from astromodal.report.tables import tokenizer_error
+from astromodal.runs.tables import tokenizer_error
 
 
 def test_every_recipe_has_a_figure():

@@ -11,12 +11,12 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from astromodal import stages
-from astromodal.config.register import conf_dir, register
-from astromodal.data.nir import normalised, read_spectra_set, split_rows, synthetic_spectra
+from astromodal.config.launching.register import conf_dir, register
 from astromodal.errors import ConfigError, DataError
 from astromodal.recipes.chemomae.experiment import best_weights
 from astromodal.recipes.chemomae.measures import filled_by_lines, principal_components, probe_labels, ridge_r2
 from astromodal.recipes.chemomae.models import ChemoMAE
+from astromodal.recipes.chemomae.nir import normalised, read_spectra_set, split_rows, synthetic_spectra
 
 SMALL = ("recipe.d_model=16", "recipe.n_layers=2", "recipe.n_heads=2", "recipe.patch_size=35", "recipe.epochs=4",
          "recipe.n_synthetic=120", "recipe.warmup_epochs=1", "recipe.batch_size=16")  # fmt: skip
@@ -34,7 +34,7 @@ def run(*overrides: str, run_id: str = "r1"):
 def test_the_experiment_runs_on_made_up_spectra_and_goes_on_where_it_was_left(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = {}
-    monkeypatch.setattr("astromodal.core.tracking.Tracker.summary", lambda self, values: found.update(values))
+    monkeypatch.setattr("astromodal.runs.tracking.Tracker.summary", lambda self, values: found.update(values))
     run("recipe.epochs=2")
     assert found["n_test"] == 24 and found["epochs"] == 2
     assert found["fraction_of_variance"] == pytest.approx(found["masked_mse"] / found["masked_mse_of_mean"])

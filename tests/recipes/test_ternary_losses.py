@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from astromodal.codecs.hyperbolic_vae import TernaryVAE
-from astromodal.data.ternary import operation_trits, valuation
 from astromodal.errors import ConfigError
 from astromodal.recipes.ternary import losses
 from astromodal.recipes.ternary.config import load_config
+from astromodal.recipes.ternary.hyperbolic_vae import TernaryVAE
 from astromodal.recipes.ternary.measures import best_hierarchy, measure, ranks, spearman
 from astromodal.recipes.ternary.models import CurriculumScheduler, HomeostasisController
+from astromodal.recipes.ternary.operations import operation_trits, valuation
 
 N_TRITS, C = 4, 0.7
 TERMS = tuple(losses.TERMS)

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from astromodal.config.schema import QuestionConfig
-from astromodal.core.random import splitmix64
-from astromodal.core.vocab import BOS, EOS, PAD
 from astromodal.errors import ConfigError
+from astromodal.loss.shifting import shift
+from astromodal.machine.random import splitmix64
 from astromodal.sequences import SequenceDataset
 from astromodal.sequences.asking import AFTER, ASKED, GIVEN, SCALE, AskedOrder, NamedQuestion, named_questions
 from astromodal.sequences.dataset import part_draws
-from astromodal.training.shifting import shift
-from tests.evaluation import hand_built as hand
+from astromodal.vocabulary.vocab import BOS, EOS, PAD
+from tests.ask import hand_built as hand
 from tests.sequences.conftest import fake_layout
 
 

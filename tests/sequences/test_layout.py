@@ -3,9 +3,9 @@
 import pytest
 
 from astromodal.config.schema import VocabConfig
-from astromodal.core.vocab import build_vocab_spec
 from astromodal.errors import ArtifactMissingError, ConfigError
 from astromodal.sequences import SequenceLayout, build_layout, build_vocabulary
+from astromodal.vocabulary.vocab import build_vocab_spec
 from tests.tokens.fake_survey import FakeTokenizers, survey_config
 
 EVERYTHING = ["scalar", "spectrum", "image"]

@@ -7,15 +7,21 @@ import threading
 import numpy as np
 import pytest
 
-from astromodal.core.ids import hash_ids
-from astromodal.core.io import FileLock, load_npz, save_npz
-from astromodal.core.manifest import fingerprint_file, read_manifest, update_manifest
-from astromodal.core.vocab import BOS, EOS, MISS, NONDET
 from astromodal.errors import ArtifactError
+from astromodal.files.ids import hash_ids
+from astromodal.files.io import FileLock, load_npz, save_npz
+from astromodal.provenance.manifest import fingerprint_file, read_manifest, update_manifest
 from astromodal.sequences import (
-    BucketSampler, PackedSequences, SequenceDataset, SequenceLoader, build_layout, build_sequences, packing,
+    BucketSampler,
+    PackedSequences,
+    SequenceDataset,
+    SequenceLoader,
+    build_layout,
+    build_sequences,
+    packing,
 )  # fmt: skip
 from astromodal.tokens import TokenStore, encode_survey, token_paths
+from astromodal.vocabulary.vocab import BOS, EOS, MISS, NONDET
 from tests.tokens.fake_survey import FakeTokenizers, make_survey
 
 ORDERS = [["scalar", "spectrum", "image"], ["image", "spectrum"], ["spectrum", "scalar"]]

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from astromodal.config.schema import ScalarConfig, Transform
-from astromodal.core.vocab import BOS, EOS, NONDET, build_vocab_spec
 from astromodal.data.scalars import inverse_transform, transform
+from astromodal.loss.shifting import shift
 from astromodal.quantizers import QuantileBinner
 from astromodal.sequences.redraw import Redraw
-from astromodal.training.shifting import shift
+from astromodal.vocabulary.vocab import BOS, EOS, NONDET, build_vocab_spec
 
 CONFIGS = {"mag": ScalarConfig(), "flux": ScalarConfig(transform=Transform.log10)}
 VOCAB = build_vocab_spec(0, 64, {"xp": 9}, scalar_columns=tuple(CONFIGS))

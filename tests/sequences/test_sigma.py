@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from astromodal.config.schema import ErrorUse, LossConfig, LossFormConfig, ModelConfig, SequenceConfig, TrainingConfig
-from astromodal.core.io import load_npz
-from astromodal.core.manifest import read_manifest, update_manifest
 from astromodal.errors import ArtifactError
-from astromodal.experiment import LanguageModelRun
+from astromodal.files.io import load_npz
+from astromodal.language_model.run import LanguageModelRun
+from astromodal.provenance.manifest import read_manifest, update_manifest
 from astromodal.sequences import SequenceDataset, build_layout, build_sequences
 from astromodal.tokens import TokenStore, encode_survey, token_paths
 from tests.tokens.fake_survey import FakeTokenizers, make_survey

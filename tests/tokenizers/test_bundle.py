@@ -154,7 +154,7 @@ def test_zero_points_of_a_fitted_field_that_changed_are_refused_and_those_of_new
 
     from astromodal.config.schema import BandConfig, DataConfig, ImageConfig, ImageTokenizerConfig
     from astromodal.tokenizers.base import plain
-    from astromodal.tokenizers.image import ImageTokenizer, _points
+    from astromodal.tokenizers.image.tokenizer import ImageTokenizer, _points
 
     points = tmp_path / "zero_points.csv"
     points.write_text("field,band,zero_point\nA,r,22.5\n")

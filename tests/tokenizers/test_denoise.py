@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from astromodal.data.spectra import SpectrumBatch
-from astromodal.tokenizers.denoise import denoise, threshold
-from astromodal.tokenizers.groups import cleaned
+from astromodal.tokenizers.spectrum.denoise import denoise, threshold
+from astromodal.tokenizers.spectrum.groups import cleaned
 
 N, P = 40, 1500
 X = np.arange(P)

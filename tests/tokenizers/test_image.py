@@ -26,7 +26,7 @@ from astromodal.config.schema import (
 from astromodal.data.datacube import Datacube
 from astromodal.data.images import ImageReader, image_columns, read_images
 from astromodal.errors import ArtifactError, ArtifactMissingError, DataError, UnsafeFileError
-from astromodal.tokenizers.image import ImageTokenizer
+from astromodal.tokenizers.image.tokenizer import ImageTokenizer
 
 SIZE, BANDS, ROWS = 32, ("g", "r", "z"), 160
 CPU = HardwareConfig(device="cpu", n_threads=1)
@@ -310,7 +310,7 @@ def test_damaged_missing_and_malicious_bundles_are_refused(fitted, tmp_path):
             return (open, (str(tmp_path / "executed"), "w"))
 
     torch.save({"codec": Malicious()}, tmp_path / "autoencoder_splus_cuts.pt")
-    from astromodal.tokenizers.image_bundle import read_bundle
+    from astromodal.tokenizers.image.bundle import read_bundle
 
     with pytest.raises(UnsafeFileError):
         read_bundle(ImageTokenizer, tmp_path)

@@ -11,7 +11,7 @@ import torch
 
 from astromodal.data.images import elliptical_mask
 from astromodal.errors import ArtifactError
-from astromodal.tokenizers.image_cache import CutoutCache, CutoutLoader
+from astromodal.tokenizers.image.cache import CutoutCache, CutoutLoader
 
 SHAPE = (2, 8, 8)
 ELLIPSE = {"scale": 1.0, "min_radius": 1.0}

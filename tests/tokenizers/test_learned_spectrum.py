@@ -12,12 +12,12 @@ import torch
 from astromodal.codecs.base import CODECS
 from astromodal.config import schema
 from astromodal.config.schema import CodecTrainingConfig, KMeansConfig, MaskedAutoencoderConfig, SpectrumTokenizerConfig
-from astromodal.core.io import load_torch, save_torch
 from astromodal.data.spectra import read_spectra
 from astromodal.errors import ArtifactError, ConfigError
+from astromodal.files.io import load_torch, save_torch
 from astromodal.tokenizers import SpectrumTokenizer
-from astromodal.tokenizers.patches import pixel_weights
-from astromodal.tokenizers.spectrum_sample import SATURATION, SpectrumLoader, SpectrumSample
+from astromodal.tokenizers.spectrum.patches import pixel_weights
+from astromodal.tokenizers.spectrum.sample import SATURATION, SpectrumLoader, SpectrumSample
 from tests.tokenizers.survey import N_PIXELS, whole
 
 TRAINING = CodecTrainingConfig(epochs=15, batch_size=32, learning_rate=5e-3, warmup_steps=10)

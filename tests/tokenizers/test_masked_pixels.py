@@ -7,8 +7,8 @@ import pytest
 
 from astromodal.config.schema import KMeansConfig, SpectrumGroupConfig, SpectrumKind, SpectrumTokenizerConfig
 from astromodal.data.spectra import SpectrumBatch
-from astromodal.tokenizers.groups import GroupCodec, fit_group
-from astromodal.tokenizers.patches import pixel_weights
+from astromodal.tokenizers.spectrum.groups import GroupCodec, fit_group
+from astromodal.tokenizers.spectrum.patches import pixel_weights
 
 P, N_FIT, N_TEST = 64, 1500, 400
 NOISE = 0.01  # of the scale: a signal-to-noise of 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from astromodal.tokenizers.patches import cut, join, n_patches, patch_features
+from astromodal.tokenizers.spectrum.patches import cut, join, n_patches, patch_features
 
 
 @pytest.mark.parametrize("patch_size", [1, 7, 8, 32, 100])

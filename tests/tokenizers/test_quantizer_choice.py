@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from astromodal.config.schema import FSQConfig, KMeansConfig, ResidualKMeansConfig, SpectrumTokenizerConfig
-from astromodal.core import manifest
-from astromodal.core.io import load_joblib, load_npz, save_npz
 from astromodal.data.datacube import Datacube
 from astromodal.data.images import read_images
 from astromodal.data.spectra import read_spectra
 from astromodal.errors import ArtifactError, ConfigError, DataError
+from astromodal.files.io import load_joblib, load_npz, save_npz
+from astromodal.provenance import manifest
 from astromodal.tokenizers import SpectrumTokenizer, TokenizerSet
-from astromodal.tokenizers.image import ImageTokenizer
-from astromodal.tokenizers.spectrum import FILE_NAME
+from astromodal.tokenizers.image.tokenizer import ImageTokenizer
+from astromodal.tokenizers.spectrum.tokenizer import FILE_NAME
 from astromodal.tokens import encode_survey
 from tests.tokenizers.survey import make_survey, whole
 from tests.tokenizers.test_image import CPU, ROWS, settings, write_cube
@@ -216,7 +216,7 @@ def test_cutouts_become_codes_of_any_quantizer_and_back(blobs, tmp_path, quantiz
 
 def test_levels_for_another_number_of_latents_are_refused_before_training(blobs, monkeypatch):
     data, cubes, splits = blobs
-    monkeypatch.setattr("astromodal.tokenizers.image.train_codec", lambda *a: pytest.fail("the codec was trained"))
+    monkeypatch.setattr("astromodal.tokenizers.image.tokenizer.train_codec", lambda *a: pytest.fail("the codec was trained"))
     with pytest.raises(ConfigError, match=r"2 numbers.*\[8, 8\], got vectors of 3 \(latents.*latent_channels=2"):
         images_with(FSQConfig(levels=[8, 8]), 3).fit(cubes, splits, data)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from astromodal.config.schema import ScalarTokenizerConfig
-from astromodal.core.io import load_npz, load_npz_key, read_json, save_npz
 from astromodal.data.scalars import read_scalars, scalar_columns
 from astromodal.errors import ArtifactError, ArtifactMissingError, DataError
-from astromodal.report.tables import tokenizer_table
+from astromodal.files.io import load_npz, load_npz_key, read_json, save_npz
+from astromodal.runs.tables import tokenizer_table
 from astromodal.tokenizers import ScalarTokenizer
 from tests.tokenizers.survey import make_survey, whole
 

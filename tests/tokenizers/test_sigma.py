@@ -12,8 +12,8 @@ from astromodal.config.schema import DataConfig, KMeansConfig, ScalarConfig, Spe
 from astromodal.data.scalars import read_scalars, transform, transform_error
 from astromodal.data.spectra import read_spectra
 from astromodal.tokenizers import ScalarTokenizer, SpectrumTokenizer
-from astromodal.tokenizers.patches import SATURATION, pixel_weights
-from astromodal.tokenizers.sigma import MAX_SIGMA, patch_sigma, scalar_sigma
+from astromodal.tokenizers.spectrum.patches import SATURATION, pixel_weights
+from astromodal.tokenizers.spectrum.sigma import MAX_SIGMA, patch_sigma, scalar_sigma
 from tests.tokenizers.survey import make_survey, whole
 
 NAN = float("nan")

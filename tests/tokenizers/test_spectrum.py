@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from astromodal.config.schema import KMeansConfig, SpectrumTokenizerConfig
-from astromodal.core.io import load_codebook, load_npz_key
 from astromodal.data.spectra import SpectrumBatch, read_spectra
 from astromodal.errors import ArtifactError, ConfigError, DataError
+from astromodal.files.io import load_codebook, load_npz_key
 from astromodal.tokenizers import SpectrumTokenizer
-from astromodal.tokenizers.groups import standardisation
+from astromodal.tokenizers.spectrum.groups import standardisation
 from tests.tokenizers.survey import N_PIXELS, make_survey, whole
 
 CONFIG = SpectrumTokenizerConfig(patch_size=8, quantizer=KMeansConfig(n_codes=128), patch_sizes={"xp": 10})

@@ -21,7 +21,7 @@ from astromodal.data.datacube import Datacube
 from astromodal.data.scalars import read_scalars
 from astromodal.data.spectra import read_spectra
 from astromodal.tokenizers import ScalarTokenizer, SpectrumTokenizer
-from astromodal.tokenizers.groups import fit_group
+from astromodal.tokenizers.spectrum.groups import fit_group
 
 N, P = 200, 40
 GROUPS = {

@@ -5,10 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from astromodal.ask.posterior import ColumnBins
 from astromodal.config.schema import DataConfig, ScalarConfig, ScalarTokenizerConfig, Transform
 from astromodal.data.datacube import Datacube
 from astromodal.data.scalars import read_scalars, scalar_columns
-from astromodal.evaluation.posterior import ColumnBins
 from astromodal.tokenizers.scalar import ScalarTokenizer
 
 N = 1200

@@ -21,9 +21,9 @@ from astromodal.config.schema import (
     SpectrumGroupConfig,
     SpectrumKind,
 )
-from astromodal.core.codebook import Codebook, ScalarCodebook
 from astromodal.data.datacube import Datacube
 from astromodal.errors import ArtifactError
+from astromodal.vocabulary.codebook import Codebook, ScalarCodebook
 
 SIZE, N_COEFFICIENTS = 8, {"bp": 12, "rp": 8}
 IMAGE_TOKENS, V_SCALAR, V_IMAGE, V_SPECTRUM = 4, 32, 64, 16
@@ -161,7 +161,7 @@ class FakeTokenizers:
 
 def make_survey(root: Path, n_fields: int = 3, n: int = 90, batch_rows: int = 16):
     """Cubes, splits by hash of the id, and configuration."""
-    from astromodal.core.ids import hash_ids
+    from astromodal.files.ids import hash_ids
 
     data = survey_config(root, batch_rows)
     cubes = [Datacube(write_cube(root, f"F{i}", n + 7 * i, seed=i), data) for i in range(n_fields)]

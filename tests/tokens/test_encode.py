@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from astromodal.config.schema import ScalarTokenizerConfig
-from astromodal.core.io import load_npz
-from astromodal.core.manifest import read_manifest
 from astromodal.data.datacube import Datacube
 from astromodal.errors import ArtifactError, ArtifactMissingError, DataError
-from astromodal.report.tables import encoding_table
+from astromodal.files.io import load_npz
+from astromodal.provenance.manifest import read_manifest
+from astromodal.runs.tables import encoding_table
 from astromodal.tokens import FieldWriter, TokenStore, encode_survey, token_paths
 from tests.tokens.fake_survey import FakeTokenizers, make_survey, write_cube
 
@@ -184,7 +184,7 @@ def test_a_full_disk_leaves_the_earlier_encoding_untouched(survey, monkeypatch, 
     cubes, splits, data, root = survey
     encode_survey(cubes, FakeTokenizers(), splits, data, root)
     before, manifest = snapshot(root), read_manifest(root / "tokens")
-    from astromodal.core.npz import _Spool
+    from astromodal.files.npz import _Spool
 
     calls, write = [0], _Spool.write
 

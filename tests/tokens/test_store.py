@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from astromodal.core import remembered
-from astromodal.core.file_array import FileArray
-from astromodal.core.io import load_npz, save_npz
-from astromodal.core.manifest import fingerprint_file, read_manifest, update_manifest
 from astromodal.errors import ArtifactError, ArtifactMissingError
+from astromodal.files.file_array import FileArray
+from astromodal.files.io import load_npz, save_npz
+from astromodal.provenance import remembered
+from astromodal.provenance.manifest import fingerprint_file, read_manifest, update_manifest
 from astromodal.tokens import TokenStore, encode_survey, token_paths
 from tests.tokens.fake_survey import FakeTokenizers, make_survey
 

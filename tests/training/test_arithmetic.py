@@ -19,7 +19,7 @@ from astromodal.config.schema import (
 )
 from astromodal.training import arithmetic
 from astromodal.training.arithmetic import Choice, choose
-from astromodal.training.checkpoint import load_checkpoint
+from astromodal.training.checkpoints.checkpoint import load_checkpoint
 from astromodal.training.loop import TrainingLoop
 from astromodal.training.precision import MixedPrecision
 from tests.training.toys import ToyLoader, ToyNet, ToyObjective, options

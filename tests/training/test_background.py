@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-from astromodal.core import io
-from astromodal.core.tracking import Tracker
 from astromodal.errors import ArtifactError
-from astromodal.training import checkpoint
-from astromodal.training.background import BackgroundWriter, Snapshot
+from astromodal.files import io
+from astromodal.runs.tracking import Tracker
 from astromodal.training.callbacks import Callback
-from astromodal.training.checkpoint import load_checkpoint
+from astromodal.training.checkpoints import checkpoint
+from astromodal.training.checkpoints.background import BackgroundWriter, Snapshot
+from astromodal.training.checkpoints.checkpoint import load_checkpoint
 from astromodal.training.loop import TrainingLoop
 from tests.training.test_resume import assert_same
 from tests.training.toys import ToyLoader, ToyObjective, options

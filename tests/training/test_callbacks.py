@@ -21,7 +21,7 @@ from astromodal.training.callbacks import (
     MetricsCallback,
     metric_mode,
 )
-from astromodal.training.hooks import look_up
+from astromodal.training.callbacks.hooks import look_up
 from astromodal.training.loop import TrainingLoop
 from tests.training.toys import MemoryTracker, ToyLoader, ToyObjective, options
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from astromodal.core.io import load_torch, save_torch
-from astromodal.core.tracking import Tracker
 from astromodal.errors import ConfigError
+from astromodal.files.io import load_torch, save_torch
+from astromodal.runs.tracking import Tracker
 from astromodal.training.callbacks import (
     Callback,
     CallbackList,
@@ -22,7 +22,7 @@ from astromodal.training.callbacks import (
     ScheduledValue,
     ramp,
 )
-from astromodal.training.checkpoint import copy_checkpoint
+from astromodal.training.checkpoints.checkpoint import copy_checkpoint
 from astromodal.training.loop import TrainingLoop
 from tests.training.test_resume import KillAt, Killed, assert_same, assert_same_run
 from tests.training.toys import ToyLoader, ToyNet, ToyObjective, options
@@ -117,7 +117,7 @@ def test_a_copy_that_a_kill_prevented_is_made_after_the_resume(whole: Path, tmp_
         copy_checkpoint(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr("astromodal.training.checkpointing.copy_checkpoint", dies)
+        patch.setattr("astromodal.training.checkpoints.callback.copy_checkpoint", dies)
         with pytest.raises(Killed):
             loop_in(tmp_path).fit()
     assert not (tmp_path / "mine/checkpoint_epoch_3.pt").exists()
@@ -143,8 +143,8 @@ def test_a_checkpoint_callback_serialises_nothing_twice(tmp_path: Path, monkeypa
         written.append(Path(path).name)
         save_torch(path, obj)
 
-    monkeypatch.setattr("astromodal.training.checkpoint.save_torch", counting)
-    monkeypatch.setattr("astromodal.training.checkpointing.save_torch", counting)
+    monkeypatch.setattr("astromodal.training.checkpoints.checkpoint.save_torch", counting)
+    monkeypatch.setattr("astromodal.training.checkpoints.callback.save_torch", counting)
     callback = CheckpointCallback(tmp_path / "mine", 1, save_best=False, save_every=10)
     loop = TrainingLoop(ToyObjective(), ToyLoader(), callbacks=[callback], output_dir=tmp_path, **options(epochs=3))
     loop.fit()

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import nn
 
-from astromodal.core.io import FileLock, load_torch, save_torch
 from astromodal.errors import ArtifactError, ArtifactMissingError, ConfigError, UnsafeFileError
-from astromodal.training.checkpoint import (
+from astromodal.files.io import FileLock, load_torch, save_torch
+from astromodal.training.checkpoints.checkpoint import (
     KEYS,
     CheckpointStore,
     check_resumable,

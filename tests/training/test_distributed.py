@@ -18,7 +18,7 @@ import torch
 
 from astromodal.config.schema import HardwareConfig, OptimizerConfig, OptimizerName, Parallel
 from astromodal.errors import ConfigError
-from astromodal.training.checkpoint import load_checkpoint
+from astromodal.training.checkpoints.checkpoint import load_checkpoint
 from astromodal.training.loop import TrainingLoop
 from tests.training import two_processes
 from tests.training.test_resume import assert_same

@@ -59,7 +59,11 @@ def test_using_callbacks(tmp_path, monkeypatch, caplog):
 
 
 def test_callback_types():
-    from src.astromodal.training.callbacks import CheckpointCallback, CoveragePlateauCallback, EarlyStoppingCallback
+    from src.astromodal.training.callbacks import (
+        CheckpointCallback,
+        CoveragePlateauCallback,
+        EarlyStoppingCallback,
+    )
 
     early_stop = EarlyStoppingCallback(
         patience=20,           # Epochs to wait

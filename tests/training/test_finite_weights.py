@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from astromodal.core.io import load_torch, save_torch
 from astromodal.errors import ArtifactError, TrainingError
+from astromodal.files.io import load_torch, save_torch
 from astromodal.training.callbacks import Callback
-from astromodal.training.checkpoint import CheckpointStore, load_checkpoint, load_weights
+from astromodal.training.checkpoints.checkpoint import CheckpointStore, load_checkpoint, load_weights
 from astromodal.training.loop import TrainingLoop
 from tests.training.test_guards import make
 from tests.training.toys import ToyNet, ToyObjective

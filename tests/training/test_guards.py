@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from astromodal.config.schema import HardwareConfig, Precision
-from astromodal.core.tracking import Tracker
 from astromodal.errors import ArtifactError, ArtifactMissingError, TrainingError
+from astromodal.runs.tracking import Tracker
 from astromodal.training.callbacks import Callback
-from astromodal.training.guards import load_bundle, replay
 from astromodal.training.loop import MAX_SKIPPED, TrainingLoop
+from astromodal.training.watch.guards import load_bundle, replay
 from tests.training.test_resume import Killed, assert_same_run
 from tests.training.toys import MemoryTracker, ToyLoader, ToyNet, ToyObjective, options
 
@@ -105,7 +105,7 @@ def test_without_a_run_directory_or_room_for_the_bundle_the_error_is_the_same(tm
     with pytest.raises(TrainingError, match="step 2, objects 210") as caught:
         make(None, Broken({2})).fit()
     assert "load_bundle" not in str(caught.value)
-    from astromodal.training import debug_bundle
+    from astromodal.training.watch import debug_bundle
 
     def full(path: Path, obj: object) -> None:
         raise ArtifactError("room on the disk", where=path)

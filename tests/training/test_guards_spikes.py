@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from astromodal.core.io import read_jsonl
-from astromodal.core.tracking import Tracker
+from astromodal.files.io import read_jsonl
+from astromodal.runs.tracking import Tracker
 from astromodal.training.callbacks import Callback
 from astromodal.training.loop import TrainingLoop
-from astromodal.training.spikes import LEAST_SPREAD, N_LEAST, WINDOW, SpikeWatch
+from astromodal.training.watch.spikes import LEAST_SPREAD, N_LEAST, WINDOW, SpikeWatch
 from tests.training.test_resume import Killed
 from tests.training.toys import MemoryTracker, ToyLoader, ToyObjective, options
 

@@ -377,7 +377,7 @@ def test_without_a_run_directory_nothing_is_written(tmp_path: Path, monkeypatch:
 
 
 def test_a_statistic_is_averaged_over_the_steps_that_have_it() -> None:
-    from astromodal.training.recording import over_steps_that_have_it
+    from astromodal.training.watch.recording import over_steps_that_have_it
 
     means = {"loss": 2.0, "image": 0.2, "seen_image": 0.25, "spectrum": 0.0, "seen_spectrum": 0.0}
     assert over_steps_that_have_it(means) == {"loss": 2.0, "image": 0.8}

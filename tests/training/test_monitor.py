@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from astromodal.core.vocab import build_vocab_spec
 from astromodal.errors import ConfigError
-from astromodal.training.monitor import check_monitor
+from astromodal.training.watch.monitor import check_monitor
+from astromodal.vocabulary.vocab import build_vocab_spec
 
 VOCAB = build_vocab_spec(8, 4, {"xp": 6}, scalar_columns=("r", "specz_z"))
 ALL = ("scalar", "spectrum", "image")

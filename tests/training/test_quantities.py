@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from astromodal.errors import ConfigError
-from astromodal.training.callbacks import Controller, FeedbackValue, ScheduledValue, ramp, set_quantity
+from astromodal.training.callbacks import (
+    Controller,
+    FeedbackValue,
+    ScheduledValue,
+    ramp,
+    set_quantity,
+)
 from astromodal.training.loop import TrainingLoop
 from tests.training.toys import MemoryTracker, ToyLoader, ToyNet, ToyObjective, options
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from astromodal.config.signals import Stopped, stops_raised
 from astromodal.config.schema import OptimizerConfig, OptimizerName
-from astromodal.core.tracking import Tracker
 from astromodal.errors import ArtifactError, ConfigError
+from astromodal.machine.signals import Stopped, stops_raised
+from astromodal.runs.tracking import Tracker
 from astromodal.training.callbacks import Callback, EarlyStopping
-from astromodal.training.checkpoint import load_checkpoint
+from astromodal.training.checkpoints.checkpoint import load_checkpoint
 from astromodal.training.loop import LoopResult, TrainingLoop
 from tests.training.toys import ToyLoader, ToyNet, ToyObjective, options
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from astromodal.core.io import load_torch, read_jsonl
-from astromodal.core.tracking import Tracker
-from astromodal.training.checkpoint import load_checkpoint
+from astromodal.files.io import load_torch, read_jsonl
+from astromodal.runs.tracking import Tracker
+from astromodal.training.checkpoints.checkpoint import load_checkpoint
 from astromodal.training.loop import TrainingLoop
 from tests.training.test_resume import KillAt, Killed, assert_same, assert_same_run, make
 from tests.training.toys import ToyLoader, ToyObjective, options

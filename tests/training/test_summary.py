@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from astromodal.models import CausalTransformerLM
 from astromodal.training.loop import TrainingLoop
-from astromodal.training.summary import (
+from astromodal.training.watch.summary import (
     count_parameters,
     describe_model,
     expected_tokens,

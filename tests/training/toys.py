@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from astromodal.config.schema import HardwareConfig, OptimizerConfig, ScheduleConfig, TrainingConfig
-from astromodal.core.tracking import NullTracker
+from astromodal.runs.tracking import NullTracker
 
 CPU = HardwareConfig(device="cpu")
 

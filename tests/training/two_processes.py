@@ -23,15 +23,15 @@ import numpy as np
 import torch
 
 from astromodal.config.schema import HardwareConfig, OptimizerConfig, OptimizerName, Parallel, ValuesConfig
-from astromodal.core.vocab import build_vocab_spec
 from astromodal.errors import ConfigError, UserError
+from astromodal.loss.language_model import LanguageModelObjective
+from astromodal.loss.standardize import as_codebooks
 from astromodal.models import CausalTransformerLM
 from astromodal.models.values import token_values
-from astromodal.training import distributed
+from astromodal.parallel import distributed
 from astromodal.training.callbacks import Callback
 from astromodal.training.loop import TrainingLoop
-from astromodal.training.objectives import LanguageModelObjective
-from astromodal.training.standardize import as_codebooks
+from astromodal.vocabulary.vocab import build_vocab_spec
 from tests.training.toys import MemoryTracker, ToyLoader, ToyNet, ToyObjective, options
 
 ROWS, LENGTH, N_STEPS = 6, 11, 4

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.io import read_mapping
-from ..core.text_table import table
 from ..data.scalars import inverse_transform
 from ..data.splits import SPLIT_NAMES
 from ..errors import UserError
+from ..files.io import read_mapping
+from ..files.text_table import table
 from ..sequences.names import quantities
 from .judged import HEADER, figure_rows, find_judgement, judged_figures
 
 if TYPE_CHECKING:
-    from ..evaluation.seen import TrainingRun
-    from ..evaluation.trained import TrainedModel
+    from ..ask.seen import TrainingRun
+    from ..ask.trained import TrainedModel
     from .model import Model
 
 TRAINING = ("optimizer", "schedule", "training", "loss")  # sections of the configuration

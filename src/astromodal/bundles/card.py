@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..core.text_table import markdown
 from ..data.splits import SPLIT_NAMES
+from ..files.text_table import markdown
 from .about import can_ask, range_of
 from .examples import FILE as EXAMPLES
 from .judged import HEADER, figure_rows

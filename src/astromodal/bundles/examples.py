@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..core.bounded import check_file_size
-from ..core.io import load_npz, save_npz
 from ..data.columns import is_number, list_column_ragged, list_value_type, numbers, one_array
 from ..data.splits import TEST
 from ..errors import ArtifactError, ArtifactMissingError, UserError
+from ..files.bounded import check_file_size
+from ..files.io import load_npz, save_npz
 
 if TYPE_CHECKING:
-    from ..evaluation.seen import TrainingRun
+    from ..ask.seen import TrainingRun
     from .model import Model
 
 FILE = "examples.npz"

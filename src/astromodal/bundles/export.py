@@ -20,15 +20,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..ask.recalibration import FILE as CALIBRATION
 from ..config.schema import DataConfig, HardwareConfig
-from ..core.atomic import writing
-from ..core.bundle_files import CONFIG, WEIGHTS, is_bundle, save_weights, write_hashes
-from ..core.io import load_torch, plain, write_json, write_text
-from ..core.manifest import package_versions
 from ..errors import ArtifactError, ConfigError
-from ..evaluation.recalibration import FILE as CALIBRATION
+from ..files.atomic import writing
+from ..files.bundle_files import CONFIG, WEIGHTS, is_bundle, save_weights, write_hashes
+from ..files.io import load_torch, plain, write_json, write_text
+from ..provenance.manifest import package_versions
 from ..tokenizers.bundle import FOLDERS
-from ..training.checkpoint import model_state
+from ..training.checkpoints.checkpoint import model_state
 from .about import about_run, asks
 from .card import card, citation
 from .examples import choose_examples, replay, write_examples
@@ -127,7 +127,7 @@ def _write(model: Model, new: Path, judgement: Path | None, examples: bool, refe
 
 def _copy_tokenizer(model: Model, name: str, target: Path) -> None:
     """The files of a fitted tokenizer, as they are."""
-    from ..core.manifest import check_manifest
+    from ..provenance.manifest import check_manifest
 
     source = model.trained.tokenizers_root / FOLDERS[name]
     manifest = check_manifest(source, verify_files=True)
@@ -158,7 +158,7 @@ def _portable(data: DataConfig, new: Path) -> dict[str, Any]:
 
 def _describe(model: Model, run_dir: Path, new: Path, judgement: Path | None, title: str | None) -> dict[str, Any]:
     """What the card and ``explain()`` say, also written into the configuration."""
-    from ..core.io import read_mapping
+    from ..files.io import read_mapping
 
     about = about_run(run_dir, model.trained, model.trained_on, judgement)
     about |= {"title": title or f"{about['survey']}, run {about['run']}", "asks": asks(model.trained, model.data)}

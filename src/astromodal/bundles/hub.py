@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..core.bundle_files import MANIFEST, check_bundle, read_names
 from ..errors import ArtifactError, ArtifactMissingError, ConfigError
+from ..files.bundle_files import MANIFEST, check_bundle, read_names
 
 PREFIX = "hf://"
 MAX_BYTES = 1 << 38  # of all files of a bundle: more is no model of this program

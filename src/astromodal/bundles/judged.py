@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.io import read_mapping
 from ..errors import ArtifactError, ArtifactMissingError
+from ..files.io import read_mapping
 
 FOLDER, FILE = "judgement", "evaluation.json"
 _DEPTH = 4  # folders below runs/evaluate: <name>/<run_id>, sweeps/<run_id>/<job>

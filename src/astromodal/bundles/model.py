@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..config.bounds import check_value
-from ..config.combinations import check_evaluate
-from ..config.explain import nearest
-from ..config.saved import typed
+from ..ask.catalogue import as_column
+from ..ask.questions import BEFORE
+from ..config.checks.bounds import check_value
+from ..config.checks.combinations import check_evaluate
+from ..config.checks.saved import typed
+from ..config.reading.explain import nearest
 from ..config.schema import Calibrate, DataConfig, EvaluateConfig, HardwareConfig
 from ..errors import ConfigError
-from ..evaluation.catalogue import as_column
-from ..evaluation.questions import BEFORE
 from .rows import RowEncoder
 from .tables import UNIT, Source, is_stream, source_of
 
 if TYPE_CHECKING:
-    from ..evaluation.familiarity import Familiarity
-    from ..evaluation.prediction import Predictor
-    from ..evaluation.seen import TrainingRun
-    from ..evaluation.trained import TrainedModel
+    from ..ask.familiarity import Familiarity
+    from ..ask.prediction import Predictor
+    from ..ask.seen import TrainingRun
+    from ..ask.trained import TrainedModel
     from ..tokens.store import FieldTokens
 
 QUANTILES = (0.16, 0.5, 0.84)
@@ -94,7 +94,7 @@ class Model:
                 unfamiliar_above, calibration, batch_size.
 
         Returns:
-            The same kind of table: ``id`` and the columns that :mod:`~astromodal.evaluation.catalogue` describes,
+            The same kind of table: ``id`` and the columns that :mod:`~astromodal.ask.catalogue` describes,
             flags included.
 
         Raises:
@@ -179,9 +179,9 @@ class Model:
         return _same_kind(table, answer, schema, encoder.report)
 
     def _predictor(self, settings: EvaluateConfig, seed: int, familiarity: bool | None) -> Predictor:
-        from ..evaluation.familiarity import fit_familiarity
-        from ..evaluation.prediction import Predictor
-        from ..evaluation.recalibration import Calibration
+        from ..ask.familiarity import fit_familiarity
+        from ..ask.prediction import Predictor
+        from ..ask.recalibration import Calibration
         from ..training.utils import resolve_device
 
         calibration = None
@@ -226,7 +226,7 @@ def _question(column: str, units: Mapping[str, str]) -> str | None:
 
 
 def _answers(predictor: Predictor, tokens: FieldTokens, schema: pa.Schema) -> pa.Table:
-    from ..evaluation.prediction import Window
+    from ..ask.prediction import Window
 
     columns, embeddings = predictor.predict(Window(tokens, 0, len(tokens), np.arange(len(tokens))))
     found = embeddings if predictor.settings.embeddings else columns

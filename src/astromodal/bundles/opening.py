@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config.saved import typed
+from ..ask.recalibration import FILE as CALIBRATION
+from ..ask.seen import training_run
+from ..ask.trained import find_weights, load_trained, of_bundle, run_folder
+from ..config.checks.saved import typed
 from ..config.schema import DataConfig, HardwareConfig
-from ..core.bundle_files import CONFIG, WEIGHTS, bundle_state, is_bundle
-from ..core.io import read_mapping
 from ..errors import ArtifactError, ArtifactMissingError, DataError
-from ..evaluation.recalibration import FILE as CALIBRATION
-from ..evaluation.seen import training_run
-from ..evaluation.trained import find_weights, load_trained, of_bundle, run_folder
+from ..files.bundle_files import CONFIG, WEIGHTS, bundle_state, is_bundle
+from ..files.io import read_mapping
 from .about import about_model
 from .examples import replay
 from .hub import PREFIX, download

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core.ids import hash_ids
-from ..core.random import keyed_uniform
+from ..ask.familiarity import MIN_OBJECTS
+from ..ask.seen import TrainingRun
 from ..data.splits import VAL
-from ..evaluation.familiarity import MIN_OBJECTS
-from ..evaluation.seen import TrainingRun
+from ..files.ids import hash_ids
+from ..machine.random import keyed_uniform
 from ..tokens.store import FieldTokens, TokenStore
 from ..tokens.writer import FieldWriter
 

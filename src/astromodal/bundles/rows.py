@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..core.ids import normalize_ids
 from ..data.columns import refuse_twice
 from ..data.datacube import Batch, Datacube, needed_columns
 from ..data.masks import SUFFIX
 from ..errors import DataError
+from ..files.ids import normalize_ids
 from ..sequences.names import quantities
 from ..tokens.field import FieldReader
 from ..tokens.in_memory import RowsInMemory
 from .tables import Source
 
 if TYPE_CHECKING:
+    from ..ask.trained import TrainedModel
     from ..config.schema import DataConfig
-    from ..evaluation.trained import TrainedModel
     from ..tokens.store import FieldTokens
 
 WHERE = "the table"

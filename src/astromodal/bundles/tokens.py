@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..core.vocab import stages_of
+from ..ask.catalogue import as_column
 from ..data.columns import list_column_to_matrix, numbers
 from ..data.scalars import SCALE_SUFFIX, inverse_transform
 from ..errors import DataError
-from ..evaluation.catalogue import as_column
+from ..vocabulary.vocab import stages_of
 from .tables import UNIT
 
 if TYPE_CHECKING:
-    from ..evaluation.trained import TrainedModel
+    from ..ask.trained import TrainedModel
     from ..tokens.store import FieldTokens
 
 IMAGE, WHERE = "image", "tokens"

@@ -15,7 +15,7 @@ __getattr__, __dir__, __all__ = exports(
         "masked_autoencoder": "MaskedAutoencoder",
         "masking": "hidden_blocks masked_mse masked_sse",
         "ternary_vae": "TernaryCodec",
-        "hyperbolic_vae": "TernaryVAE",
+        "..recipes.ternary.hyperbolic_vae": "TernaryVAE",
         "reconstruction": "ReconstructionObjective",
     },
 )

@@ -23,7 +23,7 @@ from ..config import schema
 from ..errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
-    from ..core.objective import Objective
+    from ..models.trainable import Objective
 
 # name: module, class, configuration (in config/schema/), dimensions of the arrays beside the channels
 CODECS = {

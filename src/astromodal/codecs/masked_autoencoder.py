@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.objective import Batch
 from ..errors import ConfigError
+from ..models.trainable import Batch
 from .base import Codec
 from .masking import hidden_blocks, visible_mask, visible_tokens
 from .reconstruction import ReconstructionObjective
@@ -36,7 +36,7 @@ from .spectrum_transformer import LatentDecoder, SpectrumEncoder, check_counts
 
 if TYPE_CHECKING:
     from ..config.schema import MaskedAutoencoderConfig
-    from ..core.objective import Objective
+    from ..models.trainable import Objective
 
 PIXELS_PER_LATENT = 32  # where neither the codec nor the group of spectra says another number
 COMPRESSION = 10.0  # in units of a spectrum's scale: below it the encoder sees values as they are

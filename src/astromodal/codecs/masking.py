@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.random import keyed_uniform
 from ..errors import ConfigError
+from ..machine.random import keyed_uniform
 
 VALIDATION_STEP = -1  # the step that masks of validations are drawn for: no step of training has it
 REDUCTIONS = ("sum", "mean", "batch_mean")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from ..core.objective import Batch
+    from ..models.trainable import Batch
     from .base import Codec
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..config import schema
-from ..config.saved import check_count, typed
-from ..core.torch_files import check_finite
+from ..config.checks.saved import check_count, typed
 from ..errors import ArtifactError, UserError
+from ..files.torch_files import check_finite
 from .base import CODECS, Codec, build_codec
 
 MAX_VALUES = 1 << 26  # of an array: 12 bands of 2300 x 2300 pixels; and of the pixels of a spectrum times the width

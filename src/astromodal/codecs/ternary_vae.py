@@ -30,7 +30,7 @@ from .spectrum_trunk import SpectrumTrunk
 
 if TYPE_CHECKING:
     from ..config.schema import TernaryCodecConfig
-    from ..core.objective import Batch
+    from ..models.trainable import Batch
 
 FIRST_GAIN = 4.0  # of the layer before the rounding: an untrained one of usual size would round nearly everything to 0
 USAGE_RATE = 0.05  # share of a step in the running usage

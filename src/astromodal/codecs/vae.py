@@ -39,7 +39,7 @@ from .variational import (
 
 if TYPE_CHECKING:
     from ..config.schema import VAEConfig
-    from ..core.objective import Batch
+    from ..models.trainable import Batch
 
 FIRST_LOG_VARIANCE = -3.0  # of an untrained posterior: narrow, so that the decoder sees a signal from the start
 FIRST_LOG_SIGMA = -1.0  # of an untrained likelihood: about the noise of the sky in arcsinh(flux / 3 sigma)

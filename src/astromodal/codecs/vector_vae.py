@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config.schema import Corruption, Likelihood
-from ..core.objective import Batch
 from ..errors import ConfigError, DataError
+from ..models.trainable import Batch
 from .reconstruction import sum_over_ranks
 from .variational import (
     LOG_VARIANCE,

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Export, and push where that is wanted."""
     from ..bundles.hub import check_pushable, upload
-    from ..core.text_table import say
+    from ..files.text_table import say
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.push is not None:

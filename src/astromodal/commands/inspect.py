@@ -33,10 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Look, say, and write where that is wanted."""
-    from ..core.text_table import say, table
     from ..data.inspect import survey
     from ..data.inspect.proposal import kind_of, summary
     from ..errors import ConfigError
+    from ..files.text_table import say, table
 
     if options.rows < 1:
         raise ConfigError("--rows of 1 or more", got=options.rows)
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
         module = "src.astromodal" if "src.astromodal" in sys.modules else "astromodal"  # in a checkout, or installed
         say(f"to write it: python -m {module} inspect {options.path} --write conf{os.sep}data{os.sep}mine.yaml")
         return
-    from ..core.io import write_text
+    from ..files.io import write_text
 
     write_text(options.write, found.text)
     say(f"\nwritten: {options.write}; next:")

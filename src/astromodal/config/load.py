@@ -14,10 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
-from .explain import all_keys, explain, nearest
-from .register import conf_dir, register
-from .text_values import text_stays_text
-from .yaml_files import load_yaml
+from .launching.register import conf_dir, register
+from .reading.explain import all_keys, explain, nearest
+from .reading.text_values import text_stays_text
+from .reading.yaml_files import load_yaml
 
 # documented name -> the program's key
 ALIASES: dict[str, str] = {

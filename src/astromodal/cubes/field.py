@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..core.fingerprints import fingerprint_config, new_hash
-from ..core.remembered import fingerprint_files, memory_of
 from ..data.photometry import flux_factors
 from ..data.spectra import grid
 from ..errors import DataError
+from ..provenance.fingerprints import fingerprint_config, new_hash
+from ..provenance.remembered import fingerprint_files, memory_of
 from . import layout
 from .fits_files import OpenFiles
 from .matching import Matches, by_id, on_sky
@@ -277,7 +277,7 @@ def band_source(cubes: CubesConfig, band: str) -> Any:
 
 def as_ids(column: pa.Array) -> np.ndarray:
     """A column with ids of another catalogue as text, "" where an object has none (null, or not above 0)."""
-    from ..core.ids import normalize_ids
+    from ..files.ids import normalize_ids
 
     if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
         known = pc.fill_null(pc.greater(column, 0), False)

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..core.atomic import atomic_path
 from ..data.datacube import needed_columns
 from ..errors import ConfigError
+from ..files.atomic import atomic_path
 from .spectra import LIST
 
 if TYPE_CHECKING:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..config.names import check_name
-from ..core.ids import normalize_ids
-from ..core.fingerprints import fingerprint_config
-from ..errors import ConfigError, DataError, UserError
+from ..config.checks.names import check_name
+from ..errors import ConfigError, DataError
+from ..files.ids import normalize_ids
+from ..provenance.fingerprints import fingerprint_config
 from . import desi, layout, sdss
 from .field import EXTRA, FORMAT, Survey, band_source
 from .spectra import check_groups

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.plotting import BLUE, INK, ORANGE, never_fatal, panel_grid, save
-from ..core.text_table import table
+from ..files.text_table import table
+from ..plots.panels import BLUE, INK, ORANGE, never_fatal, panel_grid, save
 
 _COLUMNS = 4  # panels in a row
 

@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..core.ids import hash_ids, normalize_ids
 from ..errors import DataError
+from ..files.ids import hash_ids, normalize_ids
 from .tables import CSV, UNIT, batches, files_of
 from .units import factor
 

@@ -39,7 +39,7 @@ def factor(found: object, wanted: object, where: object, repair: str) -> float:
     Raises:
         DataError: they do not convert.
 
-    >>> factor("nm", "Angstrom", "a column", ""), factor(None, "Angstrom", "a column", "")
+    >>> round(factor("nm", "Angstrom", "a column", ""), 6), factor(None, "Angstrom", "a column", "")
     (10.0, 1.0)
     """
     from astropy import units

@@ -15,8 +15,8 @@ __getattr__, __dir__, __all__ = exports(
         "images": "ImageBatch elliptical_mask read_images",
         "splits": "TEST TRAIN VAL assign_splits",
         "synthetic": "check_place ensure_survey noise_limited_error true_parameters",
-        "checklists": "Checklists read_checklists",
-        "checklist_generator": "ChecklistGenerator",
-        "species_matrix": "SpeciesMatrix split_rows",
+        "..recipes.ebird.checklists": "Checklists read_checklists",
+        "..recipes.ebird.checklist_generator": "ChecklistGenerator",
+        "..recipes.ebird.species_matrix": "SpeciesMatrix split_rows",
     },
 )

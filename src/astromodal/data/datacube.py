@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ..config.names import check_name
-from ..core.ids import hash_ids, normalize_ids
+from ..config.checks.names import check_name
 from ..errors import ConfigError, DataError
+from ..files.ids import hash_ids, normalize_ids
 from .columns import is_number, list_column_ragged, list_column_to_matrix, list_value_type, numbers, refuse_twice
 from .masks import mask_columns, unmasked
 from .sources import nested

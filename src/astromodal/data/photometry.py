@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.text_files import read_text
 from ..errors import DataError
+from ..files.text_files import read_text
 
 if TYPE_CHECKING:
     from ..config.schema import ImageConfig

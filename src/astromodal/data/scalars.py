@@ -207,7 +207,7 @@ def classify(raw: np.ndarray, config: ScalarConfig, null: int) -> tuple[np.ndarr
         raw: ``(n,)`` float, NaN where null; null: how many are null.
 
     Returns:
-        present ``(n,)``, nondetected ``(n,)``, counts by reason (keys of :data:`~.findings.REASONS`).
+        present ``(n,)``, nondetected ``(n,)``, counts by reason (keys of :data:`~astromodal.data.findings.REASONS`).
     """
     infinite, missing = np.isinf(raw), np.isnan(raw)
     nondetected = is_one_of(raw, [] if config.nondetection is None else [config.nondetection])

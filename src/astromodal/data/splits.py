@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core.ids import hash_ids
-from ..core.random import keyed_uniform
 from ..errors import ConfigError, DataError
+from ..files.ids import hash_ids
+from ..machine.random import keyed_uniform
 from .datacube import LIGHT_ROWS, Datacube
 
 if TYPE_CHECKING:

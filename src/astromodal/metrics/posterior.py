@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..core.random import keyed_uniform
 from ..errors import DataError
+from ..machine.random import keyed_uniform
 
 _PIT_KEY = 0x917
 

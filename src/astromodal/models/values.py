@@ -39,10 +39,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..config.schema import ValuesConfig, ValueFeatures
-from ..core.codebook import Codebook, ScalarCodebook
-from ..core.vocab import VocabSpec
+from ..config.schema import ValueFeatures, ValuesConfig
 from ..errors import ArtifactError
+from ..vocabulary.codebook import Codebook, ScalarCodebook
+from ..vocabulary.vocab import VocabSpec
 
 LOWEST_FREQUENCY = 1 / 16  # per standard deviation
 ERROR_KNOTS = np.linspace(-3.0, 1.0, 9)  # log10 of the standard error, in units of the codebook's spread
@@ -145,7 +145,7 @@ def token_values(
     """What ``model.values`` makes of a set of codebooks; None: nothing.
 
     Args:
-        books: with ``image``, ``spectrum`` and ``scalar`` (:class:`~astromodal.training.standardize.Codebooks`).
+        books: with ``image``, ``spectrum`` and ``scalar`` (:class:`~astromodal.loss.standardize.Codebooks`).
         config: as it stands in a configuration, or in the ``config.json`` of a run.
     """
     if config is None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.levels import check_levels, check_n_levels
+from ..config.checks.levels import check_levels, check_n_levels
 from ..config.schema import FSQConfig, KMeansConfig, ResidualKMeansConfig
 from ..errors import ArtifactError, ConfigError
 from .assign import NearestEntry, nearest

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from ..core.codebook import Codebook
 from ..errors import ArtifactError, DataError
+from ..vocabulary.codebook import Codebook
 
 
 def checked(X: np.ndarray, where: str, n_dims: int | None = None, *, double: bool = False) -> np.ndarray:

@@ -17,10 +17,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..config.levels import check_levels, check_n_levels
+from ..config.checks.levels import check_levels, check_n_levels
 from ..config.schema import FSQConfig
-from ..core.codebook import Codebook
 from ..errors import ArtifactError, DataError
+from ..vocabulary.codebook import Codebook
 from .base import Quantizer, checked, checked_weights
 
 CORE = 5e-4  # on each side, beyond which values are outliers: they do not take part in the choice of the bounds

@@ -22,8 +22,8 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from ..config.schema import KMeansConfig
-from ..core.codebook import Codebook
 from ..errors import ArtifactError, ConfigError, DataError
+from ..vocabulary.codebook import Codebook
 from .assign import TREE_DIMS, NearestEntry
 from .base import Quantizer, checked, checked_weights, of_numbers
 from .seeding import seed_centroids

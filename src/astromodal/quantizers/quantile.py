@@ -16,8 +16,8 @@ from typing import Self
 
 import numpy as np
 
-from ..core.codebook import Codebook
 from ..errors import ArtifactError, ConfigError, DataError
+from ..vocabulary.codebook import Codebook
 from .base import Quantizer, checked
 from .cells import BLOCK_ROWS, N_CELLS, CellMap, best_map
 from .heavy import edges_around_heavy

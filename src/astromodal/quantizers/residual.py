@@ -15,8 +15,8 @@ from typing import Any, Self
 import numpy as np
 
 from ..config.schema import KMeansConfig, ResidualKMeansConfig
-from ..core.codebook import Codebook
 from ..errors import ArtifactError, ConfigError
+from ..vocabulary.codebook import Codebook
 from .base import Quantizer, checked, checked_weights, of_numbers
 from .kmeans import KMeans
 

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..config.schema import Config
-    from ..core.runs import RunContext
+    from ..runs.run import RunContext
 
 RECIPES: dict[str, str] = {
     "ebird_vae": "ebird.experiment",

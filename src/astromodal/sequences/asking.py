@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.random import splitmix64
 from ..errors import ConfigError
+from ..machine.random import splitmix64
 from .layout import SequenceLayout
 from .names import Known, expand, parts_of, quantities, scale_of, with_scales
 

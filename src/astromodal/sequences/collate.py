@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.random import keyed_words
 from ..errors import DataError, UserError
+from ..machine.random import keyed_words
 from .dataset import SequenceDataset
 
 _POOL_BATCHES = 1024  # batches among which lengths are sorted: padding below 1 %, memory a few hundred kB

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.random import keyed_words, splitmix64
-from ..core.vocab import stages_of
 from ..data.scalars import SCALE_SUFFIX
 from ..errors import ConfigError
+from ..machine.random import keyed_words, splitmix64
+from ..vocabulary.vocab import stages_of
 from .asking import AskedOrder, NamedQuestion
 from .packed import PackedSequences
 from .redraw import Redraw

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..core.vocab import TYPE_IMAGE, VocabSpec, build_vocab_spec
 from ..errors import ArtifactMissingError, ConfigError
+from ..vocabulary.vocab import TYPE_IMAGE, VocabSpec, build_vocab_spec
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig, VocabConfig

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from ..config.explain import nearest
-from ..core.vocab import stages_of
+from ..config.reading.explain import nearest
 from ..data.scalars import SCALE_SUFFIX
 from ..errors import ConfigError
+from ..vocabulary.vocab import stages_of
 from .layout import MODALITIES, Segment, SequenceLayout
 
 Known = dict[str, tuple[Segment, ...]]

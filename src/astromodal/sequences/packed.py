@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from ..core.io import open_npz
-from ..core.manifest import check_manifest
 from ..errors import ArtifactMissingError
+from ..files.io import open_npz
+from ..provenance.manifest import check_manifest
 
 SPLITS = ("train", "val", "test")
 
@@ -51,7 +51,7 @@ class PackedSequences:
         return {name: open_npz(self.folder / f"{name}.npz", self._repair) for name in SPLITS}
 
     def split(self, name: str) -> dict[str, Any]:
-        """Arrays of one split (:mod:`astromodal.core.file_array`): ``tokens, types, sigma`` (flat), ``offsets``
+        """Arrays of one split (:mod:`astromodal.files.file_array`): ``tokens, types, sigma`` (flat), ``offsets``
         (n + 1,), ``field, row, object_hash`` (n,), ``scalar_values`` (n, c; physical, NaN where not observed)."""
         if name not in SPLITS:
             raise ArtifactMissingError(f"a split from {', '.join(SPLITS)}", got=repr(name))

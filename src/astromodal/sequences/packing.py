@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from ..core.ids import hash_ids
-from ..core.io import FileLock, NpzWriter
-from ..core.manifest import fingerprint_config, write_manifest
-from ..core.vocab import MISS, NONDET
 from ..errors import ArtifactError, ArtifactMissingError
+from ..files.ids import hash_ids
+from ..files.io import FileLock, NpzWriter
+from ..provenance.manifest import fingerprint_config, write_manifest
 from ..tokens.store import FieldTokens, TokenStore
+from ..vocabulary.vocab import MISS, NONDET
 from .layout import SequenceLayout
 from .packed import SPLITS, PackedSequences
 from .slots import PackedChunk, check_field, pack_rows

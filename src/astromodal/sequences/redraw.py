@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from ..core.random import keyed_uniform
-from ..core.vocab import VocabSpec
 from ..data.scalars import transform
+from ..machine.random import keyed_uniform
+from ..vocabulary.vocab import VocabSpec
 
 _KEY = 0x4ED4A
 

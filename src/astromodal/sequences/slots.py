@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..core.vocab import BOS, EOS, MISS, NONDET
 from ..errors import ArtifactError
 from ..tokens.store import COMMAND, FieldTokens
+from ..vocabulary.vocab import BOS, EOS, MISS, NONDET
 from .layout import Segment, SequenceLayout
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from .base import Tokenizer
 from .bundle import TokenizerSet, tokenizer_class
 from .scalar import ScalarTokenizer, ScalarTokens
-from .spectrum import SpectrumTokenizer
+from .spectrum.tokenizer import SpectrumTokenizer
 
 if TYPE_CHECKING:
-    from .image import ImageTokenizer
+    from .image.tokenizer import ImageTokenizer
 
 __all__ = [
     "ImageTokenizer",
@@ -28,7 +28,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "ImageTokenizer":
-        from .image import ImageTokenizer
+        from .image.tokenizer import ImageTokenizer
 
         return ImageTokenizer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

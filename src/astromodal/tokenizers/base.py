@@ -19,15 +19,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from ..core import io, manifest
 from ..data.findings import Findings
 from ..data.splits import TRAIN, VAL
 from ..errors import ArtifactError, ArtifactMissingError, DataError, UserError
+from ..files import io
+from ..provenance import manifest
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig
-    from ..core.runs import RunContext
     from ..data.datacube import Datacube
+    from ..runs.run import RunContext
 
 HELD_OUT_FRACTION = 0.1  # of the training rows, where the survey has no validation split
 COMMAND = "python train_tokenizers.py"

@@ -9,18 +9,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from ..core import manifest
-from ..core.codebook import Codebook, ScalarCodebook
 from ..errors import ArtifactMissingError
+from ..provenance import manifest
+from ..vocabulary.codebook import Codebook, ScalarCodebook
 from .base import COMMAND, Tokenizer
 from .scalar import ScalarTokenizer
-from .spectrum import SpectrumTokenizer
+from .spectrum.tokenizer import SpectrumTokenizer
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig
     from ..data.datacube import Datacube
-    from ..training.standardize import Codebooks
-    from .image import ImageTokenizer
+    from ..loss.standardize import Codebooks
+    from .image.tokenizer import ImageTokenizer
 
 FOLDERS = {"scalar": "scalar_tokenizers", "spectrum": "spectrum_tokenizers", "image": "codecs"}
 
@@ -28,7 +28,7 @@ FOLDERS = {"scalar": "scalar_tokenizers", "spectrum": "spectrum_tokenizers", "im
 def tokenizer_class(name: str) -> type[Tokenizer]:
     """The class of the tokenizer ``scalar``, ``spectrum`` or ``image``; torch is imported for the last only."""
     if name == "image":
-        from .image import ImageTokenizer
+        from .image.tokenizer import ImageTokenizer
 
         return ImageTokenizer
     return {"scalar": ScalarTokenizer, "spectrum": SpectrumTokenizer}[name]
@@ -98,7 +98,7 @@ class TokenizerSet:
 
     def codebooks(self) -> Codebooks:
         """The codebooks of the tokenizers that exist."""
-        from ..training.standardize import Codebooks
+        from ..loss.standardize import Codebooks
 
         return Codebooks(
             self.image_codebook() if self.image else None,

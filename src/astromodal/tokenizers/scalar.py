@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ..config.schema import DataConfig, ScalarConfig, ScalarTokenizerConfig, Transform
-from ..core import io
-from ..core.codebook import ScalarCodebook
 from ..data.findings import Findings
 from ..data.scalars import ScalarBatch, inverse_transform, read_scalars, scalar_columns, scalar_sources, transform
 from ..errors import ArtifactError, DataError
+from ..files import io
 from ..metrics import ErrorSums, bits_per_symbol, codes_used, perplexity
 from ..quantizers import QuantileBinner, Reservoir
+from ..vocabulary.codebook import ScalarCodebook
 from .base import Tokenizer, plain
-from .sigma import scalar_sigma
+from .spectrum.sigma import scalar_sigma
 
 if TYPE_CHECKING:
-    from ..core.runs import RunContext
     from ..data.datacube import Datacube
+    from ..runs.run import RunContext
 
 FILE_NAME = "scalar_tokenizer_config.npz"
 FIT_ONLY = ("fit_min", "fit_max", "max_error")  # keys that do not change what a code means

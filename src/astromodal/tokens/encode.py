@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import errors
-from ..core.manifest import fingerprint_arrays, fingerprint_config, fingerprint_file
-from ..core.processes import worker_pool
-from ..errors import ArtifactError, ArtifactMissingError, DataError, UserError
 from ..data.findings import Findings, damage
+from ..errors import ArtifactError, ArtifactMissingError, DataError, UserError
+from ..parallel.workers import worker_pool
+from ..provenance.manifest import fingerprint_arrays, fingerprint_config, fingerprint_file
 from ..tokenizers.base import plain
 from .field import encode_field
 from .store import tokenizer_fingerprints
@@ -29,8 +29,8 @@ from .up_to_date import forget, known_fields, up_to_date
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig
-    from ..core.runs import RunContext
     from ..data.datacube import Datacube
+    from ..runs.run import RunContext
 
 
 class _NoBar:

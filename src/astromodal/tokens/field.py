@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.ids import normalize_ids
-from ..core.io import FileLock
 from ..data.findings import Findings
 from ..errors import DataError
+from ..files.ids import normalize_ids
+from ..files.io import FileLock
 from .writer import FieldWriter, TokenWriter
 
 if TYPE_CHECKING:

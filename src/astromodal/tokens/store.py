@@ -28,9 +28,9 @@ from typing import Any
 
 import numpy as np
 
-from ..core.io import open_npz
-from ..core.manifest import changed_files, fingerprint_config, read_manifest
 from ..errors import ArtifactError, ArtifactMissingError
+from ..files.io import open_npz
+from ..provenance.manifest import changed_files, fingerprint_config, read_manifest
 from .writer import FORMAT, token_paths
 
 COMMAND = "python encode.py"
@@ -58,7 +58,7 @@ class SpectrumPart:
 class FieldTokens:
     """Token files of one field, read as they are indexed; a modality that was not encoded is empty.
 
-    Arrays are those of :mod:`astromodal.core.file_array`, or NumPy's.
+    Arrays are those of :mod:`astromodal.files.file_array`, or NumPy's.
     """
 
     field: str
@@ -79,7 +79,7 @@ class TokenStore:
 
     Args:
         root: the store, ``paths.store``.
-        remember: what was found whole, for later processes (see :mod:`astromodal.core.remembered`).
+        remember: what was found whole, for later processes (see :mod:`astromodal.provenance.remembered`).
 
     Raises:
         ArtifactMissingError: nothing was encoded there yet.

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..core.manifest import LaterVersionError, changed_files, read_manifest, update_manifest
 from ..errors import ArtifactError, ArtifactMissingError
+from ..provenance.manifest import LaterVersionError, changed_files, read_manifest, update_manifest
 from .writer import FORMAT
 
 

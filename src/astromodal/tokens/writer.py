@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from ..core.atomic import writing
-from ..core.io import NpzWriter
-from ..core.manifest import fingerprint_config, fingerprint_file, update_manifest
+from ..files.atomic import writing
+from ..files.io import NpzWriter
+from ..provenance.manifest import fingerprint_config, fingerprint_file, update_manifest
 
 FORMAT = 3  # of the token files: 2 has the errors of scalar and spectrum tokens (sigma), 3 double values and findings
 

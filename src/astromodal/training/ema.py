@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ArtifactError, ConfigError
-from .sharded import forget_whole, gathered, like, local
+from ..parallel.sharded import forget_whole, gathered, like, local
 
 
 class ParameterAverage:

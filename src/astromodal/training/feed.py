@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from ..core.random import get_rng_state, set_rng_state
 from ..errors import ConfigError, DataError
-from . import distributed
+from ..machine.random import get_rng_state, set_rng_state
+from ..parallel import distributed
 
 Batch = dict[str, Any]
 

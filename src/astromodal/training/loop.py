@@ -1,6 +1,6 @@
 """The one training loop, for the transformer and for every codec.
 
-It is given an objective (see :mod:`astromodal.core.objective`), loaders and configuration, and owns device,
+It is given an objective (see :mod:`astromodal.models.trainable`), loaders and configuration, and owns device,
 precision, accumulation, clipping, weight average, compilation, validation, checkpoints and exact resume. One
 optimizer step, then :meth:`TrainingLoop._settle` for what is due after it: that order, and the rule that
 everything of a step is recorded before the step is saved, is what makes a killed and resumed run end with the
@@ -14,20 +14,20 @@ from typing import Any
 
 from torch import Tensor
 
-from ..core.random import seed_everything, set_rng_state
 from ..errors import ConfigError
-from . import distributed
+from ..machine.random import seed_everything, set_rng_state
+from ..optim.schedules import build_schedule, fitted_warmup
+from ..parallel import distributed
+from .checkpoints.resume import restore
+from .checkpoints.rewind import rewind
 from .feed import Batch
-from .guards import StepTrace, check_weights, explain_out_of_memory, give_up, may_update
 from .loop_state import LoopState, is_due
 from .preemption import Preempted, StopSignals
-from .recording import log_step, record_epoch, validate
-from .resume import restore
-from .rewind import rewind
-from .schedules import build_schedule, fitted_warmup
-from .summary import describe
 from .utils import deterministic_kernels
 from .validation import to_device
+from .watch.guards import StepTrace, check_weights, explain_out_of_memory, give_up, may_update
+from .watch.recording import log_step, record_epoch, validate
+from .watch.summary import describe
 
 _NORM = "optim/grad_norm"
 MAX_SKIPPED = 25  # steps skipped in a row before giving up: the scale of fp16 has then fallen by 2**25

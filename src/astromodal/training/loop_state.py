@@ -21,28 +21,29 @@ from ..config.schema import (
     ScheduleConfig,
     TrainingConfig,
 )
-from ..core.atomic import writing
-from ..core.rank import broadcast_object
-from ..core.tracking import NullTracker
-from . import distributed
+from ..files.atomic import writing
+from ..optim.muon import JointOptimizer
+from ..optim.optimizers import build_optimizer
+from ..parallel import distributed
+from ..parallel.rank import broadcast_object
+from ..parallel.sharded import gathered, shard
+from ..runs.tracking import NullTracker
 from .arithmetic import Choice, choose
-from .background import BackgroundWriter
-from .callbacks import Best, Callback, EarlyStopping
-from .checkpoint import CheckpointStore, load_checkpoint
+from .callbacks.hooks import Callback
+from .callbacks.stopping import Best, EarlyStopping
+from .checkpoints.background import BackgroundWriter
+from .checkpoints.checkpoint import CheckpointStore, load_checkpoint
+from .checkpoints.resume import default_record, load_state, training_state
 from .ema import ParameterAverage
 from .feed import Batch, Feed
-from .guards import StepTrace, check_means
-from .meter import Clock, Meter
-from .muon import JointOptimizer
-from .optimizers import build_optimizer
 from .precision import MixedPrecision
 from .preemption import StopSignals
-from .resume import default_record, load_state, training_state
-from .sharded import gathered, shard
-from .spikes import SpikeWatch
-from .summary import training_summary
 from .utils import configure_cuda_performance, deterministic_kernels, prepare_cublas, resolve_device
 from .validation import evaluate, evaluation_mode
+from .watch.guards import StepTrace, check_means
+from .watch.meter import Clock, Meter
+from .watch.spikes import SpikeWatch
+from .watch.summary import training_summary
 
 
 class LoopState:
@@ -184,7 +185,7 @@ class LoopState:
             self.log.info("stopping at step %d: %s", self.global_step, reason)
 
     def summary(self) -> dict[str, Any]:
-        """Size and cost of the model, and tokens per step; see :mod:`astromodal.training.summary`."""
+        """Size and cost of the model, and tokens per step; see :mod:`astromodal.training.watch.summary`."""
         return training_summary(self.model, self.feed.loader, self.steps_per_epoch)
 
     def say_choice(self) -> None:

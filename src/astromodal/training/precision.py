@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ..config.schema import HardwareConfig, Precision
 from ..errors import ConfigError
+from ..parallel.sharded import clip, whole
 from .arithmetic import choose
-from .sharded import clip, whole
 
 
 class MixedPrecision:

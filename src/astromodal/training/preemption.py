@@ -6,7 +6,7 @@ import signal
 from contextlib import ExitStack
 from types import FrameType, TracebackType
 
-from ..config.signals import handled
+from ..machine.signals import handled
 
 
 class Preempted(Exception):

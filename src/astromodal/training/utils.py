@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from ..core.random import seed_everything
 from ..errors import ConfigError
-from .schedules import cosine_factor
-from .summary import count_parameters, describe_model, model_summary, print_model_summary
+from ..machine.random import seed_everything
+from ..optim.schedules import cosine_factor
+from .watch.summary import count_parameters, describe_model, model_summary, print_model_summary
 
 __all__ = [
     "configure_cuda_performance",
@@ -114,3 +115,11 @@ def cosine_schedule_with_warmup(
     0.0001
     """
     return base_lr * cosine_factor(step, warmup_steps, total_steps, min_lr_ratio)
+
+
+def available_device(device: str) -> str:
+    """``device``, or ``cpu`` with a warning where a GPU is asked for and there is none."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        warnings.warn("device='cuda', but there is no CUDA device: training on the CPU", stacklevel=3)
+        return "cpu"
+    return device

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.random import get_rng_state, seed_everything, set_rng_state
 from ..errors import DataError
-from . import distributed
+from ..machine.random import get_rng_state, seed_everything, set_rng_state
+from ..parallel import distributed
 from .precision import MixedPrecision
 
 

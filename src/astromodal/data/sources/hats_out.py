@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...config.names import file_name
-from ...core.atomic import writing
+from ...config.checks.names import file_name
 from ...errors import ConfigError, DataError
+from ...files.atomic import writing
 from .hats import PARTITIONS, Tile
 
 SPATIAL = "_healpix_29"

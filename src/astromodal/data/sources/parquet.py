@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...core.fingerprints import fingerprint_config
-from ...core.manifest import fingerprint_file
 from ...errors import DataError
+from ...provenance.fingerprints import fingerprint_config
+from ...provenance.manifest import fingerprint_file
 from . import nested
 from .units import parquet_units
 

@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ...core.manifest import fingerprint_file
 from ...errors import DataError
+from ...provenance.manifest import fingerprint_file
 from .text_lists import MISSING, lists_in_text
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ...config.schema import SyntheticConfig
-from ...core.atomic import FileLock, writing
-from ...core.io import write_text
-from ...core.manifest import read_manifest, write_manifest
-from ...core.processes import worker_pool
 from ...errors import ArtifactError, DataError
+from ...files.atomic import FileLock, writing
+from ...files.io import write_text
+from ...parallel.workers import worker_pool
+from ...provenance.manifest import read_manifest, write_manifest
 from .population import field_name, zero_points
 from .write import write_field
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ...config.schema import SyntheticConfig
-from ...core.atomic import atomic_path
+from ...files.atomic import atomic_path
 from . import catalogue, cutouts, spectra
 from .passbands import SPLUS
 from .population import FRACTIONS, draw_field, field_generator, field_name, zero_points

@@ -17,14 +17,14 @@ from torch.utils.data import DataLoader, TensorDataset
 from ...codecs.masked_autoencoder import largest_divisor
 from ...codecs.masking import VALIDATION_STEP, hidden_blocks, visible_mask
 from ...config.schema import Config, Precision, SpectrumMAERecipeConfig
-from ...core.json_files import read_json
-from ...core.random import seed_everything
-from ...core.runs import RunContext
-from ...data.nir import SpectraSet, normalised, read_spectra_set, split_rows, synthetic_spectra
 from ...errors import ConfigError
+from ...files.json_files import read_json
+from ...machine.random import seed_everything
+from ...runs.run import RunContext
 from .figures import plot_examples, plot_learning
 from .measures import filled_by_lines, probe_labels
 from .models import ChemoMAE
+from .nir import SpectraSet, normalised, read_spectra_set, split_rows, synthetic_spectra
 from .training.optim import build_optimizer, build_scheduler
 from .training.trainer import Trainer, TrainerConfig
 

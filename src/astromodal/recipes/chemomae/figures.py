@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ...core.plotting import BLUE, INK, ORANGE, curve, legend_and_grid, never_fatal, panels_in_a_row, points, save
+from ...plots.panels import BLUE, INK, ORANGE, curve, legend_and_grid, never_fatal, panels_in_a_row, points, save
 
 
 @never_fatal

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ...codecs.masking import hidden_blocks, masked_mse, masked_sse, visible_mask, visible_tokens
 from ...codecs.spectrum_transformer import SpectrumEncoder, check_counts
 from ...errors import ArtifactError, ConfigError
-from ...training.checkpoint import load_model_state, load_with_keys
+from ...training.checkpoints.checkpoint import load_model_state, load_with_keys
 
 __all__ = ["ChemoMAE", "masked_mse", "masked_sse"]
 

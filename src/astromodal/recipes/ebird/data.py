@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ...data.checklists import Checklists, read_checklists
-from ...data.species_matrix import ChecklistDataset, EpochBatches, SpeciesMatrix, species_matrix, split_rows
+from .checklists import Checklists, read_checklists
+from .species_matrix import ChecklistDataset, EpochBatches, SpeciesMatrix, species_matrix, split_rows
 
 __all__ = [
     "ChecklistDataset",

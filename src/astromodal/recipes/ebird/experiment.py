@@ -9,19 +9,19 @@ from typing import Any
 import torch
 
 from ...config.schema import Config, Corruption, EbirdVAERecipeConfig
-from ...core.io import plain, write_json
-from ...core.manifest import fingerprint_config
-from ...core.random import seed_everything
-from ...core.runs import RunContext
-from ...core.text_table import table
-from ...data.checklist_generator import ChecklistGenerator
-from ...data.checklists import read_checklists
-from ...data.species_matrix import ChecklistDataset, SpeciesMatrix, species_matrix
-from ...training.checkpoint import load_weights
+from ...files.io import plain, write_json
+from ...files.text_table import table
+from ...machine.random import seed_everything
+from ...provenance.manifest import fingerprint_config
+from ...runs.run import RunContext
+from ...training.checkpoints.checkpoint import load_weights
+from .checklist_generator import ChecklistGenerator
+from .checklists import read_checklists
 from .data import create_dataloaders, split_train_val
 from .figures import plot_curves, plot_latents
 from .measures import bound_nats, marginal_nats, principal_nats, reconstruction_nats, true_nats, unit_figures
 from .models import VariationalAutoencoder
+from .species_matrix import ChecklistDataset, SpeciesMatrix, species_matrix
 from .training import train_variational_autoencoder
 
 

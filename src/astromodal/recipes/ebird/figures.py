@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ...codecs.variational import ACTIVE_VARIANCE
-from ...core.plotting import BLUE, GREEN, INK, ORANGE, legend_and_grid, never_fatal, panels_in_a_row, save
+from ...plots.panels import BLUE, GREEN, INK, ORANGE, legend_and_grid, never_fatal, panels_in_a_row, save
 
 PANELS = (("loss", "total loss"), ("recon_loss", "reconstruction"), ("kl_loss", "KL divergence"))
 

@@ -9,10 +9,10 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ...config.reading.yaml_files import load_yaml
 from ...config.schema import TernaryVAERecipeConfig
-from ...config.yaml_files import load_yaml
-from ...core.io import plain
 from ...errors import ConfigError
+from ...files.io import plain
 
 DEFAULT_GRAD_CLIP = 1.0
 

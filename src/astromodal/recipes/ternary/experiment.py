@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...codecs.hyperbolic_vae import TernaryVAE
 from ...config.schema import (
     Config,
     HardwareConfig,
@@ -18,19 +17,21 @@ from ...config.schema import (
     TernaryVAERecipeConfig,
     TrainingConfig,
 )
-from ...core.io import plain, read_jsonl
-from ...core.random import seed_everything
-from ...core.runs import RunContext
-from ...core.tracking import NullTracker
-from ...data.ternary import OperationLoader
 from ...errors import ConfigError
-from ...training.callbacks import Callback, FeedbackValue, ScheduledValue
+from ...files.io import plain, read_jsonl
+from ...machine.random import seed_everything
+from ...runs.run import RunContext
+from ...runs.tracking import NullTracker
+from ...training.callbacks.hooks import Callback
+from ...training.callbacks.quantities import FeedbackValue, ScheduledValue
 from ...training.loop import LoopResult, TrainingLoop
 from .figures import plot_hierarchy, plot_learning
+from .hyperbolic_vae import TernaryVAE
 from .losses import create_registry_from_training_config
 from .measures import Geometry, best_hierarchy, measure
 from .models import CurriculumScheduler, HomeostasisController
 from .objective import MeasureGeometry, TernaryObjective
+from .operations import OperationLoader
 
 
 def run(config: Config, run: RunContext) -> dict[str, Any]:

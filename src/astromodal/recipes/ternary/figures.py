@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core.plotting import BLUE, INK, ORANGE, curve, legend_and_grid, never_fatal, panels_in_a_row, points, save
+from ...plots.panels import BLUE, INK, ORANGE, curve, legend_and_grid, never_fatal, panels_in_a_row, points, save
 from .measures import Geometry, best_hierarchy
 
 

@@ -1,6 +1,6 @@
 """The documented geometry: the Poincaré ball in closed form, and ``RiemannianAdam``.
 
-Formulas and their convention are in :mod:`astromodal.codecs.poincare`, which agrees with geoopt.
+Formulas and their convention are in :mod:`astromodal.recipes.ternary.poincare`, which agrees with geoopt.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 import torch
 
-from ...codecs.poincare import BallPoints, conformal_factor, distance, exp, exp0, log, log0, mobius_add, project, radius
-from ...training.riemannian import build_riemannian_adam
+from ...optim.riemannian import build_riemannian_adam
+from .poincare import BallPoints, conformal_factor, distance, exp, exp0, log, log0, mobius_add, project, radius
 
 __all__ = [
     "BallPoints",

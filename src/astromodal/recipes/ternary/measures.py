@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...codecs import poincare
-from ...codecs.hyperbolic_vae import TernaryVAE
-from ...data.ternary import operation_trits, valuation
 from ...training.validation import evaluation_mode
+from . import poincare
+from .hyperbolic_vae import TernaryVAE
+from .operations import operation_trits, valuation
 
 
 @dataclass

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ...codecs.hyperbolic_vae import TernaryVAE
 from ...errors import ConfigError
-from ...training.quantities import Controller, ramp
+from ...training.callbacks.quantities import Controller, ramp
+from .hyperbolic_vae import TernaryVAE
 
 __all__ = ["CurriculumScheduler", "HomeostasisController", "TernaryVAE"]
 
@@ -48,7 +48,7 @@ class CurriculumScheduler:
 
 class HomeostasisController:
     """Keeps a KL divergence within ``target_kl ± kl_tolerance`` by the weight beta: too high raises it, too low
-    lowers it, inside nothing changes. See :class:`astromodal.training.quantities.Controller` for the rule.
+    lowers it, inside nothing changes. See :class:`astromodal.training.callbacks.quantities.Controller` for the rule.
 
     Args:
         beta: the first weight.

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...codecs.hyperbolic_vae import TernaryVAE
 from ...codecs.reconstruction import sum_over_ranks
-from ...training.callbacks import Callback
+from ...training.callbacks.hooks import Callback
+from .hyperbolic_vae import TernaryVAE
 from .losses import LossRegistry
 from .measures import measure
 

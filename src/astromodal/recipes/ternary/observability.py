@@ -1,5 +1,5 @@
-"""The documented logging and metrics; they live in :mod:`astromodal.core.observability`."""
+"""The documented logging and metrics; they live in :mod:`astromodal.runs.observability`."""
 
-from ...core.observability import MetricsBuffer, get_logger, setup_logging
+from ...runs.observability import MetricsBuffer, get_logger, setup_logging
 
 __all__ = ["MetricsBuffer", "get_logger", "setup_logging"]

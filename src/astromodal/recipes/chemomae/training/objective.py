@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ....codecs.masking import VALIDATION_STEP, error_sums, hidden_blocks
-from ....core.objective import Batch
 from ....errors import ConfigError, DataError
-from ....training import distributed
+from ....models.trainable import Batch
+from ....parallel import distributed
 from ..models import ChemoMAE
 
 

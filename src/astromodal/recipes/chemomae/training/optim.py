@@ -7,8 +7,8 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from ....errors import ConfigError
-from ....training.optimizers import fused_supported, parameter_groups
-from ....training.schedules import cosine_factor, fitted_warmup
+from ....optim.optimizers import fused_supported, parameter_groups
+from ....optim.schedules import cosine_factor, fitted_warmup
 
 
 def build_optimizer(

@@ -21,8 +21,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from ....codecs.masking import REDUCTIONS, masked_mse, masked_sse
 from ....config.schema import HardwareConfig, OptimizerConfig, Precision, ScheduleConfig, TrainingConfig
 from ....errors import ArtifactMissingError, ConfigError
+from ....training.checkpoints.resume import training_state
 from ....training.loop import TrainingLoop
-from ....training.resume import training_state
 from .objective import MaskedReconstruction, SpectraLoader
 
 __all__ = ["Trainer", "TrainerConfig", "masked_mse", "masked_sse"]

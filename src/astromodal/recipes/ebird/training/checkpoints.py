@@ -19,11 +19,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from ....core.io import plain, save_torch
 from ....errors import ArtifactError
-from ....training.checkpoint import load_model_state, load_with_keys
-from ....training.resume import load_state, training_state
-from ....training.trainer import _available
+from ....files.io import plain, save_torch
+from ....training.checkpoints.checkpoint import load_model_state, load_with_keys
+from ....training.checkpoints.resume import load_state, training_state
+from ....training.utils import available_device
 
 if TYPE_CHECKING:
     from ....training.loop import TrainingLoop
@@ -92,7 +92,7 @@ def load_checkpoint(
     """
     repair = "use a file that save_checkpoint or the training has written"
     content = load_with_keys(filepath, KEYS, "a checkpoint of the denoising VAE", repair)
-    model.to(_available(str(device)))
+    model.to(available_device(str(device)))
     load_model_state(model, content["model_state_dict"], filepath)
     if optimizer is not None:
         try:

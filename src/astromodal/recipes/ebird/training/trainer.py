@@ -22,9 +22,9 @@ from ....config.schema import (
     TrainingConfig,
 )
 from ....errors import ConfigError
-from ....training.callbacks import Callback
+from ....training.callbacks.hooks import Callback
 from ....training.loop import TrainingLoop
-from ....training.trainer import _available
+from ....training.utils import available_device
 from .checkpoints import go_on, loop_state, pending, plain_adam_state, write
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _loop(
 ) -> TrainingLoop:
     """Adam at a constant rate in float32, unless ``options`` say otherwise."""
     defaults: dict[str, Any] = {
-        "hardware": HardwareConfig(device=_available(str(device)), precision=Precision.float32),
+        "hardware": HardwareConfig(device=available_device(str(device)), precision=Precision.float32),
         "log": logging.getLogger("astromodal.recipes.ebird"),
         "seed": torch.initial_seed() % (1 << 63) if seed is None else seed,
     }

@@ -1,0 +1,169 @@
+"""The figures of a cohort: what was reached, how, at what price. Each is SVG text, or ``None`` with nothing to show.
+
+Colours: position in the ranking (yellow is best), so that a configuration has the same colour in every figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+
+from ..plots.curves import COLOURS
+from ..plots.panels import BLUE, GREEN, INK, ORANGE
+from ..plots.svg import clean, drawing, panels, svg
+from ..runs.tables import MODALITIES
+from .cohorts import Cohort, Group, pareto_front
+from .importance import Importance
+from .verdicts import BETTER, WORSE, Difference
+
+MAX_NAMED = 12  # configurations whose names stand in a legend
+MAX_BARS = 30
+ACCENT = ORANGE
+
+
+def rank_colours(cohort: Cohort) -> list[Any]:
+    """A colour per configuration, in the order of the ranking."""
+    n = len(cohort.groups)
+    return [colormaps["viridis"](0.92 - 0.9 * i / max(n - 1, 1)) for i in range(n)]
+
+
+def ranked(cohort: Cohort, group: Group, length: int = 46) -> str:
+    """A configuration's place in the ranking and its name."""
+    return clean(f"#{cohort.groups.index(group) + 1} {group.name}", length)
+
+
+@drawing
+def draw_differences(name: str, cohort: Cohort, found: Sequence[Difference], reference: Group) -> str | None:
+    """Interval of every configuration's difference from the reference."""
+    shown = [d for d in found if d.mean is not None][:MAX_BARS]
+    if not shown:
+        return None
+    figure, (axis,) = panels(1, 7.2, 1.2 + 0.34 * len(shown))
+    for y, d in enumerate(shown):
+        colour = {BETTER: GREEN, WORSE: ACCENT}.get(d.verdict, "#888888")
+        for interval, offset, style in ((d.seeds, 0.12, "-"), (d.over_objects, -0.12, ":")):
+            if interval:
+                axis.plot(interval, [y + offset] * 2, style, color=colour, lw=2)
+        axis.plot(d.mean, y + 0.12, "o", color=colour, ms=5)
+        if d.objects:
+            axis.plot(d.objects.difference, y - 0.12, "s", color=colour, ms=4, mfc="white")
+    axis.axvline(0, color=INK, lw=1)
+    axis.set_yticks(range(len(shown)), [f"{ranked(cohort, d.group)}: {d.verdict}" for d in shown], fontsize=7)
+    axis.set_ylim(len(shown) - 0.5, -0.5)
+    axis.set_xlabel(clean(f"{cohort.metric}: difference from {ranked(cohort, reference, 20)}", 60))
+    _clip_to_means(axis, shown)
+    title = f"Differences of {cohort.metric} from {reference.name} with intervals"
+    return svg(figure, name, title)
+
+
+def _clip_to_means(axis: Axes, shown: Sequence[Difference]) -> None:
+    """Two seeds can have an interval hundreds of times as wide as anything else: it runs out of the picture."""
+    means = np.abs([d.mean for d in shown])
+    ends = np.abs([x for d in shown for x in (*(d.seeds or ()), *(d.over_objects or ()))])
+    limit = min(max(ends.max(initial=0.0), means.max()), 4 * means.max()) * 1.1
+    if limit > 0:
+        axis.set_xlim(-limit, limit)
+
+
+@drawing
+def draw_pareto(name: str, cohort: Cohort) -> str | None:
+    """Cross-entropy against the reconstruction error of each modality; configurations, means over seeds."""
+    colours, ce = rank_colours(cohort), [group.mean_of("val/ce") for group in cohort.groups]
+    shown = []
+    for modality in MODALITIES:
+        errors = [group.mean_of(f"val/error_{modality}") for group in cohort.groups]
+        points = np.array([[np.nan if v is None else v for v in pair] for pair in zip(errors, ce, strict=True)])
+        if np.isfinite(points).all(1).sum() > 1:
+            shown.append((modality, points))
+    if not shown:
+        return None
+    figure, axes = panels(len(shown))
+    for axis, (modality, points) in zip(axes, shown, strict=True):
+        front = pareto_front(points)
+        axis.scatter(points[:, 0], points[:, 1], c=colours, s=26, zorder=2)
+        line = points[front][np.argsort(points[front][:, 0])]
+        axis.plot(*line.T, color=ACCENT, lw=1, ls="--", marker="o", ms=9, mfc="none", zorder=3,
+                  label=f"Pareto front ({front.sum()} of {np.isfinite(points).all(1).sum()})")  # fmt: skip
+        for i in np.flatnonzero(front)[:4]:
+            axis.annotate(f"#{i + 1}", points[i], xytext=(5, 5), textcoords="offset points", fontsize=7)
+        axis.set(xlabel=f"val/error_{modality} (of the variance)", ylabel="val/ce [nats]")
+        axis.margins(0.12)
+        axis.legend(fontsize=7, frameon=False)
+    return svg(figure, name, "Cross-entropy against reconstruction errors, with the Pareto front")
+
+
+@drawing
+def draw_curves(name: str, cohort: Cohort) -> str | None:
+    """The metric, validation and training cross-entropy of every run against the step."""
+    keys = list(dict.fromkeys((cohort.metric, "val/ce", "train/ce")))
+    colours, shown = rank_colours(cohort), []
+    for key in keys:
+        curves = []
+        for rank, group in enumerate(cohort.groups):
+            for run in group.runs.values():
+                points = [(r["step"], r[key]) for r in run.records if _number(r.get(key)) and _number(r.get("step"))]
+                curves += [(rank, sorted(points))] if points else []
+        if curves:
+            shown.append((key, curves))
+    if not shown:
+        return None
+    figure, axes = panels(len(shown))
+    for axis, (key, curves) in zip(axes, shown, strict=True):
+        for rank, points in reversed(curves):  # the best on top
+            marker = "o" if len(points) < 12 else None
+            label = ranked(cohort, cohort.groups[rank], 24)
+            axis.plot(*zip(*points, strict=True), color=colours[rank], lw=1.2, marker=marker, ms=3, label=label)
+        axis.set(title=clean(key), xlabel="optimizer step")
+    _legend(axes[0], len(cohort.groups))
+    return svg(figure, name, "Curves of all runs, overlaid")
+
+
+def _legend(axis: Axes, n_names: int) -> None:
+    """One entry per configuration, the best first; none where there are too many to tell apart."""
+    handles, labels = axis.get_legend_handles_labels()
+    entries = dict(zip(reversed(labels), reversed(handles), strict=True))
+    if 1 < n_names <= MAX_NAMED:
+        axis.legend(entries.values(), entries.keys(), fontsize=6.5, frameon=False)
+
+
+@drawing
+def draw_gradient_shares(name: str, cohort: Cohort) -> str | None:
+    """Share of each reconstruction term in its modality's gradient, median over the run, per configuration."""
+    rows = [(group, [group.mean_median(f"grad_share/{m}") for m in MODALITIES]) for group in cohort.groups]
+    rows = [(group, shares) for group, shares in rows if any(share is not None for share in shares)][:MAX_BARS]
+    if not rows:
+        return None
+    figure, (axis,) = panels(1, 7.2, 1.1 + 0.42 * len(rows))
+    for k, modality in enumerate(MODALITIES):
+        values = [0.0 if shares[k] is None else shares[k] for _, shares in rows]
+        if any(values):
+            axis.barh(np.arange(len(rows)) + 0.26 * (k - 1), values, 0.24, color=COLOURS[modality], label=modality)
+    axis.set_yticks(range(len(rows)), [ranked(cohort, group) for group, _ in rows], fontsize=7)
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+    axis.set_xlabel("share of the reconstruction in the modality's gradient")
+    axis.legend(fontsize=7, frameon=False)
+    return svg(figure, name, "Gradient shares per configuration")
+
+
+@drawing
+def draw_importance(name: str, found: Importance | None) -> str | None:
+    """Bars of :class:`~.importance.Importance`."""
+    if found is None:
+        return None
+    shown = min(len(found.names), 15)
+    figure, (axis,) = panels(1, 7.2, 1.0 + 0.32 * shown)
+    colours = ["#888888" if label == "seed" else BLUE for label in found.names[:shown]]
+    axis.barh(range(shown), found.values[:shown], 0.6, color=colours)
+    axis.axvline(0, color=INK, lw=0.8)
+    axis.set_yticks(range(shown), [clean(label, 44) for label in found.names[:shown]])
+    axis.set_ylim(shown - 0.5, -0.5)
+    axis.set_xlabel("importance" if found.method == "forest" else "spread of the means per value")
+    return svg(figure, name, "Importance of each swept key")
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))

@@ -1,0 +1,73 @@
+"""Settings of the loss that cannot work together: also asked by the classes that take them from Python."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import ConfigError
+from ..schema import SCALAR_FORMS, WIDTH_FORMS, ErrorUse, LossForm
+
+MODALITIES = ("scalar", "spectrum", "image")
+
+
+def check_shares(loss: Any) -> None:
+    """Refuse target shares of the gradient that cannot be held.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    for modality in MODALITIES:
+        key, share = f"loss.share_{modality}", getattr(loss, f"share_{modality}")
+        if share is None:
+            continue
+        if not loss.enabled:
+            raise ConfigError("loss.enabled=true, the term that would have the share", got="false", where=key,
+                              repair="loss=combined")  # fmt: skip
+        if not 0 < share < 1:
+            raise ConfigError("a share between 0 and 1, or null", got=share, where=key)
+        if not loss.use_ce:
+            raise ConfigError("loss.use_ce=true, whose gradient is shared with", got="false", where=key,
+                              repair=f"use loss.weight_{modality}")  # fmt: skip
+        if loss.ledger_every is None:
+            raise ConfigError("loss.ledger_every, which measures the shares", got="null", where=key,
+                              repair="loss.ledger_every=100")  # fmt: skip
+
+
+def check_width(modality: str, form: Any, standardize: bool) -> None:
+    """Refuse targets as wide as their errors where entries are not in the errors' unit.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if form.errors == ErrorUse.width and not standardize:
+        raise ConfigError("loss.standardize=true, the unit of the errors", got="false",
+                          where=f"loss.{modality}.errors=width", repair="errors=weight")  # fmt: skip
+
+
+def check_form(modality: str, form: Any) -> None:
+    """Refuse a form that ``modality`` cannot have, and numbers that no form can use.
+
+    Args:
+        form: a :class:`LossFormConfig`, or a node like it.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    if form.form in SCALAR_FORMS and modality != "scalar":
+        usable = [f.value for f in LossForm if f not in SCALAR_FORMS]
+        raise ConfigError(f"one of {', '.join(usable)}", got=f"{form.form.value}, which needs entries in an order",
+                          where=f"loss.{modality}.form", repair=f"loss.{modality}.form=energy")  # fmt: skip
+    key = f"loss.{modality}.errors"
+    if form.errors != ErrorUse.ignore and modality == "image":
+        raise ConfigError(f"{key}=ignore", got=f"{form.errors.value}, but images have no errors", where=key,
+                          repair=f"{key}=ignore")  # fmt: skip
+    if form.errors == ErrorUse.width and form.form not in WIDTH_FORMS:
+        usable = " or ".join(f.value for f in WIDTH_FORMS if modality == "scalar" or f not in SCALAR_FORMS)
+        raise ConfigError(f"form {usable}, whose targets have a width", got=form.form.value, where=f"{key}=width",
+                          repair=f"{key}=weight, or change loss.{modality}.form")  # fmt: skip
+    for name, least, inclusive in (
+        ("beta", 0, True), ("sigma_bins", 0, False), ("n_neighbours", 1, True), ("temperature", 0, False)
+    ):  # fmt: skip
+        value, key = getattr(form, name), f"loss.{modality}.{name}"
+        if not (value >= least if inclusive else value > least):
+            raise ConfigError(f"{key} {'>=' if inclusive else '>'} {least}", got=value, where=key)

@@ -1,0 +1,86 @@
+"""Tell Hydra about the schemas and the resolvers. Idempotent, and light: no torch."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from .. import schema
+from ..checks.names import check_name
+from ..reading.conf_files import conf_dir
+from ..reading.hydra_files import use_our_reader
+from .run_id import run_id
+
+__all__ = ["conf_dir", "default_tokenizer_id", "register"]
+
+
+def default_tokenizer_id(stage: str) -> str:
+    """``default``; in a sweep of the tokenizers, one folder per job, so that jobs do not overwrite each other."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if not HydraConfig.initialized():
+        return "default"
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN and stage == "train_tokenizers":
+        return f"{run_id()}-{hydra.sweep.subdir}"
+    return "default"
+
+
+def directory_of_run() -> str:
+    """Where the run writes: Hydra's output directory; where a configuration is only shown, the one that it would be."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    shown = OmegaConf.is_missing(hydra.runtime, "output_dir")
+    return os.path.abspath(hydra.run.dir) if shown else hydra.runtime.output_dir
+
+
+def register() -> None:
+    """Register schemas (``base_schema``, ``codec_schema``, ``quantizer_schema``) and resolvers."""
+    use_our_reader()
+    _store_schemas(ConfigStore.instance())
+    OmegaConf.register_new_resolver("new_run_id", run_id, replace=True)
+    OmegaConf.register_new_resolver("directory_of_run", directory_of_run, replace=True)
+    OmegaConf.register_new_resolver("default_tokenizer_id", default_tokenizer_id, replace=True)
+    OmegaConf.register_new_resolver("one_folder", lambda key, name: check_name(name, key), replace=True)
+
+
+@cache
+def _store_schemas(store: ConfigStore) -> None:
+    """Once per store: OmegaConf takes a seventh of a second to look at every class."""
+    store.store(name="base_schema", node=schema.Config)
+    store.store(group="codec_schema", name="autoencoder", node=schema.AutoencoderConfig)
+    store.store(group="codec_schema", name="masked_autoencoder", node=schema.MaskedAutoencoderConfig)
+    store.store(group="codec_schema", name="patches", node=schema.PatchesConfig)
+    store.store(group="codec_schema", name="vae", node=schema.VAEConfig)
+    store.store(group="quantizer_schema", name="kmeans", node=schema.KMeansConfig)
+    store.store(group="quantizer_schema", name="residual_kmeans", node=schema.ResidualKMeansConfig)
+    store.store(group="quantizer_schema", name="fsq", node=schema.FSQConfig)
+    store.store(group="recipe_schema", name="ebird_vae", node=schema.EbirdVAERecipeConfig)
+    store.store(group="recipe_schema", name="spectrum_mae", node=schema.SpectrumMAERecipeConfig)
+    store.store(group="codec_schema", name="ternary_vae", node=schema.TernaryCodecConfig)
+    store.store(group="recipe_schema", name="ternary_vae", node=schema.TernaryVAERecipeConfig)
+
+
+def compose_once() -> None:
+    """Keep Hydra from composing everything a first time only to look for ``hydra.mode``, which ``-m`` sets here.
+
+    It still looks where the command line names the mode, or a primary file that may.
+    """
+    from hydra._internal.hydra import Hydra
+
+    look = Hydra.get_mode
+    if getattr(look, "only_where_told", False):
+        return
+
+    def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        told = config_name not in schema.STAGE_GROUPS or any("hydra.mode" in o for o in overrides)
+        return look(self, config_name, overrides) if told else None
+
+    get_mode.only_where_told = True  # type: ignore[attr-defined]
+    Hydra.get_mode = get_mode  # type: ignore[method-assign]

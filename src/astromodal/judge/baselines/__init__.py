@@ -1,0 +1,1 @@
+"""Predictors that a model has to beat, given the same inputs. ``predictors.py`` has them by name: begin there."""

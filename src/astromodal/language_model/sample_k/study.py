@@ -1,0 +1,278 @@
+"""Which loss.sample_k is enough? Compares gradients of sampled positions with the exact one, on a trained run.
+
+    python -m astromodal.language_model.sample_k.study runs/train_lm/demo/<run_id>          (in a checkout: python -m src.astromodal.…)
+    python -m astromodal.language_model.sample_k.study RUN_DIR --k 64 256 1024 --draws 16 --steps 8 --cosine 0.95
+
+Prints a table and one sentence, and writes sample_k_study.json, .md and .png into RUN_DIR/sample_k_study/.
+Nothing is trained and nothing else in the run's directory is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ...errors import ArtifactError, ArtifactMissingError, ConfigError
+
+if TYPE_CHECKING:
+    from ...config.schema import Config
+    from ..run import LanguageModelRun
+
+NAME = "sample_k_study"
+CHECKPOINTS = {"best": "checkpoints/best.pt", "last": "checkpoints/last.pt"}
+CURVE_POINTS = 60  # of the predicted curves
+LOOK_AHEAD = 50  # steps that are looked at for each one that is asked for, to find every modality
+
+
+class _Parser(argparse.ArgumentParser):
+    """Mistakes on the command line are one line with exit code 1, like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError.plain(f"{message}; see --help")
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line.
+
+    Raises:
+        ConfigError: an argument that cannot be.
+    """
+    name = f"python -m astromodal.{NAME}"
+    parser = _Parser(prog=name, usage=f"{name} RUN_DIR [options]", description=__doc__,
+                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="run directory of train_lm.py")
+    parser.add_argument("--k", type=int, nargs="+", default=[16, 64, 256, 1024, 4096], help="values of sample_k")
+    parser.add_argument("--draws", type=int, default=8, help="draws per k and step")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=4,
+        help="optimizer steps whose batches are studied; more are taken if these lack a modality",
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the timing")
+    parser.add_argument("--checkpoint", default="best", help="best, last, or a file")
+    parser.add_argument("--cosine", type=float, default=0.99, help="of the total gradient that counts as enough")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--out", type=Path, help=f"folder for the results; default RUN_DIR/{NAME}")
+    options = parser.parse_args(arguments)
+    for name in ("draws", "steps", "rounds", *(["k"] if min(options.k) < 1 else [])):
+        if name == "k" or getattr(options, name) < 1:
+            raise ConfigError(f"--{name} of 1 or more", got=getattr(options, name))
+    if not 0 < options.cosine < 1:
+        raise ConfigError("--cosine between 0 and 1", got=options.cosine)
+    return options
+
+
+class Reader:
+    """What :class:`~astromodal.language_model.run.LanguageModelRun` asks of an open run, for one that is only read."""
+
+    def __init__(self, run_dir: Path, scratch: Path) -> None:
+        from ...files.io import read_json
+
+        self.record = read_json(run_dir / "run.json")
+        self.id, self.dir, self.log = str(self.record.get("run_id")), scratch, logging.getLogger("astromodal")
+
+    def add_input(self, name: str, fingerprint: str) -> None:
+        """Check what is read against what the run was trained on.
+
+        Raises:
+            ArtifactError: a tokenizer was fitted anew since, so that codes mean something else.
+        """
+        expected = self.record.get("inputs", {}).get(name)
+        if expected in (None, fingerprint):
+            return
+        if name == "sequences":
+            self.log.warning("the sequences are not those that the run was trained on; its weights are studied on them")
+            return
+        raise ArtifactError(f"the {name} of the run, {expected}", got=fingerprint, where=f"run {self.id}",
+                            repair="study a run that was trained with what there is now")  # fmt: skip
+
+    def progress(self, total: int | None, desc: str, **_: Any) -> Any:
+        """A bar on a terminal, plain lines otherwise."""
+        from ...runs.progress import Progress
+
+        return Progress(total, desc, self.log)
+
+
+def read_config(run_dir: Path) -> Config:
+    """The configuration of a run of train_lm, with the paths as they are seen from here.
+
+    Raises:
+        ArtifactMissingError: not such a run directory.
+    """
+    from omegaconf import OmegaConf
+
+    from ...config.reading.yaml_files import load_run_config
+    from ...config.schema import Config
+
+    for name in ("run.json", "config.yaml"):
+        if not (run_dir / name).is_file():
+            raise ArtifactMissingError("a run directory of train_lm.py", got=f"no {name}", where=run_dir,
+                                       repair="runs/train_lm/<name>/<run_id>")  # fmt: skip
+    loaded = load_run_config(run_dir / "config.yaml")
+    if loaded.get("stage") != "train_lm":
+        raise ConfigError("a run of train_lm", got=f"one of {loaded.get('stage')}", where=run_dir)
+    config: Config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loaded))
+    store = Path(config.paths.store)
+    places = (Path.cwd(), *run_dir.resolve().parents)  # relative to where the run was started
+    config.paths.store = str(next((p / store for p in places if (p / store).is_dir()), store))
+    config.training.num_workers = 0
+    return config
+
+
+def load_weights(experiment: LanguageModelRun, path: Path) -> None:
+    """The weights of a checkpoint or a weights file, and the weights of the loss's terms where they were adapted.
+
+    Raises:
+        ArtifactMissingError, ArtifactError: there is none, or it is of another model.
+    """
+    from ...files.io import load_torch
+    from ...training.checkpoints.checkpoint import load_model_state
+
+    if not path.is_file():
+        found = sorted(p.name for p in path.parent.glob("*.pt"))
+        raise ArtifactMissingError("a checkpoint", got=f"no such file, but {', '.join(found)}" if found else "none",
+                                   where=path, repair="--checkpoint best, last or a file")  # fmt: skip
+    state = load_torch(path)
+    model = state.get("model", state.get("model_state_dict")) if isinstance(state, dict) else None
+    if not isinstance(model, dict):
+        raise ArtifactError("a checkpoint or a file of weights", got="something else", where=path)
+    load_model_state(experiment.objective.model, model, path)
+    weights = experiment.objective.term_weights
+    for name, values in (state.get("callbacks") or {}).items():
+        if name.endswith("GradientLedger") and values.get("weights"):
+            weights.copy_(weights.new_tensor(values["weights"]))
+
+
+def training_groups(experiment: LanguageModelRun, device: Any, n_steps: int) -> list[list[dict[str, Any]]]:
+    """The micro-batches of the first ``n_steps`` optimizer steps of the run, a list each.
+
+    Batches hold sequences of similar length, so a few of them may lack a modality altogether: further steps of the
+    first epoch, each with something that was missing, are added until there is every modality that the loss has.
+    """
+    from itertools import islice
+
+    from ...loss.standardize import MODALITIES
+    from ...training.feed import Feed
+
+    modality_of_type = experiment.vocab.modality_of_type()
+    weights = experiment.objective.term_weights.tolist()
+    missing = {m for m, weight in zip(MODALITIES, weights, strict=True) if weight > 0}
+    chosen: list[list[dict[str, Any]]] = []
+    feed = Feed(experiment.loader("train"), experiment.config.training.grad_accum_steps, device)
+    for group in islice(feed.groups(), LOOK_AHEAD * n_steps):
+        found = {modality_of_type[int(t)] for batch in group for t in batch["types"].unique()}
+        if len(chosen) < n_steps or found & missing:
+            chosen.append(group)
+            missing -= found
+        if len(chosen) >= n_steps and not missing:
+            break
+    return chosen
+
+
+def study(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure, and return what is written."""
+    import torch
+
+    from ...training.utils import resolve_device
+    from ..run import LanguageModelRun
+
+    config = read_config(options.run_dir)
+    try:
+        device = resolve_device(options.device)
+    except ConfigError as error:
+        raise ConfigError("a device of this machine", got=options.device, where="--device",
+                          repair="--device cpu") from error  # fmt: skip
+    if config.hardware.n_threads is not None:
+        torch.set_num_threads(config.hardware.n_threads)
+    checkpoint = options.run_dir / CHECKPOINTS[options.checkpoint] if options.checkpoint in CHECKPOINTS else Path(
+        options.checkpoint)  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:  # the vocabulary that a run writes down is known already
+        experiment = LanguageModelRun(config, Reader(options.run_dir, Path(scratch)), {})
+    load_weights(experiment, checkpoint)
+    experiment.objective.to(device)
+    return measure(options, experiment, device) | {
+        "run": f"{config.name}/{experiment.run.id}",
+        "checkpoint": f"{checkpoint.parent.name}/{checkpoint.name}",
+        "loss_weights": experiment.objective.term_weights.tolist(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else
+        f"{device} with {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+    }  # fmt: skip
+
+
+def measure(options: argparse.Namespace, experiment: LanguageModelRun, device: Any) -> dict[str, Any]:
+    """Gradients first, in the model's own precision; then costs, as the run's hardware settings have them."""
+    import numpy as np
+
+    from ...training.precision import MixedPrecision
+    from ...training.utils import configure_cuda_performance
+    from .cost import loss_costs
+    from .gradients import SampleKStudy
+
+    hardware, reader = experiment.config.hardware, experiment.run
+    groups = training_groups(experiment, device, options.steps)
+    gradients = SampleKStudy(experiment.objective, options.k, options.draws)
+    ks = list(gradients.results)
+    with reader.progress(len(groups) * len(ks) * options.draws, "gradients", unit="draw") as bar:
+        gradients.run(groups, bar.update)
+    if device.type == "cuda":
+        configure_cuda_performance(hardware.tf32)
+    precision = MixedPrecision.of(hardware, device)
+    with reader.progress((options.rounds + 1) * (len(ks) + 1), "costs", unit="round") as bar:
+        largest = max(groups, key=lambda group: sum(int(batch["attn_mask"].sum()) for batch in group))
+        costs = loss_costs(experiment.objective, largest, [*ks, None], rounds=options.rounds,
+                           autocast=precision.autocast, progress=bar.update)  # fmt: skip
+    facts = gradients.facts()
+    curve = np.geomspace(ks[0], max(ks[-1], *facts["positions"].values()), CURVE_POINTS).tolist()
+    return {
+        "rows": gradients.rows(),
+        "facts": facts,
+        "costs": {"all" if k is None else str(k): figures for k, figures in costs.items()},
+        "precision_of_costs": precision.name,
+        "theory": {"k": curve} | {part: [gradients.predicted(part, k) for k in curve] for part in facts["norm"]},
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The command."""
+    from ...config.launching.launch import one_line_errors
+
+    with one_line_errors("nothing was written"):
+        options = parse(arguments)
+        from ...runs.progress import TerminalHandler
+
+        log, handler = logging.getLogger("astromodal"), TerminalHandler(sys.stderr)
+        before = log.level, log.propagate
+        log.setLevel(logging.INFO)
+        log.propagate = False
+        log.addHandler(handler)
+        try:
+            _report(options, study(options))
+        finally:
+            log.removeHandler(handler)
+            log.setLevel(before[0])
+            log.propagate = before[1]
+
+
+def _report(options: argparse.Namespace, result: dict[str, Any]) -> None:
+    """Print the tables and write them, the figures and the plot."""
+    from ...files.io import write_json, write_text
+    from ...files.text_table import say
+    from .report import plot_study, study_markdown, study_text, verdict
+
+    result["verdict"] = verdict(result, options.cosine)
+    out = options.out or options.run_dir / NAME
+    write_json(out / f"{NAME}.json", result)
+    write_text(out / f"{NAME}.md", study_markdown(result))
+    plot_study(result, options.cosine, out / f"{NAME}.png")
+    say(f"{study_text(result)}\n\nwritten: {out}{os.sep}{NAME}.json, .md, .png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""Pictures of a run, and of what the tokenizers keep and lose."""

@@ -1,0 +1,1 @@
+"""Spectra to codes and back: patches per group and a codebook, or a learned codec. Begin with ``tokenizer.py``."""
