@@ -26,6 +26,7 @@ from .columns import is_number, list_column_ragged, list_column_to_matrix, list_
 from .masks import mask_columns, unmasked
 from .sources import nested
 from .sources.layouts import find_fields, open_source
+from .sources.subset import Subset, in_cone
 from .sources.units import factors, scaled
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def discover(data: DataConfig, template: str) -> list[Datacube]:
     Raises:
         DataError: the folder is missing or holds no matching file, a field is unknown, or a cube is not usable.
     """
-    survey = find_fields(data, template)
+    survey = find_fields(data, template, needed_columns(data))
     found = survey.fields
     for field in found if data.fields is None else ():
         try:
@@ -256,7 +257,30 @@ def discover(data: DataConfig, template: str) -> list[Datacube]:
         place = parts[0] if len(parts) == 1 else parts[0].parent
         cubes.append(Datacube(place, data, field, open_source(parts, data.hdu, place)))
     _say(survey.said, cubes)
-    return cubes
+    return cubes if data.cone is None else _within_cone(cubes, data)
+
+
+def _within_cone(cubes: Sequence[Datacube], data: DataConfig) -> list[Datacube]:
+    """The rows of some cubes that lie in ``data.cone``, without the fields that have none.
+
+    Raises:
+        DataError: no row does, or there are no positions.
+    """
+    if not (data.ra_column and data.dec_column):
+        raise DataError("positions (data.ra_column, data.dec_column) for data.cone", got="none", where=data.root)
+    kept, unknown = [], 0
+    for cube in cubes:
+        positions = cube.positions()
+        inside = in_cone(positions, data.cone)
+        unknown += int(np.isnan(positions).any(1).sum())
+        if inside.any():
+            kept.append(Datacube(cube.path, data, cube.field, Subset(cube.source, np.flatnonzero(inside))))
+    n, total = (sum(cube.n_rows for cube in some) for some in (kept, cubes))
+    log.info("data.cone: %d of %d objects, in %d of %d fields; %d without a position are left out", n, total, len(kept),
+             len(cubes), unknown)  # fmt: skip
+    if not kept:
+        raise DataError("objects in data.cone", got=f"none of {total}", where=data.root)
+    return kept
 
 
 def _say(said: Sequence[str], cubes: Sequence[Datacube]) -> None:

@@ -135,6 +135,7 @@ class DataConfig:
     layout: Layout = Layout.auto  # how the files are arranged
     hdu: Optional[str] = None  # extension of FITS files with the table, by name or number; null: the first table
     fields: Optional[List[str]] = None  # subset of fields; null: all
+    cone: Optional[List[float]] = None  # only what lies in it: right ascension, declination, radius in degrees
     id_column: str = "id"
     ra_column: Optional[str] = "ra"  # deg; null: no positions
     dec_column: Optional[str] = "dec"

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from ...errors import DataError
-from . import hats
+from . import hats, remote
 from .parquet import ParquetSource
 from .tables import ENDINGS, TableSource, table_format
 
@@ -123,17 +123,21 @@ def _hats(root: Path) -> Found | None:
 ARRANGEMENTS: dict[str, Callable[[Path], Found | None]] = {"hats": _hats, "folders": _folders, "files": _files}
 
 
-def find_fields(data: DataConfig, template: str) -> Found:
+def find_fields(data: DataConfig, template: str, columns: Sequence[str] = ()) -> Found:
     """The files of each field of a survey.
 
     Args:
         data: ``data.layout`` chooses an arrangement; ``auto`` is the template where it matches, else what
             ``data.root`` looks like.
         template: path with ``{field}``, such as ``cubes/datacube_{field}.parquet``; or a file.
+        columns: names that are needed, of a catalogue elsewhere.
 
     Raises:
         DataError: the folder is missing or holds nothing of the kind, or could be read in two ways.
     """
+    if remote.is_remote(data.root):
+        found, said = hats.tiles(remote.local_copy(data, list(columns)))
+        return Found({tile.field: paths for tile, paths in found.items()}, "hats", said)
     layout = getattr(data.layout, "value", data.layout)
     if layout in ("auto", "files"):
         if "{field}" not in template:
