@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...core.fingerprints import fingerprint_config
+from ...provenance.fingerprints import fingerprint_config
 from ...errors import ConfigError, DataError
 from .hats import PARTITIONS
 from .subset import check_cone

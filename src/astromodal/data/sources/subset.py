@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from ...core.fingerprints import fingerprint_arrays, fingerprint_config
+from ...provenance.fingerprints import fingerprint_arrays, fingerprint_config
 from ...errors import ConfigError
 
 if TYPE_CHECKING:
