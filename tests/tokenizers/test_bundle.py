@@ -125,6 +125,13 @@ def test_differences_are_found_at_any_depth():
     assert first_difference({"a": {"x": 1, "y": 2}}, {"a": {"y": 2, "x": 1}})[0] == "a"
 
 
+def test_a_null_that_an_older_version_did_not_know_makes_no_difference():
+    old, new = {"x": 1, "z": 3}, {"x": 1, "y": None, "z": 3}
+    assert first_difference(old, new) is None and first_difference(new, old) is None
+    assert first_difference(old, new | {"y": 2}) == ("y", "absent", 2)
+    assert first_difference(old | {"y": 2}, new) == ("y", 2, None)
+
+
 def test_torch_is_not_imported_for_scalars_and_spectra():
     code = "import sys, astromodal.tokenizers; print('torch' in sys.modules)"
     env = {"PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")}

@@ -5,6 +5,7 @@ Of a repository only what its manifest names is fetched, so that nothing else of
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,7 +58,12 @@ def _one_line(what: str) -> Iterator[None]:
                                    repair=repair) from error  # fmt: skip
 
 
-def download(name: str, endpoint: str | None = None) -> tuple[Path, Path]:
+def _endpoint() -> str | None:
+    """Another hub than the usual one; the package reads the variable only once, when it is imported."""
+    return os.environ.get("HF_ENDPOINT") or None
+
+
+def download(name: str) -> tuple[Path, Path]:
     """The folder of a bundle on the hub, in the hub's cache, and the folder that its links may lead to.
 
     Raises:
@@ -65,7 +71,7 @@ def download(name: str, endpoint: str | None = None) -> tuple[Path, Path]:
         ArtifactMissingError: it cannot be had. ArtifactError: it is no bundle.
     """
     repository, revision = parse(name)
-    hub, options = _package(), {} if endpoint is None else {"endpoint": endpoint}
+    hub, options = _package(), {"endpoint": _endpoint()}
     with _one_line(f"the bundle {name}"):
         manifest = Path(hub.hf_hub_download(repository, MANIFEST, revision=revision, **options))
         files = read_names(manifest.parent)
@@ -92,7 +98,7 @@ def _prefixed(repository: str) -> str:
     return repository if repository.startswith(PREFIX) else PREFIX + repository
 
 
-def upload(folder: Path, repository: str, *, private: bool = False, endpoint: str | None = None) -> str:
+def upload(folder: Path, repository: str, *, private: bool = False) -> str:
     """Put a bundle on the hub; returns where it is.
 
     Raises:
@@ -104,7 +110,7 @@ def upload(folder: Path, repository: str, *, private: bool = False, endpoint: st
     check_bundle(folder)
     names = [MANIFEST, *read_names(folder)]
     with _one_line(f"a place for {repository}"):
-        api = hub.HfApi(endpoint=endpoint)
+        api = hub.HfApi(endpoint=_endpoint())
         api.create_repo(repository, private=private, exist_ok=True)
         done = api.upload_folder(repo_id=repository, folder_path=folder, revision=revision, allow_patterns=names,
                                  commit_message="A model exported by astromodal")  # fmt: skip

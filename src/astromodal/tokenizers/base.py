@@ -105,17 +105,18 @@ def first_difference(fitted: Any, given: Any, path: str = "") -> tuple[str, Any,
 
     >>> first_difference({"a": {"min": 1}}, {"a": {"min": 2}})
     ('a.min', 1, 2)
+    >>> first_difference({"flux": "f"}, {"flux": "f", "mask": None})
     """
     if isinstance(fitted, Mapping) and isinstance(given, Mapping):
-        if list(fitted) != list(given) and (set(fitted) != set(given)):
-            names = [key for key in (*fitted, *given) if (key in fitted) != (key in given)]
-            name = f"{path}.{names[0]}" if path else str(names[0])
-            return name, fitted.get(names[0], "absent"), given.get(names[0], "absent")
-        for key in fitted:
+        for key in (*fitted, *given):  # what an older version did not know, and is null, makes no difference
+            if (key in fitted) != (key in given) and (fitted if key in fitted else given)[key] is not None:
+                return f"{path}.{key}" if path else str(key), fitted.get(key, "absent"), given.get(key, "absent")
+        both = [key for key in fitted if key in given]
+        for key in both:
             found = first_difference(fitted[key], given[key], f"{path}.{key}" if path else str(key))
             if found:
                 return found
-        if list(fitted) != list(given):  # the order of bands and columns is part of the layout
+        if both != [key for key in given if key in fitted]:  # the order of bands and columns is part of the layout
             return path or "order", list(fitted), list(given)
         return None
     return None if fitted == given else (path, fitted, given)
