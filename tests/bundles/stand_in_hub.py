@@ -69,9 +69,8 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 hub.repositories.setdefault(name, {})
                 self._json({"url": f"{hub.url}/{name}", "id": name})
             elif "/preupload/" in self.path:
-                files = json.loads(body)["files"]
-                modes = [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False, "oid": None} for f in files]
-                self._json({"files": modes})
+                mode = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+                self._json({"files": [{"path": f["path"], **mode} for f in json.loads(body)["files"]]})
             elif found := re.fullmatch(r"/api/models/(\w+/[\w-]+)/commit/main", self.path.split("?")[0]):
                 for line in map(json.loads, body.splitlines()):
                     if line["key"] == "file":

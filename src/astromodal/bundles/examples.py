@@ -17,6 +17,7 @@ from ..data.splits import TEST
 from ..errors import ArtifactError, ArtifactMissingError, UserError
 from ..files.bounded import check_file_size
 from ..files.io import load_npz, save_npz
+from ..ask.questions import BEFORE
 
 if TYPE_CHECKING:
     from ..ask.seen import TrainingRun
@@ -122,7 +123,8 @@ def _asked(model: Model, rows: pa.Table, field: str | None) -> dict[str, np.ndar
 
     columns = {}
     if model.trained.tokenizers.scalar is not None:
-        columns = arrays_of(model.predict(rows, familiarity=False, field=field))
+        given = [BEFORE] if model.trained.sequence["order"] == "fixed" else None  # it can be asked nothing else
+        columns = arrays_of(model.predict(rows, given=given, familiarity=False, field=field))
     columns |= arrays_of(model.embed(rows, field=field))
     ids = np.array([str(name) for name in columns.pop("id")])
     return {"id": ids} | {name: values for name, values in columns.items() if not name.endswith(("_pit", "_crps"))}

@@ -39,6 +39,6 @@ def run(options: argparse.Namespace) -> None:
         reference=options.reference, title=options.title, authors=options.authors, license=options.license,
     )  # fmt: skip
     say(f"bundle in {folder}")
-    say(f'use it: python -c "import astromodal; print(astromodal.load({str(folder)!r}, check=True).explain())"')
+    say(f"in Python: astromodal.load({str(folder)!r}, check=True).explain()")
     if options.push is not None:
         say(f"pushed: {upload(folder, options.push, private=options.private)}")
