@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from ..ask.questions import BEFORE
 from ..data.columns import is_number, list_column_ragged, list_value_type, numbers, one_array
 from ..data.splits import TEST
 from ..errors import ArtifactError, ArtifactMissingError, UserError
 from ..files.bounded import check_file_size
 from ..files.io import load_npz, save_npz
-from ..ask.questions import BEFORE
 
 if TYPE_CHECKING:
     from ..ask.seen import TrainingRun
