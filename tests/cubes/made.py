@@ -56,9 +56,19 @@ def write_catalogue(root: Path, n: int = 24, **columns) -> Table:
     """``catalogue.fits``: names, positions, a magnitude in big-endian, a field."""
     root.mkdir(parents=True, exist_ok=True)
     ra, dec = positions(n)
-    table = Table({"name": [f"o{i:03d}" for i in range(n)], "RAJ2000": ra, "DEJ2000": dec,
-                   "mag_r": np.linspace(15, 22, n).astype(">f4"), "patch": np.where(np.arange(n) < n // 2, "west", "east"),
-                   "TARGETID": 1000 + np.arange(n), "PLATE": np.full(n, 266), "FIBER": np.arange(n)} | columns)  # fmt: skip
+    table = Table(
+        {
+            "name": [f"o{i:03d}" for i in range(n)],
+            "RAJ2000": ra,
+            "DEJ2000": dec,
+            "mag_r": np.linspace(15, 22, n).astype(">f4"),
+            "patch": np.where(np.arange(n) < n // 2, "west", "east"),
+            "TARGETID": 1000 + np.arange(n),
+            "PLATE": np.full(n, 266),
+            "FIBER": np.arange(n),
+        }
+        | columns
+    )
     table["RAJ2000"].unit = table["DEJ2000"].unit = "deg"
     table.write(root / "catalogue.fits", overwrite=True)
     return table
@@ -126,7 +136,12 @@ def write_desi(path: Path, target: np.ndarray, ra: np.ndarray, dec: np.ndarray, 
         flux_hdu.header["BUNIT"] = "10**-17 erg/(s cm2 Angstrom)"
         wave_hdu = fits.ImageHDU(wave, name=f"{arm}_WAVELENGTH")
         wave_hdu.header["BUNIT"] = "Angstrom"
-        hdus += [wave_hdu, flux_hdu, fits.ImageHDU(ivar, name=f"{arm}_IVAR"), (fits.CompImageHDU if compressed else fits.ImageHDU)(mask, name=f"{arm}_MASK")]
+        hdus += [
+            wave_hdu,
+            flux_hdu,
+            fits.ImageHDU(ivar, name=f"{arm}_IVAR"),
+            (fits.CompImageHDU if compressed else fits.ImageHDU)(mask, name=f"{arm}_MASK"),
+        ]
     path.parent.mkdir(parents=True, exist_ok=True)
     fits.HDUList(hdus).writeto(path, overwrite=True)
     return inside
@@ -136,8 +151,12 @@ def write_sdss(path: Path, ra: float, dec: float, seed: int = 0, **header) -> di
     """A file as SDSS's spec-PLATE-MJD-FIBER.fits."""
     rng = np.random.default_rng(seed)
     loglam = 3.5562 + 1e-4 * np.arange(200)  # 3599 to 3769 Angstrom
-    columns = {"flux": rng.normal(3, 1, 200).astype("f4"), "loglam": loglam.astype("f4"),
-               "ivar": rng.uniform(1, 2, 200).astype("f4"), "and_mask": (rng.random(200) < 0.1).astype(np.int32) * 2**23}  # fmt: skip
+    columns = {
+        "flux": rng.normal(3, 1, 200).astype("f4"),
+        "loglam": loglam.astype("f4"),
+        "ivar": rng.uniform(1, 2, 200).astype("f4"),
+        "and_mask": (rng.random(200) < 0.1).astype(np.int32) * 2**23,
+    }
     primary = fits.PrimaryHDU()
     for key, value in ({"PLUG_RA": ra, "PLUG_DEC": dec, "VACUUM": True} | header).items():
         primary.header[key] = value

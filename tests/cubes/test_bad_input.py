@@ -1,4 +1,4 @@
-"""Input that cannot be used: one line that says file, extension or column, and repair; what was written before is whole."""
+"""Input that cannot be used: one line that says file, extension or column, and repair; what was written is whole."""
 
 from __future__ import annotations
 
@@ -48,9 +48,11 @@ DESI = {"path": "coadd-*.fits", "groups": ["desi_b", "desi_r"]}
 def test_the_catalogue(root: Path):
     line = refused(root, catalogue={"ra": "RAJ200"})
     assert "column RAJ200" in line and "RAJ2000" in line and "catalogue.fits" in line
-    assert "no ra" in refused(root, catalogue={"ra": None}) and "cubes.catalogue.ra=" in refused(root, catalogue={"ra": None})
+    assert "no ra" in refused(root, catalogue={"ra": None}) and "cubes.catalogue.ra=" in refused(
+        root, catalogue={"ra": None}
+    )
     assert "none.fits" in refused(root, catalogue={"path": "none.fits"})
-    assert "an extension 7" in refused(root, catalogue={"hdu": "7"})
+    assert "a table in extension 7" in refused(root, catalogue={"hdu": "7"})
     assert "type string" in refused(root, catalogue={"dec": "patch"})
 
 
@@ -99,7 +101,10 @@ def test_a_missing_extension_and_wavelengths_that_disagree(root: Path):
     line = refused(root, spectra={"desi": DESI | {"path": "coadd-3.fits"}})
     assert "(80,) wavelengths" in line and "extensions B_" in line
     assert "as many arms" in refused(root, spectra={"desi": DESI | {"groups": ["desi_b"]}})
-    assert "desi_r" in (line := refused(root, spectra={"desi": DESI | {"groups": ["desi_b", "desi_q"]}})) and "desi_q" in line
+    assert (
+        "desi_r" in (line := refused(root, spectra={"desi": DESI | {"groups": ["desi_b", "desi_q"]}}))
+        and "desi_q" in line
+    )
     assert "extension FIBERMAP" in refused(root, spectra={"desi": DESI | {"path": "catalogue.fits"}})
 
 
@@ -114,7 +119,9 @@ def test_wcs_and_pixels_that_do_not_fit(root: Path):
     header["CRPIX1"] = 9e5  # the image is beyond the horizon of the projection
     fits.PrimaryHDU(np.zeros((20, 20), np.float32), header).writeto(path, overwrite=True)
     assert "projects" in refused(root, images=TILES)
-    fits.PrimaryHDU(np.zeros((20, 20), np.float32), made.wcs_at(180.0, 45.0, 20, 20).to_header()).writeto(path, overwrite=True)
+    fits.PrimaryHDU(np.zeros((20, 20), np.float32), made.wcs_at(180.0, 45.0, 20, 20).to_header()).writeto(
+        path, overwrite=True
+    )
     line = refused(root, images=TILES)
     assert "images where the objects of the catalogue are" in line and "ra 180.000, dec 45.000" in line
 
@@ -137,7 +144,9 @@ def test_units_that_do_not_convert_and_columns_with_two_sources(root: Path):
     match = {"path": "g.fits", "id": "n", "catalogue_id": "name", "columns": {"parallax": "plx"}}
     line = refused(root, matches={"gaia": match})
     assert "a unit that converts to mas, got km" in line and "cubes.matches.gaia.units.parallax" in line
-    line = refused(root, matches={"gaia": match | {"units": {"parallax": "mas"}}}, catalogue={"columns": {"parallax": "mag_r"}})
+    line = refused(
+        root, matches={"gaia": match | {"units": {"parallax": "mas"}}}, catalogue={"columns": {"parallax": "mag_r"}}
+    )
     assert "parallax from cubes.catalogue and cubes.matches.gaia" in line
     assert "no id" in refused(root, matches={"gaia": match | {"id": None}})
 

@@ -27,7 +27,9 @@ def build(folder: Path, cubes, data=None, **options):
     """Build into ``folder/cubes``; returns the result, and one batch per field with all columns."""
     data = data or made.data(folder / "cubes")
     result = build_survey(data, cubes, str(folder / "cubes" / TEMPLATE), **options)
-    found = {c.field: next(iter(c.batches(c.columns, rows=10_000))) for c in discover(data, str(folder / "cubes" / TEMPLATE))}
+    found = {
+        c.field: next(iter(c.batches(c.columns, rows=10_000))) for c in discover(data, str(folder / "cubes" / TEMPLATE))
+    }
     return result, found, data
 
 
@@ -41,18 +43,30 @@ def two_tiles(root: Path, **options) -> tuple[np.ndarray, np.ndarray, np.ndarray
     flux = np.linspace(1000.0, 3000.0, len(ra))
     for tile, at in (("a", made.RA + 25 / 3600), ("b", made.RA + 75 / 3600)):
         for band, zero_point in (("G", 25.0), ("R", 26.0)):
-            made.write_tile(root / f"{tile}_{band}.fits.fz", at, made.DEC + 30 / 3600, (ra, dec, flux), shape=(180, 150),
-                            zero_point=zero_point, compress=True, **options)  # fmt: skip
+            made.write_tile(
+                root / f"{tile}_{band}.fits.fz",
+                at,
+                made.DEC + 30 / 3600,
+                (ra, dec, flux),
+                shape=(180, 150),
+                zero_point=zero_point,
+                compress=True,
+                **options,
+            )
     return ra, dec, flux
 
 
-IMAGES = {"path": "{tile}_{band}.fits.fz", "zero_point_key": "MAGZERO", "bands": {"g": {"name": "G"}, "r": {"name": "R"}}}
+IMAGES = {
+    "path": "{tile}_{band}.fits.fz",
+    "zero_point_key": "MAGZERO",
+    "bands": {"g": {"name": "G"}, "r": {"name": "R"}},
+}
 
 
 def test_sources_of_known_flux_come_back_as_nanomaggies(tmp_path: Path):
     root = tmp_path / "fits"
     table = made.write_catalogue(root)
-    ra, dec, flux = two_tiles(root)
+    flux = two_tiles(root)[2]
     result, batches, data = build(tmp_path, made.cubes(root, images=IMAGES))
     batch = batches["ALL"]
     images = read_images(batch, data, "ALL")
@@ -73,8 +87,8 @@ def test_sources_of_known_flux_come_back_as_nanomaggies(tmp_path: Path):
 def test_a_cutout_is_astropys_with_nan_beyond_the_edge(tmp_path: Path):
     root = tmp_path / "fits"
     made.write_catalogue(root)
-    ra, dec, flux = two_tiles(root)
-    result, batches, data = build(tmp_path, made.cubes(root, images=IMAGES | {"zero_point_key": None}))
+    ra, dec, _ = two_tiles(root)
+    result, batches, _ = build(tmp_path, made.cubes(root, images=IMAGES | {"zero_point_key": None}))
     batch, edges, whole = batches["ALL"], 0, 0
     names, cuts = ids(batch), batch.column("cut_r").to_pylist()
     for i in range(24):
@@ -102,10 +116,24 @@ def test_weights_and_masks_make_pixels_invalid_and_are_counted(tmp_path: Path, c
     weight[:, 100:110] = 0
     mask[120:130] = 4
     mask[:, 200:210] = 2  # another flag
-    made.write_tile(root / "t_r.fits", made.RA + 50 / 3600, made.DEC + 30 / 3600, (ra, dec, np.full(24, 500.0)), shape=(260, 320),
-                    weight=weight, mask=mask, compress=compress)  # fmt: skip
-    images = {"path": "{tile}_{band}.fits", "weight_hdu": "WHT", "mask_hdu": "MASK", "mask_bits": 4, "bands": {"r": {"name": "r"}}}
-    result, batches, data = build(tmp_path, made.cubes(root, images=images))
+    made.write_tile(
+        root / "t_r.fits",
+        made.RA + 50 / 3600,
+        made.DEC + 30 / 3600,
+        (ra, dec, np.full(24, 500.0)),
+        shape=(260, 320),
+        weight=weight,
+        mask=mask,
+        compress=compress,
+    )
+    images = {
+        "path": "{tile}_{band}.fits",
+        "weight_hdu": "WHT",
+        "mask_hdu": "MASK",
+        "mask_bits": 4,
+        "bands": {"r": {"name": "r"}},
+    }
+    result, batches, _ = build(tmp_path, made.cubes(root, images=images))
     cuts = np.array(batches["ALL"].column("cut_r").to_pylist(), np.float32)
     wcs = made.wcs_at(made.RA + 50 / 3600, made.DEC + 30 / 3600, 320, 260)
     expected = 0
@@ -128,7 +156,9 @@ def test_stamps_are_cut_where_their_wcs_says_or_in_the_middle(tmp_path: Path):
             image = made.draw(wcs, (25, 21), ra[[i]], dec[[i]], np.array([100.0 * (plane + 1)]))
             header = wcs.to_header() if i % 2 else None
             if not i % 2:  # without WCS, centred, smaller than the datacube's
-                image = made.draw(made.wcs_at(ra[i], dec[i], 11, 11), (11, 11), ra[[i]], dec[[i]], np.array([100.0 * (plane + 1)]))
+                image = made.draw(
+                    made.wcs_at(ra[i], dec[i], 11, 11), (11, 11), ra[[i]], dec[[i]], np.array([100.0 * (plane + 1)])
+                )
             folder = root / "stamps"
             folder.mkdir(exist_ok=True)
             fits.PrimaryHDU(image, header).writeto(folder / f"266-{i:03d}-{band}.fits")
@@ -147,7 +177,6 @@ def test_stamps_are_cut_where_their_wcs_says_or_in_the_middle(tmp_path: Path):
 def test_a_plane_and_an_extension_of_stamps(tmp_path: Path):
     root = tmp_path / "fits"
     made.write_catalogue(root, n=12)
-    ra, dec = made.positions(12)
     for i in range(12):
         cube = np.full((2, 16, 16), 7.0, np.float32)
         cube[:, 8, 8] = i, 100 + i
@@ -188,7 +217,9 @@ def test_spectra_of_desi_come_with_their_masks_and_units(tmp_path: Path, by: str
                 assert np.allclose((got.precision[k] / got.scale[k])[good] ** 2, truth["ivar"][row][good], rtol=1e-5)
     counts = result["inputs"]["spectra.desi"]
     assert (counts["matched"], counts["unmatched"], counts["not_targets"], counts["bad_fibers"]) == (3, 21, 1, 1)
-    assert counts["desi_b.masked"] == sum((inside["B"]["mask"][r] > 0).sum() for r in (0, 1, 4)) and counts["unused"] == 0
+    assert (
+        counts["desi_b.masked"] == sum((inside["B"]["mask"][r] > 0).sum() for r in (0, 1, 4)) and counts["unused"] == 0
+    )
 
 
 def test_exposures_of_one_target_are_averaged_by_their_ivar(tmp_path: Path):
@@ -197,7 +228,7 @@ def test_exposures_of_one_target_are_averaged_by_their_ivar(tmp_path: Path):
     ra, dec = made.positions()
     some = np.array([5, 9, 5, 5])
     inside = made.write_desi(root / "spectra-1.fits", 1000 + some, ra[some], dec[some])
-    result, batches, data = build(
+    result, batches, _ = build(
         tmp_path, made.cubes(root, spectra={"desi": {"path": "spectra-*.fits", "groups": ["desi_b", "desi_r"]}})
     )
     k = ids(batches["ALL"]).index("o005")
@@ -249,9 +280,19 @@ def test_a_table_per_object_in_air_and_other_units(tmp_path: Path):
     made.write_catalogue(root)
     air = np.linspace(362.0, 366.0, 41)  # nm
     for name in ("o003", "o010"):
-        table = Table({"w": air, "f": np.full(41, 2e-19), "e": np.full(41, 1e-20)}, units={"w": "nm", "f": "W m-2 nm-1"})
+        table = Table(
+            {"w": air, "f": np.full(41, 2e-19), "e": np.full(41, 1e-20)}, units={"w": "nm", "f": "W m-2 nm-1"}
+        )
         table.write(root / f"{name}.ecsv", format="ascii.ecsv")
-    source = {"format": "table", "path": "{id}.ecsv", "groups": ["desi_b"], "flux": "f", "error": "e", "wave": "w", "medium": "air"}
+    source = {
+        "format": "table",
+        "path": "{id}.ecsv",
+        "groups": ["desi_b"],
+        "flux": "f",
+        "error": "e",
+        "wave": "w",
+        "medium": "air",
+    }
     _, batches, _ = build(tmp_path, made.cubes(root, spectra={"mine": source}))
     k = ids(batches["ALL"]).index("o010")
     wave = np.array(batches["ALL"].column("wave_b")[k].as_py())
@@ -297,13 +338,29 @@ def test_gaia_xp_coefficients_of_every_format(tmp_path: Path, form: str):
     assert (result["inputs"]["matches.gaia"]["matched"], result["inputs"]["matches.gaia"]["unused"]) == (16, 8)
 
 
+def test_a_file_in_which_nobody_has_a_list_goes_before_one_that_has(tmp_path: Path):
+    root = tmp_path / "fits"
+    made.write_catalogue(root)
+    (root / "XP_1.csv").write_text("source,bp\no001,\no002,\n")
+    (root / "XP_2.csv").write_text('source,bp\no003,"[1, 2, 3, 4, 5]"\no004,"[]"\n')
+    match = {"path": "XP_*.csv", "id": "source", "catalogue_id": "name", "columns": {"xp": "bp"}}
+    _, batches, _ = build(tmp_path, made.cubes(root, matches={"gaia": match}))
+    xp = dict(zip(ids(batches["ALL"]), batches["ALL"].column("xp").to_pylist(), strict=True))
+    assert [xp[f"o00{i}"] for i in (1, 3, 4)] == [None, [1.0, 2.0, 3.0, 4.0, 5.0], None]
+
+
 def test_sampled_spectra_without_wavelengths_lie_on_the_grid(tmp_path: Path):
     root = tmp_path / "fits"
     made.write_catalogue(root)
     ra, dec = made.positions()
     flux = np.random.default_rng(1).normal(3e-17, 1e-18, (24, 5))
     Table({"ra": ra, "dec": dec, "flux": flux, "flux_error": 0.1 * flux}).write(root / "XP_SAMPLED.fits")
-    match = {"path": "XP_SAMPLED.fits", "ra": "ra", "dec": "dec", "columns": {"s_flux": "flux", "s_error": "flux_error"}}
+    match = {
+        "path": "XP_SAMPLED.fits",
+        "ra": "ra",
+        "dec": "dec",
+        "columns": {"s_flux": "flux", "s_error": "flux_error"},
+    }
     _, batches, data = build(tmp_path, made.cubes(root, matches={"sampled": match}))
     read = read_spectra(batches["ALL"], data, "sampled")
     numbers = [int(name[1:]) for name in ids(batches["ALL"])]
@@ -318,13 +375,18 @@ def test_the_nearest_one_to_one_and_what_is_ambiguous(tmp_path: Path):
     root = tmp_path / "fits"
     made.write_catalogue(root)
     ra, dec = made.positions()
-    other = Table({"a": [ra[0] + 0.5 / 3600, ra[0] + 0.1 / 3600, ra[1], ra[2] + 5 / 3600, np.nan], "d": [dec[0], dec[0], dec[1], dec[2], 0],
-                   "z": [9.0, 1.0, 2.0, 3.0, 4.0]})  # fmt: skip
+    other = Table(
+        {
+            "a": [ra[0] + 0.5 / 3600, ra[0] + 0.1 / 3600, ra[1], ra[2] + 5 / 3600, np.nan],
+            "d": [dec[0], dec[0], dec[1], dec[2], 0],
+            "z": [9.0, 1.0, 2.0, 3.0, 4.0],
+        }
+    )
     other.write(root / "z.fits")
     match = {"path": "z.fits", "ra": "a", "dec": "d", "columns": {"specz_z": "z"}, "radius": 1.0}
     result, batches, _ = build(tmp_path, made.cubes(root, matches={"z": match}))
     z = dict(zip(ids(batches["ALL"]), batches["ALL"].column("specz_z").to_pylist(), strict=True))
-    assert (z["o000"], z["o001"], z["o002"]) == (1.0, 2.0, None)
+    assert (z["o000"], z["o001"], z["o002"]) == (1.0, 2.0, None)  # the second is nearer than the first
     counts = result["inputs"]["matches.z"]
     assert (counts["matched"], counts["ambiguous"], counts["unused"]) == (2, 1, 3)
     result, batches, _ = build(tmp_path, made.cubes(root, matches={"z": match | {"ambiguous": "drop"}}))
@@ -341,7 +403,11 @@ def test_a_row_is_not_given_to_objects_of_two_fields(tmp_path: Path):
     Table({"a": [table["RAJ2000"][11] + 0.5 / 3600], "d": [table["DEJ2000"][11]], "z": [1.0]}).write(root / "z.fits")
     match = {"path": "z.fits", "ra": "a", "dec": "d", "columns": {"specz_z": "z"}, "radius": 1.0}
     result, batches, _ = build(tmp_path, made.cubes(root, matches={"z": match}, fields={"column": "patch"}))
-    z = {name: value for b in batches.values() for name, value in zip(ids(b), b.column("specz_z").to_pylist(), strict=True)}
+    z = {
+        name: value
+        for b in batches.values()
+        for name, value in zip(ids(b), b.column("specz_z").to_pylist(), strict=True)
+    }
     assert z["o012"] == 1.0 and z["o011"] is None  # the nearer one, in the other field
     assert result["inputs"]["matches.z"]["taken"] == 1 and sorted(batches) == ["east", "west"]
 
@@ -350,7 +416,7 @@ def test_tiles_of_the_sky_hold_everyone_once(tmp_path: Path):
     pytest.importorskip("astropy_healpix")
     root = tmp_path / "fits"
     made.write_catalogue(root)
-    result, batches, _ = build(tmp_path, made.cubes(root, fields={"healpix_order": 10}))
+    _, batches, _ = build(tmp_path, made.cubes(root, fields={"healpix_order": 10}))
     assert len(batches) > 1 and all(name.startswith("Norder10-Npix") for name in batches)
     assert sorted(name for b in batches.values() for name in ids(b)) == [f"o{i:03d}" for i in range(24)]
 

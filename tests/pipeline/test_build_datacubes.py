@@ -61,7 +61,9 @@ def test_from_fits_to_tokens(place: Path):
     built = run(place, "build_datacubes", "cubes=made")
     assert built.returncode == 0, built.stderr
     folder = next((place / "runs" / "build_datacubes").glob("*/*"))
-    assert {"cubes.json", "cubes.txt"} <= {p.name for p in folder.iterdir()} and (folder / "plots" / "sky.png").is_file()
+    assert {"cubes.json", "cubes.txt"} <= {p.name for p in folder.iterdir()} and (
+        folder / "plots" / "sky.png"
+    ).is_file()
     found = json.loads((folder / "cubes.json").read_text())["inputs"]
     assert found["images.g"]["found"] == 72 and found["spectra.desi"]["matched"] == 36
     record = json.loads((folder / "run.json").read_text())
@@ -74,7 +76,10 @@ def test_from_fits_to_tokens(place: Path):
     outcome = run(place, "encode")
     assert outcome.returncode == 0, outcome.stderr
     said = json.loads(next((place / "runs" / "encode").glob("*/*/encoding.json")).read_text())
-    present = {name: sum(field["present"].get(name, 0) for field in said["fields"].values()) for name in said["fields"]["east"]["present"]}
+    present = {
+        name: sum(field["present"].get(name, 0) for field in said["fields"].values())
+        for name in said["fields"]["east"]["present"]
+    }
     assert said["rows"] == 72 and present["image"] == 72 and present["desi_b"] == present["desi_r"] == 36
     read = json.loads(next((place / "runs" / "encode").glob("*/*/run.json")).read_text())["inputs"]
     assert {name: read[name] for name in record["outputs"]} == record["outputs"]  # the cubes that were built
@@ -97,7 +102,9 @@ def test_a_mistake_is_one_line(place: Path, overrides: list[str], expected: str)
 
 def test_the_options_of_cubes_fit_the_survey_they_are_for():
     conf = REPO / "conf"
-    data = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), OmegaConf.load(conf / "data" / "splus.yaml")))
+    data = OmegaConf.to_object(
+        OmegaConf.merge(OmegaConf.structured(DataConfig), OmegaConf.load(conf / "data" / "splus.yaml"))
+    )
     for path in sorted((conf / "cubes").glob("*.yaml")):
         option = OmegaConf.load(path)
         option.pop("defaults", None)
@@ -112,6 +119,10 @@ def test_without_astropy_healpix_the_repair_is_said(place: Path, monkeypatch: py
     import importlib.util
 
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "astropy_healpix" else find(name, *a))
-    line = run(place, "build_datacubes", "cubes=made", "cubes.fields.column=null", "cubes.fields.healpix_order=3").error()
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "astropy_healpix" else find(name, *a)
+    )
+    line = run(
+        place, "build_datacubes", "cubes=made", "cubes.fields.column=null", "cubes.fields.healpix_order=3"
+    ).error()
     assert "pip install astropy_healpix" in line and "cubes.fields.column" in line

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
+from ..core.io import FileLock
+from ..core.manifest import changed_files, fingerprint_file, read_manifest, update_manifest
+from ..core.processes import worker_pool
 from ..errors import ArtifactMissingError, DataError, UserError
-from ..files.io import FileLock
-from ..parallel.workers import worker_pool
-from ..provenance.manifest import changed_files, fingerprint_file, read_manifest, update_manifest
 from .field import FORMAT, Job, Survey, build_field
 from .prepare import prepare
 from .report import total
@@ -108,7 +108,7 @@ def _jobs(
     """What there is to do, with what is known of datacubes that are there and whole.
 
     Raises:
-        DataError: a datacube that is none of ours, or of another division of the sky, would be lost or read beside them.
+        DataError: a datacube that is none of ours, or of another division of the sky, would be lost, or read too.
     """
     try:
         entries = dict(read_manifest(folder).get("entries", {}))
@@ -122,8 +122,12 @@ def _jobs(
                                 repair=f"such as {sorted(names)[0]}")  # fmt: skip
     others = sorted(name for name in set(entries) - names if Path(template.replace("{field}", name)).is_file())
     if others:
-        raise DataError("no datacubes of fields that the catalogue does not have", got=", ".join(others[:3]), where=folder,
-                        repair="remove them, or write to another folder: data.root=…")  # fmt: skip
+        raise DataError(
+            "no datacubes of fields that the catalogue does not have",
+            got=", ".join(others[:3]),
+            where=folder,
+            repair="remove them, or write to another folder: data.root=…",
+        )
     jobs = []
     for name, first, last in fields:
         if data.fields is not None and name not in data.fields:
@@ -160,7 +164,9 @@ def _say(log: logging.Logger, field: str, result: dict[str, Any]) -> None:
         return
     found = ", ".join(f"{key} {counts.get('found', counts.get('matched'))}" for key, counts in result["counts"].items()
                       if "found" in counts or "matched" in counts)  # fmt: skip
-    log.info("field %s: %d objects in %.1f s%s", field, result["rows"], result["seconds"], f"; {found}" if found else "")
+    log.info(
+        "field %s: %d objects in %.1f s%s", field, result["rows"], result["seconds"], f"; {found}" if found else ""
+    )
 
 
 # ------------------------------------------------------------------------------------- processes

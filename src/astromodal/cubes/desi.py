@@ -105,8 +105,12 @@ def _arm(files: OpenFiles, path: str, arm: str, rows: list[np.ndarray], bits: in
         flux, ivar = (np.asarray(parts[what][flat - low], np.float64) for what in ("FLUX", "IVAR"))
         mask = parts["MASK"][flat - low] if "MASK" in parts else None
     if wave.ndim != 1 or flux.shape[1:] != wave.shape or ivar.shape != flux.shape:
-        raise DataError(f"a flux and an ivar for each of the {wave.shape} wavelengths", got=f"{flux.shape[1:]} and "
-                        f"{ivar.shape[1:]}", where=f"{path}, extensions {arm}_…", repair="fetch the file again")  # fmt: skip
+        raise DataError(
+            f"a flux and an ivar for each of the {wave.shape} wavelengths",
+            got=f"{flux.shape[1:]} and {ivar.shape[1:]}",
+            where=f"{path}, extensions {arm}_…",
+            repair="fetch the file again",
+        )
     if mask is not None:
         ivar[(mask.astype(np.int64) & (-1 if bits is None else bits)) != 0] = 0.0
     flux, ivar = averaged(flux, ivar, np.array([len(r) for r in rows]))

@@ -24,7 +24,7 @@ from ..provenance.fingerprints import fingerprint_config, new_hash
 from ..provenance.remembered import fingerprint_files, memory_of
 from . import layout
 from .fits_files import OpenFiles
-from .matching import Matches, by_id, on_sky
+from .matching import Matches, as_ids, by_id, on_sky
 from .spectra import SpectraReader
 from .staging import DEC, ID, RA, Staged
 from .stamps import StampCutter
@@ -112,10 +112,14 @@ class Field:
         for band in columns:
             source = band_source(survey.cubes, band)
             if stamps:
-                cutter = StampCutter(images, source, survey.root, config.size, config.pixel_scale, factors[band], self.files)
+                cutter = StampCutter(
+                    images, source, survey.root, config.size, config.pixel_scale, factors[band], self.files
+                )
                 needed += cutter.plan(self.ra, self.dec, words)
             else:
-                cutter = TileCutter(images, source, survey.tiles[band], survey.root, config.size, factors[band], self.files)
+                cutter = TileCutter(
+                    images, source, survey.tiles[band], survey.root, config.size, factors[band], self.files
+                )
                 needed += cutter.plan(self.ra, self.dec, self.job.field)
             self.images[band] = cutter
         return needed
@@ -149,16 +153,20 @@ class Field:
         whole = [[int(v) if isinstance(v, float) and v.is_integer() else v for v in values] for values in lists]
         ids = [str(i) for i in self.ids]
         field = self.job.field
-        return [{"id": i, "field": field} | dict(zip(names, row, strict=True))
-                for i, row in zip(ids, zip(*whole, strict=True) if whole else [()] * len(ids), strict=True)]  # fmt: skip
+        return [
+            {"id": i, "field": field} | dict(zip(names, row, strict=True))
+            for i, row in zip(ids, zip(*whole, strict=True) if whole else [()] * len(ids), strict=True)
+        ]
 
     def _tables(self) -> str:
         """Fingerprint of the rows of all tables that go into this field."""
         digest = new_hash()
         for start in range(0, len(self.rows), 4096):
             part = slice(start, start + 4096)
-            for table, rows in [(self.survey.catalogue, self.rows[part]),
-                                *((self.survey.matches[n], m.rows[part]) for n, m in self.matches.items())]:  # fmt: skip
+            for table, rows in [
+                (self.survey.catalogue, self.rows[part]),
+                *((self.survey.matches[n], m.rows[part]) for n, m in self.matches.items()),
+            ]:
                 sink = pa.BufferOutputStream()
                 taken = table.take(rows).combine_chunks()
                 with pa.ipc.new_stream(sink, taken.schema) as out:
@@ -222,8 +230,13 @@ class Field:
                 continue
             lengths = pc.fill_null(pc.list_value_length(columns[group.flux]), -1).to_numpy(zero_copy_only=False)
             wave = grid(group)
-            self._add("spectra on their grid", {group.flux: int((lengths == len(wave)).sum()),
-                                                f"{group.flux} of another length": int(((lengths >= 0) & (lengths != len(wave))).sum())})  # fmt: skip
+            self._add(
+                "spectra on their grid",
+                {
+                    group.flux: int((lengths == len(wave)).sum()),
+                    f"{group.flux} of another length": int(((lengths >= 0) & (lengths != len(wave))).sum()),
+                },
+            )
             columns[group.wave] = layout.list_array(np.tile(wave, (len(lengths), 1)), lengths == len(wave))
 
     def _add(self, key: str, counts: Mapping[str, int]) -> None:
@@ -264,8 +277,16 @@ def build_field(survey: Survey, job: Job) -> dict[str, Any]:
         else:
             plan.write()
             counts = plan.counts
-        return {"field": job.field, "built": not same, "inputs": plan.inputs, "counts": counts, "rows": len(plan.rows),
-                "seconds": time.perf_counter() - started, "sample": plan.sample(), "tiles": plan.used_tiles()}  # fmt: skip
+        return {
+            "field": job.field,
+            "built": not same,
+            "inputs": plan.inputs,
+            "counts": counts,
+            "rows": len(plan.rows),
+            "seconds": time.perf_counter() - started,
+            "sample": plan.sample(),
+            "tiles": plan.used_tiles(),
+        }
 
 
 def band_source(cubes: CubesConfig, band: str) -> Any:
@@ -273,21 +294,6 @@ def band_source(cubes: CubesConfig, band: str) -> Any:
     from ..config.schema import BandSourceConfig
 
     return cubes.images.bands.get(band) or BandSourceConfig(name=band)
-
-
-def as_ids(column: pa.Array) -> np.ndarray:
-    """A column with ids of another catalogue as text, "" where an object has none (null, or not above 0)."""
-    from ..files.ids import normalize_ids
-
-    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
-        known = pc.fill_null(pc.greater(column, 0), False)
-    else:
-        known = pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(column), ""), False)
-    known = known.to_numpy(zero_copy_only=False).astype(bool)
-    ids = np.full(len(column), "", dtype="<U64")
-    if known.any():
-        ids[known] = normalize_ids(column.filter(pa.array(known)))
-    return ids
 
 
 def _as(column: Any, field: pa.Field, n: int) -> pa.Array:

@@ -147,7 +147,7 @@ class Pixels:
         self._hdu = files.get(path, self._mapped)[hdu]
         shape = self._hdu.shape
         planes = int(np.prod(shape[:-2]))
-        if plane is None and planes != 1 or plane is not None and not (len(shape) == 3 and 0 <= plane < planes):
+        if (plane is None and planes != 1) or (plane is not None and not (len(shape) == 3 and 0 <= plane < planes)):
             raise DataError("an image with two axes, or the number of a plane of three", got=f"axes {shape}, {plane=}",
                             where=self.where, repair="set plane of the band in cubes.images.bands")  # fmt: skip
         self._leading = (plane,) if plane is not None else (0,) * (len(shape) - 2)
@@ -174,7 +174,10 @@ class Pixels:
         for first, last, which in strips(y0, y1, max(size, STRIP_BYTES // (4 * n_x))):
             strip = self.rows(first, last)
             for i in which:
-                place = (slice(y0[i] - corner[i, 1], y1[i] - corner[i, 1]), slice(x0[i] - corner[i, 0], x1[i] - corner[i, 0]))
+                place = (
+                    slice(y0[i] - corner[i, 1], y1[i] - corner[i, 1]),
+                    slice(x0[i] - corner[i, 0], x1[i] - corner[i, 0]),
+                )
                 out[i][place] = strip[y0[i] - first : y1[i] - first, x0[i] : x1[i]]
         return out
 

@@ -56,11 +56,20 @@ def image_columns(data: DataConfig, cubes: CubesConfig) -> dict[str, str]:
     if not cubes.images.path:
         return {}
     if data.images is None or not data.images.bands:
-        raise ConfigError("bands in data.images", got="none", where="cubes.images", repair="data.images.bands, or cubes.images.path=null")
+        raise ConfigError(
+            "bands in data.images",
+            got="none",
+            where="cubes.images",
+            repair="data.images.bands, or cubes.images.path=null",
+        )
     for band in cubes.images.bands:
         if band not in data.images.bands:
             raise ConfigError(f"bands among {', '.join(data.images.bands)}", got=band, where="cubes.images.bands")
-    return {name: band.column for name, band in data.images.bands.items() if not cubes.images.bands or name in cubes.images.bands}
+    return {
+        name: band.column
+        for name, band in data.images.bands.items()
+        if not cubes.images.bands or name in cubes.images.bands
+    }
 
 
 def spectra_columns(data: DataConfig, cubes: CubesConfig) -> list[str]:

@@ -10,7 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
+from ..core.ids import normalize_ids
 from .staging import DEC, ID, RA, Staged
 
 ARCSEC = 1.0 / 3600.0
@@ -121,3 +124,16 @@ def _first_of(index: np.ndarray, away: np.ndarray, n: int, partner: np.ndarray) 
     numbers, first = np.unique(index[order], return_index=True)
     nearest[numbers] = partner[order][first]
     return nearest
+
+
+def as_ids(column: pa.Array) -> np.ndarray:
+    """A column with ids of another catalogue as text, "" where an object has none (null, or not above 0)."""
+    if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
+        known = pc.fill_null(pc.greater(column, 0), False)
+    else:
+        known = pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(column), ""), False)
+    known = known.to_numpy(zero_copy_only=False).astype(bool)
+    ids = np.full(len(column), "", dtype="<U64")
+    if known.any():
+        ids[known] = normalize_ids(column.filter(pa.array(known)))
+    return ids

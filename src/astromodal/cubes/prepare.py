@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
-from ..config.checks.names import check_name
+from ..config.names import check_name
+from ..core.fingerprints import fingerprint_config
+from ..core.ids import normalize_ids
+from ..data.datacube import needed_columns
+from ..data.sources.units import wanted_units
 from ..errors import ConfigError, DataError
-from ..files.ids import normalize_ids
-from ..provenance.fingerprints import fingerprint_config
 from . import desi, layout, sdss
 from .field import EXTRA, FORMAT, Survey, band_source
 from .spectra import check_groups
@@ -35,17 +37,23 @@ def prepare(
         the survey; of each field its name, and first and last row in the order of fields; what was found of each input.
 
     Raises:
-        UserError: an input that is missing or damaged, ids that repeat, a catalogue that no image covers, …
+        DataError: an input that is missing or damaged, ids that repeat, a catalogue that no image covers, …
+        ConfigError: a source that cannot be had.
     """
     root = Path(cubes.root).absolute()
     _check(cubes, data)
     catalogue = _catalogue(data, cubes, root, folder)
-    log.info("catalogue: %d objects (%d rows were left out) of %d files", catalogue.n_rows, catalogue.counts["left_out"],
-             catalogue.counts["files"])  # fmt: skip
+    log.info(
+        "catalogue: %d objects (%d rows were left out) of %d files",
+        catalogue.n_rows,
+        catalogue.counts["left_out"],
+        catalogue.counts["files"],
+    )
     unique_ids(catalogue, cubes)
     rows, fields, found = _fields(catalogue, cubes, folder)
     units = _units(data)
-    matches = {name: stage(f"match-{name}", config, root, folder, wanted_units=units, key=f"cubes.matches.{name}")
+    matches = {name: stage(f"match-{name}", config, root, folder, wanted_units=units, lists=_lists(data),
+                           key=f"cubes.matches.{name}")
                for name, config in cubes.matches.items()}  # fmt: skip
     spectra = {name: _spectra_index(name, cubes, root, folder) for name in cubes.spectra}
     tiles = _tiles(data, cubes, root, catalogue, log)
@@ -53,7 +61,9 @@ def prepare(
              if not f.name.startswith("__")}  # fmt: skip
     inputs = {"catalogue": dict(catalogue.counts) | found}
     inputs |= {f"matches.{name}": dict(table.counts) | {"rows": table.n_rows} for name, table in matches.items()}
-    inputs |= {f"spectra.{name}": dict(table.counts) | {"rows": table.n_rows} for name, table in spectra.items() if table}
+    inputs |= {
+        f"spectra.{name}": dict(table.counts) | {"rows": table.n_rows} for name, table in spectra.items() if table
+    }
     inputs |= {f"images.{band}": {"tiles": len(t)} for band, t in tiles.items()}
     if missing := layout.without_source(data, cubes, types):
         shown = ", ".join(missing[:8]) + (", …" if len(missing) > 8 else "")
@@ -70,22 +80,22 @@ def _settings(data: DataConfig, cubes: CubesConfig) -> str:
     asked = dataclasses.asdict(cubes)
     for key in ("root", "overwrite", "fields"):
         asked.pop(key)
-    meaning = {key: dataclasses.asdict(data)[key] for key in ("id_column", "ra_column", "dec_column", "spectra", "images")}
+    meaning = {
+        key: dataclasses.asdict(data)[key] for key in ("id_column", "ra_column", "dec_column", "spectra", "images")
+    }
     meaning["units"] = _units(data)
     return fingerprint_config({"format": FORMAT, "cubes": asked, "data": meaning})
 
 
-def _units(data: DataConfig) -> dict[str, str]:
-    """Unit that each column of the datacube is to be in, where ``data`` states one."""
-    units: dict[str, str] = {}
-    for name, scalar in data.scalars.items():
-        if scalar.unit:
-            units |= {column: scalar.unit for column in (scalar.column or name, scalar.error) if column}
-    for group in data.spectra.values():
-        units |= {c: group.unit for c in (group.flux, group.error) if c}
-        if group.wave:
-            units[group.wave] = group.wave_unit
-    return units
+def _units(data: DataConfig) -> dict[str, tuple[str, list[float]]]:
+    """Unit that each column of the datacube is to be in, where ``data`` states one, and the marks that it may hold."""
+    marks = {scalar.column or name: [m for m in (*scalar.sentinels, scalar.nondetection) if m is not None]
+             for name, scalar in data.scalars.items()}  # fmt: skip
+    return {column: (unit, marks.get(column, [])) for column, (unit, power) in wanted_units(data).items() if power == 1}
+
+
+def _lists(data: DataConfig) -> list[str]:
+    return [name for name, kind in needed_columns(data).items() if kind == "list"]
 
 
 def _check(cubes: CubesConfig, data: DataConfig) -> None:
@@ -104,11 +114,15 @@ def _check(cubes: CubesConfig, data: DataConfig) -> None:
             raise ConfigError("a position or a file per object for spec-*.fits", got="catalogue_id",
                               where=f"cubes.spectra.{name}", repair="catalogue_id: null")  # fmt: skip
     for name, match in cubes.matches.items():
-        needs = ("id",) if match.catalogue_id else ("ra", "dec")
+        by, needs = ("id", ("id",)) if match.catalogue_id else ("position", ("ra", "dec"))
         for key in ("path", *needs):
             if not getattr(match, key):
-                raise ConfigError(f"{' and '.join(needs)} of a catalogue that is matched by {'id' if match.catalogue_id else 'position'}",
-                                  got=f"no {key}", where=f"cubes.matches.{name}", repair=f"cubes.matches.{name}.{key}=…")  # fmt: skip
+                raise ConfigError(
+                    f"{' and '.join(needs)} of a catalogue that is matched by {by}",
+                    got=f"no {key}",
+                    where=f"cubes.matches.{name}",
+                    repair=f"cubes.matches.{name}.{key}=…",
+                )
         if not match.columns:
             raise ConfigError("columns to take", got="none", where=f"cubes.matches.{name}.columns")
 
@@ -132,10 +146,14 @@ def _catalogue(data: DataConfig, cubes: CubesConfig, root: Path, folder: Path) -
     for column, where in extra.items():
         if column not in there:
             near = difflib.get_close_matches(column, [*there, "id", "band", "field", "tile", "folder"], 1, cutoff=0.4)
-            raise DataError(f"a column of the catalogue, {first.name}", got=f"{column}{f'; the nearest is {near[0]}' if near else ''}",
-                            where=where, repair="words in braces: {id} {band} {field} {tile} {folder}, or columns")  # fmt: skip
+            raise DataError(
+                f"a column of the catalogue, {first.name}",
+                got=f"{column}{f'; the nearest is {near[0]}' if near else ''}",
+                where=where,
+                repair="words in braces: {id} {band} {field} {tile} {folder}, or columns",
+            )
     asked = replace(config, columns=columns | {EXTRA + column: column for column in extra})
-    return stage("catalogue", asked, root, folder, wanted_units=_units(data), key="cubes.catalogue")
+    return stage("catalogue", asked, root, folder, wanted_units=_units(data), lists=_lists(data), key="cubes.catalogue")
 
 
 def _image_templates(cubes: CubesConfig) -> list[str | None]:
@@ -158,17 +176,26 @@ def unique_ids(catalogue: Staged, cubes: CubesConfig) -> None:
     ids, number = np.unique(catalogue.take(pairs, (ID,)).column(ID).to_numpy(zero_copy_only=False), return_counts=True)
     if (number > 1).any():
         first = ids[number > 1][0]
-        raise DataError("ids that are unique", got=f"{first} {number.max()} times, and {int((number > 1).sum()) - 1} other such ids",
-                        where=f"cubes.catalogue, column {cubes.catalogue.id}",
-                        repair="take one row of each with cubes.catalogue.only=[COLUMN=VALUE], or another column")  # fmt: skip
+        raise DataError(
+            "ids that are unique",
+            got=f"{first} {number.max()} times, and {int((number > 1).sum()) - 1} other such ids",
+            where=f"cubes.catalogue, column {cubes.catalogue.id}",
+            repair="take one row of each with cubes.catalogue.only=[COLUMN=VALUE], or another column",
+        )
 
 
-def _fields(catalogue: Staged, cubes: CubesConfig, folder: Path) -> tuple[Path, list[tuple[str, int, int]], dict[str, int]]:
+def _fields(
+    catalogue: Staged, cubes: CubesConfig, folder: Path
+) -> tuple[Path, list[tuple[str, int, int]], dict[str, int]]:
     """Rows of the catalogue field after field, each by declination; and where each field begins and ends."""
     ra, dec = (catalogue.table.column(c).to_numpy() for c in (RA, DEC))
     placed = np.isfinite(ra) & np.isfinite(dec)
     if not placed.any():
-        raise DataError("positions", got="none in any row", where=f"cubes.catalogue, columns {cubes.catalogue.ra} and {cubes.catalogue.dec}")
+        raise DataError(
+            "positions",
+            got="none in any row",
+            where=f"cubes.catalogue, columns {cubes.catalogue.ra} and {cubes.catalogue.dec}",
+        )
     left_out = 0
     if cubes.fields.column:
         code, names = _by_column(catalogue, cubes.fields.column)
@@ -222,7 +249,11 @@ def _spectra_index(name: str, cubes: CubesConfig, root: Path, folder: Path) -> S
         return None
     counts = {"files": 0, "rows": 0, "left_out": 0, "not_targets": 0, "bad_fibers": 0, "exposures": 0}
     paths = files_of(source.path or "", root, key)
-    index = desi.index(paths, counts, not source.catalogue_id) if source.format.value == "desi" else sdss.index(paths, counts)
+    index = (
+        desi.index(paths, counts, not source.catalogue_id)
+        if source.format.value == "desi"
+        else sdss.index(paths, counts)
+    )
     found = write(f"spectra-{name}", index, folder, counts)
     if not found.n_rows:
         raise DataError("spectra of targets", got=f"none in {counts['rows']} rows", where=f"cubes.spectra.{name}.path")
@@ -245,7 +276,10 @@ def _tiles(
     log.info("images: %s", ", ".join(f"{band} {len(tiles)}" for band, tiles in found.items()))
     every = [tile for tiles in found.values() for tile in tiles]
     if not any(len(catalogue.near(tile.ra, tile.dec, tile.radius)) for tile in every):
-        raise DataError("images where the objects of the catalogue are", got=f"none of {len(every)}; the first one is at "
-                        f"ra {every[0].ra:.3f}, dec {every[0].dec:.3f}", where=every[0].path,
-                        repair="check the WCS, and units and columns of the positions (cubes.catalogue.ra, dec)")  # fmt: skip
+        raise DataError(
+            "images where the objects of the catalogue are",
+            got=f"none of {len(every)}; the first one is at ra {every[0].ra:.3f}, dec {every[0].dec:.3f}",
+            where=every[0].path,
+            repair="check the WCS, and units and columns of the positions (cubes.catalogue.ra, dec)",
+        )
     return found

@@ -50,8 +50,20 @@ def text(result: Mapping[str, Any]) -> str:
     images = {n: c for n, c in inputs.items() if n.startswith("images.") and "found" in c}
     if images:
         header = ("images", "tiles", "unused", "found", "outside", "no file", "at an edge", "blank", "masked")
-        rows = [(n.removeprefix("images."), c.get("tiles"), c.get("unused_tiles"), c["found"], c["outside"], c.get("no_file"),
-                 c["edge"], c["blank"], _share(c)) for n, c in images.items()]  # fmt: skip
+        rows = [
+            (
+                n.removeprefix("images."),
+                c.get("tiles"),
+                c.get("unused_tiles"),
+                c["found"],
+                c["outside"],
+                c.get("no_file"),
+                c["edge"],
+                c["blank"],
+                _share(c),
+            )
+            for n, c in images.items()
+        ]
         lines.append(table(header, rows))
     return "\n".join(lines)
 
@@ -64,8 +76,12 @@ def _share(counts: Mapping[str, int]) -> str | None:
 
 
 def _remarks(counts: Mapping[str, int]) -> str:
-    meaning = {"had_already": "objects that have such a spectrum from an earlier source", "not_targets": "rows of the sky",
-               "bad_fibers": "spectra of fibres with a flag, left out", "exposures": "further exposures, averaged"}  # fmt: skip
+    meaning = {
+        "had_already": "objects that have such a spectrum from an earlier source",
+        "not_targets": "rows of the sky",
+        "bad_fibers": "spectra of fibres with a flag, left out",
+        "exposures": "further exposures, averaged",
+    }
     return ", ".join(f"{counts[key]} {said}" for key, said in meaning.items() if counts.get(key))
 
 

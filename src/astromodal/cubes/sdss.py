@@ -41,8 +41,12 @@ def _position(path: Path) -> tuple[float, float]:
         for ra, dec in _POSITIONS:
             if isinstance(header.get(ra), int | float) and isinstance(header.get(dec), int | float):
                 return float(header[ra]) % 360, float(header[dec])
-    raise DataError("a position in the header: PLUG_RA and PLUG_DEC, or RA and DEC", got="none", where=path,
-                    repair="name the files by columns of the catalogue: spec-{plate:04d}-{mjd}-{fiberid:04d}.fits")  # fmt: skip
+    raise DataError(
+        "a position in the header: PLUG_RA and PLUG_DEC, or RA and DEC",
+        got="none",
+        where=path,
+        repair="name the files by columns of the catalogue: spec-{plate:04d}-{mjd}-{fiberid:04d}.fits",
+    )
 
 
 def read(_: OpenFiles, path: str, rows: list[np.ndarray], bits: int | None) -> list[Arm]:
@@ -53,8 +57,12 @@ def read(_: OpenFiles, path: str, rows: list[np.ndarray], bits: int | None) -> l
         there = {} if coadd is None else {name.lower(): name for name in coadd.columns.names}
         for name in ("loglam", "flux", "ivar"):
             if name not in there:
-                raise DataError(f"a column {name}", got=f"only {', '.join(there) or 'an image'}", where=f"{path}, extension 1",
-                                repair="choose spec-*.fits, or format: table")  # fmt: skip
+                raise DataError(
+                    f"a column {name}",
+                    got=f"only {', '.join(there) or 'an image'}",
+                    where=f"{path}, extension 1",
+                    repair="choose spec-*.fits, or format: table",
+                )
         data = coadd.data
         loglam, flux, ivar = (np.array(data[there[n]], np.float64) for n in ("loglam", "flux", "ivar"))
         if "and_mask" in there:

@@ -101,7 +101,9 @@ class SpectraReader:
         times = factor(own.flux_unit or arm["flux_unit"], group.unit, path, f"{key}.flux_unit=…")
         wave = arm["wave"]
         if wave is not None:
-            to_angstrom = factor(own.wave_unit or arm["wave_unit"] or group.wave_unit, "Angstrom", path, f"{key}.wave_unit=…")
+            to_angstrom = factor(
+                own.wave_unit or arm["wave_unit"] or group.wave_unit, "Angstrom", path, f"{key}.wave_unit=…"
+            )
             wave = wave * to_angstrom
             if in_air(own.medium.value, arm["header"]):
                 wave = air_to_vacuum(wave)
@@ -170,7 +172,9 @@ def in_air(medium: str, header: Any) -> bool:
 def check_groups(name: str, source: SpectraSourceConfig, groups: Groups) -> None:
     """Refuse groups that the survey does not have, or that are no spectra against wavelength."""
     if not source.groups:
-        raise ConfigError("groups of data.spectra that the spectra go to", got="none", where=f"cubes.spectra.{name}.groups")
+        raise ConfigError(
+            "groups of data.spectra that the spectra go to", got="none", where=f"cubes.spectra.{name}.groups"
+        )
     for group in source.groups:
         if group not in groups:
             raise ConfigError(f"groups among {', '.join(groups) or 'none: data.spectra is empty'}", got=group,

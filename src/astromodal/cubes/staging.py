@@ -17,6 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..core.ids import hash_ids, normalize_ids
+from ..data.sources.units import scaled
 from ..errors import DataError
 from ..files.ids import hash_ids, normalize_ids
 from .tables import CSV, UNIT, batches, files_of
@@ -78,14 +80,15 @@ class Staged:
 
 
 def stage(
-    name: str, source: CatalogueConfig, root: Path, folder: Path, extra: Iterable[str] = (),
-    wanted_units: Mapping[str, str] | None = None, key: str = "",
+    name: str, source: CatalogueConfig, root: Path, folder: Path, *,
+    wanted_units: Mapping[str, tuple[str, list[float]]] | None = None, lists: Iterable[str] = (), key: str = "",
 ) -> Staged:  # fmt: skip
     """Stage a table.
 
     Args:
-        extra: further columns of the table, which keep their names.
-        wanted_units: name in the datacube → unit that its values are to be in.
+        wanted_units: name in the datacube → unit that its values are to be in, and values that are marks (99, -999)
+            and stay.
+        lists: columns of the datacube that are lists, also where a file has nothing in them.
         key: of the configuration, for messages.
 
     Raises:
@@ -93,7 +96,7 @@ def stage(
     """
     only = dict(_condition(text, key) for text in source.only)
     theirs = list(source.columns.values())
-    read = [c for c in (source.id, source.ra, source.dec, *theirs, *only, *extra) if c]
+    read = [c for c in (source.id, source.ra, source.dec, *theirs, *only) if c]
     counts = {"files": 0, "rows": 0, "left_out": 0}
 
     def rows() -> Iterator[pa.RecordBatch]:
@@ -103,7 +106,7 @@ def stage(
                 counts["rows"] += batch.num_rows
                 taken = _taken(batch, only, path)
                 counts["left_out"] += batch.num_rows - taken.num_rows
-                yield _staged(taken, source, extra, wanted_units or {}, path, key)
+                yield _staged(taken, source, wanted_units or {}, set(lists), path, key)
 
     return write(name, rows(), folder, counts)
 
@@ -150,7 +153,9 @@ def _cast(batch: pa.RecordBatch, schema: pa.Schema, name: str) -> pa.RecordBatch
             [batch.column(f.name).cast(f.type) if batch.schema.field(f.name).type != f.type else batch.column(f.name)
              for f in schema], schema=schema)  # fmt: skip
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError("the same types of columns in all files", got=str(error).split("\n")[0][:120], where=name) from error
+        raise DataError(
+            "the same types of columns in all files", got=str(error).split("\n")[0][:120], where=name
+        ) from error
 
 
 def _condition(text: str, key: str) -> tuple[str, list[str]]:
@@ -173,7 +178,12 @@ def _taken(batch: pa.RecordBatch, only: Mapping[str, list[str]], path: Path) -> 
 
 
 def _staged(
-    batch: pa.RecordBatch, source: CatalogueConfig, extra: Iterable[str], wanted: Mapping[str, str], path: Path, key: str
+    batch: pa.RecordBatch,
+    source: CatalogueConfig,
+    wanted: Mapping[str, tuple[str, list[float]]],
+    lists: set[str],
+    path: Path,
+    key: str,
 ) -> pa.RecordBatch:
     """One batch as it is staged: ids as text, positions in degrees, columns under their new names and units."""
     columns: dict[str, pa.Array] = {}
@@ -188,25 +198,22 @@ def _staged(
     for ours, theirs in source.columns.items():
         stated = source.units.get(ours, _unit(batch, theirs))
         where = f"{path}, column {theirs}"
-        times = factor(stated, wanted.get(ours), where, f"{key}.units.{ours}=… if the file's unit is wrong")
+        unit, marks = wanted.get(ours, ("", ()))
+        times = factor(stated, unit, where, f"{key}.units.{ours}=… if the file's unit is wrong")
         array = batch.column(theirs)
         guessed = path.name.lower().endswith(tuple(CSV)) and pa.types.is_integer(array.type)
-        if (guessed and not ours.startswith("__")) or pa.types.is_null(array.type):  # other rows may have fractions
+        if pa.types.is_null(array.type):
+            array = array.cast(pa.list_(pa.float64()) if ours in lists else pa.float64())
+        elif guessed and not ours.startswith("__"):  # other rows may have fractions
             with contextlib.suppress(pa.ArrowInvalid):  # integers with more digits stay integers
                 array = array.cast(pa.float64())
-        columns[ours] = array if times == 1 else _times(array, times)
-    for theirs in extra:
-        columns.setdefault(theirs, batch.column(theirs))
+        columns[ours] = array if times == 1 else _scaled(array, times, marks)
     return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
 
-def _times(array: pa.Array, times: float) -> pa.Array:
-    if pa.types.is_list(array.type):
-        lengths = pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)
-        offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-        values = pc.multiply(array.flatten().cast(pa.float64()), times)
-        return pa.ListArray.from_arrays(offsets, values, mask=array.is_null())
-    return pc.multiply(array.cast(pa.float64()), times)
+def _scaled(array: pa.Array, times: float, marks: Iterable[float]) -> pa.Array:
+    values = scaled(array, times, list(marks))
+    return values.cast(pa.list_(values.type.value_type)) if pa.types.is_large_list(values.type) else values
 
 
 def _unit(batch: pa.RecordBatch, column: str) -> str:

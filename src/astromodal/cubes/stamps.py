@@ -69,9 +69,7 @@ class StampCutter:
             return
         corner = np.array([[round(x), round(y)]]) - self.size // 2
         cut = image.cut(corner, self.size)
-        counts["masked"] += self.companions.blank(
-            cut, corner, self.companions.open(image, words, self.band.plane)
-        )
+        counts["masked"] += self.companions.blank(cut, corner, self.companions.open(image, words, self.band.plane))
         counts["edge"] += int(_cut_off(corner, self.size, image.shape)[0])
         times = image_factor(self.images, self.band, image.header, hdus[0].header, self.target, image.where)
         out[:] = cut[0] * np.float32(times)

@@ -45,7 +45,9 @@ def find_tiles(images: ImageSourceConfig, band: BandSourceConfig, root: Path, sc
         DataError: no file, a file that is damaged, an image without a WCS that projects, or with other pixels.
     """
     found = there(images.path or "", root, band.name)
-    beside = {companion for path, names in found for companion in companion_paths(images, root, names | {"band": band.name})}
+    beside = {
+        companion for path, names in found for companion in companion_paths(images, root, names | {"band": band.name})
+    }
     found = [(path, names) for path, names in found if path not in beside]  # {tile} may match {tile}.weight, too
     if not found:
         raise DataError(f"images of band {band.name}", got="none", where=root / (images.path or ""),
@@ -176,7 +178,14 @@ class TileCutter:
             counts: ``found``, ``outside``, ``edge`` (cut off), ``blank`` (no valid pixel), ``pixels``, ``masked``.
         """
         values = np.full((len(rows), self.size, self.size), np.nan, np.float32)
-        counts = {"found": 0, "outside": int((self.tile[rows] < 0).sum()), "edge": 0, "blank": 0, "pixels": 0, "masked": 0}
+        counts = {
+            "found": 0,
+            "outside": int((self.tile[rows] < 0).sum()),
+            "edge": 0,
+            "blank": 0,
+            "pixels": 0,
+            "masked": 0,
+        }
         for index in np.unique(self.tile[rows][self.tile[rows] >= 0]):
             which = np.flatnonzero(self.tile[rows] == index)
             tile, corner = self.tiles[index], self.corner[rows[which]]

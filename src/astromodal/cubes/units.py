@@ -5,32 +5,10 @@ Wavelengths in air become wavelengths in vacuum.
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
+from ..data.sources.units import NONE, conversion
 from ..errors import DataError
-
-
-def unit_of(text: object) -> object:
-    """A unit of astropy; ``None`` where the text is empty or names none (``Gaia internal``, ``counts``).
-
-    >>> unit_of("1e-17 erg/s/cm2/Angstrom") == unit_of("10**-17 erg/(s cm2 Angstrom)"), unit_of("Gaia internal")
-    (True, None)
-    """
-    from astropy import units
-
-    spelt = str(text or "").strip().replace("10**-17", "1e-17").replace("Ang ", "Angstrom ")
-    if spelt.endswith("/Ang"):
-        spelt += "strom"
-    if not spelt:
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return units.Unit(spelt)
-    except (ValueError, TypeError):
-        return None
 
 
 def factor(found: object, wanted: object, where: object, repair: str) -> float:
@@ -41,18 +19,15 @@ def factor(found: object, wanted: object, where: object, repair: str) -> float:
 
     >>> round(factor("nm", "Angstrom", "a column", ""), 6), factor(None, "Angstrom", "a column", "")
     (10.0, 1.0)
+    >>> factor("10**-17 erg/(s cm2 Angstrom)", "W/m2/nm", "a file", "")
+    1e-19
     """
-    from astropy import units
-
-    have, want = unit_of(found), unit_of(wanted)
-    if have is None or want is None or have == want or "mag" in str(found) and "mag" in str(wanted):
-        return 1.0  # magnitudes are magnitudes, whatever their zero point is called
-    if isinstance(have, units.function.FunctionUnitBase) or isinstance(want, units.function.FunctionUnitBase):
-        have, want = (getattr(u, "function_unit", u) for u in (have, want))
+    if not found or not wanted or str(found).strip() in NONE:
+        return 1.0
     try:
-        return float(have.to(want))
-    except units.UnitConversionError as error:
-        raise DataError(f"a unit that converts to {wanted}", got=f"{found}", where=where, repair=repair) from error
+        return conversion(str(found).strip(), str(wanted), 1, "", where) or 1.0
+    except DataError as error:
+        raise DataError(f"a unit that converts to {wanted}", got=found, where=where, repair=repair) from error
 
 
 def air_to_vacuum(wave: np.ndarray) -> np.ndarray:

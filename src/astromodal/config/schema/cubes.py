@@ -1,4 +1,4 @@
-"""The section ``cubes``: what ``build_datacubes.py`` makes datacubes of. What they look like is the section ``data``."""
+"""The section ``cubes``: what ``build_datacubes.py`` makes datacubes of. What they look like, ``data`` says."""
 
 from __future__ import annotations
 
@@ -68,7 +68,9 @@ class BandSourceConfig:
 class ImageSourceConfig:
     """Tiles with WCS, or a stamp per object. Words in braces: see ``conf/cubes/default.yaml``."""
 
-    path: Optional[str] = None  # null: no images; with {tile}: tiles; with a column of the catalogue such as {id}: a stamp per object
+    path: Optional[str] = (
+        None  # null: no images; with {tile}: tiles; with a column of the catalogue such as {id}: a stamp per object
+    )
     hdu: Optional[str] = None  # name or number; "*": every image of the file is a tile; null: the first image
     weight: Optional[str] = None  # file with weights or inverse variances: pixels of 0 and below are invalid
     weight_hdu: Optional[str] = None  # null: as hdu; without weight: an extension of the image's own file

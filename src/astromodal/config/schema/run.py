@@ -48,7 +48,7 @@ class HardwareConfig:
     parallel: Parallel = Parallel.auto  # several processes, under torchrun
     rank_timeout_s: Optional[float] = 60.0  # a process without a sign of life for so long ends the run; null: off
     n_threads: Optional[int] = None  # null: all that affinity and quota allow
-    n_processes: int = 1  # worker processes of encode.py
+    n_processes: int = 1  # worker processes of encode.py and build_datacubes.py
 
 
 @dataclass

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ...config.schema import DataConfig
 
 log = logging.getLogger(__name__)
-_NONE = {"", "-", "--", "---", "1", "none", "unitless", "dimensionless"}  # ways of stating no unit
+NONE = {"", "-", "--", "---", "1", "none", "unitless", "dimensionless"}  # ways of stating no unit
 _FORMATS = ("generic", "fits", "vounit", "cds", "ogip")
 
 
@@ -53,9 +53,9 @@ def factors(data: DataConfig, stated: Mapping[str, str], where: object) -> tuple
     said = []
     for column, (unit, power) in wanted_units(data).items():
         given = str(stated.get(column) or "").strip()
-        if given.lower() in _NONE or (given == unit and power == 1):
+        if given.lower() in NONE or (given == unit and power == 1):
             continue
-        factor = _factor(given, unit, power, column, where)
+        factor = conversion(given, unit, power, column, where)
         target = unit if power == 1 else f"({unit})^{power}"
         if factor is None:
             said.append(f"column {column}: unit {given!r} of the file is not compared with {target!r} of data=…")
@@ -65,8 +65,12 @@ def factors(data: DataConfig, stated: Mapping[str, str], where: object) -> tuple
     return found, said
 
 
-def _factor(given: str, wanted: str, power: int, column: str, where: object) -> float | None:
-    """Conversion factor of one unit into a power of another; None where astropy knows one of them not."""
+def conversion(given: str, wanted: str, power: int, column: str, where: object) -> float | None:
+    """Conversion factor of one unit into a power of another; None where astropy knows one of them not.
+
+    Raises:
+        DataError: it cannot be converted.
+    """
     mine, theirs = parse_unit(wanted), parse_unit(given)
     if mine is None or theirs is None:
         return None
