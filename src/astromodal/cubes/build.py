@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
-from ..core.io import FileLock
-from ..core.manifest import changed_files, fingerprint_file, read_manifest, update_manifest
-from ..core.processes import worker_pool
 from ..errors import ArtifactMissingError, DataError, UserError
+from ..files.io import FileLock
+from ..parallel.workers import worker_pool
+from ..provenance.manifest import changed_files, fingerprint_file, read_manifest, update_manifest
 from .field import FORMAT, Job, Survey, build_field
 from .prepare import prepare
 from .report import total

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..core.ids import normalize_ids
+from ..files.ids import normalize_ids
 from .staging import DEC, ID, RA, Staged
 
 ARCSEC = 1.0 / 3600.0

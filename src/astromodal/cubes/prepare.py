@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.compute as pc
 
-from ..config.names import check_name
-from ..core.fingerprints import fingerprint_config
-from ..core.ids import normalize_ids
+from ..config.checks.names import check_name
 from ..data.datacube import needed_columns
 from ..data.sources.units import wanted_units
 from ..errors import ConfigError, DataError
+from ..files.ids import normalize_ids
+from ..provenance.fingerprints import fingerprint_config
 from . import desi, layout, sdss
 from .field import EXTRA, FORMAT, Survey, band_source
 from .spectra import check_groups

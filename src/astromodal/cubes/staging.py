@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..core.ids import hash_ids, normalize_ids
 from ..data.sources.units import scaled
 from ..errors import DataError
 from ..files.ids import hash_ids, normalize_ids
