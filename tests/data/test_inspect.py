@@ -177,6 +177,22 @@ def test_units_of_a_table_are_taken_over(tmp_path):
     assert discover(data, f"{data.root}/datacube_{{field}}.parquet")[0].said == []
 
 
+def test_other_tables_and_images_of_a_fits_file_are_named(tmp_path):
+    from astropy.io import fits
+    from astropy.table import Table
+
+    tables = [
+        fits.BinTableHDU(Table({"TARGETID": np.arange(9), "Z": np.linspace(0, 1, 9)}), name=n)
+        for n in ("FIBERMAP", "SCORES")
+    ]
+    images = [fits.ImageHDU(np.zeros((9, 5)), name=n) for n in ("B_FLUX", "B_IVAR")]
+    fits.HDUList([fits.PrimaryHDU(), *tables, *images]).writeto(tmp_path / "coadd.fits")
+    said = " ".join(survey.look(str(tmp_path / "coadd.fits"), "mine", "auto", None, 100).doubts)
+    assert "other tables of coadd.fits: SCORES (9 rows); --hdu" in said
+    assert "B_FLUX, B_IVAR; python build_datacubes.py" in said
+    assert "FIBERMAP (9 rows)" in " ".join(survey.look(str(tmp_path), "mine", "auto", "SCORES", 100).doubts)
+
+
 @pytest.mark.parametrize(
     ("values", "marks"),
     [([15, 16, 99, 17, -99, 99], [-99, 99]), ([0, 0, 0, 0.1, 0.2], []), ([1, 2, 3, 1e20], [1e20]), ([1, 2, 50], []),

@@ -134,7 +134,7 @@ class Datacube:
         self.columns: tuple[str, ...] = tuple(nested.names_in(schema))
         self.masks = mask_columns(schema) | {g.flux: g.mask for g in data.spectra.values() if g.mask}
         self._check_columns(schema)
-        self._factors, self.said = factors(data, self.source.units(), self.path)
+        self._factors, self.said = factors(data, self.source.units(), self.source.where)
         self._marks = {scalar.column or name: [m for m in (*scalar.sentinels, scalar.nondetection) if m is not None]
                        for name, scalar in data.scalars.items()}  # fmt: skip
 
@@ -143,16 +143,16 @@ class Datacube:
 
     def _check_columns(self, schema: pa.Schema) -> None:
         for name, kind in needed_columns(self.data).items():
-            refuse_twice(self.columns, [name], self.path)
+            refuse_twice(self.columns, [name], self.source.where)
             found = nested.type_of(schema, name)
             if found is None:
                 near = difflib.get_close_matches(name, self.columns, 1, cutoff=0.5)
                 raise DataError(
                     f"column {name}", got=f"no such column{f'; the nearest is {near[0]}' if near else ''}",
-                    where=self.source.lacking.get(name, self.path),
+                    where=self.source.lacking.get(name, self.source.where),
                     repair="add the column (null where unknown) or take it out of data=…",
                 )  # fmt: skip
-            check_type(name, found, kind, self.path)
+            check_type(name, found, kind, self.source.where)
 
     def fingerprint(self) -> str:
         """Hash of the content of the field's files."""
@@ -172,7 +172,7 @@ class Datacube:
         try:
             return normalize_ids(batch.column(self.data.id_column))
         except DataError as error:
-            place = f"{self.path}, column {self.data.id_column}, rows from {batch.first_row}"
+            place = f"{self.source.where}, column {self.data.id_column}, rows from {batch.first_row}"
             raise DataError.plain(f"{error} ({place})") from error
 
     def positions(self) -> np.ndarray:
@@ -182,7 +182,7 @@ class Datacube:
             return np.full((self.n_rows, 2), np.nan)
         parts = []
         for batch in self.batches(names, rows=LIGHT_ROWS):
-            where = f"{self.path}, ra and dec"
+            where = f"{self.source.where}, ra and dec"
             parts.append(np.stack([numbers(batch.column(c), where).astype(np.float64) for c in names], axis=1))
         return np.concatenate(parts)
 
@@ -203,7 +203,7 @@ class Datacube:
         unknown = [name for name in names if nested.find(self.source.schema, name) is None]
         if unknown:
             near = difflib.get_close_matches(unknown[0], self.columns, 1)
-            raise DataError(f"column {unknown[0]}", got=f"none; nearest {near}", where=self.path)
+            raise DataError(f"column {unknown[0]}", got=f"none; nearest {near}", where=self.source.where)
         if row_mask is not None and len(row_mask) != self.n_rows:
             raise DataError(f"a mask of {self.n_rows} rows", got=len(row_mask), where=self.path)
         masks = [self.masks[name] for name in names if name in self.masks]

@@ -140,13 +140,13 @@ def test_an_extension_is_chosen_by_name_or_number(tmp_path):
     fits.HDUList([fits.PrimaryHDU(), other, cat]).writeto(tmp_path / "A.fits")
     for hdu in ("cat", "2"):
         assert fields(survey(tmp_path, hdu=hdu))[0].n_rows == N
-    with pytest.raises(DataError, match=r"column id, got no such column.*A.fits"):
+    with pytest.raises(DataError, match=r"column id, got no such column.*A.fits, extension OTHER"):
         fields(survey(tmp_path))
     with pytest.raises(DataError, match=r"a table in extension zcat, got extensions 0 PRIMARY, 1 OTHER, 2 C.*data.hdu"):
         fields(survey(tmp_path, hdu="zcat"))
     images = fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(np.zeros((2, 2)), name="SCI")])
     images.writeto(tmp_path / "A.fits", overwrite=True)
-    with pytest.raises(DataError, match=r"expected a table, got extensions 0 PRIMARY, 1 SCI"):
+    with pytest.raises(DataError, match=r"expected a table, got extensions 0 PRIMARY, 1 SCI.*build_datacubes"):
         fields(survey(tmp_path))
 
 

@@ -52,7 +52,7 @@ def test_inverse_variances_are_converted_by_the_square(tmp_path):
 
 def test_a_unit_that_cannot_be_converted_names_column_file_and_repair(tmp_path):
     with_units(mag="Jy").write(tmp_path / "A.fits")
-    with pytest.raises(DataError, match=r"column mag in mag, got unit Jy \(.*A.fits\); to repair: set the unit of mag"):
+    with pytest.raises(DataError, match=r"column mag in mag, got unit Jy \(.*A.fits, extension 1\); to repair: set the unit of mag"):
         fields(survey(tmp_path, scalars={"mag": ScalarConfig(unit="mag")}))
     assert fields(survey(tmp_path))[0].said == []  # data=… has no unit to compare
 

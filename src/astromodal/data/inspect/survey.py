@@ -10,6 +10,7 @@ from ...errors import DataError, UserError
 from ..datacube import Datacube, check_unique_ids
 from ..sources import hats
 from ..sources.layouts import Found, Source, find_fields, open_source
+from ..sources.tables import TableSource, other_extensions
 from .proposal import propose
 from .roles import Guess, guess
 from .statistics import ColumnFacts, band_labels, facts
@@ -49,7 +50,7 @@ def look(path: str, name: str, layout: str, hdu: str | None, rows: int) -> Surve
         about["hdu"] = hdu
     about_files = [*_describe(root, found, sources), *found.said, *said]
     text = propose(roles, name, path, about, about_files)
-    return Survey(about_files, columns, roles, _doubts(roles, text, sources), text)
+    return Survey(about_files, columns, roles, _extensions(first) + _doubts(roles, text, sources), text)
 
 
 def _describe(root: Path, found: Found, sources: dict[str, Source]) -> list[str]:
@@ -58,6 +59,19 @@ def _describe(root: Path, found: Found, sources: dict[str, Source]) -> list[str]
     names = ", ".join(list(found.fields)[:MAX_NAMED]) + (" …" if len(found.fields) > MAX_NAMED else "")
     what = {"hats": "HATS catalogue, a field per tile", "folders": "a folder per field", "files": "a file per field"}
     return [f"{root}: {what[found.layout]} ({'; '.join(kinds[:3])}); {len(sources)} fields ({names}), {total} rows"]
+
+
+def _extensions(source: Source) -> list[str]:
+    """What a FITS file holds besides the table that is read."""
+    if not isinstance(source, TableSource):
+        return []
+    tables, images = other_extensions(source.path, source.extension)
+    doubts = [f"other tables of {source.path.name}: {', '.join(tables)}; --hdu chooses one"] if tables else []
+    if images:
+        shown = ", ".join(images[:MAX_NAMED]) + (" …" if len(images) > MAX_NAMED else "")
+        doubts.append(f"images of {source.path.name}, which are not read here: {shown}; python build_datacubes.py makes"
+                      " datacubes of images and spectra")  # fmt: skip
+    return doubts
 
 
 def _doubts(roles: Guess, text: str, sources: dict[str, Source]) -> list[str]:

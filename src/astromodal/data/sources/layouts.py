@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 class Source(Protocol):
     """The rows of one field, wherever they come from. Holds no file handle, so it can be sent to other processes."""
 
-    path: Path  # what messages name
+    path: Path
+    where: str  # what messages name: the path, and the extension of a FITS file
     n_rows: int
     schema: pa.Schema  # columns as stored
     lacking: Mapping[str, Path]  # columns that a part of it lacks, and which part

@@ -30,7 +30,7 @@ class ParquetSource:
         path: what messages call the whole; default: the first file.
 
     Attributes:
-        path, n_rows.
+        path, where, n_rows.
         schema: the columns that all parts have, as stored.
         lacking: column that some part lacks → that part.
 
@@ -40,6 +40,7 @@ class ParquetSource:
 
     def __init__(self, paths: Sequence[Path], path: Path | None = None) -> None:
         self.paths, self.path = [Path(p) for p in paths], Path(path or paths[0])
+        self.where = str(self.path)
         self._lengths, schemas = [], []
         for part in self.paths:
             with _open(part) as file:

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...provenance.fingerprints import fingerprint_config
 from ...errors import ConfigError, DataError
+from ...provenance.fingerprints import fingerprint_config
 from .hats import PARTITIONS
 from .subset import check_cone
 
@@ -50,7 +50,7 @@ def local_copy(data: DataConfig, columns: Sequence[str]) -> Path:
     """
     if data.fields is None and data.cone is None:
         raise ConfigError("data.cone or data.fields, for a catalogue elsewhere", got="neither", where=data.root,
-                          repair="data.cone=[ra,dec,radius] in degrees, or data.fields=[Norder3_Npix292,…]")  # fmt: skip
+                          repair="data.cone=[ra,dec,radius] in degrees, or data.fields=[Norder3_Npix292]")  # fmt: skip
     cone = None if data.cone is None else list(check_cone(data.cone))
     asked = {"root": data.root, "columns": sorted(columns), "fields": data.fields, "cone": cone}
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "astromodal"

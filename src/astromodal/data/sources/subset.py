@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from ...provenance.fingerprints import fingerprint_arrays, fingerprint_config
 from ...errors import ConfigError
+from ...provenance.fingerprints import fingerprint_arrays, fingerprint_config
 
 if TYPE_CHECKING:
     from .layouts import Source
@@ -21,11 +20,8 @@ class Subset:
 
     def __init__(self, source: Source, rows: np.ndarray) -> None:
         self.whole, self.rows = source, np.asarray(rows, np.int64)
-        self.n_rows, self.path, self.schema, self.lacking = len(rows), source.path, source.schema, source.lacking
-
-    path: Path
-    schema: pa.Schema
-    lacking: Mapping[str, Path]
+        self.n_rows, self.path, self.where = len(rows), source.path, source.where
+        self.schema, self.lacking = source.schema, source.lacking
 
     @property
     def kind(self) -> str:

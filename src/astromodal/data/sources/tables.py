@@ -58,24 +58,25 @@ class TableSource:
             raise DataError("a table", got="no such file", where=path, repair="set data.root or data.fields")
         if self.format == FITS:
             with _open_fits(self.path, hdu) as (table, name):
-                self.n_rows, self._name = len(table.data), name
+                self.n_rows, self.extension = len(table.data), name
                 self._units = {c.name: c.unit for c in table.columns if c.unit}
                 with one_line(self.path, "FITS file"):
                     self.schema = _fits_batch(table, 0, 1, [c.name for c in table.columns]).schema
         else:
             whole, self._units = _read_whole(self.path, self.format, _stamp(self.path))
-            self.n_rows, self.schema, self._name = whole.num_rows, whole.schema, ""
+            self.n_rows, self.schema, self.extension = whole.num_rows, whole.schema, ""
         if self.n_rows == 0:
-            raise DataError("at least one row", got="none", where=self._where, repair="remove or rewrite the file")
+            raise DataError("at least one row", got="none", where=self.where, repair="remove or rewrite the file")
 
     @property
     def kind(self) -> str:
         """What this is, for reports."""
-        return f"FITS table, extension {self._name}" if self.format == FITS else f"table ({self.format})"
+        return f"FITS table, extension {self.extension}" if self.format == FITS else f"table ({self.format})"
 
     @property
-    def _where(self) -> str:
-        return f"{self.path}, extension {self._name}" if self._name else str(self.path)
+    def where(self) -> str:
+        """What messages name."""
+        return f"{self.path}, extension {self.extension}" if self.extension else str(self.path)
 
     def units(self) -> Mapping[str, str]:
         """Units that the header states, by column."""
@@ -109,7 +110,7 @@ class TableSource:
 
     def _same(self, n_rows: int) -> None:
         if n_rows != self.n_rows:
-            raise DataError(f"{self.n_rows} rows", got=n_rows, where=f"{self._where}, changed since")
+            raise DataError(f"{self.n_rows} rows", got=n_rows, where=f"{self.where}, changed since")
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -163,8 +164,24 @@ def _choose(file: fits.HDUList, path: Path, hdu: str | None) -> int:
                                 repair="copy or write the file again; it is cut off")  # fmt: skip
             return number
     there = ", ".join(f"{number} {table.name}".strip() for number, table in enumerate(file))
+    repair = "set data.hdu=… to the extension with the table"
+    if not any(isinstance(table, fits.BinTableHDU | fits.TableHDU) for table in file):
+        repair = "python build_datacubes.py makes datacubes of images and spectra"
     raise DataError("a table" if hdu is None else f"a table in extension {hdu}", got=f"extensions {there}",
-                    where=path, repair="set data.hdu=… to the extension with the table")  # fmt: skip
+                    where=path, repair=repair)  # fmt: skip
+
+
+def other_extensions(path: Path, chosen: str) -> tuple[list[str], list[str]]:
+    """Names of the other tables of a FITS file, with their rows, and of its images; both empty for other formats."""
+    from astropy.io import fits
+
+    if table_format(path) != FITS:
+        return [], []
+    with one_line(path, "FITS file"), fits.open(path) as file:
+        named = [(hdu.name or str(number), hdu) for number, hdu in enumerate(file)]
+        tables = [f"{name} ({hdu.header['NAXIS2']} rows)" for name, hdu in named
+                  if isinstance(hdu, fits.BinTableHDU | fits.TableHDU) and name != chosen]  # fmt: skip
+        return tables, [name for name, hdu in named if hdu.is_image and hdu.header.get("NAXIS", 0) > 0]
 
 
 def _fits_batch(table: fits.BinTableHDU, start: int, rows: int, names: Sequence[str]) -> pa.RecordBatch:
