@@ -13,7 +13,7 @@ from astropy.table import Table
 from astromodal.data.datacube import Datacube, discover, needed_columns
 from astromodal.data.findings import lost_rows
 from astromodal.data.images import read_images
-from astromodal.data.inspect.survey import parse
+from astromodal.data.inspect.survey import look, parse
 from astromodal.data.scalars import read_scalars
 from astromodal.data.spectra import grid, read_spectra
 from tests.conftest import REPO
@@ -157,6 +157,8 @@ def test_a_preset_reads_its_layout_and_loses_nothing(tmp_path, write):
     data.root = write(tmp_path)
     (cube,) = discover(data, f"{data.root}/datacube_{{field}}.parquet")
     batch = next(cube.batches(list(needed_columns(data)), rows=N))
+    said = look(data.root, "mine", "auto", None, N).said
+    assert any(f"all columns of data={write.__name__} are here" in text for text in said)
     assert cube.n_rows == N and len(set(cube.ids())) == N and cube.said == []
     for name in data.spectra:
         got = read_spectra(batch, data, name)

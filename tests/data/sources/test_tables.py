@@ -135,6 +135,18 @@ def test_text_is_a_list_only_where_all_of_it_is(text, want):
         assert got == (text if want is ... else want)
 
 
+def test_null_in_text_is_a_missing_value_of_any_type(tmp_path):
+    """Gaia's bulk files: ECSV that is called CSV, with null for what is missing."""
+    header = ["# %ECSV 1.0", "# ---", "# delimiter: ','", "# datatype:", "# - {name: source_id, datatype: int64}",
+              "# - {name: parallax, datatype: float64, unit: mas}", "# - {name: nb, datatype: int16}"]  # fmt: skip
+    lines = [*header, "source_id,parallax,nb", "1,1.5,null", '2,"null",4']
+    (tmp_path / "GaiaSource_000000.csv.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+    source = TableSource(tmp_path / "GaiaSource_000000.csv.gz")
+    batch, _ = next(source.batches(["source_id", "parallax", "nb"], 9))
+    assert batch.to_pydict() == {"source_id": [1, 2], "parallax": [1.5, None], "nb": [None, 4]}
+    assert source.units() == {"parallax": "mas"}
+
+
 def test_an_extension_is_chosen_by_name_or_number(tmp_path):
     other, cat = fits.BinTableHDU(table.Table({"x": [1.0]}), name="OTHER"), fits.BinTableHDU(objects(), name="Cat")
     fits.HDUList([fits.PrimaryHDU(), other, cat]).writeto(tmp_path / "A.fits")

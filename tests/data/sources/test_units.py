@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from astropy.table import Table
 
@@ -12,7 +16,7 @@ from astromodal.data.datacube import Datacube
 from astromodal.data.scalars import read_scalars
 from astromodal.data.sources.units import factors
 from astromodal.errors import DataError
-from tests.data.sources.holdings import fields, objects, survey
+from tests.data.sources.holdings import fields, objects, rows, survey
 
 
 def with_units(**units: str) -> Table:
@@ -52,7 +56,9 @@ def test_inverse_variances_are_converted_by_the_square(tmp_path):
 
 def test_a_unit_that_cannot_be_converted_names_column_file_and_repair(tmp_path):
     with_units(mag="Jy").write(tmp_path / "A.fits")
-    with pytest.raises(DataError, match=r"column mag in mag, got unit Jy \(.*A.fits, extension 1\); to repair: set the unit of mag"):
+    with pytest.raises(
+        DataError, match=r"column mag in mag, got unit Jy \(.*A.fits, extension 1\); to repair: set the unit of mag"
+    ):
         fields(survey(tmp_path, scalars={"mag": ScalarConfig(unit="mag")}))
     assert fields(survey(tmp_path))[0].said == []  # data=… has no unit to compare
 
@@ -82,3 +88,30 @@ def test_sentinels_are_no_values_to_convert(tmp_path):
     got = read_scalars(batch, data, data.scalars)
     assert got.values[:, 0].tolist()[::2] == [1000.0, 2000.0]
     assert (got.reasons["p"]["sentinel"], got.reasons["p"]["nondetected"]) == (1, 1)
+
+
+def field_metadata(table: pa.Table) -> pa.Table:
+    at = table.schema.names.index("wave")
+    return table.cast(table.schema.set(at, table.schema.field(at).with_metadata({"unit": "nm"})))
+
+
+def votable_footer(table: pa.Table) -> pa.Table:
+    """As VOParquet has it: a VOTable without rows in the footer."""
+    from astropy.io import votable
+
+    columns = with_units(wave="nm")["id", "wave"][:0]
+    buffer = io.BytesIO()
+    votable.writeto(votable.from_table(columns), buffer)
+    return table.replace_schema_metadata({"IVOA.VOTable-Parquet.content": buffer.getvalue()})
+
+
+def damaged_footer(table: pa.Table) -> pa.Table:
+    return table.replace_schema_metadata({"IVOA.VOTable-Parquet.content": "<VOTABLE", "table_meta_yaml": "{"})
+
+
+@pytest.mark.parametrize(("state", "times"), [(field_metadata, 10.0), (votable_footer, 10.0), (damaged_footer, 1.0)])
+def test_units_in_parquet_are_those_of_its_fields_or_of_its_footer(tmp_path, state, times, caplog):
+    pq.write_table(state(pa.Table.from_pylist(rows())), tmp_path / "A.parquet")
+    batch = next(fields(survey(tmp_path))[0].batches(["wave"], rows=9))
+    assert list_column_ragged(batch.column("wave"))[0][:2].tolist() == [4.0 * times, 5.0 * times]
+    assert ("cannot be read" in caplog.text) == (state is damaged_footer)

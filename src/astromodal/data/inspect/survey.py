@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
+from ...config.launching.register import conf_dir
 from ...config.schema import DataConfig
 from ...errors import DataError, UserError
-from ..datacube import Datacube, check_unique_ids
-from ..sources import hats
+from ..datacube import Datacube, check_unique_ids, needed_columns
+from ..sources import hats, nested
 from ..sources.layouts import Found, Source, find_fields, open_source
 from ..sources.tables import TableSource, other_extensions
 from .proposal import propose
@@ -48,9 +50,23 @@ def look(path: str, name: str, layout: str, hdu: str | None, rows: int) -> Surve
     about = {} if layout == "auto" else {"layout": found.layout}
     if hdu is not None:
         about["hdu"] = hdu
-    about_files = [*_describe(root, found, sources), *found.said, *said]
+    about_files = [*_describe(root, found, sources), *found.said, *said, *_presets(first, path)]
     text = propose(roles, name, path, about, about_files)
     return Survey(about_files, columns, roles, _extensions(first) + _doubts(roles, text, sources), text)
+
+
+def _presets(source: Source, path: str) -> list[str]:
+    """Surveys of ``conf/data`` all of whose columns are there."""
+    return [f"all columns of data={name} are here: data={name} data.root={path}" for name, columns in _described()
+            if all(nested.find(source.schema, column) for column in columns)]  # fmt: skip
+
+
+@cache
+def _described() -> list[tuple[str, list[str]]]:
+    """Surveys of ``conf/data`` that are not made of another one, and the columns that each needs."""
+    files = sorted((conf_dir() / "data").glob("*.yaml"))
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in files}
+    return [(name, list(needed_columns(parse(text)))) for name, text in texts.items() if "\ndefaults:" not in text]
 
 
 def _describe(root: Path, found: Found, sources: dict[str, Source]) -> list[str]:
@@ -102,6 +118,8 @@ def _doubts(roles: Guess, text: str, sources: dict[str, Source]) -> list[str]:
 
 def parse(text: str) -> DataConfig:
     """The text of a proposal as the typed section ``data``."""
+    import yaml
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), OmegaConf.create(text)))
+    values = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), values))
