@@ -48,13 +48,23 @@ SETTINGS: Settings = {
         "train_lm": (*SKY, "training.max_steps=300", "training.batch_size=4"),
     },
     "splus": {
-        "train_tokenizers": (*REAL, "tokenizer.image=null", "tokenizer.scalar.n_bins=256",
-                             "tokenizer.spectrum.quantizer.n_codes=256"),
+        "train_tokenizers": (
+            *REAL,
+            "tokenizer.image=null",
+            "tokenizer.scalar.n_bins=256",
+            "tokenizer.spectrum.quantizer.n_codes=256",
+        ),
         "encode": REAL,
-        "train_lm": (*REAL, *MODEL, "model.values=null", "sequence.modalities=[scalar,spectrum]", "training.max_steps=300",
-                     "training.batch_size=16"),
+        "train_lm": (
+            *REAL,
+            *MODEL,
+            "model.values=null",
+            "sequence.modalities=[scalar,spectrum]",
+            "training.max_steps=300",
+            "training.batch_size=16",
+        ),
     },
-}  # fmt: skip
+}
 MODALITIES = ("image", "scalar", "spectrum")
 
 

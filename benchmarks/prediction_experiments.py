@@ -7,8 +7,8 @@
 
 ``--data synthetic`` is the demo's sky; ``splus`` and ``kids`` are real cubes in ``$ASTROMODAL_REALDATA``. Tokenizers
 and tokens are made once per data set; what is finished is not run again. Everything is below ``--work``. Each run is
-one thread of a tiny model that is trained in asked order with named questions and answers every question of its data set
-(``prediction_questions.py``) on the test objects. ``--override`` reaches every training, not the questions.
+one thread of a tiny model that is trained in asked order with named questions and answers every question of its data
+set (``prediction_questions.py``) on the test objects. ``--override`` reaches every training, not the questions.
 ``prediction_questions.py`` has the variants: losses, and parts of the program that are switched on or off.
 
 Baselines do not depend on the model: with ``--once`` they are asked beside ``--reference`` with seed 0, as are the
@@ -58,7 +58,11 @@ def main() -> None:
         cells = [(d, v, s) for s in arguments.seeds for d in arguments.data for v in arguments.variants]
         with ThreadPoolExecutor(arguments.jobs) as pool:
             if "train" in arguments.stages:
-                list(pool.map(lambda c: run_cell(c[0], work / c[0], *c[1:], arguments.override, SETTINGS, VARIANTS), cells))
+                list(
+                    pool.map(
+                        lambda c: run_cell(c[0], work / c[0], *c[1:], arguments.override, SETTINGS, VARIANTS), cells
+                    )
+                )
             if "ask" in arguments.stages:
                 asks = [ask for cell in cells for ask in asked(*cell, arguments.questions)]
                 if arguments.once:

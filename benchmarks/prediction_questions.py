@@ -10,7 +10,11 @@ from loss_experiments import VARIANTS as LOSSES
 BY_LOSS = {name: LOSSES[name] for name in ("ce", "combined", "combined_1", "proper_1", "smoothed_1", "mixed_3")}
 # One part of the program each, on or off, with the loss of ``mixed_3``; every other part as in SETTINGS.
 PARTS = {
-    "documented": ("sequence=random", "sequence.questions=[]", "model.values=null"),  # tokens by name, any order: what all this began with
+    "documented": (
+        "sequence=random",
+        "sequence.questions=[]",
+        "model.values=null",
+    ),  # tokens by name, any order: what all this began with
     "random": ("sequence=random", "sequence.questions=[]"),
     "unnamed": ("sequence.questions=[]",),
     "names": ("model.values=null",),
@@ -50,7 +54,7 @@ def named(*questions: tuple[tuple[str, ...], str | None, float]) -> str:
 ASKED = ("mag_pstotal_u", "mag_pstotal_g", "mag_pstotal_r", "mag_pstotal_z")  # of the 12: boosting takes its time
 ALL = f"[{','.join(MAGNITUDES)}]"
 XP = "[gaiaxp_bp,gaiaxp_rp]"
-# Asked order. A share is of the sequences of all objects; those that lack what is asked, or given, have a drawn question.
+# Asked order. A share is of the sequences of all objects; those that lack what is asked, or given, have a drawn one.
 ASK = ("sequence=ask", "training.epochs=1000")
 NAMED = {
     "synthetic": named(

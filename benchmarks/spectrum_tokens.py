@@ -44,12 +44,21 @@ from astromodal.files.io import write_json
 from astromodal.metrics.rate import perplexity
 from astromodal.metrics.spectra import SNR_EDGES
 from astromodal.tokenizers import SpectrumTokenizer
-from astromodal.tokenizers.spectrum.fidelity import Arm
 from astromodal.tokenizers.spectrum import fidelity
+from astromodal.tokenizers.spectrum.fidelity import Arm
 
 GROUPS = ("desi_b", "desi_r", "desi_z")
-COMMON = ("hardware=cpu", "hardware.n_threads=1", "tracking=off", "run_dir=none", "run_id=none", "tokenizer_id=default",
-          "tokenizer.scalar=null", "tokenizer.image=null", f"tokenizer.spectrum.groups=[{','.join(GROUPS)}]")  # fmt: skip
+COMMON = (
+    "hardware=cpu",
+    "hardware.n_threads=1",
+    "tracking=off",
+    "run_dir=none",
+    "run_id=none",
+    "tokenizer_id=default",
+    "tokenizer.scalar=null",
+    "tokenizer.image=null",
+    f"tokenizer.spectrum.groups=[{','.join(GROUPS)}]",
+)
 SKY = ("data=synthetic", "data.synthetic.n_objects_per_field=500", "data.synthetic.spectrum_fraction=1",
        "data.synthetic.image_fraction=0", "data.synthetic.xp_fraction=0", "data.splits.val_fraction=0.25",
        "data.splits.test_fraction=0")  # fmt: skip

@@ -46,8 +46,8 @@ from astromodal.data.spectra import read_spectra, spectrum_columns
 from astromodal.files.io import read_json, write_json
 from astromodal.provenance.manifest import fingerprint_config
 from astromodal.tokenizers.bundle import tokenizer_class
-from astromodal.tokenizers.image.fit import stream
 from astromodal.tokenizers.image import tokenizer as image_module
+from astromodal.tokenizers.image.fit import stream
 from astromodal.tokenizers.spectrum import learned_group as spectrum_module
 
 COMMON = ("hardware=cpu", "hardware.n_threads=1", "tracking=off", "run_dir=none", "run_id=none", "tokenizer_id=default",

@@ -7,7 +7,19 @@ from collections.abc import Iterator
 from typing import Any
 
 REPLACEMENTS: tuple[Any, ...] = (
-    None, "a/\x1b[2J", -1, 10**12, 10**400, 1.5, float("nan"), True, [], {}, [None], {"a": 1}, "${oc.env:HOME}",
+    None,
+    "a/\x1b[2J",
+    -1,
+    10**12,
+    10**400,
+    1.5,
+    float("nan"),
+    True,
+    [],
+    {},
+    [None],
+    {"a": 1},
+    "${oc.env:HOME}",
 )
 MISSING = object()
 

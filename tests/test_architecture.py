@@ -12,7 +12,18 @@ import pytest
 ORDER = (
     *("errors", "lazy", "machine", "config", "files", "provenance", "vocabulary", "metrics", "plots", "optim"),
     *("parallel", "data", "cubes", "runs", "quantizers", "models", "codecs", "loss", "training", "recipes"),
-    *("tokenizers", "tokens", "sequences", "ask", "language_model", "judge", "probe", "stages", "compare", "dashboards"),
+    *(
+        "tokenizers",
+        "tokens",
+        "sequences",
+        "ask",
+        "language_model",
+        "judge",
+        "probe",
+        "stages",
+        "compare",
+        "dashboards",
+    ),
     *("bundles", "sweeps", "commands", "core", "__main__"),
 )
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "astromodal"
@@ -46,7 +57,10 @@ def test_the_scripts_are_thin(stage, repo):
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    code = "import sys, astromodal.core, astromodal.files.io, astromodal.runs.run, astromodal.config; print({'torch', 'sklearn', 'wandb'} & set(sys.modules))"
+    code = (
+        "import sys, astromodal.core, astromodal.files.io, astromodal.runs.run, astromodal.config\n"
+        "print({'torch', 'sklearn', 'wandb'} & set(sys.modules))"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                             env={"PYTHONPATH": str(SOURCE.parent), "PATH": ""})  # fmt: skip
     assert result.stdout.strip() == "set()"
@@ -54,7 +68,8 @@ def test_importing_the_package_imports_nothing_heavy():
 
 def test_src_astromodal_is_the_same_module_set(repo):
     code = (
-        "import src.astromodal.vocabulary.vocab as a, astromodal.vocabulary.vocab as b, src.astromodal as p, astromodal as q\n"
+        "import src.astromodal.vocabulary.vocab as a, astromodal.vocabulary.vocab as b\n"
+        "import src.astromodal as p, astromodal as q\n"
         "from src.astromodal.errors import UserError as U; from astromodal.errors import UserError as V\n"
         "assert a is b and p is q and U is V; import importlib; importlib.reload(b)"
     )

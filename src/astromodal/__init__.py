@@ -1,7 +1,7 @@
 """astromodal: multimodal astronomical data as tokens, and a transformer trained in the space of the data.
 
-``astromodal.load(folder)`` opens a trained model. Nothing heavy is imported here; ``import astromodal`` stays fast. It is
-the one place that every command and every worker passes before torch is imported, so what OpenMP has to know is said
+``astromodal.load(folder)`` opens a trained model. Nothing heavy is imported here; ``import astromodal`` stays fast. It
+is the one place that every command and every worker passes before torch is imported, so what OpenMP has to know is said
 here.
 """
 

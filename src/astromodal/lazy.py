@@ -15,7 +15,8 @@ def exports(
 
     Args:
         package: ``__name__`` of the package.
-        modules: module of the package, or of another one (``"..other.module"``) -> its public names, separated by spaces.
+        modules: module of the package, or of another one (``"..other.module"``) -> its public names, separated by
+        spaces.
     """
     home = {name: module for module, names in modules.items() for name in names.split()}
 

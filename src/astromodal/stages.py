@@ -46,7 +46,9 @@ def build_datacubes(cfg: DictConfig) -> None:
             run.add_output(f"datacube_{field}", summary["fingerprint"])
         write_json(run.dir / "cubes.json", {k: v for k, v in result.items() if k not in ("samples", "tiles")})
         write_text(run.dir / "cubes.txt", report.text(result) + "\n")
-        run.tracker.summary({"rows": result["rows"], "seconds": result["seconds"]} | tables.flatten(result["inputs"], ""))
+        run.tracker.summary(
+            {"rows": result["rows"], "seconds": result["seconds"]} | tables.flatten(result["inputs"], "")
+        )
         run.log.info("%s", report.text(result))
         if drawn := report.plot_sky(result, run.dir / "plots" / "sky.png"):
             run.tracker.image("sky", drawn)

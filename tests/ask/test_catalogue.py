@@ -48,7 +48,7 @@ def flips(path: Path, n: int, first: int = 0):
 
 @pytest.mark.parametrize("in_a_run", [True, False])
 def test_no_bit_of_a_catalogue_can_flip_without_a_word(tmp_path, in_a_run):
-    """In its run every bit is covered; elsewhere all but the table of contents, whose checksum Parquet does not have."""
+    """In its run every bit is covered; elsewhere all but the table of contents, which Parquet has no checksum of."""
     path = write(tmp_path)
     whole, meaning = cat.read_catalogue(tmp_path)
     contents = int.from_bytes(path.read_bytes()[-8:-4], "little") + 8

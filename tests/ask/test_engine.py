@@ -87,7 +87,9 @@ def test_questions_that_are_given_the_same_share_one_pass(monkeypatch):
     """What is given goes through the model once for all of them; each question is one position more."""
     seen = []
     monkeypatch.setattr(engine_module, "extend", lambda *a, real=engine_module.extend: seen.append(a[2]) or real(*a))
-    hand.engine().answer(hand.slots(hand.plan("ask", given=["spectrum", "image"], predict=["r", "z", "t"])), np.arange(23))
+    hand.engine().answer(
+        hand.slots(hand.plan("ask", given=["spectrum", "image"], predict=["r", "z", "t"])), np.arange(23)
+    )
     assert len(seen) == 1
     hand.engine().answer(hand.slots(hand.plan("ask")), np.arange(23))
     assert len(seen) == 1 + len(hand.COLUMNS)  # everything else: something else for each

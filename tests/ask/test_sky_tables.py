@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from astromodal.ask.sky_tables import Places, sky_table
 from omegaconf import OmegaConf
 
 from astromodal.__main__ import main
 from astromodal.ask import catalogue as cat
+from astromodal.ask.sky_tables import Places, sky_table
 from astromodal.config.schema import DataConfig
 from astromodal.data.datacube import Datacube, discover
 from astromodal.data.sources.hats import tiles

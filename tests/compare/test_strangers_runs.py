@@ -67,7 +67,7 @@ def test_odd_runs_do_not_end_a_report(tmp_path, capsys):
     root = tmp_path / "runs"
     for seed in (1, 2):
         make_run(root, "good", f"g{seed}", seed=seed, score=0.4)
-    for k, (what, (name, path, value, skipped)) in enumerate(ODD.items()):
+    for k, (what, (name, path, value, _)) in enumerate(ODD.items()):
         change(make_run(root, f"odd{k}", what.replace(" ", "-"), seed=1), name, path, value)
     main([str(root), "--out", str(tmp_path / "out")])
     out = capsys.readouterr().out

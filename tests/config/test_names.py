@@ -62,6 +62,6 @@ def test_fields_are_named_by_files_whose_names_stay_one_folder(field, tmp_path):
     file = tmp_path / f"datacube_{field}.parquet"
     file.write_bytes(b"")
     data = SimpleNamespace(fields=None)
-    with pytest.raises(DataError, match="the name of a field.*to repair: rename") as caught:
+    with pytest.raises(DataError, match=r"the name of a field.*to repair: rename") as caught:
         discover(data, str(tmp_path / "datacube_{field}.parquet"))
     assert str(caught.value).isprintable() and Path(tmp_path).is_dir()

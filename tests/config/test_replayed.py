@@ -52,7 +52,7 @@ def test_what_is_typed_again_is_the_readers_own(tmp_path, monkeypatch):
     monkeypatch.setenv("ASTROMODAL_RUN_ID", "before")
     monkeypatch.chdir(tmp_path)
     record(tmp_path / "s", ["name=${oc.env:HOME}", "seed=0,1"])
-    with pytest.raises(ConfigError, match="oc.env"):
+    with pytest.raises(ConfigError, match=r"oc\.env"):
         continued(["-m", "sweep.resume=s"], "train_lm")
     own = continued(["-m", "sweep.resume=s", "name=${oc.env:HOME}"], "train_lm")
     assert own == ["-m", "name=${oc.env:HOME}", "seed=0,1", "sweep.resume=s", "hydra.sweep.dir='s'"]

@@ -16,9 +16,38 @@ from astromodal.config.reading.yaml_files import load_yaml
 from astromodal.errors import ConfigError
 
 # what is typed as a text, and is read as such
-TEXTS = ["2026_11_30", "1_2", "1e5", "0x10", "012", "0001", "true", "No", "1.", ".5e3", "-1", "+1", "nan", "inf",
-         "12:30", "2026-11-30", "/data/run=1", "/data/é", "/a[1]", "/a[1", "/My Data/x", "a$b", "~/x!", "#1", "it's", 'a"b',
-         "foo(1)", "x{y}", "a&b;c", "ÿ=ÿ"]  # fmt: skip
+TEXTS = [
+    "2026_11_30",
+    "1_2",
+    "1e5",
+    "0x10",
+    "012",
+    "0001",
+    "true",
+    "No",
+    "1.",
+    ".5e3",
+    "-1",
+    "+1",
+    "nan",
+    "inf",
+    "12:30",
+    "2026-11-30",
+    "/data/run=1",
+    "/data/é",
+    "/a[1]",
+    "/a[1",
+    "/My Data/x",
+    "a$b",
+    "~/x!",
+    "#1",
+    "it's",
+    'a"b',
+    "foo(1)",
+    "x{y}",
+    "a&b;c",
+    "ÿ=ÿ",
+]
 KEYS = ["name", "data.root", "recipe.path", "tracking.project", "data.scalars.z.column", "+tokenizer.image.codec.name"]
 
 

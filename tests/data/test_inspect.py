@@ -36,16 +36,26 @@ def columns(seed: int = 0) -> dict[str, pa.Array]:
     mag = np.where(rng.random(N) < 0.1, 99.0, rng.uniform(15, 22, N))
     return {
         "TARGETID": pa.array(39_627_000_000_000_000 + seed * N + np.arange(N)),
-        "TARGET_RA": pa.array(rng.uniform(0, 360, N)), "TARGET_DEC": pa.array(rng.uniform(-30, 30, N)),
-        "mag_r": pa.array(mag), "mag_r_err": pa.array(rng.uniform(0.01, 0.1, N)),
-        "Z": pa.array(rng.exponential(0.5, N)), "ZERR": pa.array(rng.uniform(1e-5, 1e-4, N)),
-        "ZWARN": pa.array(rng.integers(0, 3, N)), "SPECTYPE": pa.array(["GALAXY"] * N), "EMPTY": pa.nulls(N, pa.float32()),
-        "flux_w1": pa.array(rng.lognormal(5, 3, N)), "pmra": pa.array(rng.standard_t(1, N) * 5),
-        "b_wave": lists(wave), "b_flux": lists(rng.normal(size=(N, PIXELS))), "b_ivar": lists(np.ones((N, PIXELS))),
+        "TARGET_RA": pa.array(rng.uniform(0, 360, N)),
+        "TARGET_DEC": pa.array(rng.uniform(-30, 30, N)),
+        "mag_r": pa.array(mag),
+        "mag_r_err": pa.array(rng.uniform(0.01, 0.1, N)),
+        "Z": pa.array(rng.exponential(0.5, N)),
+        "ZERR": pa.array(rng.uniform(1e-5, 1e-4, N)),
+        "ZWARN": pa.array(rng.integers(0, 3, N)),
+        "SPECTYPE": pa.array(["GALAXY"] * N),
+        "EMPTY": pa.nulls(N, pa.float32()),
+        "flux_w1": pa.array(rng.lognormal(5, 3, N)),
+        "pmra": pa.array(rng.standard_t(1, N) * 5),
+        "b_wave": lists(wave),
+        "b_flux": lists(rng.normal(size=(N, PIXELS))),
+        "b_ivar": lists(np.ones((N, PIXELS))),
         "b_mask": pa.array([np.zeros(PIXELS, int).tolist()] * N, pa.list_(pa.int32())),
-        "xp_coefficients": lists(rng.normal(size=(N, 12))), "xp_coefficient_errors": lists(np.ones((N, 12))),
-        "cutout_g": lists(rng.normal(size=(N, SIDE, SIDE))), "cutout_r": lists(rng.normal(size=(N, SIDE, SIDE))),
-    }  # fmt: skip
+        "xp_coefficients": lists(rng.normal(size=(N, 12))),
+        "xp_coefficient_errors": lists(np.ones((N, 12))),
+        "cutout_g": lists(rng.normal(size=(N, SIDE, SIDE))),
+        "cutout_r": lists(rng.normal(size=(N, SIDE, SIDE))),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +122,8 @@ def test_the_command_says_writes_and_does_not_overwrite(folder, tmp_path, capsys
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["inspect", "nowhere"], "no such file"), (["inspcet"], "inspect"), (["inspect"], "PATH"), (["inspect", ".", "--rows", "0"], "--rows")],
+    [(["inspect", "nowhere"], "no such file"), (["inspcet"], "inspect"), (["inspect"], "PATH"),
+     (["inspect", ".", "--rows", "0"], "--rows")],
 )  # fmt: skip
 def test_mistakes_are_one_line(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -144,8 +155,16 @@ def test_nested_columns_light_curves_and_images_of_several_bands(tmp_path):
         "ivar": [1.0] * 12,
         "lsf_sigma": [1.0] * 12,
     }
-    rows = [{"object_id": str(i), "image": image, "spectrum": spectrum, "lc": curve, "astrometry": {"ra": i, "dec": 0.5 * i}}
-            for i in range(12)]  # fmt: skip
+    rows = [
+        {
+            "object_id": str(i),
+            "image": image,
+            "spectrum": spectrum,
+            "lc": curve,
+            "astrometry": {"ra": i, "dec": 0.5 * i},
+        }
+        for i in range(12)
+    ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     got = survey.look(str(tmp_path), "mine", "auto", None, 100)
     assert (got.guess.ra.name, got.guess.id.name) == ("astrometry.ra", "object_id")

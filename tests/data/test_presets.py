@@ -130,7 +130,7 @@ def gaia_xp_sampled(folder: Path) -> str:
 
 
 def splus_dr4(folder: Path) -> str:
-    names = "u J0378 J0395 J0410 J0430 g J0515 r J0660 i J0861 z".split()
+    names = ["u", "J0378", "J0395", "J0410", "J0430", "g", "J0515", "r", "J0660", "i", "J0861", "z"]
     found = Table({"ID": [f"iDR4_{i}" for i in range(N)], "RA": np.zeros(N), "DEC": np.zeros(N)})
     for name in names:
         found[f"{name}_PStotal"], found[f"e_{name}_PStotal"] = [17.0, 18, 19, 99, 20], np.full(N, 0.1)

@@ -122,7 +122,9 @@ def test_a_folder_that_is_removed_during_a_write_is_one_line(tmp_path):
         json_files.append_jsonl(tmp_path / "run" / "metrics.jsonl", {"a": 1})
 
 
-@pytest.mark.parametrize("read", [io.read_json, io.read_jsonl, io.load_npz, io.open_npz, io.load_joblib, io.load_codebook])
+@pytest.mark.parametrize(
+    "read", [io.read_json, io.read_jsonl, io.load_npz, io.open_npz, io.load_joblib, io.load_codebook]
+)
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path, read):
     (tmp_path / "a.json").mkdir()
     with pytest.raises(ArtifactError, match=r"^expected a .*a\.json") as caught:

@@ -26,10 +26,29 @@ def opened(tmp_path):
 
 ROWS = RNG.integers(0, 500, 40)
 INDICES = [
-    np.s_[3:17], np.s_[:], np.s_[490:600], np.s_[7:7], np.s_[::3], np.s_[100:10:-7], np.s_[5], np.s_[-1], np.s_[3:90, 2],
-    np.s_[:, [1, 4]], np.s_[:, 1:3], ROWS, ROWS.tolist(), ROWS - 500, FLAGS, np.zeros(0, np.int64), (ROWS, 3), (5, 3),
-    (ROWS, ROWS % 7), np.s_[...], np.s_[..., 0], ROWS.reshape(8, 5),
-]  # fmt: skip
+    np.s_[3:17],
+    np.s_[:],
+    np.s_[490:600],
+    np.s_[7:7],
+    np.s_[::3],
+    np.s_[100:10:-7],
+    np.s_[5],
+    np.s_[-1],
+    np.s_[3:90, 2],
+    np.s_[:, [1, 4]],
+    np.s_[:, 1:3],
+    ROWS,
+    ROWS.tolist(),
+    ROWS - 500,
+    FLAGS,
+    np.zeros(0, np.int64),
+    (ROWS, 3),
+    (5, 3),
+    (ROWS, ROWS % 7),
+    np.s_[...],
+    np.s_[..., 0],
+    ROWS.reshape(8, 5),
+]
 
 
 @pytest.mark.parametrize("block", [64, 1 << 22])
@@ -40,7 +59,9 @@ def test_every_way_to_index_gives_what_numpy_gives(opened, monkeypatch, block):
     assert isinstance(table, FileArray) and (table.shape, table.ndim, table.size) == ((500, 7), 2, 3500)
     for index in INDICES:
         found, expected = table[index], TABLE[index]
-        assert np.array_equal(found, expected) and found.dtype == expected.dtype and found.shape == expected.shape, index
+        assert np.array_equal(found, expected) and found.dtype == expected.dtype and found.shape == expected.shape, (
+            index
+        )
     for index in (-501, 500, [3, 500]):
         with pytest.raises(IndexError):
             table[index]
@@ -79,7 +100,9 @@ def test_columns_of_the_same_rows_are_read_once(opened, monkeypatch):
 
 def test_a_file_that_is_cut_short_while_it_is_used_is_one_line(opened, tmp_path):
     os.truncate(tmp_path / "a.npz", 5000)
-    with pytest.raises(ArtifactError, match=r"expected \d+ bytes, got a file cut to 5000 .*a\.npz.*to repair: make it again"):
+    with pytest.raises(
+        ArtifactError, match=r"expected \d+ bytes, got a file cut to 5000 .*a\.npz.*to repair: make it again"
+    ):
         opened["flat"][:]
 
 

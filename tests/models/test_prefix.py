@@ -134,6 +134,6 @@ def test_recomputed_activations_give_the_same_gradients(model):
 
 
 def test_a_prefix_needs_right_padding(model):
-    tokens, types, after = inputs()
+    tokens, types, _ = inputs()
     with pytest.raises(ConfigError, match="padding='right' with a prefix"):
         model.hidden(tokens, types, torch.ones_like(tokens), prefix=PREFIX, padding="any")

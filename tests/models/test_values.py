@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -59,10 +61,10 @@ def features_by_hand(kind: ValueFeatures, x: np.ndarray, counts: np.ndarray, k: 
     if kind == ValueFeatures.periodic:
         waves = [2 * np.pi * x[k] / 16, 2 * np.pi * x[k] / 8]
         return [x[k], *np.sin(waves), *np.cos(waves)]
-    middle = [(counts[: i].sum() + counts[i] / 2) / counts.sum() for i in range(len(x))]
+    middle = [(counts[:i].sum() + counts[i] / 2) / counts.sum() for i in range(len(x))]
     knots = [float(np.interp(i / 4, middle, x)) for i in range(5)]
     return [min(max((x[k] - a) / (b - a), 0.0), 1.0) if b > a else float(x[k] > a) for a, b in
-            zip(knots[:-1], knots[1:], strict=True)]  # fmt: skip
+            pairwise(knots)]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", list(ValueFeatures))

@@ -162,7 +162,7 @@ def test_never_seen_cubes_are_held_out_as_a_whole_and_leave_the_training_run_as_
     assert "60 objects that the model never saw, 0 that it trained on" in outcome.stderr
     folder = place.folder / "runs/evaluate/default/foreign"
     found = json.loads((folder / "judgement/evaluation.json").read_text())
-    table, meaning = cat.read_catalogue(folder)
+    table, _ = cat.read_catalogue(folder)
     assert set(table["split"].to_pylist()) == {"test"} and found["n_judged"] == 60
     record = found["columns"]["mag_pstotal_r"]
     store = TokenStore(place.store)
@@ -261,7 +261,9 @@ def test_a_sweep_of_losses_is_compared_by_the_judged_answer_to_a_question(place:
     assert len(jobs) == 2
     scores = [json.loads(path.read_text())["prediction"]["score"] for path in jobs]
     assert len(set(scores)) == 2
-    for path, score in zip(jobs, scores, strict=True):  # of the best weights, by the very question; from bins, not levels
+    for path, score in zip(
+        jobs, scores, strict=True
+    ):  # of the best weights, by the very question; from bins, not levels
         lines = map(json.loads, (path.parent / "metrics.jsonl").read_text().splitlines())
         asked = [line["val/question"] for line in lines if "val/question" in line]
         assert min(asked) == pytest.approx(score, rel=0.3)

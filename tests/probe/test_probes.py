@@ -111,7 +111,9 @@ def test_a_probe_is_as_good_in_every_unit(factor):
     plain, scaled = (
         judge_probes(states, rows, values * f, ScalarConfig(), replace(QUICK, epochs=1)).figures for f in (1.0, factor)
     )
-    assert scaled["probes"]["linear"]["r2"]["value"] == pytest.approx(plain["probes"]["linear"]["r2"]["value"], abs=1e-6)
+    assert scaled["probes"]["linear"]["r2"]["value"] == pytest.approx(
+        plain["probes"]["linear"]["r2"]["value"], abs=1e-6
+    )
     assert plain["probes"]["linear"]["r2"]["value"] > 0.9
     mae = [found["probes"]["linear"]["mae"]["value"] for found in (plain, scaled)]
     assert mae[1] == pytest.approx(mae[0] * factor, rel=1e-4)

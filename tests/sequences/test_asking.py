@@ -227,6 +227,9 @@ def test_a_question_that_cannot_be_asked_is_refused(changes, message):
 
 
 def test_shares_beyond_one_are_refused():
-    both = [SimpleNamespace(predict=["r"], given=None, share=0.6), SimpleNamespace(predict=["z"], given=None, share=0.6)]
+    both = [
+        SimpleNamespace(predict=["r"], given=None, share=0.6),
+        SimpleNamespace(predict=["z"], given=None, share=0.6),
+    ]
     with pytest.raises(ConfigError, match="at most 1 together"):
         named_questions(both, hand.layout())

@@ -142,14 +142,18 @@ def test_torch_is_not_imported_for_scalars_and_spectra():
 def test_no_bit_of_a_bundle_can_flip_without_a_word(copied):
     """Arrays, codebooks, the report and the manifest itself: refused in a line that names the file and the command."""
     rng, files = np.random.default_rng(0), sorted(p for p in copied.rglob("*") if p.is_file())
-    assert {p.name for p in files} >= {"report.json", "manifest.json", "scalar_tokenizer_config.npz"} and len(files) == 9
+    assert {p.name for p in files} >= {"report.json", "manifest.json", "scalar_tokenizer_config.npz"} and len(
+        files
+    ) == 9
     for path in files:
         whole = path.read_bytes()
         for bit in rng.choice(8 * len(whole), 15, replace=False):
             damaged = bytearray(whole)
             damaged[bit // 8] ^= 1 << bit % 8
             path.write_bytes(damaged)
-            with pytest.raises(ArtifactError, match=rf"{path.name}.*to repair: run python train_tokenizers\.py") as caught:
+            with pytest.raises(
+                ArtifactError, match=rf"{path.name}.*to repair: run python train_tokenizers\.py"
+            ) as caught:
                 TokenizerSet.load(copied)
             assert "\n" not in str(caught.value)
         path.write_bytes(whole)
@@ -173,5 +177,7 @@ def test_zero_points_of_a_fitted_field_that_changed_are_refused_and_those_of_new
     points.write_text("field,band,zero_point\nB,r,21.0\nA,r,22.5\n")
     tokenizer.check(data, cubes)
     points.write_text("field,band,zero_point\nB,r,21.0\nA,r,2.5\n")  # one bit
-    with pytest.raises(ArtifactError, match=r"zero points of A .*zero_points\.csv.*train_tokenizers\.py tokenizer=image"):
+    with pytest.raises(
+        ArtifactError, match=r"zero points of A .*zero_points\.csv.*train_tokenizers\.py tokenizer=image"
+    ):
         tokenizer.check(data, cubes)

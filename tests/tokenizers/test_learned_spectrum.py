@@ -129,7 +129,9 @@ def test_the_sample_is_bounded_and_pixels_weigh_by_their_precision(survey):
     assert len(sample) == 50 and sample.n_seen == sum(int(batch.present.sum()) for batch in batches)
     rows = np.arange(50)
     weights = sample.weights(rows)
-    assert (weights[~sample.valid] == 0).all() and (weights[sample.valid] >= 0.01).all() and weights.max() <= SATURATION**2
+    assert (
+        (weights[~sample.valid] == 0).all() and (weights[sample.valid] >= 0.01).all() and weights.max() <= SATURATION**2
+    )
     known = sample.has_ivar[:, None] & sample.valid
     assert np.allclose(weights[known], np.maximum(pixel_weights(sample.precision[known], SATURATION), 0.01), rtol=1e-5)
     unknown, usual = weights[~sample.has_ivar], pixel_weights(np.median(sample.precision[known]), SATURATION)

@@ -216,7 +216,9 @@ def test_cutouts_become_codes_of_any_quantizer_and_back(blobs, tmp_path, quantiz
 
 def test_levels_for_another_number_of_latents_are_refused_before_training(blobs, monkeypatch):
     data, cubes, splits = blobs
-    monkeypatch.setattr("astromodal.tokenizers.image.tokenizer.train_codec", lambda *a: pytest.fail("the codec was trained"))
+    monkeypatch.setattr(
+        "astromodal.tokenizers.image.tokenizer.train_codec", lambda *a: pytest.fail("the codec was trained")
+    )
     with pytest.raises(ConfigError, match=r"2 numbers.*\[8, 8\], got vectors of 3 \(latents.*latent_channels=2"):
         images_with(FSQConfig(levels=[8, 8]), 3).fit(cubes, splits, data)
 

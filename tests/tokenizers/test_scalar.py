@@ -260,7 +260,9 @@ def test_what_the_training_rows_lose_is_reported_and_warned_about(tmp_path, capl
     assert report["found"]["scalar redshift"]["out_of_range"] == lost
     assert report["found"]["scalar redshift"]["kept"] == sum(int(mask.sum()) for mask in train) - lost
     assert report["found"]["scalar flux"]["not_positive"] == sum(int(mask[5::40].sum()) for mask in train)
-    assert report["found"]["scalar blue_scale"]["null"] > 0 and "no_spectrum" not in report["found"]["scalar blue_scale"]
+    assert (
+        report["found"]["scalar blue_scale"]["null"] > 0 and "no_spectrum" not in report["found"]["scalar blue_scale"]
+    )
     (line,) = [line for line in report["warnings"] if "scalar redshift" in line]
     assert f"lost {lost} of {sum(int(mask.sum()) for mask in train)}" in line and "(fields F0, F1)" in line
     assert line.endswith("most of them are -9.99") and line in caplog.text

@@ -3,9 +3,9 @@
 :mod:`..sequences.names` says what names stand for. The asked quantity is never among what is given for it, nor is
 the scale of an asked spectrum, unless it is named.
 
-A model trained with ``sequence.order=random`` or ``ask`` answers any question; it is shown spectra and cutouts first and
-scalars last, so that questions about scalars share what is long. A model trained in one order answers only what stands
-behind everything that is given.
+A model trained with ``sequence.order=random`` or ``ask`` answers any question; it is shown spectra and cutouts first
+and scalars last, so that questions about scalars share what is long. A model trained in one order answers only what
+stands behind everything that is given.
 """
 
 from __future__ import annotations
@@ -132,9 +132,7 @@ def check_names(layout: SequenceLayout, settings: EvaluateConfig) -> None:
     expand([name for name in settings.given or () if name != BEFORE], known, "evaluate.given", also=[BEFORE])
 
 
-def _asked(
-    predict: Sequence[str] | None, known: Known, never: Collection[str], log: logging.Logger
-) -> list[str]:
+def _asked(predict: Sequence[str] | None, known: Known, never: Collection[str], log: logging.Logger) -> list[str]:
     """The asked quantities in the order of the layout.
 
     Raises:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from .catalogue import ParquetReader
 from ..config.reading.yaml_files import load_run_config
 from ..config.schema import DataConfig
 from ..errors import ArtifactMissingError, DataError
 from ..files.ids import hash_ids
 from ..tokens.store import FieldTokens, TokenStore
+from .catalogue import ParquetReader
 
 if TYPE_CHECKING:
     from ..data.datacube import Datacube

@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the catalogue."""
+    from ..ask.sky_tables import sky_table
     from ..data.sources.hats_out import write_hats
     from ..errors import ConfigError
     from ..files.text_table import say
-    from ..ask.sky_tables import sky_table
 
     if options.max_rows < 1:
         raise ConfigError("--max-rows of 1 or more", got=options.max_rows)

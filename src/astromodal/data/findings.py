@@ -168,7 +168,9 @@ class Findings:
 
     def said(self) -> str:
         """Everything in one line, for an error that ends a fit."""
-        return "; ".join(f"{source}: {describe(counts)}" for source, counts in self.totals().items() if describe(counts))
+        return "; ".join(
+            f"{source}: {describe(counts)}" for source, counts in self.totals().items() if describe(counts)
+        )
 
     def warnings(self) -> list[str]:
         """One line for each source and kind of loss that takes more than a tenth in a field, or in some fields."""

@@ -97,7 +97,7 @@ def rebin(
 
 
 def neighbours(valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest valid pixel at or before, and at or after each pixel of ``valid`` (n, P); -1 and P where there is none."""
+    """Nearest valid pixel at or before, and at or after each pixel of ``valid`` (n, P); -1 and P where none is."""
     n_pixels = valid.shape[1]
     pixels = np.broadcast_to(np.arange(n_pixels), valid.shape)
     before = np.maximum.accumulate(np.where(valid, pixels, -1), axis=1)

@@ -1,6 +1,7 @@
 """Where objects to predict for come from: token files, or datacubes that are encoded as their turn comes.
 
-Either way their splits say what they were to the model (:mod:`~astromodal.ask.seen`), not how a survey of their own would be divided.
+Either way their splits say what they were to the model (:mod:`~astromodal.ask.seen`), not how a survey of their own
+would be divided.
 """
 
 from __future__ import annotations

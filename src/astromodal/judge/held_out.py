@@ -1,6 +1,7 @@
 """Which objects of a catalogue are judged and which calibrations are fitted on; training objects are neither.
 
-Splits of a catalogue say what an object was to the model: what it never saw counts as test (:mod:`~astromodal.ask.seen`).
+Splits of a catalogue say what an object was to the model: what it never saw counts as test
+(:mod:`~astromodal.ask.seen`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Reading a catalogue of predictions (:mod:`~astromodal.ask.catalogue`) to judge it: column by column, posteriors in batches.
+"""Reading a catalogue of predictions (:mod:`~astromodal.ask.catalogue`) to judge it: by column, posteriors in batches.
 
 Any Parquet file with these columns will do, also one from another program: ``id``, ``field``, ``split``; per predicted
 column ``c`` the observed ``c``, ``c_mean`` or ``c_median`` and, where there are some, ``c_err, c_std, c_q<percent>``

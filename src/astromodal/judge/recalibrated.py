@@ -1,4 +1,4 @@
-"""Fitting the corrections of :mod:`~astromodal.ask.recalibration` from a catalogue, and what they change on other objects."""
+"""Fitting the corrections of :mod:`~astromodal.ask.recalibration` from a catalogue, and what they change on others."""
 
 from __future__ import annotations
 

@@ -22,7 +22,12 @@ def judgement_text(result: Mapping[str, Any]) -> str:
     columns = result["columns"]
     parts = [f"{result['n_judged']} objects of {result['n_rows']} judged ({result['split']})"]
     parts += [_score(result["score"]), _figures(columns), _photo_z(columns), _against(columns), _limits(columns)]
-    parts += [_recalibration(columns, result.get("calibration_files", ())), _per_object(result["figures"]), _left_out(columns), verdict(result)]
+    parts += [
+        _recalibration(columns, result.get("calibration_files", ())),
+        _per_object(result["figures"]),
+        _left_out(columns),
+        verdict(result),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 

@@ -20,8 +20,8 @@ def shift(batch: Batch) -> Batch:
 
     What else the batch holds is kept.
 
-    Where nothing is to be predicted the target is PAD. With a ``prefix`` (B,) of given tokens that is in the prefix, and
-    of EOS, which nobody asks for. ``shown`` (B, L), if there, takes the place of the tokens among the inputs.
+    Where nothing is to be predicted the target is PAD. With a ``prefix`` (B,) of given tokens that is in the prefix,
+    and of EOS, which nobody asks for. ``shown`` (B, L), if there, takes the place of the tokens among the inputs.
     """
     tokens, types, mask = batch["tokens"], batch["types"], batch["attn_mask"].bool()
     real = mask[:, 1:] & (tokens[:, 1:] != PAD)

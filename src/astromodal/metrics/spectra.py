@@ -9,6 +9,7 @@ Shapes: n objects, P pixels.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def errors_by_snr(
     [(0.0, 1, 1.0), (15.0, 1, 4.0), (0.0, 2, 3.0)]
     """
     rows = []
-    for low, high in (*zip(SNR_EDGES, SNR_EDGES[1:], strict=False), (0.0, np.inf)):
+    for low, high in (*pairwise(SNR_EDGES), (0.0, np.inf)):
         mine = (snr >= low) & (snr < high) & (n_pixels > 0)
         if mine.any():
             n = n_pixels[mine]

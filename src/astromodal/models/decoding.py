@@ -55,9 +55,10 @@ class KeyValueCache:
         """A cache in which every row stands ``times`` times in a row, with room for ``capacity`` tokens."""
         capacity = capacity or self.capacity
         grown = KeyValueCache(
-            capacity, *(x.repeat_interleave(times) for x in (self.lengths, self.last_type, self.run_start, self.origin)),
+            capacity,
+            *(x.repeat_interleave(times) for x in (self.lengths, self.last_type, self.run_start, self.origin)),
             self.longest,
-        )  # fmt: skip
+        )
         for name in ("keys", "values"):
             kept = [x[:, :, : self.longest].repeat_interleave(times, 0) for x in getattr(self, name)]
             setattr(grown, name, [F.pad(x, (0, 0, 0, capacity - self.longest)) for x in kept])

@@ -175,7 +175,9 @@ class CausalTransformerLM(nn.Module):
     @property
     def head_weight(self) -> Tensor:
         """Weight of the output head, ``(V, D)``; logits are ``hidden @ head_weight.T``, without a bias."""
-        return self.learned_head if self.value_embedding is None else self.value_embedding.head_weight(self.learned_head)
+        return (
+            self.learned_head if self.value_embedding is None else self.value_embedding.head_weight(self.learned_head)
+        )
 
     @property
     def learned_head(self) -> nn.Parameter:

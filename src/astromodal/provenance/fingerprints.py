@@ -1,4 +1,7 @@
-"""Fingerprints: 128 bits of BLAKE2b in hexadecimal, of arrays and of configurations. :mod:`~astromodal.provenance.remembered` has files'."""
+"""Fingerprints of arrays and configurations: 128 bits of BLAKE2b in hexadecimal.
+
+Those of files are in :mod:`~astromodal.provenance.remembered`.
+"""
 
 from __future__ import annotations
 

@@ -23,10 +23,20 @@ from .remembered import changed_files, fingerprint_file, fingerprint_files
 from .sealed import read_sealed, write_sealed
 
 __all__ = [
-    "LaterVersionError", "changed_files", "check_manifest", "fingerprint_arrays", "fingerprint_config",
-    "fingerprint_file", "fingerprint_files", "git_state", "package_versions", "read_manifest", "update_manifest", "utc_now",
+    "LaterVersionError",
+    "changed_files",
+    "check_manifest",
+    "fingerprint_arrays",
+    "fingerprint_config",
+    "fingerprint_file",
+    "fingerprint_files",
+    "git_state",
+    "package_versions",
+    "read_manifest",
+    "update_manifest",
+    "utc_now",
     "write_manifest",
-]  # fmt: skip
+]
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("astromodal", "torch", "numpy", "pyarrow", "scikit-learn", "hydra-core", "omegaconf", "joblib", "wandb")

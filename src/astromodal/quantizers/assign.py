@@ -123,9 +123,7 @@ class NearestEntry:
                 codes[start + rows] = self._decide(part, scores >= least[:, None], of_part)
         return codes
 
-    def _tolerance(
-        self, X: np.ndarray, codes: np.ndarray, best: np.ndarray, weights: np.ndarray | None
-    ) -> np.ndarray:
+    def _tolerance(self, X: np.ndarray, codes: np.ndarray, best: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
         """How much nearer (n,) in score an entry other than the found one has to be for rounding not to matter.
 
         Rounding error of a product of D terms: Higham 2002, section 3.1. An entry that beats the found one is no

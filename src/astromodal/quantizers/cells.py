@@ -1,4 +1,4 @@
-"""A monotone map of floating-point numbers to 65,536 cells: what makes quantiles and bins of many values fast and exact.
+"""A monotone map of floating-point numbers to 65,536 cells: it makes quantiles and bins of many values fast and exact.
 
 Values are put into cells without sorting or searching; as the map is monotone, rounding included, only the few cells
 that hold a cut between bins need a closer look. Two maps, of which the one that tells the cuts apart better is taken:

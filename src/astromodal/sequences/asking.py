@@ -1,15 +1,15 @@
 """Asked order: which parts of an object are given in an epoch and which are asked, and in what order they stand.
 
-A sequence is ``given parts [BOS] asked parts [EOS]``. What is given is a set whose tokens see each other both ways; what
-is asked comes after, each part predicted from everything given and from what was asked before it. So a model is trained
-in the situation in which it is asked afterwards; in a random order, where every part is a target and most of them have
-seen little, a question of one column from all others is one target in as many as there are columns.
+A sequence is ``given parts [BOS] asked parts [EOS]``. What is given is a set whose tokens see each other both ways;
+what is asked comes after, each part predicted from everything given and from what was asked before it. So a model is
+trained in the situation in which it is asked afterwards; in a random order, where every part is a target and most of
+them have seen little, a question of one column from all others is one target in as many as there are columns.
 
-*Named questions* (``sequence.questions``) have a share of the sequences: what they predict is asked first, from what they
-give; what else an object has is asked behind it, so that nothing of the survey is left out. Everything else is drawn:
-a rate per object and epoch, uniform in [0, 1), with which each quantity is given, so that every number of given parts is
-equally likely (a scale is given whenever its spectrum is). At least one part is asked of every object. The stages of a
-spectrum's code are one quantity.
+*Named questions* (``sequence.questions``) have a share of the sequences: what they predict is asked first, from what
+they give; what else an object has is asked behind it, so that nothing of the survey is left out. Everything else is
+drawn: a rate per object and epoch, uniform in [0, 1), with which each quantity is given, so that every number of given
+parts is equally likely (a scale is given whenever its spectrum is). At least one part is asked of every object. The
+stages of a spectrum's code are one quantity.
 
 The *scale* of a spectrum comes as it does when the model is asked (``evaluation/questions.py``): with a given spectrum
 its scale is given, and of an asked spectrum the scale, unless it is given, is asked before everything else.
@@ -167,5 +167,3 @@ class AskedOrder:
 def _uniform(words: np.ndarray) -> np.ndarray:
     """Uniform numbers in [0, 1) of 64-bit words."""
     return (words >> np.uint64(11)) * _UNIT
-
-

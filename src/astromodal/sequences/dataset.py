@@ -65,8 +65,8 @@ class SequenceDataset:
     Args:
         packed: the packed sequences (or their folder).
         split: ``train``, ``val`` or ``test``.
-        order: ``fixed``; ``random``: the parts of each object are permuted anew in every epoch; ``ask``: some are given,
-            in front of BOS, the others asked behind it, drawn anew in every epoch.
+        order: ``fixed``; ``random``: the parts of each object are permuted anew in every epoch; ``ask``: some are
+            given, in front of BOS, the others asked behind it, drawn anew in every epoch.
         questions: named questions of ``ask``.
         seed: of the draws; they are a function of (seed, epoch, object) alone.
         max_len: upper limit of the rounding of L; the sequences themselves fit by the layout.
@@ -75,8 +75,8 @@ class SequenceDataset:
         redraw: add ``shown`` to the batches, the tokens as they are shown in this epoch (``redraw.py``).
 
     A batch is a dict of ``tokens`` and ``types`` (B, L) int64, ``attn_mask`` (B, L) bool (True is real),
-    ``object_index`` (B,) int64 (unique over all splits), with ``order=ask`` ``prefix`` (B,) int64, the tokens in front of
-    BOS, and, with ``with_values``, ``scalar_values`` (B, c) float64 in
+    ``object_index`` (B,) int64 (unique over all splits), with ``order=ask`` ``prefix`` (B,) int64, the tokens in front
+    of BOS, and, with ``with_values``, ``scalar_values`` (B, c) float64 in
     physical units, NaN where not observed; with ``with_sigma``, ``sigma`` (B, L) float32, the standard error of each
     token's target in units of its codebook (``tokenizers/sigma.py``), 0 where there is none; with ``redraw``, ``shown``
     (B, L) int64.
@@ -114,7 +114,9 @@ class SequenceDataset:
         type_of = {name: index for index, name in enumerate(vocab["type_names"])}
         stages = stages_of(vocab["spectrum_groups"])
         self._staged = [[type_of[name] for name in names] for names in stages.values() if len(names) > 1]
-        scales = [(type_of[group], type_of[group + SCALE_SUFFIX]) for group in stages if group + SCALE_SUFFIX in type_of]
+        scales = [
+            (type_of[group], type_of[group + SCALE_SUFFIX]) for group in stages if group + SCALE_SUFFIX in type_of
+        ]
         ask = self.order == "ask"
         self._asked = AskedOrder(self._n_types, self._staged, self.questions, scales) if ask else None
         self.lengths = Lengths(self._offsets)
@@ -178,9 +180,7 @@ class SequenceDataset:
         array = self._arrays[name]
         return array.ragged(starts, lengths, width) if len(array) else np.zeros((len(starts), width), array.dtype)
 
-    def _targets(
-        self, types: np.ndarray, object_index: np.ndarray, epoch: int
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    def _targets(self, types: np.ndarray, object_index: np.ndarray, epoch: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Flat position of every token after the parts of each object are permuted ``(B, L)``; length of the prefix.
 
         A part is a run of one type, so it moves as a whole: its tokens are shifted by the difference between its first

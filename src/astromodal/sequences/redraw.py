@@ -4,9 +4,9 @@ A small survey is seen many times, and learned by heart digit by digit. With ``s
 place of the bin of an observed value x with standard error e, that of x + r e z, with z drawn anew from a normal
 distribution for every object, column and epoch: noise on the inputs is a penalty on what changes within the noise
 (Bishop 1995, "Training with noise is equivalent to Tikhonov regularization", doi:10.1162/neco.1995.7.1.108). Only what
-is *shown* is redrawn. What is to be predicted stays as observed: redrawn targets would be predicted wider than they are.
-Values without a known error, non-detections, spectra and cutouts are shown as they are (the code of a patch is the mean
-of many patches; its ``sigma`` is an upper bound of what noise does to it, so a draw within it would be too wild).
+is *shown* is redrawn. What is to be predicted stays as observed: redrawn targets would be predicted wider than they
+are. Values without a known error, non-detections, spectra and cutouts are shown as they are (the code of a patch is the
+mean of many patches; its ``sigma`` is an upper bound of what noise does to it, so a draw within it would be too wild).
 
 The draws are a function of (seed, epoch, object, column): a run that is resumed sees the same ones.
 

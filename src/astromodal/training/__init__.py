@@ -1,5 +1,6 @@
-"""The one loop that trains everything: the transformer and every codec. Begin with ``loop.py``; ``checkpoints/`` says what is kept.
+"""The one loop that trains everything: the transformer and every codec. Begin with ``loop.py``.
 
+What is kept of a training is in ``checkpoints/``.
 The loss and ``Trainer`` are documented here and live in :mod:`astromodal.loss` and :mod:`astromodal.language_model`.
 
 Names are imported on first use, so that ``import astromodal.training`` does not load torch.
@@ -16,7 +17,8 @@ __getattr__, __dir__, __all__ = exports(
         "watch.summary": "model_summary print_model_summary count_parameters",
         "callbacks": "Callback CallbackList EarlyStopping EarlyStoppingCallback CheckpointCallback MetricsCallback "
         "CoveragePlateau CoveragePlateauCallback ScheduledValue FeedbackValue Controller",
-        "..loss.functions": "image_reconstruction_loss scalar_reconstruction_loss spectrum_reconstruction_loss combined_loss",
+        "..loss.functions": "image_reconstruction_loss scalar_reconstruction_loss spectrum_reconstruction_loss "
+        "combined_loss",
         "..loss.language_model": "LanguageModelObjective",
     },
 )

@@ -195,10 +195,15 @@ class LoopState:
             return
         has_muon = any("precision" in group for group in self.optimizer.param_groups)
         if wanted not in (precision, "auto"):
-            self.log.warning("hardware.precision=%s: in %s, which this CPU is faster in (hardware.cpu_bf16=true insists)",
-                             wanted, precision)  # fmt: skip
+            self.log.warning(
+                "hardware.precision=%s: in %s, which this CPU is faster in (hardware.cpu_bf16=true insists)",
+                wanted,
+                precision,
+            )
         elif wanted == "auto" and precision != "float32":
-            self.log.info("precision %s, which this CPU is faster in (hardware.precision=float32: as it was)", precision)
+            self.log.info(
+                "precision %s, which this CPU is faster in (hardware.precision=float32: as it was)", precision
+            )
         if has_muon:
             self.log.info("Muon's products in %s, which this CPU is faster in", muon)
 

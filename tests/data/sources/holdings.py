@@ -1,4 +1,4 @@
-"""A few objects as rows of Python, the configuration that reads them, and what every way of holding them has to give."""
+"""A few objects as rows of Python, the configuration that reads them, and what every way of holding them gives."""
 
 from __future__ import annotations
 
@@ -54,8 +54,16 @@ def read(cubes: Sequence[Datacube]) -> list[dict[str, Any]]:
                 flux, wave = (
                     [float(x) for x in flat[o[i] : o[i + 1]]] if there[i] else None for flat, o, there in lists
                 )
-                out.append({"id": int(ids[i]), "ra": place[i, 0], "dec": place[i, 1],
-                            "mag": None if np.isnan(mag[i]) else float(mag[i]), "flux": flux, "wave": wave})  # fmt: skip
+                out.append(
+                    {
+                        "id": int(ids[i]),
+                        "ra": place[i, 0],
+                        "dec": place[i, 1],
+                        "mag": None if np.isnan(mag[i]) else float(mag[i]),
+                        "flux": flux,
+                        "wave": wave,
+                    }
+                )
     return out
 
 

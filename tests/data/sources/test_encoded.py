@@ -1,4 +1,4 @@
-"""The same objects, held in any arrangement, are encoded to the same tokens; and what is encoded is not encoded again."""
+"""The same objects, held in any arrangement, encode to the same tokens; and what is encoded is not encoded again."""
 
 from __future__ import annotations
 

@@ -129,9 +129,11 @@ def test_a_slice_of_a_nested_column_is_that_slice():
 def test_images_of_several_bands_in_one_column_are_chosen_by_band_or_number(tmp_path):
     """As the MultimodalUniverse holds them: lists over bands of two-dimensional lists; here two bands in any order."""
     image = [
-        {"band": ["G", "R"], "flux": [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]}, None,
-        {"band": ["R", "G"], "flux": [[[50, 60], [70, 80]], [[10, 20], [30, 40]]]}, {"band": ["G"], "flux": [[[0, 0], [0, 9]]]},
-    ]  # fmt: skip
+        {"band": ["G", "R"], "flux": [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]},
+        None,
+        {"band": ["R", "G"], "flux": [[[50, 60], [70, 80]], [[10, 20], [30, 40]]]},
+        {"band": ["G"], "flux": [[[0, 0], [0, 9]]]},
+    ]
     kind = pa.struct({"band": pa.list_(pa.string()), "flux": pa.list_(pa.list_(pa.list_(pa.float32())))})
     table = pa.table({"id": [1, 2, 3, 4], "image": pa.array(image, kind)})
     pq.write_table(table, tmp_path / "datacube_A.parquet")
@@ -290,8 +292,14 @@ def write_fastparquet(path) -> None:
 
 def write_as_spark(path) -> None:
     """Lists whose elements are called otherwise, decimals, the oldest version of the format."""
-    pq.write_table(arrow({"id": pa.decimal128(20, 0), "mag": pa.decimal128(10, 2)}), path, version="1.0", flavor="spark",
-                   use_compliant_nested_type=False, store_schema=False)  # fmt: skip
+    pq.write_table(
+        arrow({"id": pa.decimal128(20, 0), "mag": pa.decimal128(10, 2)}),
+        path,
+        version="1.0",
+        flavor="spark",
+        use_compliant_nested_type=False,
+        store_schema=False,
+    )
 
 
 WRITERS = [write_pandas, write_pandas_arrow, write_pandas_index, write_astropy, write_polars, write_duckdb,

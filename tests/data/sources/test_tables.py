@@ -79,9 +79,11 @@ def test_fits_columns_of_every_kind():
     columns = [
         fits.Column("unsigned", "J", bzero=2**31, array=np.array([1, 2**31 + 1, 3], np.uint32)),
         fits.Column("matrix", "6E", dim="(3,2)", array=np.arange(18.0).reshape(3, 2, 3)),
-        fits.Column("text", "5A", array=["ab", "c  ", ""]), fits.Column("logical", "L", array=[True, False, True]),
-        fits.Column("bits", "3X", array=np.eye(3, dtype=bool)), fits.Column("byte", "B", array=np.arange(3, dtype=np.uint8)),
-    ]  # fmt: skip
+        fits.Column("text", "5A", array=["ab", "c  ", ""]),
+        fits.Column("logical", "L", array=[True, False, True]),
+        fits.Column("bits", "3X", array=np.eye(3, dtype=bool)),
+        fits.Column("byte", "B", array=np.arange(3, dtype=np.uint8)),
+    ]
     data = fits.BinTableHDU.from_columns(columns).data
     got = {c.name: as_arrow(data[c.name]).to_pylist() for c in columns}
     assert got == {

@@ -15,7 +15,7 @@ def file_name(text: str) -> str:
     >>> file_name("../z spec")
     '..-z-spec'
     """
-    return re.sub(r"[^\w.+-]", "-", text)[:MAX_BYTES // 4]
+    return re.sub(r"[^\w.+-]", "-", text)[: MAX_BYTES // 4]
 
 
 def check_name(name: object, where: str) -> str:

@@ -24,8 +24,19 @@ from ..reading.key_types import is_optional, type_at
 from ..reading.text_values import split, text_stays_text
 from ..schema import STAGE_GROUPS, Config
 
-_WITH_VALUE = ("--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd", "--package", "-p", "--cfg", "-c",
-               "--experimental-rerun")  # fmt: skip - of Hydra's flags
+_WITH_VALUE = (
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--config-dir",
+    "-cd",
+    "--package",
+    "-p",
+    "--cfg",
+    "-c",
+    "--experimental-rerun",
+)  # fmt: skip - of Hydra's flags
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 MAY_BE_NONE = ("recipe", "hparams", "experiment", "local", "tokenizer/spectrum/codec")  # groups: base.yaml says null
 _LITERAL = re.compile(r"[\w.+-]+")
@@ -111,9 +122,7 @@ def _check(override: str, groups: frozenset[str], folders: list[Path] | None) ->
         _check_key(key, mark, value if equals else None)
 
 
-def _check_group(
-    group: str, mark: str, value: str, groups: frozenset[str], folders: list[Path] | None
-) -> None:
+def _check_group(group: str, mark: str, value: str, groups: frozenset[str], folders: list[Path] | None) -> None:
     option = value.strip().strip("'\"")
     if option.lower() in ("null", "") and group not in MAY_BE_NONE and mark in ("", "~"):
         raise no_option(group, folders)

@@ -15,8 +15,13 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from .. import schema
 
 OPEN: dict[str, tuple[type, ...]] = {
-    "codec": (schema.AutoencoderConfig, schema.MaskedAutoencoderConfig, schema.PatchesConfig, schema.VAEConfig,
-              schema.TernaryCodecConfig),
+    "codec": (
+        schema.AutoencoderConfig,
+        schema.MaskedAutoencoderConfig,
+        schema.PatchesConfig,
+        schema.VAEConfig,
+        schema.TernaryCodecConfig,
+    ),
     "quantizer": (schema.KMeansConfig, schema.ResidualKMeansConfig, schema.FSQConfig),
     "recipe": (schema.EbirdVAERecipeConfig, schema.SpectrumMAERecipeConfig, schema.TernaryVAERecipeConfig),
 }  # fmt: skip - fields of type Any: the sections that may stand there

@@ -36,8 +36,11 @@ def propose(guess: Guess, name: str, root: str, about: Mapping[str, str], said: 
     top["ra_column"] = (guess.ra.name, "deg") if guess.ra else (None, "no positions: divided by a hash of the id")
     top["dec_column"] = (guess.dec.name, "deg") if guess.dec else (None, "")
     lines += [_line(0, f"{key}: {_text(value)}", comment) for key, (value, comment) in top.items()]
-    lines += ["", "# error: column with 1 sigma; sentinels: values that mean 'missing', if not -99, 99, -999, -9999; min",
-              "# and max, the physical range, are yours to set. Behind each: what was seen."]  # fmt: skip
+    lines += [
+        "",
+        "# error: column with 1 sigma; sentinels: values that mean 'missing', if not -99, 99, -999, -9999; min",
+        "# and max, the physical range, are yours to set. Behind each: what was seen.",
+    ]
     lines += ["scalars:" if guess.scalars else "scalars: {}"]
     for key, (column, error) in guess.scalars.items():
         lines += _scalar(key, column, error)

@@ -188,12 +188,23 @@ def _describe(
     sky = sum(1 / (12 * 4**tile.order) for tile in tiles)
     size = sum(path.stat().st_size for path in made.rglob("*.parquet")) // 1024
     properties = {
-        "obs_collection": file_name(name), "dataproduct_type": "object", "hats_nrows": n_rows,
-        "hats_col_ra": position[0], "hats_col_dec": position[1], "hats_col_healpix": SPATIAL, "hats_col_healpix_order": DEEPEST,
-        "hats_npix_suffix": ".parquet", "hats_max_rows": max_rows, "hats_order": max(tile.order for tile in tiles),
-        "moc_sky_fraction": f"{sky:.5g}", "hats_estsize": size, "hats_builder": f"astromodal {__version__}",
-        "hats_creation_date": time.strftime("%Y-%m-%dT%H:%MUTC", time.gmtime()), "hats_version": "v1.0", **about,
-    }  # fmt: skip
+        "obs_collection": file_name(name),
+        "dataproduct_type": "object",
+        "hats_nrows": n_rows,
+        "hats_col_ra": position[0],
+        "hats_col_dec": position[1],
+        "hats_col_healpix": SPATIAL,
+        "hats_col_healpix_order": DEEPEST,
+        "hats_npix_suffix": ".parquet",
+        "hats_max_rows": max_rows,
+        "hats_order": max(tile.order for tile in tiles),
+        "moc_sky_fraction": f"{sky:.5g}",
+        "hats_estsize": size,
+        "hats_builder": f"astromodal {__version__}",
+        "hats_creation_date": time.strftime("%Y-%m-%dT%H:%MUTC", time.gmtime()),
+        "hats_version": "v1.0",
+        **about,
+    }
     text = "#HATS catalog\n" + "".join(f"{key}={' '.join(str(value).split())}\n" for key, value in properties.items())
     for file in ("hats.properties", "properties"):
         (made / file).write_text(text)

@@ -72,8 +72,8 @@ def ensure_survey(data: Any, template: str) -> list[Path]:
 def check_place(data: Any, template: str) -> None:
     """Refuse to generate a sky among files of others, or in a folder that nobody has made.
 
-    ``artifacts/<data.name>/cubes``, the default, is made as needed. Another one is what somebody has typed, who may well
-    have meant cubes of their own: without ``data=…`` the survey is the synthetic one.
+    ``artifacts/<data.name>/cubes``, the default, is made as needed. Another one is what somebody has typed, who may
+    well have meant cubes of their own: without ``data=…`` the survey is the synthetic one.
 
     Raises:
         DataError: the folder is not there, or holds other files than a synthetic sky.

@@ -237,9 +237,9 @@ def places_in_store(
     Args:
         fields, ids: of the catalogue's rows, ``(n,)``; rows without a field are looked for in every field.
     """
-    for field in store.fields():
-        mine = np.flatnonzero((fields == field) | (fields == ""))
+    for name in store.fields():
+        mine = np.flatnonzero((fields == name) | (fields == ""))
         if len(mine):
-            tokens = store.open(field)
+            tokens = store.open(name)
             place = rows_of(tokens.ids, ids[mine])
             yield tokens, mine[place >= 0], place[place >= 0]

@@ -1,1 +1,1 @@
-"""How many positions the loss needs: the error of the gradient and the cost at several ``sample_k`` (``study.py``: begin there)."""
+"""How many positions the loss needs: error of the gradient and cost at several ``sample_k`` (begin: ``study.py``)."""

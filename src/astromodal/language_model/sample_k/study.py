@@ -1,7 +1,8 @@
 """Which loss.sample_k is enough? Compares gradients of sampled positions with the exact one, on a trained run.
 
-    python -m astromodal.language_model.sample_k.study runs/train_lm/demo/<run_id>          (in a checkout: python -m src.astromodal.…)
-    python -m astromodal.language_model.sample_k.study RUN_DIR --k 64 256 1024 --draws 16 --steps 8 --cosine 0.95
+    python -m astromodal.language_model.sample_k.study runs/train_lm/demo/<run_id>          (in a checkout: python -m
+    src.astromodal.…) python -m astromodal.language_model.sample_k.study RUN_DIR --k 64 256 1024 --draws 16 --steps 8
+    --cosine 0.95
 
 Prints a table and one sentence, and writes sample_k_study.json, .md and .png into RUN_DIR/sample_k_study/.
 Nothing is trained and nothing else in the run's directory is touched.

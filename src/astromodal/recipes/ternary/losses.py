@@ -44,7 +44,7 @@ class LossResult:
 
 
 def valuations(difference: Tensor, n_trits: int) -> Tensor:
-    """:func:`astromodal.recipes.ternary.operations.valuation` of whole numbers below 3**n_trits, from a table on their device."""
+    """:func:`~astromodal.recipes.ternary.operations.valuation` of whole numbers below 3**n_trits, from a table."""
     key = (n_trits, str(difference.device))
     if key not in _tables:
         _tables[key] = torch.from_numpy(valuation(np.arange(3**n_trits), n_trits)).to(difference.device)
@@ -182,7 +182,8 @@ class LossRegistry(nn.Module):
         """The weighted sum of the terms.
 
         Args:
-            outputs: of :class:`~astromodal.recipes.ternary.hyperbolic_vae.TernaryVAE`; it holds the numbers of the operations.
+            outputs: of :class:`~astromodal.recipes.ternary.hyperbolic_vae.TernaryVAE`; it holds the numbers of the
+            operations.
             batch: not needed; the documented loop passes it.
         """
         total = outputs["mean"].sum() * 0.0

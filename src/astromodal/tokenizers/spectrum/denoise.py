@@ -15,6 +15,8 @@ Shapes: n objects, P pixels.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from scipy import fft
 from scipy.ndimage import maximum_filter1d
@@ -61,7 +63,7 @@ def _denoised(flux: np.ndarray, precision: np.ndarray, false_features: float) ->
     widths = [*_widths(n_pixels), 0.0]
     found, variance = means(widths[0])
     mean, own = means(widths[1])
-    for width, after in zip(widths[1:-1], widths[2:], strict=True):
+    for width, after in pairwise(widths[1:]):
         narrower, of_narrower = means(after)
         with np.errstate(invalid="ignore"):  # infinite variances
             noise = np.maximum(own - SHARED * variance, 0.2 * own)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -84,7 +85,7 @@ def lines_kept(arms: Arms, redshift: np.ndarray, rest: Sequence[float], width: f
         {f.name: np.concatenate([getattr(p[k], f.name) for p in pairs]) for f in fields(LineFits)} for k in range(3)
     )
     snr, rows = truth["flux"] / truth["flux_error"], []
-    for low, high in zip(LINE_EDGES, LINE_EDGES[1:], strict=False):
+    for low, high in pairwise(LINE_EDGES):
         mine = (snr >= low) & (snr < high)
         if mine.any():
             kept = (decoded["flux"] / truth["flux"])[mine]

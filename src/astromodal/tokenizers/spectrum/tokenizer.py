@@ -66,7 +66,9 @@ def _why_none(found: Mapping[str, int], config: SpectrumGroupConfig) -> str:
         return NO_SPECTRUM
     n, wanted = lost.pop("length_mismatch", 0), f"that of {config.wave}" if config.wave else n_pixels(config)
     wrong = [f"{n} spectra whose length is not {wanted}"] if n else []
-    return ", ".join(wrong + [f"{describe(lost)}; likely cause: {likely_cause(lost)}"] if lost else wrong)
+    if lost:
+        wrong.append(f"{describe(lost)}; likely cause: {likely_cause(lost)}")
+    return ", ".join(wrong)
 
 
 class SpectrumTokenizer(Tokenizer):

@@ -7,8 +7,8 @@
 ``quantities``        ``ScheduledValue`` and ``FeedbackValue``: curricula, homeostasis
 ====================  ======================================================================================
 
-``CheckpointCallback`` is in :mod:`astromodal.training.checkpoints`. ``EarlyStoppingCallback`` and ``CoveragePlateauCallback``
-are other names of the first two of ``stopping``. Names are imported on first use.
+``CheckpointCallback`` is in :mod:`astromodal.training.checkpoints`. ``EarlyStoppingCallback`` and
+``CoveragePlateauCallback`` are other names of the first two of ``stopping``. Names are imported on first use.
 """
 
 from ...lazy import exports

@@ -1,2 +1,4 @@
-"""What is in a checkpoint (``resume.py``), how it is written and found (``checkpoint.py``, ``background.py``), and how a run
-directory is brought back to where it stands (``rewind.py``)."""
+"""Checkpoints: what is in one (``resume.py``), how it is written and found (``checkpoint.py``, ``background.py``).
+
+How a run directory is brought back to where a checkpoint stands is in ``rewind.py``.
+"""

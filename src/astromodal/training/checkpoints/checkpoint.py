@@ -238,7 +238,7 @@ def load_model_state(
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load weights alone from a weights file, a checkpoint, a bundle or a run directory (its best, else its final model).
+    """Load weights alone, of a weights file, a checkpoint, a bundle or a run directory (its best, else final model).
 
     Raises:
         ArtifactMissingError, ArtifactError: nothing there, or weights of another model.

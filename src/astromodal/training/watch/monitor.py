@@ -26,7 +26,7 @@ def check_monitor(monitor: str, vocab: VocabSpec, modalities: Collection[str], a
 
 
 def metrics_of(vocab: VocabSpec, modalities: Collection[str]) -> list[str]:
-    """All that a validation may measure (:mod:`~astromodal.loss.scoring`, and physical units): what no object has is left out there."""
+    """All that a validation may measure (:mod:`~astromodal.loss.scoring`, physical units), less what no object has."""
     columns = list(vocab.scalar_columns) if "scalar" in modalities else []
     groups = list(vocab.spectrum_groups) if "spectrum" in modalities else []
     names = ["score", "ce"]
