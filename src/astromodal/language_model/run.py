@@ -34,6 +34,7 @@ from ..vocabulary.vocab import stages_of
 from .baselines import TypeEntries, baseline_metrics
 from .examples import expected_entries, image_examples, spectrum_examples
 from .gradient_shares import ledger_of
+from .growing import grow
 from .object_errors import object_errors
 from .physical import PhysicalCallback, PhysicalValidation
 from .question_score import QuestionScore
@@ -186,12 +187,24 @@ class LanguageModelRun:
             callbacks.append(question)
         self.loop = self.training_loop(
             config.training, callbacks=callbacks, val_loader=self.loader("val") if has_val else None,
-            tracker=run.tracker, output_dir=run.dir, progress=run.progress, resume=resume, init_from=config.init_from,
+            tracker=run.tracker, output_dir=run.dir, progress=run.progress, resume=resume,
+            init_from=self._grown(resume),
         )  # fmt: skip
         run.record(model=self.loop.summary())
         result = self.loop.fit()
         run.record(arithmetic=asdict(self.loop.choice))
         return result
+
+    def _grown(self, resume: str | None) -> str | None:
+        """``init_from`` as the loop is to follow it: not at all, where a model of other columns was grown from it."""
+        start = self.config.init_from
+        if start is None or (resume is not None and not Path(start).exists()):  # a run that goes on does without
+            return start
+        found = grow(self.objective.model, self.vocab, start, self.run.log)
+        if found is None:
+            return start
+        self.run.record(grown={"from": start, **asdict(found)})
+        return None
 
     def training_loop(self, training: TrainingConfig, **keywords: Any) -> TrainingLoop:
         """The loop over this run's objective and training split; ``keywords`` are those of :class:`TrainingLoop`."""

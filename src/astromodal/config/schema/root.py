@@ -34,7 +34,7 @@ class Config:
     seed: int = 0  # of everything random in the run
     tokenizer_id: str = MISSING  # folder of the tokenizers and tokens in artifacts/<data.name>/
     resume: Optional[str] = None  # auto (newest unfinished run with this configuration), a run directory, a checkpoint
-    init_from: Optional[str] = None  # weights to start a new run from (fine-tuning)
+    init_from: Optional[str] = None  # weights to start a new run from; of other columns, too
     objective: ObjectiveFigure = (
         ObjectiveFigure.score
     )  # of a sweep; prediction: answers evaluate.given, evaluate.predict
