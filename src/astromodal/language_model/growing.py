@@ -3,8 +3,8 @@
 Weights belong to names. What a name stands for is a codebook: of every block of vectors (the image, each stage of a
 group of spectra) its entries, of every scalar column its bins. Where name and codebook are those of the old model, rows
 of embeddings and head, and the matrix of the values, are taken over; what is new, or means something else now, starts
-as in a new model. Bins of all columns share their rows, which are taken over with the first column that is. The blocks of
-the transformer, which know nothing of names, are taken over whole and have to be of the same size.
+as in a new model. Bins of all columns share their rows, which are taken over with the first column that is. The blocks
+of the transformer, which know nothing of names, are taken over whole and have to be of the same size.
 
 That codebooks are the same is seen from the features that models of values save with their weights (``model.values``);
 without them nobody knows, and only a model of the same vocabulary is taken, as it is.
