@@ -14,6 +14,7 @@ from astropy.table import Table
 from astropy.wcs import WCS
 
 from astromodal.cubes.build import build_survey
+from astromodal.cubes.fits_files import OpenFiles
 from astromodal.data.datacube import discover
 from astromodal.data.images import read_images
 from astromodal.data.photometry import counts_to_nanomaggies
@@ -514,3 +515,32 @@ def test_columns_and_row_groups_are_those_of_the_real_cubes(built):
     assert group.num_rows == 5 and group.column(group.num_columns - 1).compression == "ZSTD"
     encodings = {group.column(i).path_in_schema: group.column(i).encodings for i in range(group.num_columns)}
     assert "BYTE_STREAM_SPLIT" in encodings["cut_r.list.element"] and "BYTE_STREAM_SPLIT" in encodings["ra"]
+
+
+def test_weights_that_match_the_pattern_of_the_tiles_are_no_tiles(tmp_path: Path):
+    root = tmp_path / "fits"
+    made.write_catalogue(root)
+    ra, dec = made.positions()
+    where = (made.RA + 50 / 3600, made.DEC + 30 / 3600, (ra, dec, np.full(24, 500.0)))
+    for name in ("r_a.fits", "r_a.wht.fits"):
+        made.write_tile(root / name, *where, shape=(260, 320))
+    with fits.open(root / "r_a.wht.fits", mode="update") as hdus:
+        hdus[0].data[:] = 1e6
+    images = {"path": "{band}_{tile}.fits", "weight": "{band}_{tile}.wht.fits", "bands": {"r": {"name": "r"}}}
+    result, batches, _ = build(tmp_path, made.cubes(root, images=images))
+    assert result["inputs"]["images.r"]["tiles"] == 1
+    assert np.nanmax(np.array(batches["ALL"].column("cut_r").to_pylist(), np.float32)) < 500
+
+
+def test_what_is_kept_of_files_is_bounded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("astromodal.cubes.fits_files.KEPT_BYTES", 250)
+    made_of: list[str] = []
+
+    def make(name: str) -> np.ndarray:
+        made_of.append(name)
+        return np.zeros(100, np.uint8)
+
+    with OpenFiles() as files:
+        for name in "abacab":
+            files.kept(name, lambda name=name: make(name))
+    assert "".join(made_of) == "abcb"  # two have room: of a, b, c the one that was asked for last goes last

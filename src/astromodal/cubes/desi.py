@@ -97,13 +97,14 @@ def _arm(files: OpenFiles, path: str, arm: str, rows: list[np.ndarray], bits: in
         number["MASK"] = names.index(f"{arm}_MASK")
     with reading(path, f"{arm}_FLUX"):
         wave = np.asarray(wave_hdu.data, np.float64)
-        low = int(flat.min())
-        parts = {what: Pixels(files, path, n).rows(low, int(flat.max()) + 1) for what, n in number.items()}
-        if min(map(len, parts.values())) <= flat.max() - low:
-            raise DataError(f"{flat.max() + 1} spectra, as FIBERMAP has rows", got=low + min(map(len, parts.values())),
+        images = {what: Pixels(files, path, n) for what, n in number.items()}
+        n_rows = min(image.shape[0] for image in images.values())
+        if n_rows <= flat.max():
+            raise DataError(f"{flat.max() + 1} spectra, as FIBERMAP has rows", got=n_rows,
                             where=f"{path}, extensions {arm}_…")  # fmt: skip
-        flux, ivar = (np.asarray(parts[what][flat - low], np.float64) for what in ("FLUX", "IVAR"))
-        mask = parts["MASK"][flat - low] if "MASK" in parts else None
+        flux, ivar = (_rows(files, images[what], flat) for what in ("FLUX", "IVAR"))
+        # compressed, and wanted by the next objects as well: decoded once
+        masked = files.kept((path, arm), lambda: _flagged(images["MASK"], bits))[flat] if "MASK" in images else None
     if wave.ndim != 1 or flux.shape[1:] != wave.shape or ivar.shape != flux.shape:
         raise DataError(
             f"a flux and an ivar for each of the {wave.shape} wavelengths",
@@ -111,11 +112,21 @@ def _arm(files: OpenFiles, path: str, arm: str, rows: list[np.ndarray], bits: in
             where=f"{path}, extensions {arm}_…",
             repair="fetch the file again",
         )
-    if mask is not None:
-        ivar[(mask.astype(np.int64) & (-1 if bits is None else bits)) != 0] = 0.0
+    if masked is not None:
+        ivar[masked] = 0.0
     flux, ivar = averaged(flux, ivar, np.array([len(r) for r in rows]))
     return {"name": arm, "wave": wave, "flux": flux, "ivar": ivar, "wave_unit": wave_hdu.header.get("BUNIT"),
             "flux_unit": hdus[number["FLUX"]].header.get("BUNIT"), "header": wave_hdu.header}  # fmt: skip
+
+
+def _rows(files: OpenFiles, image: Pixels, rows: np.ndarray) -> np.ndarray:
+    if not image.by_rows:
+        return np.asarray(image.take(rows), np.float64)
+    return files.kept((image.path, image.number), image.whole)[rows].astype(np.float64)
+
+
+def _flagged(mask: Pixels, bits: int | None) -> np.ndarray:
+    return (mask.whole().astype(np.int64) & (-1 if bits is None else bits)) != 0
 
 
 def averaged(flux: np.ndarray, ivar: np.ndarray, number: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

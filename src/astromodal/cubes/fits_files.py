@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..errors import DataError
 
 MAX_OPEN = 32  # files that a process keeps open
 STRIP_BYTES = 1 << 26  # of rows of an image that are held at once
+KEPT_BYTES = 1 << 28  # of what was decoded and may be wanted again
 _SCALED = ("BSCALE", "BZERO", "BLANK")
 
 
@@ -110,6 +111,7 @@ class OpenFiles:
     def __init__(self, most: int = MAX_OPEN) -> None:
         self._most = most
         self._files: OrderedDict[tuple[str, bool], Any] = OrderedDict()
+        self._kept: OrderedDict[Any, np.ndarray] = OrderedDict()
 
     def get(self, path: str | Path, memmap: bool = True) -> Any:
         """The HDUs of ``path``."""
@@ -122,7 +124,17 @@ class OpenFiles:
             self._files[key] = open_fits(path, memmap)
         return self._files[key]
 
+    def kept(self, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """What ``make`` gives, which is remembered under ``key`` while there is room: the last ones are."""
+        if key not in self._kept:
+            self._kept[key] = make()
+            while len(self._kept) > 1 and sum(a.nbytes for a in self._kept.values()) > KEPT_BYTES:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
     def close(self) -> None:
+        self._kept.clear()
         while self._files:
             self._files.popitem()[1].close()
 
@@ -160,6 +172,17 @@ class Pixels:
         with reading(self.path, self.number):
             source = self._hdu.section if self.by_rows else self._hdu.data
             return np.asarray(source[(*self._leading, slice(first, last), slice(None))])
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Some rows of a mapped image, ``(k, columns)``."""
+        return self.rows(0, self.shape[0])[rows]
+
+    def whole(self) -> np.ndarray:
+        """All pixels, which are not kept here."""
+        with reading(self.path, self.number):
+            pixels = np.array(self._hdu.data[self._leading])
+            del self._hdu.data
+        return pixels
 
     def cut(self, corner: np.ndarray, size: int) -> np.ndarray:
         """Square cutouts ``(n, size, size)`` float32, NaN outside of the image.

@@ -69,14 +69,14 @@ class SpectraReader:
         for k in np.flatnonzero(self.has[rows]):
             place.setdefault(self.paths[rows[k]], []).append(int(k))
         parts: dict[str, list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]] = {group: [] for group in self.groups}
+        counts = {f"{group}.{what}": 0 for group in self.groups for what in ("pixels", "masked")}
         for path, objects in place.items():
             for group, arm in self._arms(path, [self.rows[rows[k]] for k in objects]):
+                counts[f"{group}.pixels"] += arm["flux"].size
+                counts[f"{group}.masked"] += int(((arm["ivar"] <= 0) | ~np.isfinite(arm["flux"])).sum())
                 parts[group] += [(k, arm["wave"], arm["flux"][i], arm["ivar"][i]) for i, k in enumerate(objects)]
         columns: dict[str, pa.Array] = {}
-        counts: dict[str, int] = {}
         for group, found in parts.items():
-            counts[f"{group}.pixels"] = sum(len(wave) for _, wave, _, _ in found)
-            counts[f"{group}.masked"] = sum(int(((ivar <= 0) | ~np.isfinite(flux)).sum()) for _, _, flux, ivar in found)
             columns |= _columns(self.groups[group], sorted(found, key=lambda part: part[0]), len(rows))
         return columns, counts
 
@@ -116,7 +116,10 @@ class SpectraReader:
         keep = slice(None)
         if cut and len(self.groups) > 1:
             keep = (wave >= group.wave_min - group.wave_step) & (wave <= group.wave_max + group.wave_step)
-        return {"wave": wave[keep], "flux": arm["flux"][:, keep] * times, "ivar": arm["ivar"][:, keep] / times**2}
+        flux, ivar = arm["flux"][:, keep], arm["ivar"][:, keep]
+        if times != 1:
+            flux, ivar = flux * times, ivar / times**2
+        return {"wave": wave[keep], "flux": flux, "ivar": ivar}
 
     def _table(self, files: OpenFiles, path: str, rows: list[np.ndarray], bits: int | None) -> list[Arm]:
         """A table with a row per pixel, as one arm."""
