@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from astromodal.compare.__main__ import main
+from astromodal.__main__ import main
 from astromodal.compare.diff import diff_text, differing
 from astromodal.errors import ArtifactError, ArtifactMissingError
 from tests.compare.fake_runs import INPUTS, make_run, object_errors

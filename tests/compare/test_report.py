@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from astromodal.compare.__main__ import main, output_folder
+from astromodal.__main__ import main
+from astromodal.commands.compare import output_folder
 from astromodal.compare.rundir import OBJECT_ERRORS
 from astromodal.plots.svg import clean
 from tests.compare.fake_runs import INPUTS, make_run, object_errors, sweep
@@ -65,7 +66,7 @@ def written(tmp_path_factory):
     make_run(runs, EVIL.replace("/", "_") + "2", status="RUNNING", record={"name": EVIL})
     (make_run(runs, "broken") / "run.json").write_text(f'{{"{EVIL}')
     before = contents(runs)
-    main([str(runs), "--out", str(folder / "out")])
+    main(["compare", str(runs), "--out", str(folder / "out")])
     assert contents(runs) == before  # run directories are only read
     return folder / "out"
 
@@ -116,7 +117,7 @@ def test_the_table_has_the_best_first_and_names_what_was_skipped(tmp_path, capsy
     make_run(tmp_path / "runs", "first", score=0.4, changes={"loss.ce": "y"})
     (tmp_path / "runs" / "bad").mkdir()
     (tmp_path / "runs" / "bad" / "run.json").write_text("{")
-    main([str(tmp_path / "runs"), "--baseline", "second", "--metric", "ce"])
+    main(["compare", str(tmp_path / "runs"), "--baseline", "second", "--metric", "ce"])
     out = capsys.readouterr().out
     lines = out.splitlines()
     assert lines[1].split()[:4] == ["configuration", "#", "seeds", "val/ce"]
@@ -132,7 +133,7 @@ def test_stages_can_be_chosen_and_tokenizers_ranked_by_their_summary(tmp_path, c
                           changes={"tokenizer.name": name})  # fmt: skip
         (folder / "metrics.jsonl").unlink()
         (folder / "summary.json").write_text(f'{{"image": {{"variance": {value}}}}}')
-    main([str(tmp_path), "--stage", "train_tokenizers", "--metric", "image/variance", "--out", str(tmp_path / "o")])
+    main(["compare", str(tmp_path), "--stage", "train_tokenizers", "--metric", "image/variance", "--out", str(tmp_path / "o")])
     out = capsys.readouterr().out
     assert out.index("\nb ") < out.index("\na ") and "lm" not in out.split("written")[0]
 
@@ -149,7 +150,7 @@ def test_mistakes_are_one_line_with_exit_code_1(tmp_path, monkeypatch, capsys, a
     make_run(tmp_path / "runs", "a")
     monkeypatch.chdir(tmp_path / "empty" if arguments == ["."] else tmp_path)
     with pytest.raises(SystemExit) as stop:
-        main(arguments)
+        main(arguments if arguments[:1] == ["diff"] else ["compare", *arguments])
     lines = capsys.readouterr().err.splitlines()
     assert stop.value.code == 1 and len(lines) == 1 and lines[0].startswith("error: ") and message in lines[0]
     assert sorted(p.name for p in tmp_path.rglob("*") if "report" in p.name) == []
@@ -165,15 +166,15 @@ def test_the_report_never_lies_within_a_run_directory(tmp_path):
 
 def test_a_report_is_not_taken_for_a_run_and_can_be_written_again(tmp_path, capsys):
     make_run(tmp_path, "a")
-    main([str(tmp_path)])
-    main([str(tmp_path)])
+    main(["compare", str(tmp_path)])
+    main(["compare", str(tmp_path)])
     out = capsys.readouterr().out
     assert out.count("written") == 2 and "skipped" not in out
 
 
 def test_nothing_usable_is_a_list_and_not_a_crash(tmp_path, capsys):
     (make_run(tmp_path / "runs", "a") / "config.json").unlink()
-    main([str(tmp_path / "runs")])
+    main(["compare", str(tmp_path / "runs")])
     assert "half-written, skipped" in capsys.readouterr().out
     Page((tmp_path / "runs" / "report" / "report.html").read_text())
 
@@ -184,23 +185,23 @@ def test_a_damaged_file_of_object_errors_falls_back_to_the_seeds(tmp_path, capsy
             folder = make_run(tmp_path, name, f"s{seed}", seed=seed, changes={"loss.ce": name},
                               errors=object_errors(np.random.default_rng(seed)))  # fmt: skip
     (folder / OBJECT_ERRORS).write_bytes(b"")
-    main([str(tmp_path)])
+    main(["compare", str(tmp_path)])
     assert "without object_errors.npz on both sides" in capsys.readouterr().out
 
 
 def test_help_is_fast_and_loads_nothing_heavy(repo):
-    code = ("import sys\ntry:\n    from astromodal.compare.__main__ import main; main(['--help'])\n"
+    code = ("import sys\ntry:\n    from astromodal.__main__ import main; main(['compare', '--help'])\n"
             "except SystemExit as stop:\n    assert stop.code == 0\n"
             "print({'torch', 'matplotlib', 'sklearn', 'pyarrow', 'hydra', 'numpy'} & set(sys.modules))")  # fmt: skip
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                             env={"PYTHONPATH": str(repo / "src"), "PATH": ""})  # fmt: skip
-    assert result.stdout.strip().endswith("set()") and "diff RUN_A RUN_B" in result.stdout
+    assert result.stdout.strip().endswith("set()") and "astromodal diff" in result.stdout
 
 
 def test_the_command_runs_in_a_checkout(repo, tmp_path):
     make_run(tmp_path, "a")
-    command = [sys.executable, "-m", "src.astromodal.compare"]
-    for arguments, said in ((["--help"], "RUN_A RUN_B"), ([str(tmp_path)], "written"), (["nowhere"], "error: ")):
+    command = [sys.executable, "-m", "src.astromodal", "compare"]
+    for arguments, said in ((["--help"], "astromodal diff"), ([str(tmp_path)], "written"), (["nowhere"], "error: ")):
         result = subprocess.run([*command, *arguments], cwd=repo, capture_output=True, text=True)
         assert said in result.stdout + result.stderr and result.returncode == (arguments == ["nowhere"])
 
@@ -237,13 +238,13 @@ def test_a_browser_shows_the_page_without_overflow(written, tmp_path, width):
 def test_the_path_of_a_report_may_be_relative(tmp_path, monkeypatch):
     make_run(tmp_path / "runs", "a")
     monkeypatch.chdir(tmp_path)
-    main(["runs/a"])
+    main(["compare", "runs/a"])
     assert (Path("runs") / "a" / "report" / "ledger.csv").is_file()
 
 
 def test_a_lone_run_has_curves_and_nothing_to_compare(tmp_path):
     make_run(tmp_path, "a")
-    main([str(tmp_path)])
+    main(["compare", str(tmp_path)])
     page = Page((tmp_path / "report" / "report.html").read_text())
     assert FIGURES & set(page.text) == {"Curves"}
 
@@ -253,7 +254,7 @@ def test_what_a_reader_has_to_know_is_said(tmp_path, capsys):
         make_run(tmp_path, "x", f"s{seed}", seed=seed, record={"git": {"revision": revision, "dirty": seed == 1}})
     make_run(tmp_path, "x", "again", seed=1, record={"created": "2027", "git": {"revision": "b" * 40, "dirty": True}})
     make_run(tmp_path, "y", inputs={})
-    main([str(tmp_path)])
+    main(["compare", str(tmp_path)])
     out = capsys.readouterr().out
     assert "code differs between these runs: aaaaaaaaaa, bbbbbbbbbb + changes" in out
     assert "1 older run with the configuration and seed of a newer one" in out

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from astromodal.compare.__main__ import main
+from astromodal.__main__ import main
 from astromodal.compare.runs_table import read_ledger
 from astromodal.dashboards.content import read_content
 from astromodal.dashboards.replay import Target
@@ -69,7 +69,7 @@ def test_odd_runs_do_not_end_a_report(tmp_path, capsys):
         make_run(root, "good", f"g{seed}", seed=seed, score=0.4)
     for k, (what, (name, path, value, _)) in enumerate(ODD.items()):
         change(make_run(root, f"odd{k}", what.replace(" ", "-"), seed=1), name, path, value)
-    main([str(root), "--out", str(tmp_path / "out")])
+    main(["compare", str(root), "--out", str(tmp_path / "out")])
     out = capsys.readouterr().out
     assert "\x1b" not in out and "\x07" not in out and "configuration" in out
     for what, (*_, skipped) in ODD.items():

@@ -56,7 +56,7 @@ def steps(server: Server, run_id: str) -> list[int]:
 
 def test_a_replay_arrives_once_and_goes_on_where_it_was_interrupted(server, call, tmp_path):
     run = make_run(tmp_path / "runs", "a", "r1", job="0", record={"outputs": {"model": "1" * 32}})
-    replay = ("-m", "astromodal.dashboards", "replay", tmp_path / "runs")
+    replay = ("-m", "astromodal", "wandb", "replay", tmp_path / "runs")
     done = call(*replay)
     assert done.returncode == 0 and done.stderr == "" and "1 sent" in done.stdout, done
     there = server.runs["train_lm-r1-0"]
@@ -83,7 +83,7 @@ def test_a_run_that_was_online_itself_is_left_alone(server, call, tmp_path):
     assert read_json(folder / "run.json")["wandb_mode"] == "online" and len(steps(server, "encode-live")) == 1
     assert server.used == [("encode-live", "synthetic-scalar_tokenizer")]
     assert server.made == [("encode-live", "synthetic-tokens")]
-    done = call("-m", "astromodal.dashboards", "replay", folder)
+    done = call("-m", "astromodal", "wandb", "replay", folder)
     assert "the run itself was online" in done.stdout and len(steps(server, "encode-live")) == 1
 
     # Its directory without W&B's own files, as if it had been copied: the server still knows the run.
@@ -91,17 +91,17 @@ def test_a_run_that_was_online_itself_is_left_alone(server, call, tmp_path):
     (folder / "run.json").write_text(json.dumps({k: v for k, v in record.items() if k != "wandb_mode"}))
     (folder / "wandb").rename(tmp_path / "elsewhere")
     (folder / "config.json").write_text(json.dumps(read_json(folder / "config.json")))
-    done = call("-m", "astromodal.dashboards", "replay", folder)
+    done = call("-m", "astromodal", "wandb", "replay", folder)
     assert done.returncode == 1 and "from elsewhere" in done.stdout and done.stderr.startswith("error: ")
     assert len(steps(server, "encode-live")) == 1 and server.runs["encode-live"]["exit_code"] == 0
-    done = call("-m", "astromodal.dashboards", "replay", folder, "--again")
+    done = call("-m", "astromodal", "wandb", "replay", folder, "--again")
     assert "encode-live-2, 1 records" in done.stdout and len(steps(server, "encode-live-2")) == 1
 
 
 @pytest.mark.slow
 def test_offline_replays_are_one_run_after_wandb_sync(server, call, tmp_path):
     run = make_run(tmp_path / "runs", "a", "r1", record={"outputs": {"model": "1" * 32}})
-    replay = ("-m", "astromodal.dashboards", "replay", run)
+    replay = ("-m", "astromodal", "wandb", "replay", run)
     assert call(*replay, "--offline").returncode == 0 and not server.runs
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 40, "time": 50.0, "val/score": 0.25}\n')
@@ -131,7 +131,7 @@ for steps, resume in (((1, 2, 3, 4), False), ((3, 4, 5), True)):
 def test_a_run_that_was_resumed_offline_is_replayed_once(server, call, tmp_path):
     assert call("-c", RESUMED, tmp_path / "run").returncode == 0
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 2  # one of each attempt
-    done = call("-m", "astromodal.dashboards", "replay", tmp_path / "run")
+    done = call("-m", "astromodal", "wandb", "replay", tmp_path / "run")
     assert done.returncode == 0, done
     (there,) = server.runs.values()
     assert [(row["step"], row["a"]) for row in there["history"]] == [(s, s / 2) for s in (1, 2, 3, 4, 5)]

@@ -14,8 +14,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from astromodal.__main__ import main
 from astromodal.core import FileLock, RunContext, read_json, read_jsonl
-from astromodal.dashboards.__main__ import main
 from astromodal.dashboards.marker import NAME
 from tests.compare.fake_runs import make_run, merged
 from tests.offline_runs import OfflineRun, read_offline
@@ -28,14 +28,14 @@ def replayed(run: Path) -> list[OfflineRun]:
 
 def offline(*arguments: object, capsys) -> list[str]:
     """Lines that ``replay --offline`` prints."""
-    main(["replay", *map(str, arguments), "--offline"])
+    main(["wandb", "replay", *map(str, arguments), "--offline"])
     return capsys.readouterr().out.splitlines()
 
 
 def refused(*arguments: object, capsys) -> tuple[list[str], str]:
     """Lines and the one error of a command that ends with exit code 1."""
     with pytest.raises(SystemExit) as stop:
-        main(list(map(str, arguments)))
+        main(["wandb", *map(str, arguments)])
     captured = capsys.readouterr()
     errors = captured.err.splitlines()
     assert stop.value.code == 1 and len(errors) == 1 and errors[0].startswith("error: ")
@@ -266,9 +266,9 @@ def test_mistakes_are_one_line(tmp_path, capsys):
         assert "no other process" in refused("replay", tmp_path, "--offline", capsys=capsys)[0][0]
 
 
-@pytest.mark.parametrize("module", ["astromodal.dashboards", "src.astromodal.dashboards"])
+@pytest.mark.parametrize("module", ["astromodal", "src.astromodal"])
 def test_help_imports_nothing_heavy_from_a_checkout_and_installed(repo, module):
-    code = (f"import sys, runpy; sys.argv = ['x', '--help']\ntry: runpy.run_module({module!r}, run_name='__main__')\n"
+    code = (f"import sys, runpy; sys.argv = ['x', 'wandb', '--help']\ntry: runpy.run_module({module!r}, run_name='__main__')\n"
             "except SystemExit as stop: assert stop.code == 0\n"
             "print({'torch', 'wandb', 'matplotlib', 'pyarrow'} & set(sys.modules))")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, check=True,
@@ -349,8 +349,8 @@ def server(monkeypatch) -> Dashboard:
 
 def test_online_the_run_gets_the_id_it_would_have_had(tmp_path, server, capsys):
     make_run(tmp_path, "a", "r1", job="3", record={"outputs": {"model": "1" * 32}})
-    main(["replay", str(tmp_path)])
-    main(["replay", str(tmp_path)])
+    main(["wandb", "replay", str(tmp_path)])
+    main(["wandb", "replay", str(tmp_path)])
     (state,) = server.runs.values()
     assert list(server.runs) == ["train_lm-r1-3"] and len(state["rows"]) == 6 and state["code"] == 0
     assert server.opened[0]["mode"] == "online" and server.opened[0]["group"] == "r1" and len(server.opened) == 1
@@ -364,21 +364,21 @@ def test_a_replay_that_broke_off_goes_on_without_doubling_a_record(tmp_path, ser
     out, _ = refused("replay", tmp_path, capsys=capsys)
     assert "RuntimeError: quota exceeded" in out[0] and server.runs["train_lm-r1"]["code"] == 1
     server.fails_at = None
-    main(["replay", str(tmp_path)])
+    main(["wandb", "replay", str(tmp_path)])
     state = server.runs["train_lm-r1"]
     assert sorted(state["rows"]) == list(range(6)) and state["code"] == 0 and len(server.runs) == 1
 
 
 def test_a_run_that_is_there_from_elsewhere_is_not_written_to(tmp_path, server, capsys):
     run = make_run(tmp_path, "a", "r1")
-    main(["replay", str(run)])
+    main(["wandb", "replay", str(run)])
     (run / NAME).unlink()
     server.runs["train_lm-r1"]["rows"][2]["val/score"] = "theirs"
     capsys.readouterr()
     out, _ = refused("replay", run, capsys=capsys)
     assert "from elsewhere" in out[0] and server.runs["train_lm-r1"]["rows"][2]["val/score"] == "theirs"
     assert server.runs["train_lm-r1"]["code"] == 0 and read_json(run / NAME)["sent"] == []
-    main(["replay", str(run), "--again"])
+    main(["wandb", "replay", str(run), "--again"])
     assert list(server.runs) == ["train_lm-r1", "train_lm-r1-2"] and len(server.runs["train_lm-r1-2"]["rows"]) == 6
 
 
@@ -395,5 +395,5 @@ def test_configurations_without_newer_keys_are_sent_too(tmp_path, server):
     config = merged(read_json(run / "config.json"), {})
     del config["tracking"]
     (run / "config.json").write_text(json.dumps(config))
-    main(["replay", str(run)])
+    main(["wandb", "replay", str(run)])
     assert server.opened[0]["project"] == "astromodal" and len(server.runs["train_lm-r1"]["rows"]) == 6

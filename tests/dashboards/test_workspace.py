@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
+from astromodal.__main__ import main
 from astromodal.dashboards import workspace
-from astromodal.dashboards.__main__ import main
 from tests.compare.fake_runs import make_run
 
 KEYS = ("loss.weight_image", "loss.sample_k", "optimizer.learning_rate")
@@ -21,14 +21,14 @@ def package():
 
 def refused(*arguments: str, capsys) -> str:
     with pytest.raises(SystemExit) as stop:
-        main(["workspace", "--entity", "e", *arguments])
+        main(["wandb", "workspace", "--entity", "e", *arguments])
     (error,) = capsys.readouterr().err.splitlines()
     assert stop.value.code == 1 and error.startswith("error: ")
     return error
 
 
 def printed(*arguments: str, capsys) -> dict:
-    main(["workspace", "--entity", "e", "--print", *arguments])
+    main(["wandb", "workspace", "--entity", "e", "--print", *arguments])
     return json.loads(capsys.readouterr().out)
 
 
@@ -77,7 +77,7 @@ def test_the_keys_are_those_in_which_runs_differ(package, tmp_path, capsys):
 
 def test_the_view_is_written_without_account(package, tmp_path, capsys):
     out = tmp_path / "view.json"
-    main(["workspace", "--entity", "e", "--out", str(out)])
+    main(["wandb", "workspace", "--entity", "e", "--out", str(out)])
     assert set(panels(json.loads(out.read_text()))) == {
         "Swept keys", "Cross-entropy against reconstruction", "Curves", "sample_k and cost"}  # fmt: skip
     assert capsys.readouterr().out == ""
@@ -100,7 +100,7 @@ def test_what_is_saved_is_what_is_printed(package, monkeypatch, capsys):
         view._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr(type(view), "url", property(lambda self: f"https://wandb.ai/e/p?nw={self._internal_name}"))
-        main(["workspace", "--entity", "e", "--project", "p", "--name", "mine"])
+        main(["wandb", "workspace", "--entity", "e", "--project", "p", "--name", "mine"])
     assert capsys.readouterr().out.splitlines()[-1] == "https://wandb.ai/e/p?nw=nw-abc"
     assert (saved[0].entity, saved[0].project, saved[0].display_name) == ("e", "p", "mine")
 

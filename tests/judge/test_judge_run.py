@@ -11,8 +11,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from astromodal import stages
+from astromodal.__main__ import main
 from astromodal.config.schema import Baseline, DataConfig, ScalarConfig
-from astromodal.judge.judge_run import judge_run, main, usual_magnitude
+from astromodal.judge.judge_run import judge_run, usual_magnitude
 from tests.ask.toy_sky import ToyStore, write_catalogue
 from tests.tiny_survey import N_PIXELS, configuration, undrawn, write_survey
 
@@ -73,7 +74,7 @@ def test_the_command_prints_the_report_of_each_run_and_their_matrix(tmp_path, ca
     for name, blur in (("a", 0.0), ("b", 0.05)):
         write_catalogue(tmp_path / name, store, blur=blur)
     main(
-        [str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "m"), "--resamples", "20", "--figure", "r2",
+        ["judge", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "m"), "--resamples", "20", "--figure", "r2",
          "--baselines", "marginal"]
     )  # fmt: skip
     printed = capsys.readouterr().out
@@ -83,6 +84,7 @@ def test_the_command_prints_the_report_of_each_run_and_their_matrix(tmp_path, ca
     ).is_file()
     main(
         [
+            "judge",
             str(tmp_path / "a" / "catalogue.parquet"),
             "--out",
             str(tmp_path / "x"),
@@ -97,7 +99,7 @@ def test_the_command_prints_the_report_of_each_run_and_their_matrix(tmp_path, ca
 
 def test_a_mistake_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as found:
-        main([str(tmp_path)])
+        main(["judge", str(tmp_path)])
     assert found.value.code == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from astromodal.__main__ import main as astromodal_main
 from astromodal.ask import catalogue as cat
 from astromodal.ask.recalibration import Calibration, ColumnCalibration, temper
 from astromodal.data.scalars import inverse_transform
 from astromodal.files.io import load_npz, load_torch, save_torch
-from astromodal.judge.judge_run import main as judge_run_main
 from astromodal.tokenizers import TokenizerSet
 from astromodal.tokens import TokenStore
 
@@ -48,11 +48,11 @@ def catalogue(place: Workplace, *overrides: str) -> tuple[dict[str, np.ndarray],
 
 
 def launch_report(folder: Path, capsys) -> str:
-    """What ``python -m astromodal.compare`` prints of the runs in a folder."""
-    from astromodal.compare.__main__ import main
+    """What ``astromodal compare`` prints of the runs in a folder."""
+    from astromodal.__main__ import main
 
     capsys.readouterr()
-    main([str(folder)])
+    main(["compare", str(folder)])
     return capsys.readouterr().out
 
 
@@ -313,7 +313,7 @@ def test_a_sweep_over_what_is_given_becomes_the_any_to_any_matrix(place: Workpla
     assert len({*scores}) == 3 and all(f"{score:.4f}" in outcome.stdout + outcome.stderr for score in scores)
     times = [path.stat().st_mtime_ns for path in judged]
     monkeypatch.chdir(place.folder)
-    judge_run_main([str(sweep), "--out", str(tmp_path / "matrix")])
+    astromodal_main(["judge", str(sweep), "--out", str(tmp_path / "matrix")])
     assert [path.stat().st_mtime_ns for path in judged] == times  # not judged again
     table = pq.read_table(tmp_path / "matrix" / "any_to_any_crps_skill.parquet").to_pylist()
     assert len(table) == 6 and {row["asked"] for row in table} == {"mag_pstotal_r", "mag_pstotal_g"}

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from astromodal.__main__ import main
 from astromodal.ask import catalogue as cat
 from astromodal.files.io import read_json
-from astromodal.probe import report as probes
 from astromodal.probe.similarity import nearest_in_file
 from astromodal.tokens import TokenStore
 
@@ -28,7 +28,7 @@ def probed(pipeline: Workplace, tmp_path_factory: pytest.TempPathFactory) -> tup
     place = Workplace(folder)
     run = place.runs("train_lm")[-1]
     with contextlib.chdir(folder):
-        probes.main([str(run.relative_to(folder)), "--label", LABEL, "--epochs", "1", "--max-train", "40",
+        main(["probe", str(run.relative_to(folder)), "--label", LABEL, "--epochs", "1", "--max-train", "40",
                      "--embed-all", "--device", "cpu"])  # fmt: skip
     return place, run / "probes"
 

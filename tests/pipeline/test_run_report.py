@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from astromodal.compare.__main__ import main
+from astromodal.__main__ import main
 from astromodal.files.io import load_npz, read_json
 from tests.pipeline.conftest import contents
 
 
 def test_the_report_of_a_survey_s_runs(pipeline, tmp_path, capsys):
     before = contents(pipeline.folder / "runs")
-    main([str(pipeline.folder / "runs"), "--out", str(tmp_path)])
+    main(["compare", str(pipeline.folder / "runs"), "--out", str(tmp_path)])
     assert contents(pipeline.folder / "runs") == before
     rows = {row["stage"]: row for row in pyarrow.parquet.read_table(tmp_path / "ledger.parquet").to_pylist()}
     assert set(rows) == {"train_tokenizers", "encode", "train_lm"}

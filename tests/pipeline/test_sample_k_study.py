@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from astromodal.language_model.sample_k import study as command
+from astromodal.__main__ import main
 
 from .conftest import Outcome, contents
 
@@ -25,7 +25,7 @@ def study(folder: Path, *arguments: str) -> Outcome:
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            command.main(list(arguments))
+            main(["sample-k", *arguments])
         except SystemExit as stop:
             code = int(stop.code or 0)
     return Outcome(code, out.getvalue(), err.getvalue())
@@ -113,11 +113,12 @@ def test_a_run_with_another_tokenizer_is_refused(pipeline, run_dir, tmp_path):
 
 
 def test_help_works_from_a_checkout_and_imports_nothing_heavy(repo):
-    command_line = [sys.executable, "-m", "src.astromodal.language_model.sample_k.study", "--help"]
+    command_line = [sys.executable, "-m", "src.astromodal", "sample-k", "--help"]
     result = subprocess.run(command_line, cwd=repo, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("usage: python -m astromodal.language_model.sample_k.study RUN_DIR")
-    code = ("import sys; from src.astromodal import sample_k_study as command; command.parse(['somewhere'])\n"
+    assert " sample-k [-h]" in result.stdout.splitlines()[0]
+    code = ("import argparse, sys; from src.astromodal.commands import sample_k as command\n"
+            "parser = argparse.ArgumentParser(); command.add_arguments(parser); parser.parse_args(['somewhere'])\n"
             "print({'torch', 'hydra', 'matplotlib', 'numpy'} & set(sys.modules))")  # fmt: skip
     result = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, timeout=60)
     assert result.stdout.strip() == "set()", result.stderr

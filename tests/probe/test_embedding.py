@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from astromodal.__main__ import main
 from astromodal.ask import catalogue as cat
 from astromodal.config.schema import HardwareConfig
 from astromodal.data.splits import SPLIT_NAMES
@@ -145,7 +146,7 @@ def test_similarity_searches_by_either_pooling(kind, tmp_path, capsys):
     query = dict(there)["obj3"]
     cosines = {name: float(query @ e / np.linalg.norm(query) / np.linalg.norm(e)) for name, e in there}
     expected = sorted((name for name in cosines if name != "obj3"), key=lambda name: -cosines[name])[:4]
-    similarity.main([str(tmp_path), "--ids", "obj3", "--k", "4", "--embedding", kind])
+    main(["similar", str(tmp_path), "--ids", "obj3", "--k", "4", "--embedding", kind])
     lines = capsys.readouterr().out.split("\n")
     assert lines[0] == "obj3" and [line.split()[0] for line in lines[1:5]] == expected
     assert float(lines[1].split()[1]) == pytest.approx(cosines[expected[0]], abs=1e-4)
@@ -158,7 +159,7 @@ def test_the_poolings_are_not_the_same_search(tmp_path):
 
 
 @pytest.mark.parametrize(("how", "repair"), [
-    ("attention", "probe.report RUN --label"), ("last", r"embeddings=\[last\]"), ("nothing", "name another"),
+    ("attention", "probe RUN --label"), ("last", r"embeddings=\[last\]"), ("nothing", "name another"),
 ])  # fmt: skip
 def test_a_pooling_that_is_not_there_is_said_with_those_that_are(how, repair, tmp_path):
     write_embeddings(tmp_path / "embeddings.parquet", frozen(("z", "t")), attention("z", "t"))

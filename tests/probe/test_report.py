@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from astromodal.__main__ import main
 from astromodal.ask import catalogue as cat
 from astromodal.files.io import read_json
 from astromodal.probe import frozen
@@ -43,7 +44,7 @@ def is_png(path) -> bool:
 
 
 def test_the_command_writes_figures_table_pictures_attention_and_embeddings(weights, tmp_path, capsys):
-    probes.main([str(weights), *COMMAND, "--label", "t,z"])
+    main(["probe", str(weights), *COMMAND, "--label", "t,z"])
     folder = tmp_path / "probes"
     t, z = read_json(folder / "probes.json")["labels"]
     assert {"r", "sp", "xp", "xp_scale"} <= set(t["given"]) and not {"t", "z"} & set(t["given"])
@@ -62,19 +63,19 @@ def test_the_command_writes_figures_table_pictures_attention_and_embeddings(weig
 
 
 def test_what_was_fitted_embeds_without_fitting_again(weights, tmp_path, monkeypatch, capsys):
-    probes.main([str(weights), *COMMAND, "--label", "z", "--embed-all", "--out", str(tmp_path / "first")])
+    main(["probe", str(weights), *COMMAND, "--label", "z", "--embed-all", "--out", str(tmp_path / "first")])
     first, before = cat.read_catalogue(tmp_path / "first" / "embeddings.parquet")
     assert first.num_rows == 120 and first["id"].to_pylist() == hand.field(120).ids.tolist()
     monkeypatch.setattr(probes, "probe_label", None)  # would be called to fit
     again = [str(weights), "--device", "cpu", "--fitted", str(tmp_path / "first" / "attention.npz")]
-    probes.main([*again, "--out", str(tmp_path / "second")])
+    main(["probe", *again, "--out", str(tmp_path / "second")])
     second, after = cat.read_catalogue(tmp_path / "second" / "embeddings.parquet")
     assert second.equals(first) and after == before
     assert sorted(p.name for p in (tmp_path / "second").iterdir()) == ["embeddings.parquet"]
     assert "embeddings of 120 objects, " in capsys.readouterr().out  # some have nothing of what is given
     weights.write_bytes(b"other weights")
     with pytest.raises(SystemExit):
-        probes.main([*again, "--out", str(tmp_path / "third")])
+        main(["probe", *again, "--out", str(tmp_path / "third")])
     assert "attention fitted on the model" in capsys.readouterr().err and not (tmp_path / "third").exists()
 
 
@@ -85,7 +86,7 @@ def test_what_was_fitted_embeds_without_fitting_again(weights, tmp_path, monkeyp
 ])  # fmt: skip
 def test_mistakes_are_one_line_and_nothing_is_written(wrong, said, weights, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        probes.main([str(weights), *COMMAND, *wrong])
+        main(["probe", str(weights), *COMMAND, *wrong])
     lines = capsys.readouterr().err.splitlines()
     assert said in lines[-1] and lines[-1].startswith("error: ") and not (tmp_path / "probes").exists()
 

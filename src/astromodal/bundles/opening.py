@@ -15,6 +15,7 @@ from ..config.schema import DataConfig, HardwareConfig
 from ..errors import ArtifactError, ArtifactMissingError, DataError
 from ..files.bundle_files import CONFIG, WEIGHTS, bundle_state, is_bundle
 from ..files.io import read_mapping
+from ..machine.program import program
 from .about import about_model
 from .examples import replay
 from .hub import PREFIX, download
@@ -51,7 +52,7 @@ def load(
     else:
         if check:
             raise ArtifactError("a bundle, which has example rows, for check=True", got="a run or nothing",
-                                where=source, repair=f"python -m astromodal export {source}")  # fmt: skip
+                                where=source, repair=f"{program()} export {source}")  # fmt: skip
         return open_run(Path(source), machine)
     if check:
         LOG.info("%d example rows are answered as they were", replay(model, folder))

@@ -1,6 +1,6 @@
 """Write what a run made as a HATS catalogue: the answers of evaluate.py, or the tokens of encode.py, by tile of sky.
 
-    python -m astromodal hats runs/evaluate/default/<run_id> --to answers        then: lsdb.open_catalog("answers")
+    astromodal hats runs/evaluate/default/<run_id> --to answers        then: lsdb.open_catalog("answers")
 
 Positions come from the datacubes of the run; objects without one are left out, and counted.
 """

@@ -1,7 +1,7 @@
 """Say what is in a file, a folder of files or a HATS catalogue, and propose a configuration that reads it.
 
-    python -m astromodal inspect /data/survey
-    python -m astromodal inspect /data/survey --write conf/data/mine.yaml    then: python train_tokenizers.py data=mine
+    astromodal inspect /data/survey
+    astromodal inspect /data/survey --write conf/data/mine.yaml    then: python train_tokenizers.py data=mine
 
 Columns with types, units, missing values, ranges and suspected sentinels; spectra with their wavelengths; cutouts. Only
 some rows of some fields are looked at. Guesses are guesses: read the proposal, above all its units and zero points.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +36,7 @@ def run(options: argparse.Namespace) -> None:
     from ..data.inspect.proposal import kind_of, summary
     from ..errors import ConfigError
     from ..files.text_table import say, table
+    from ..machine.program import program
 
     if options.rows < 1:
         raise ConfigError("--rows of 1 or more", got=options.rows)
@@ -54,8 +54,7 @@ def run(options: argparse.Namespace) -> None:
         say(f"to look at: {text}")
     if options.write is None:
         say(f"\n{found.text}")
-        module = "src.astromodal" if "src.astromodal" in sys.modules else "astromodal"  # in a checkout, or installed
-        say(f"to write it: python -m {module} inspect {options.path} --write conf{os.sep}data{os.sep}mine.yaml")
+        say(f"to write it: {program()} inspect {options.path} --write conf{os.sep}data{os.sep}mine.yaml")
         return
     from ..files.io import write_text
 

@@ -1,38 +1,24 @@
-"""Judge runs of evaluate.py: metrics, calibration, baselines, noise limit; with several, the any-to-any matrix.
-
-    python -m astromodal.judge.judge_run runs/evaluate/default/ID            (in a checkout: python -m src.astromodal…)
-    python -m astromodal.judge.judge_run RUN_A RUN_B --out matrix            each run, and the matrix of both
-    python -m astromodal.judge.judge_run runs/evaluate/default/SWEEP         all jobs of a sweep over evaluate.given
-    python -m astromodal.judge.judge_run CATALOGUE.parquet --out folder      any catalogue with the same columns
-
-A run's own config.yaml says where the token files, tokenizers and datacubes are. Writes evaluation.json,
-evaluation.txt, tables/ and plots/ into RUN/judgement. What evaluate.py has judged is not judged again, unless other
-options are given.
+"""Judging a run of ``evaluate.py`` with all that its configuration leads to: token files, tokenizers, datacubes, training run.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..ask.seen import training_run
-from ..config.reading.explain import nearest
 from ..config.reading.yaml_files import load_run_config
-from ..config.schema import Baseline, CalibrateOn, DataConfig, JudgeConfig
-from ..errors import ArtifactMissingError, ConfigError
-from ..files.text_table import say
+from ..config.schema import DataConfig, JudgeConfig
+from ..errors import ArtifactMissingError
 from ..tokenizers import TokenizerSet
 from ..tokens.store import TokenStore
 from ..vocabulary.codebook import Codebook
-from .any_to_any import FIGURES
 from .baselines.inputs import JudgedTokens, codebooks
 from .drawn_errors import drawn_columns
 from .predicted import PredictionCatalogue
-from .report import judge_catalogue, report_matrix
+from .report import judge_catalogue
 
 FOLDER = "judgement"
 
@@ -118,68 +104,3 @@ def usual_magnitude(data: DataConfig) -> str | None:
     """The r magnitude of a survey, else its first magnitude; None without any."""
     names = [name for name, column in data.scalars.items() if column.unit == "mag"]
     return next((name for name in names if name.endswith("_r") or name == "r"), names[0] if names else None)
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, sweeps or catalogues")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the report; of several runs, of the matrix")
-    parser.add_argument("--again", action="store_true", help="judge again what has been judged")
-    parser.add_argument("--magnitude", metavar="COLUMN", help="show errors by this column")
-    parser.add_argument("--baselines", metavar="NAMES", help="marginal,boosting,boosting_colours,…, or none")
-    parser.add_argument("--calibrate-on", choices=[on.value for on in CalibrateOn], help="objects to fit on")
-    parser.add_argument("--resamples", type=int, help="of the bootstrap")
-    parser.add_argument("--figure", default="crps_skill", choices=FIGURES, help="of the matrix")
-    return parser.parse_args(arguments)
-
-
-def _runs(paths: Sequence[Path]) -> list[Path]:
-    """The runs; of the folder of a sweep, all that have a catalogue.
-
-    Raises:
-        ArtifactMissingError: a folder without any.
-    """
-    found: list[Path] = []
-    for path in paths:
-        below = sorted(p.parent for p in path.glob("*/catalogue.parquet"))
-        alone = not path.is_dir() or any(path.glob("*.parquet")) or not below
-        found += [path] if alone else sorted(below, key=lambda p: (len(p.name), p.name))  # 2 before 10
-    return found
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    from ..config.launching.launch import one_line_errors
-
-    given = _parse(sys.argv[1:] if arguments is None else arguments)
-    changes: dict[str, Any] = {}
-    if given.baselines is not None:
-        changes["baselines"] = [] if given.baselines == "none" else _baselines(given.baselines)
-    on = None if given.calibrate_on is None else CalibrateOn(given.calibrate_on)
-    named = (("magnitude", given.magnitude), ("n_resamples", given.resamples), ("calibrate_on", on))
-    changes |= {key: value for key, value in named if value is not None}
-    with one_line_errors("nothing was changed"):
-        runs = _runs(given.runs)
-        several = len(runs) > 1
-        folders = []
-        for run in runs:
-            folder = given.out if given.out and not several else (run if run.is_dir() else run.parent) / FOLDER
-            if given.again or changes or not (folder / "evaluation.json").is_file():
-                judge_run(run, folder, changes=changes)
-            say(f"{(folder / 'evaluation.txt').read_text()}\nreport, tables and plots in {folder}")
-            folders.append(folder)
-        if several:
-            say(report_matrix(folders, given.out or Path("matrix"), given.figure))
-
-
-def _baselines(names: str) -> list[Baseline]:
-    known = [baseline.value for baseline in Baseline]
-    for name in names.split(","):
-        if name not in known:
-            raise ConfigError(f"baselines among {', '.join(known)}", got=name, where="--baselines",
-                              repair=nearest(name, known))  # fmt: skip
-    return [Baseline(name) for name in names.split(",")]
-
-
-if __name__ == "__main__":
-    main()

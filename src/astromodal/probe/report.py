@@ -1,21 +1,7 @@
-"""What a trained model's hidden states know of columns that it is not shown, and the embeddings that say it best.
-
-    python -m astromodal.probe.report RUN --label specz_z                   RUN: a run directory of train_lm.py
-    python -m astromodal.probe.report RUN --label specz_z,teff --given spectrum --max-train 5000
-    python -m astromodal.probe.report RUN --label specz_z --embed-all       embeddings of all objects, not only of some
-    python -m astromodal.probe.report RUN --fitted RUN/probes/attention.npz --store OTHER --out DIR    of other objects
-
-A linear probe of the mean of the hidden states beside a learned attention over them. No label of the command is shown
-to the model. Into RUN/probes go probes.json, probes.txt, plots/, the fitted attention (attention.npz) and
-embeddings.parquet, with the mean and the attention of the objects that were drawn, or of all. With --fitted nothing
-is fitted and only embeddings are written. python -m astromodal.probe.similarity RUN/probes searches among them.
-"""
+"""Probing a run and writing what is found: text, JSON, plots, the fitted attention and the embeddings."""
 
 from __future__ import annotations
 
-import argparse
-import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,9 +11,7 @@ import numpy as np
 
 from ..ask.trained import find_weights
 from ..config.schema import HardwareConfig
-from ..errors import ConfigError
 from ..files.io import write_json, write_text
-from ..files.text_table import say
 from ..plots.panels import never_fatal
 from ..provenance.manifest import fingerprint_file
 from .embedding import write_embeddings
@@ -144,51 +128,3 @@ def draw(judged: Sequence[Judged], folder: Path) -> None:
     ]  # fmt: skip
     plot_probe_predictions(panels, folder / "predicted.png")
     plot_probe_r2([found.figures for found in judged], folder / "r2.png")
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = ProbeOptions()
-    parser.add_argument("run", type=Path, help="run directory of train_lm.py, or a file of weights")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--label", metavar="COLUMNS", help="scalar columns, separated by commas")
-    what.add_argument("--fitted", type=Path, metavar="FILE", help="attention.npz of an earlier command: fit nothing")
-    parser.add_argument("--given", metavar="NAMES", help="modalities, groups or columns; default: all but the labels")
-    parser.add_argument("--embed-all", action="store_true", help="embeddings of every object, not of those drawn")
-    parser.add_argument("--store", type=Path, help="paths.store; default: that of the run")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: probes in the run directory")
-    parser.add_argument("--max-train", type=int, default=default.max_train, help="objects to learn from")
-    parser.add_argument("--max-held-out", type=int, default=default.max_held_out, help="to choose by, and to judge")
-    parser.add_argument("--queries", type=int, default=default.n_queries, help="of the attention probe")
-    parser.add_argument("--epochs", type=int, default=default.epochs, help="at most")
-    parser.add_argument("--batch-size", type=int, default=default.batch_size)
-    parser.add_argument("--seed", type=int, default=default.seed)
-    parser.add_argument("--device", default="auto")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    from ..config.launching.launch import one_line_errors
-
-    given = _parse(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    with one_line_errors("nothing was changed"):
-        options = ProbeOptions(given.max_train, given.max_held_out, given.queries, given.epochs,
-                               batch_size=given.batch_size, seed=given.seed)  # fmt: skip
-        hardware = HardwareConfig(device=given.device)
-        folder = given.out or (given.run if given.run.is_dir() else given.run.parent) / FOLDER
-        names = None if given.given is None else given.given.split(",")
-        if given.fitted is None:
-            labels = given.label.split(",")
-            say(probe_run(given.run, labels, folder, names, options, hardware, given.store, given.embed_all))
-        elif names is not None:
-            raise ConfigError("--fitted without --given", got="both", where="command line",
-                              repair="leave --given out: the file says what the model was shown")  # fmt: skip
-        else:
-            say(embed_run(given.run, given.fitted, folder, hardware, given.store, options.batch_size))
-        say(f"written to {folder}")
-
-
-if __name__ == "__main__":
-    main()

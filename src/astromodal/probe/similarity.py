@@ -3,16 +3,11 @@
 Embeddings are read chunk by chunk and every chunk is multiplied with all queries at once, so that memory holds one
 chunk and ``k`` neighbours of each query. Equal similarities are ordered by the place in the file.
 
-    python -m astromodal.probe.similarity RUN --ids A,B --k 10            a run with evaluate.embeddings=[mean]
-    python -m astromodal.probe.similarity RUN/probes --ids A,B --embedding attention       a run of train_lm.py
-
 Shapes: n objects, q queries, D width.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +18,7 @@ import pyarrow as pa
 from ..ask.catalogue import ParquetReader
 from ..errors import ArtifactError, ArtifactMissingError, ConfigError, DataError
 from ..files.ids import normalize_ids
-from ..files.text_table import say
+from ..machine.program import program
 
 FILE = "embeddings.parquet"
 _WRITTEN = "embeddings written by evaluate.py or probes, as a whole Parquet file"
@@ -103,7 +98,7 @@ def _repair(how: str) -> str:
     other = "name another with --embedding"
     if how in ("mean", "last"):
         return f"run python evaluate.py evaluate.embeddings=[{how}], or {other}"
-    return f"fit it with python -m astromodal.probe.report RUN --label COLUMN, or {other}"
+    return f"fit it with {program()} probe RUN --label COLUMN, or {other}"
 
 
 def _as_arrays(batch: pa.RecordBatch, name: str, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -186,26 +181,3 @@ def _unit(embeddings: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         unit = values / np.sqrt((values**2).sum(1, keepdims=True))
     return np.where(np.isfinite(unit).all(1, keepdims=True), unit, np.nan).astype(np.float32)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    from ..config.launching.launch import one_line_errors
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="run directory of evaluate.py, folder of probes, or file")
-    parser.add_argument("--ids", required=True, help="objects, separated by commas")
-    parser.add_argument("--k", type=int, default=10)
-    parser.add_argument("--embedding", default="mean", metavar="KIND",
-                        help="mean (default), last, attention, or attention_LABEL of several")  # fmt: skip
-    given = parser.parse_args(sys.argv[1:] if arguments is None else arguments)
-    with one_line_errors("nothing was changed"):
-        queries = given.ids.split(",")
-        found = nearest_in_file(given.run, queries, given.k, given.embedding)
-        for query, ids, cosines in zip(queries, found.ids, found.cosines, strict=True):
-            lines = (f"  {name}  {cosine:.4f}" for name, cosine in zip(ids, cosines, strict=True) if name)
-            say("\n".join([query, *lines]))
-
-
-if __name__ == "__main__":
-    main()

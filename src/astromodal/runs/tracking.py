@@ -21,6 +21,7 @@ from typing import Any
 from ..errors import ArtifactError
 from ..files.io import append_jsonl, read_json, truncate_jsonl, write_json
 from ..files.io import plain as plain_values
+from ..machine.program import program
 from ..provenance import lineage
 from .tensorboard import TensorBoard
 
@@ -57,7 +58,7 @@ def wandb_mode(mode: str) -> str:
     if mode == "online" and not has_account():
         _log.warning(
             "tracking.wandb=online, but no Weights & Biases key is configured: offline (to send it later: "
-            "python -m astromodal.dashboards replay)"
+            f"{program()} wandb replay)"
         )
         return "offline"
     return mode

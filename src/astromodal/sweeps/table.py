@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import errors
 from ..files.text_table import table
+from ..machine.program import program
 from ..runs.progress import format_seconds
 from ..runs.run import in_use
 from .plan import Action, Planned, run_record
@@ -81,5 +82,5 @@ def sweep_table(outcomes: Sequence[Outcome], folder: Path, again: str) -> str:
     if any(state in ("interrupted", "not run") for state in states):
         lines.append(f"to go on: {again}")
     if any("done" in state for state in states):
-        lines.append(f"compare: python -m astromodal.compare {folder}")
+        lines.append(f"compare: {program()} compare {folder}")
     return "\n".join(lines)

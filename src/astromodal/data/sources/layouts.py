@@ -161,7 +161,7 @@ def find_fields(data: DataConfig, template: str, columns: Sequence[str] = ()) ->
         raise DataError(
             what, got="none", where=root,
             repair="set data.root=… to the folder with the datacubes, or paths.datacube_template=…; "
-            "python -m astromodal inspect says what is in a folder",
+            "astromodal inspect says what is in a folder",
         )  # fmt: skip
     return found[0]
 

@@ -1,54 +1,34 @@
-"""Compares the runs below some folders: a table, a ledger (CSV and Parquet) and one page with all figures.
+"""Compare the runs below some folders: a table, a table of runs (CSV and Parquet) and one page with all figures.
 
-    python -m astromodal.compare runs/train_lm                       (in a checkout: python -m src.astromodal.compare …)
-    python -m astromodal.compare runs --stage train_lm --metric val/ce --baseline cross_entropy --out comparison
-    python -m astromodal.compare diff RUN_A RUN_B                    what differs between two runs
+    astromodal compare runs/train_lm
+    astromodal compare runs --stage train_lm --metric val/ce --baseline cross_entropy --out comparison
 
 Only run directories are read; no account, no network. The best configuration, or --baseline, is compared with each
-other one; a gain whose interval includes 0 is called "no difference".
+other one; a gain whose interval includes 0 is called "no difference". What differs between two runs: astromodal diff.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from ..errors import ArtifactMissingError, ConfigError
 
 if TYPE_CHECKING:
-    from .cohorts import Cohort
-    from .runs_table import Ledger
-
-COMMAND = "python -m astromodal.compare"
+    from ..compare.cohorts import Cohort
+    from ..compare.runs_table import Ledger
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes on the command line are one line with exit code 1, like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError.plain(f"{message}; see --help")
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(usage=f"{COMMAND} RUNS… [options]\n       {COMMAND} diff RUN_A RUN_B", description=__doc__,
-                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
     parser.add_argument("paths", type=Path, nargs="+", metavar="RUNS", help="run directories, or folders with some")
     parser.add_argument("--metric", help="what to rank by (default: the objective of the runs, or val/score)")
     parser.add_argument("--stage", help="runs of this stage only, for example train_lm")
     parser.add_argument("--baseline", metavar="RUN", help="compare with this run (name, id or folder), not the best")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the report; default RUNS/report")
-    return parser.parse_args(arguments)
-
-
-def _parse_diff(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(usage=f"{COMMAND} diff RUN_A RUN_B", description="What differs between two runs.")
-    parser.add_argument("a", type=Path, metavar="RUN_A", help="run directory")
-    parser.add_argument("b", type=Path, metavar="RUN_B", help="run directory")
-    return parser.parse_args(arguments)
 
 
 def output_folder(paths: Sequence[Path], out: Path | None) -> Path:
@@ -84,17 +64,17 @@ def resolve_metric(ledger: Ledger, wanted: str | None) -> str:
     raise ConfigError("--metric to be one that a run has", got=wanted, repair=f"for example {', '.join(near)}")
 
 
-def report(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> None:
     """Read, compare, print and write.
 
     Raises:
         ArtifactMissingError: no run directory below the paths.
         ConfigError: a metric, baseline or folder that cannot be.
     """
+    from ..compare.analysis import analyse
+    from ..compare.cohorts import cohorts
+    from ..compare.runs_table import read_ledger
     from ..files.text_table import say
-    from .analysis import analyse
-    from .cohorts import cohorts
-    from .runs_table import read_ledger
 
     ledger = read_ledger(options.paths, options.stage)
     if not ledger.runs and not ledger.skipped:
@@ -106,7 +86,7 @@ def report(options: argparse.Namespace) -> None:
     found = cohorts(ledger.runs, metric)
     _check_baseline(found, options.baseline)
     analyses = [analyse(cohort, options.baseline) for cohort in found]
-    from .html import write_page
+    from ..compare.html import write_page
 
     ledger.write(out)
     write_page(out / "report.html", ledger, analyses, metric, [str(path) for path in options.paths])
@@ -125,29 +105,9 @@ def _check_baseline(found: Sequence[Cohort], baseline: str | None) -> None:
     Raises:
         ConfigError: with the names that there are.
     """
-    from .verdicts import find_reference
+    from ..compare.verdicts import find_reference
 
     names = [group.name for cohort in found for group in cohort.groups]
     if baseline is not None and names and not any(find_reference(cohort, baseline) for cohort in found):
         raise ConfigError("--baseline to be a finished run (name, id or folder)", got=baseline,
                           repair=f"for example {', '.join(names[:6])}")  # fmt: skip
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    from ..config.launching.launch import one_line_errors
-
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    with one_line_errors("nothing was changed"):
-        if arguments[:1] == ["diff"]:
-            options = _parse_diff(arguments[1:])
-            from ..files.text_table import say
-            from .diff import diff_text
-
-            say(diff_text(options.a, options.b))
-        else:
-            report(_parse(arguments))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
 """Weights & Biases for runs that are already there.
 
-    python -m astromodal.dashboards replay runs/train_lm               (checkout: python -m src.astromodal.dashboards …)
-    python -m astromodal.dashboards replay runs --offline              records for `wandb sync`, without network
-    python -m astromodal.dashboards workspace --entity E --project P   a saved view that compares the runs of a project
+    astromodal wandb replay runs/train_lm
+    astromodal wandb replay runs --offline              records for `wandb sync`, without network
+    astromodal wandb workspace --entity E --project P   a saved view that compares the runs of a project
 
 `replay` sends runs that were made offline or without Weights & Biases: metrics, summary, configuration, plots and
 lineage, under the id, group, tags and type that the run itself would have had. A second replay sends only what is new.
@@ -13,25 +13,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from ..errors import ConfigError
-
-COMMAND = "python -m astromodal.dashboards"
+FAILED = "what was sent is known"  # said with an error
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes on the command line are one line with exit code 1, like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError.plain(f"{message}; see --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     replay = commands.add_parser("replay", help="send runs from their directories", description=__doc__,
                                  formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
@@ -55,26 +43,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     view.add_argument("--print", action="store_true", help="print the view as JSON and save nothing")
     view.add_argument("--out", type=Path, metavar="FILE", help="write the view as JSON and save nothing")
-    return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command."""
-    from ..config.launching.launch import one_line_errors
+def run(options: argparse.Namespace) -> None:
+    """Send runs, or save a view."""
+    if options.command == "replay":
+        from ..dashboards.replay import Target, replay
 
-    with one_line_errors("what was sent is known"):
-        options = _parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
-        if options.command == "replay":
-            from .replay import Target, replay
+        os.environ.setdefault("WANDB_SILENT", "true")  # its messages would stand between ours
+        replay(options.paths, Target(options.offline, options.project, options.entity, options.again, options.running))
+    else:
+        from ..dashboards.workspace import workspace
 
-            os.environ.setdefault("WANDB_SILENT", "true")  # its messages would stand between ours
-            replay(options.paths, Target(options.offline, options.project, options.entity, options.again,
-                                         options.running))  # fmt: skip
-        else:
-            from .workspace import workspace
-
-            workspace(options)
-
-
-if __name__ == "__main__":
-    main()
+        workspace(options)
