@@ -24,6 +24,7 @@ from ..errors import ArtifactError, UserError
 from ..files.atomic import FileLock
 from ..files.text_table import say
 from ..parallel.rank import is_main, world_size
+from ..provenance.fingerprints import fingerprint_config
 from .inputs import job_inputs
 from .jobs import Job, compose_jobs
 from .plan import TO_START, Action, Planned, make_plan
@@ -159,7 +160,7 @@ def _remembering(inputs_of: Any) -> Any:
 
     def remembered(job: Job) -> Mapping[str, str]:
         config = job.config
-        key = (config.paths.store, config.paths.datacube_template, str(config.data.fields))
+        key = (config.paths.store, config.paths.datacube_template, fingerprint_config(config.data))
         if key not in known:
             known[key] = inputs_of(job)
         return known[key]
