@@ -25,8 +25,9 @@ from ..files.ids import hash_ids, normalize_ids
 from .columns import is_number, list_column_ragged, list_column_to_matrix, list_value_type, numbers, refuse_twice
 from .masks import mask_columns, unmasked
 from .sources import nested
+from .sources.hats import overlapping
 from .sources.layouts import find_fields, open_source
-from .sources.subset import Subset, in_cone
+from .sources.subset import Subset, check_cone, in_cone
 from .sources.units import factors, scaled
 
 if TYPE_CHECKING:
@@ -251,6 +252,8 @@ def discover(data: DataConfig, template: str) -> list[Datacube]:
             near = difflib.get_close_matches(field, found, 1, cutoff=0.3) or sorted(found)[:1]
             raise DataError("data.fields of existing fields", got=field, where=data.root, repair=f"nearest: {near[0]}")
     chosen = sorted(set(data.fields)) if data.fields else sorted(found)
+    if data.cone is not None and survey.layout == "hats":
+        chosen = overlapping(chosen, check_cone(data.cone))
     cubes = []
     for field in chosen:
         parts = found[field]

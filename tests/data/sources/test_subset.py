@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import pickle
+import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from astromodal.data.datacube import Datacube
 from astromodal.data.sources import remote
+from astromodal.data.sources.hats_out import write_hats
 from astromodal.data.sources.subset import in_cone
 from astromodal.errors import ConfigError, DataError
 from tests.data.sources.holdings import N, fields, objects, read, rows, survey
@@ -79,6 +82,26 @@ def test_an_empty_cone_and_one_without_positions_are_refused(folder):
         fields(survey(folder, ra_column=None, dec_column=None, cone=[20.0, 0.0, 1.0]))
 
 
+@pytest.mark.parametrize("cone", [[21.0, -11.0, 6.0], [359.9, 0.0, 3.0], [40.0, -89.5, 8.0]])
+def test_tiles_that_a_cone_does_not_touch_are_not_opened(tmp_path, monkeypatch, cone):
+    pytest.importorskip("astropy_healpix")
+    rng = np.random.default_rng(0)
+    held = [
+        row | {"ra": rng.uniform(0, 360), "dec": float(np.degrees(np.arcsin(rng.uniform(-1, 1))))} for row in rows(4000)
+    ]
+    held[0] |= {"ra": cone[0], "dec": cone[1]}
+    table = pa.Table.from_pylist(held)
+    write_hats(tmp_path / "cat", "cat", lambda: iter(table.to_batches()), ("ra", "dec"), 60, {})
+    data, opened = survey(tmp_path / "cat", cone=cone), []
+    find = Datacube.positions
+    monkeypatch.setattr(Datacube, "positions", lambda cube: opened.append(cube.field) or find(cube))
+    near = {int(i) for cube in fields(data) for i in cube.ids()}
+    few = len(opened)
+    monkeypatch.setitem(sys.modules, "astropy_healpix", None)
+    assert {int(i) for cube in fields(data) for i in cube.ids()} == near and len(near) > 1
+    assert 0 < few < (len(opened) - few) / 2
+
+
 # ------------------------------------------------------------------------------------------ elsewhere
 
 
@@ -89,7 +112,7 @@ def test_a_catalogue_elsewhere_is_not_copied_as_a_whole():
 
 def test_without_lsdb_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setitem(__import__("sys").modules, "lsdb", None)
+    monkeypatch.setitem(sys.modules, "lsdb", None)
     with pytest.raises(ConfigError, match=r"lsdb.*got not installed .*pip install lsdb"):
         fields(survey("hats+https://host/catalogue", fields=["Norder0_Npix4"]))
     assert not list(tmp_path.rglob("hats-*"))
@@ -98,8 +121,6 @@ def test_without_lsdb_it_says_what_to_install(monkeypatch, tmp_path):
 @pytest.mark.parametrize("by", ["cone", "fields"])
 def test_what_is_needed_is_copied_once(monkeypatch, tmp_path, by):
     pytest.importorskip("lsdb")
-    from astromodal.data.sources.hats_out import write_hats
-
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     table = pa.Table.from_pylist([row | {"more": 1} for row in rows(3 * N)])
     write_hats(tmp_path / "cat", "cat", lambda: iter(table.to_batches()), ("ra", "dec"), 10, {})

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ PROPERTIES = ("hats.properties", "properties")
 COLLECTION = "collection.properties"
 PARTITIONS = "partition_info.csv"
 PARTS = (".parquet", ".parq", ".pq")  # endings of Parquet files
+FIELD = re.compile(r"Norder(\d+)_Npix(\d+)\Z")
 _TILE = re.compile(r"Norder=(\d+)/(?:Dir=\d+/)?Npix=(\d+)(?:\.\w+|)\Z")
 
 
@@ -47,6 +48,24 @@ class Tile:
         'Norder=8/Dir=20000'
         """
         return f"Norder={self.order}/Dir={self.pixel // 10000 * 10000}"
+
+
+def overlapping(fields: Sequence[str], cone: Sequence[float]) -> list[str]:
+    """Those of some tiles, by their names as fields, that a cone (degrees) touches; without astropy-healpix all.
+
+    The others need not be opened to know that nothing of them lies in the cone.
+    """
+    try:
+        from astropy_healpix import HEALPix
+    except ImportError:
+        return list(fields)
+    from astropy import units
+
+    tiles = {field: tuple(map(int, FIELD.match(field).groups())) for field in fields if FIELD.match(field)}
+    place = [value * units.deg for value in cone]
+    touched = {order: set(HEALPix(2**order, order="nested").cone_search_lonlat(*place).tolist())
+               for order in {order for order, _ in tiles.values()}}  # fmt: skip
+    return [field for field in fields if field not in tiles or tiles[field][1] in touched[tiles[field][0]]]
 
 
 def read_properties(path: Path) -> dict[str, str]:

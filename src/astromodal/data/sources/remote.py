@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError, DataError
 from ...provenance.fingerprints import fingerprint_config
-from .hats import PARTITIONS
+from .hats import FIELD, PARTITIONS
 from .subset import check_cone
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 PREFIX = "hats+"
-_FIELD = re.compile(r"Norder(\d+)_Npix(\d+)\Z")
 
 
 def is_remote(root: str) -> bool:
@@ -93,7 +91,7 @@ def _search(lsdb: Any, data: DataConfig) -> Any:
         return lsdb.ConeSearch(ra, dec, radius_arcsec=3600 * radius)
     pixels = []
     for field in data.fields:
-        if not (match := _FIELD.match(field)):
+        if not (match := FIELD.match(field)):
             raise ConfigError("data.fields of tiles, such as Norder3_Npix292", got=field)
         pixels.append((int(match[1]), int(match[2])))
     return lsdb.PixelSearch(pixels)
