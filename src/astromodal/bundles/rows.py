@@ -133,7 +133,7 @@ class RowEncoder:
 class _AsCube:
     """A table as the source of a :class:`~..data.datacube.Datacube`: what it lacks is null."""
 
-    kind = "table"
+    kind, where = "table", WHERE
     lacking: Mapping[str, Path] = {}
 
     def __init__(self, source: Source, there: Sequence[str], data: DataConfig) -> None:
