@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ORDER = (
-    *("errors", "lazy", "machine", "config", "files", "provenance", "vocabulary", "metrics", "plots", "optim"),
+    *("errors", "lazy", "machine", "vocabulary", "config", "files", "provenance", "metrics", "plots", "optim"),
     *("parallel", "data", "cubes", "runs", "quantizers", "models", "codecs", "loss", "training", "recipes"),
     *(
         "tokenizers",

@@ -26,7 +26,7 @@ from .runs import tables
 from .runs.run import RunContext, sweep_job
 from .sequences.layout import SequenceLayout
 from .tokenizers import TokenizerSet
-from .tokenizers.bundle import FOLDERS, tokenizer_class
+from .vocabulary.modalities import MODALITIES, imported
 
 NEXT = {"build_datacubes": "train_tokenizers", "train_tokenizers": "encode", "encode": "train_lm"}
 
@@ -78,16 +78,17 @@ def train_tokenizers(cfg: DictConfig) -> float | None:
         root = Path(config.paths.store) / "tokenizers"
         fitted: dict[str, Any] = {}
         reports: dict[str, dict[str, Any]] = {}
-        for name in FOLDERS:
+        for name in MODALITIES.in_sequence():
             settings = getattr(config.tokenizer, name)
-            if settings is None or not _in_survey(config, name):
+            modality = MODALITIES[name]
+            if settings is None or not modality.in_survey(config.data):
                 continue
             run.log.info("fitting the %s tokenizer", name)
-            kind = tokenizer_class(name)
-            fitted[name] = kind(settings) if name == "scalar" else kind(settings, config.hardware)
+            hardware = (config.hardware,) if modality.on_device else ()
+            fitted[name] = modality.tokenizer_class()(settings, *hardware)
             reports[name] = fitted[name].fit(cubes, splits, config.data, run, config.seed)
         for name, tokenizer in fitted.items():  # only now: a fit that fails leaves all tokenizers as they were
-            tokenizer.save(root / FOLDERS[name], run.id)
+            tokenizer.save(root / MODALITIES[name].folder, run.id)
             run.add_output(f"{name}_tokenizer", tokenizer.fingerprint)
             _plot_tokenizer(run, name, reports[name])
         run.tracker.summary(tables.tokenizer_summary(reports))
@@ -103,8 +104,8 @@ def encode(cfg: DictConfig) -> None:
     config: Config = OmegaConf.to_object(cfg)
     with _begin(cfg, config, "encode") as run:
         tokenizers = TokenizerSet.load(Path(config.paths.store) / "tokenizers")
-        for tokenizer in (tokenizers.spectrum, tokenizers.image):
-            if tokenizer is not None:
+        for name, tokenizer in tokenizers.items():
+            if MODALITIES[name].on_device:
                 tokenizer.use(config.hardware)
         for name, fingerprint in tokenizers.fingerprints.items():
             run.add_input(f"{name}_tokenizer", fingerprint)
@@ -376,11 +377,6 @@ def open_survey(config: Config, run: RunContext) -> tuple[list[Datacube], dict[s
     return cubes, splits
 
 
-def _in_survey(config: Config, name: str) -> bool:
-    parts = {"scalar": config.data.scalars, "spectrum": config.data.spectra, "image": config.data.images}
-    return bool(parts[name])
-
-
 def _continue_in(cfg: DictConfig, resume: Path) -> None:
     """Let the run go on in the directory of the run to resume; the one that Hydra made for it is empty."""
     run_dir = resume if resume.is_dir() else resume.parent.parent
@@ -400,7 +396,7 @@ def _continue_in(cfg: DictConfig, resume: Path) -> None:
 def _to_sweep(config: Config, layout: SequenceLayout) -> str:
     """What to sweep after a training: a weight of its loss, else the seed."""
     loss, modalities = config.loss, {segment.modality for segment in layout.segments}
-    free = [m for m in ("image", "scalar", "spectrum") if m in modalities and getattr(loss, f"share_{m}") is None]
+    free = [m for m in MODALITIES if m in modalities and getattr(loss, f"share_{m}") is None]
     return f"loss.weight_{free[0]}=0.05,0.2,1.0" if loss.enabled and free else "seed=0,1,2"
 
 
@@ -423,17 +419,7 @@ def _say_next(run: RunContext, cfg: DictConfig, made: str) -> None:
 
 @never_fatal
 def _plot_tokenizer(run: RunContext, name: str, report: dict[str, Any]) -> None:
-    arrays, path = report.get("arrays") or {}, run.dir / "plots" / f"{name}_reconstruction.png"
-    if name == "scalar":
-        drawn = plots.plot_scalars(
-            [{"name": column, "unit": report["columns"][column]["unit"], "true": a[:, 0], "predicted": a[:, 1]}
-             for column, a in arrays.items() if len(a)],
-            path, title="decoded against observed",
-        )  # fmt: skip
-    elif name == "spectrum":
-        drawn = plots.plot_spectra(tables.spectrum_panels(report), path)
-    else:
-        drawn = plots.plot_cutouts(arrays["true"], arrays["reconstruction"], arrays["bands"], path, mask=arrays["mask"])
+    drawn = imported(MODALITIES[name].plot)(report, run.dir / "plots" / f"{name}_reconstruction.png")
     if drawn:
         run.tracker.image(f"{name}_reconstruction", drawn, 0)
 

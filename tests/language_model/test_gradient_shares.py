@@ -15,10 +15,10 @@ from astromodal.language_model.gradient_shares import GradientLedger, ledger_of,
 from astromodal.loss.language_model import LanguageModelObjective
 from astromodal.loss.reference import reference_terms
 from astromodal.loss.sampling import StepWeights
-from astromodal.loss.standardize import MODALITIES
 from astromodal.models import CausalTransformerLM
 from astromodal.training.callbacks import Callback
 from astromodal.training.loop import TrainingLoop
+from astromodal.vocabulary.modalities import MODALITIES
 from tests.loss.test_language_model import VOCAB, LogitsOnly, cut, make, make_batch, make_codebooks
 from tests.training.test_resume import Killed
 from tests.training.toys import MemoryTracker, options

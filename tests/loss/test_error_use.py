@@ -22,8 +22,9 @@ from astromodal.loss.fused.forms import Rows, constants, value_and_grad
 from astromodal.loss.language_model import LanguageModelObjective
 from astromodal.loss.reference import as_loss_config
 from astromodal.loss.sampling import read_targets, weigh
-from astromodal.loss.standardize import MODALITIES, Codebooks, build_tables
+from astromodal.loss.standardize import Codebooks, build_tables
 from astromodal.vocabulary.codebook import ScalarCodebook
+from astromodal.vocabulary.modalities import MODALITIES
 from astromodal.vocabulary.vocab import BOS, EOS, build_vocab_spec
 from tests.loss.test_forms import fit, known_distribution, make, moments
 from tests.loss.test_language_model import VOCAB, LogitsOnly, cut, gradients, make_batch, make_codebooks

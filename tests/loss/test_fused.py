@@ -13,8 +13,9 @@ from astromodal.loss.fused import chunks as fused_chunks
 from astromodal.loss.fused import loss as fused
 from astromodal.loss.reference import reference_terms, term_weights, total_of
 from astromodal.loss.sampling import StepWeights, lay_out, read_targets, weigh
-from astromodal.loss.standardize import MODALITIES, Codebooks, build_tables
+from astromodal.loss.standardize import Codebooks, build_tables
 from astromodal.vocabulary.codebook import Codebook, ScalarCodebook
+from astromodal.vocabulary.modalities import MODALITIES
 from astromodal.vocabulary.vocab import PAD, build_vocab_spec
 
 VOCAB = build_vocab_spec(7, 6, {"blue": 5, "red": 9}, scalar_columns=("mag", "z", "teff"), n_bins=(6, 3, 5))

@@ -23,6 +23,7 @@ from astromodal.config.schema import (
 )
 from astromodal.data.datacube import Datacube
 from astromodal.errors import ArtifactError
+from astromodal.tokenizers import TokenizerSet
 from astromodal.vocabulary.codebook import Codebook, ScalarCodebook
 
 SIZE, N_COEFFICIENTS = 8, {"bp": 12, "rp": 8}
@@ -141,22 +142,12 @@ class FakeImage(FakePart):
         return SimpleNamespace(tokens=codes, latents=quarters.astype(np.float32), present=batch.present)
 
 
-class FakeTokenizers:
-    """Stands for a ``TokenizerSet``."""
+class FakeTokenizers(TokenizerSet):
+    """A set of stand-ins."""
 
     def __init__(self, names=("scalar", "spectrum", "image"), tag: str = "0") -> None:
-        self.scalar = FakeScalar(f"scalar-{tag}") if "scalar" in names else None
-        self.spectrum = FakeSpectrum(f"spectrum-{tag}") if "spectrum" in names else None
-        self.image = FakeImage(f"image-{tag}") if "image" in names else None
-
-    def scalar_codebook(self):
-        return self.scalar.codebook
-
-    def spectrum_codebooks(self):
-        return self.spectrum.codebooks()
-
-    def image_codebook(self):
-        return self.image.codebook
+        kinds = {"scalar": FakeScalar, "spectrum": FakeSpectrum, "image": FakeImage}
+        super().__init__(**{name: kinds[name](f"{name}-{tag}") for name in names})
 
 
 def make_survey(root: Path, n_fields: int = 3, n: int = 90, batch_rows: int = 16):

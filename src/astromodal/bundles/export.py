@@ -27,8 +27,8 @@ from ..files.atomic import writing
 from ..files.bundle_files import CONFIG, WEIGHTS, is_bundle, save_weights, write_hashes
 from ..files.io import load_torch, plain, write_json, write_text
 from ..provenance.manifest import package_versions
-from ..tokenizers.bundle import FOLDERS
 from ..training.checkpoints.checkpoint import model_state
+from ..vocabulary.modalities import MODALITIES
 from .about import about_run, asks
 from .card import card, citation
 from .examples import choose_examples, replay, write_examples
@@ -104,7 +104,7 @@ def _write(model: Model, new: Path, judgement: Path | None, examples: bool, refe
     state = load_torch(weights)
     save_weights(new / WEIGHTS, model_state(state, weights))
     for name, tokenizer in model.trained.tokenizers.items():
-        _copy_tokenizer(model, name, new / "tokenizers" / FOLDERS[name])
+        _copy_tokenizer(model, name, new / "tokenizers" / MODALITIES[name].folder)
         LOG.info("%s tokenizer %s", name, tokenizer.fingerprint)
     data = _portable(model.data, new)
     trained = {key: state["config"][key] for key in SETTINGS}
@@ -129,7 +129,7 @@ def _copy_tokenizer(model: Model, name: str, target: Path) -> None:
     """The files of a fitted tokenizer, as they are."""
     from ..provenance.manifest import check_manifest
 
-    source = model.trained.tokenizers_root / FOLDERS[name]
+    source = model.trained.tokenizers_root / MODALITIES[name].folder
     manifest = check_manifest(source, verify_files=True)
     target.mkdir(parents=True)
     for file in ("manifest.json", *manifest["files"], *manifest.get("beside", {})):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..files.text_table import table
-from ..runs.tables import MODALITIES
+from ..vocabulary.modalities import MODALITIES
 from .cohorts import Cohort, Group
 from .importance import Importance, importance
 from .verdicts import BETTER, SAME, UNKNOWN, WORSE, Difference, differences, find_reference

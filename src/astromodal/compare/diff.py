@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import ArtifactError, ArtifactMissingError
 from ..files.text_table import table
 from ..metrics.bootstrap import paired_bootstrap
-from ..runs.tables import MODALITIES
+from ..vocabulary.modalities import MODALITIES
 from .cohorts import compared_inputs
 from .rundir import RECORD, Run, Skipped, read_run
 from .runs_table import as_text, total_seconds

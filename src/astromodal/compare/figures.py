@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from ..plots.curves import COLOURS
 from ..plots.panels import BLUE, GREEN, INK, ORANGE
 from ..plots.svg import clean, drawing, panels, svg
-from ..runs.tables import MODALITIES
+from ..vocabulary.modalities import MODALITIES
 from .cohorts import Cohort, Group, pareto_front
 from .importance import Importance
 from .verdicts import BETTER, WORSE, Difference

@@ -15,10 +15,9 @@ from typing import Any
 from ..errors import ArtifactError, ArtifactMissingError, ConfigError
 from ..files.io import write_text
 from ..runs.tracking import has_account
+from ..vocabulary.modalities import MODALITIES
 
-MODALITIES = ("image", "scalar", "spectrum")
-KEYS = ("loss.weight_image", "loss.weight_scalar", "loss.weight_spectrum", "loss.sample_k", "optimizer.learning_rate",
-        "seed")  # fmt: skip
+KEYS = (*(f"loss.weight_{name}" for name in MODALITIES), "loss.sample_k", "optimizer.learning_rate", "seed")
 _NEEDED = "the package wandb-workspaces is needed: pip install wandb-workspaces"
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import numpy as np
 
 from ..vocabulary.codebook import Codebook, ScalarCodebook
+from ..vocabulary.modalities import MODALITIES
 from ..vocabulary.vocab import SPECIALS, VocabSpec
 
 Chunk = tuple[np.ndarray, np.ndarray, np.ndarray]  # flat tokens, flat types, offsets (n + 1,)
@@ -143,7 +144,7 @@ class _Sums:
 
     def means(self) -> dict[str, float]:
         means = {key: value / self.counts[key] for key, value in self.sums.items() if self.counts[key]}
-        errors = [means[f"error_{m}"] for m in ("image", "scalar", "spectrum") if f"error_{m}" in means]
+        errors = [means[f"error_{m}"] for m in MODALITIES if f"error_{m}" in means]
         return means | ({"score": float(np.mean(errors))} if errors else {})
 
 

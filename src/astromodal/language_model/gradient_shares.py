@@ -28,10 +28,10 @@ from ..config.checks.loss_choices import check_shares
 from ..config.schema import LossConfig
 from ..errors import ConfigError
 from ..loss.gradients import N_SUMS
-from ..loss.standardize import MODALITIES
 from ..parallel.distributed import sum_over_ranks
 from ..training.callbacks.hooks import Callback
 from ..training.validation import to_device
+from ..vocabulary.modalities import MODALITIES
 
 if TYPE_CHECKING:
     from ..loss.language_model import LanguageModelObjective
@@ -41,7 +41,7 @@ MIN_WEIGHT, MAX_WEIGHT = 1e-4, 1e4  # of an adapted weight: a perfect reconstruc
 
 
 def read_ledger(table: Tensor, weights: list[float]) -> dict[str, float]:
-    """Figures of one measurement, from the sums and counts of a whole step ``(4, 10)`` and the weights in force.
+    """Figures of one measurement, from the sums and counts of a whole step ``(M + 1, 10)`` and the weights in force.
 
     Per modality with reconstructed positions: ``<m>`` and ``logits_<m>`` (shares at the hidden states and at the
     logits), ``cosine_<m>`` (with the cross-entropy's gradient, at the hidden states), ``norm_<m>``, ``norm_ce_<m>``,

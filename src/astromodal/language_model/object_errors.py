@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from ..files.io import save_npz
-from ..loss.standardize import MODALITIES
 from ..parallel import distributed
 from ..training.precision import MixedPrecision
 from ..training.validation import evaluation_mode, to_device
+from ..vocabulary.modalities import MODALITIES
 
 FILE = "object_errors.npz"
-_TABLE = (1 + len(MODALITIES), 4)  # sums of an object
+_N_SUMS = 4  # of an object and a modality
 
 
 def object_errors(
@@ -42,7 +42,7 @@ def object_errors(
     """
     if hasattr(loader, "set_epoch"):
         loader.set_epoch(0)
-    found: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, np.int64), np.zeros((0, *_TABLE)))]
+    found: list[tuple[np.ndarray, np.ndarray]] = [(np.zeros(0, np.int64), np.zeros((0, *_table())))]
     with evaluation_mode(objective, seed):
         for batch in loader:
             index = np.asarray(batch["object_index"], np.int64)
@@ -55,26 +55,32 @@ def object_errors(
     return {"object_index": index} | _means(sums[first], objective.scorer.has_crps)
 
 
+def _table() -> tuple[int, int]:
+    """Shape of the sums of an object: positions without error, then each modality."""
+    return 1 + len(MODALITIES), _N_SUMS
+
+
 def _sums(values: Tensor, order: np.ndarray, modality: np.ndarray, n_objects: int) -> Tensor:
-    """Sums per object and modality (first: positions without error), ``(B, 4, 4)``: cross-entropy, error, CRPS, count.
+    """Sums per object and modality (first: positions without error), ``(B, M + 1, 4)``: CE, error, CRPS, count.
 
     Args:
         values: cross-entropy, hit, error and CRPS of the scored positions ``(P, 4)``.
         order: those positions among all ``(P,)``; positions stand object by object.
         modality: of every position ``(N,)``, index in ``MODALITIES``, -1 for none.
     """
+    kinds, _ = table = _table()
     if not n_objects:
-        return values.new_zeros(0, *_TABLE)
+        return values.new_zeros(0, *table)
     objects = order // (len(modality) // n_objects)
-    cell = torch.as_tensor(objects * _TABLE[0] + modality[order] + 1, device=values.device)
+    cell = torch.as_tensor(objects * kinds + modality[order] + 1, device=values.device)
     ones = torch.ones_like(values[:, 0])
-    table = values.new_zeros(n_objects * _TABLE[0], _TABLE[1])
-    table.index_add_(0, cell, torch.stack([values[:, 0], values[:, 2], values[:, 3], ones], dim=1))
-    return table.view(n_objects, *_TABLE)
+    sums = values.new_zeros(n_objects * kinds, _N_SUMS)
+    sums.index_add_(0, cell, torch.stack([values[:, 0], values[:, 2], values[:, 3], ones], dim=1))
+    return sums.view(n_objects, *table)
 
 
 def _means(sums: np.ndarray, has_crps: bool) -> dict[str, np.ndarray]:
-    """Named means and counts from the sums ``(n, 4, 4)`` of all objects."""
+    """Named means and counts from the sums ``(n, M + 1, 4)`` of all objects."""
     ce, n_ce = sums[:, :, 0].sum(1), sums[:, :, 3].sum(1)  # positions of every kind
     with np.errstate(invalid="ignore"):
         arrays = {"ce": ce / n_ce, "n_ce": n_ce.astype(np.int64)}

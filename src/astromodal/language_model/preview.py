@@ -25,6 +25,7 @@ from ..provenance.config_record import config_record
 from ..provenance.manifest import fingerprint_config
 from ..runs.progress import format_seconds
 from ..training.callbacks.hooks import Callback
+from ..vocabulary.modalities import MODALITIES
 
 if TYPE_CHECKING:
     from ..config.schema import TrainingConfig
@@ -71,7 +72,7 @@ def cost_class(config: DictConfig) -> str:
     for key in ("seed", "init_from", "schedule"):
         record.pop(key)
     loss, training = record["loss"], record["training"]
-    for name in ("image", "scalar", "spectrum"):  # a term of weight 0 is not computed
+    for name in MODALITIES:  # a term of weight 0 is not computed
         loss[f"weight_{name}"] = bool(loss[f"weight_{name}"])
         loss[f"share_{name}"] = loss[f"share_{name}"] is not None
     record["optimizer"] = record["optimizer"]["name"]

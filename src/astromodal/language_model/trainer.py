@@ -20,9 +20,11 @@ from ..config.schema import HardwareConfig, LossConfig, OptimizerConfig, Precisi
 from ..errors import ArtifactMissingError, ConfigError
 from ..loss.functions import as_loss_config
 from ..loss.language_model import LanguageModelObjective
+from ..loss.reference import term_weights
 from ..loss.standardize import as_codebooks
 from ..training.loop import LoopResult, TrainingLoop
 from ..training.utils import available_device
+from ..vocabulary.modalities import MODALITIES
 from ..vocabulary.vocab import VocabSpec
 from .gradient_shares import ledger_of
 
@@ -131,10 +133,11 @@ class Trainer:
         """
         metrics = self.loop.evaluate(val_loader)
         loss, use_ce = self.loss, float(self.loss.use_ce)
-        parts = {f"loss_{short}": metrics.get(f"error_{name}", 0.0) for short, name in _SHORT.items()}
+        parts = {f"loss_{row.short}": metrics.get(f"error_{name}", 0.0) for name, row in MODALITIES.items()}
         total = use_ce * metrics.get("ce", 0.0)
         if loss.enabled:
-            total += sum(getattr(loss, f"weight_{name}") * parts[f"loss_{short}"] for short, name in _SHORT.items())
+            weights = term_weights(loss)
+            total += sum(weights[name] * parts[f"loss_{row.short}"] for name, row in MODALITIES.items())
         return {"loss_total": total, "loss_ce": metrics.get("ce", 0.0), **parts, **metrics}
 
     def load_checkpoint(self, path: str | Path) -> None:
@@ -152,9 +155,6 @@ class Trainer:
         if not path.exists():
             raise ArtifactMissingError("a checkpoint", got="nothing", where=path, repair="look into <run>/checkpoints/")
         self.loop.load_checkpoint(path)
-
-
-_SHORT = {"img": "image", "sca": "scalar", "spec": "spectrum"}
 
 
 def read_settings(config: Any) -> dict[str, Any]:

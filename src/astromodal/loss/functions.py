@@ -21,13 +21,13 @@ from torch import Tensor
 
 from ..config.schema import Balance, CEMode, LossConfig
 from ..errors import ConfigError
+from ..vocabulary.modalities import MODALITIES
 from ..vocabulary.vocab import PAD, SPECIALS, Block, VocabSpec
 from .reference import as_loss_config, block_logits, reference_terms, term_weights, total_of
 from .sampling import StepWeights, Targets, check_sigma, position_weights, read_targets, weigh
-from .standardize import MODALITIES, Codebooks, Tables, as_codebooks, build_tables
+from .standardize import Codebooks, Tables, as_codebooks, build_tables
 
 _generator = torch.Generator().manual_seed(0)  # draws of combined_loss: changing sample_k disturbs no other draw
-_STATS = {"image": "loss_img", "scalar": "loss_sca", "spectrum": "loss_spec"}
 
 
 def combined_loss(
@@ -80,7 +80,8 @@ def combined_loss(
         weights = StepWeights(weights.ce, _selected(read, selection, loss))
     terms = reference_terms(logits.reshape(-1, logits.shape[-1]), read, tables, weights, loss.ce)
     total = total_of(terms, term_weights(loss))
-    stats = {"loss_ce": terms["ce"], **{_STATS[m]: terms[m] for m in MODALITIES}, "loss_total": total}
+    parts = {f"loss_{row.short}": terms[m] for m, row in MODALITIES.items()}
+    stats = {"loss_ce": terms["ce"], **parts, "loss_total": total}
     stats = {name: value.detach() for name, value in stats.items()}
     counts = {"n_ce": int((weights.ce > 0).sum())}
     for index, name in enumerate(MODALITIES):

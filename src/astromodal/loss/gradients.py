@@ -4,7 +4,7 @@ For the gradient ledger (``ledger.py``), which asks how large each term's gradie
 hidden states, and whether it points where the cross-entropy's does. Nothing is differentiated: gradients at the logits
 are known in closed form, chunk by chunk, as in the fused loss.
 
-Shapes: R rows of a chunk, C entries of a block, V vocabulary, D width.
+Shapes: R rows of a chunk, C entries of a block, V vocabulary, D width, M modalities.
 """
 
 from __future__ import annotations
@@ -13,21 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..vocabulary.modalities import MODALITIES
 from .fused.chunks import Head, Work, chunk_rows, form_gradient, mask_columns
 from .sampling import Targets
-from .standardize import MODALITIES
 
-SPECIAL = len(MODALITIES)
 N_SUMS = 6  # squared norms of both terms and their product, at the logits and at the hidden states
 
 
 def gradient_sums(work: Work, segments: list[list[list[int]]], chunk_elements: int | None) -> Tensor:
-    """Sums over the positions of one micro-batch, ``(4, 6)``: image, scalar, spectrum, special.
+    """Sums over the positions of one micro-batch, ``(M + 1, 6)``: the modalities, then special.
 
     Columns: |g_ce|^2, |g|^2 and g_ce . g at the logits, the same at the hidden states; with each position's weights
     within its term, without the terms' own.
     """
-    sums = work.buffer.new_zeros(SPECIAL + 1, N_SUMS, dtype=torch.float64)
+    sums = work.buffer.new_zeros(len(MODALITIES) + 1, N_SUMS, dtype=torch.float64)
     for part, whole in ((segments[0], True), (segments[1], False)):
         for block, (start, stop_rec, stop) in enumerate(part):
             special = block == len(work.head.sizes)
@@ -36,7 +35,7 @@ def gradient_sums(work: Work, segments: list[list[list[int]]], chunk_elements: i
             for first in range(start, stop, step):
                 last = min(first + step, stop)
                 own = (first, min(max(stop_rec, first), last), last)
-                sums[SPECIAL if special else work.head.modality[block]] += _chunk(work, block, own, whole)
+                sums[-1 if special else work.head.modality[block]] += _chunk(work, block, own, whole)
     return sums
 
 
@@ -76,10 +75,10 @@ def _products(g_ce: Tensor, g: Tensor | None, g_ce_there: Tensor) -> Tensor:
 
 
 def drawn_counts(targets: Targets, weights_ce: np.ndarray, weights_rec: np.ndarray, head: Head) -> Tensor:
-    """Positions of image, scalar, spectrum and specials, ``(4, 4)``: of them in the cross-entropy, that could be, in
+    """Positions of the modalities and of specials, ``(M + 1, 4)``: of them in the cross-entropy, that could be, in
     the reconstruction, that could be."""
-    of_block = np.asarray([*head.modality, SPECIAL])[targets.blocks]
+    of_block = np.asarray([*head.modality, len(MODALITIES)])[targets.blocks]
     may_ce = targets.coded if head.block_ce else targets.kinds >= 0
     groups = (weights_ce > 0, may_ce, weights_rec > 0, targets.modality >= 0)
-    counts = [np.bincount(of_block[chosen], minlength=SPECIAL + 1) for chosen in groups]
+    counts = [np.bincount(of_block[chosen], minlength=len(MODALITIES) + 1) for chosen in groups]
     return torch.from_numpy(np.stack(counts, axis=1).astype(np.float64))

@@ -21,6 +21,7 @@ from ..config.schema import CEMode, LossConfig
 from ..errors import ConfigError
 from ..models.trainable import Batch
 from ..parallel.distributed import this_rank
+from ..vocabulary.modalities import MODALITIES
 from ..vocabulary.vocab import PAD, VocabSpec
 from .fused import loss as fused
 from .gradients import drawn_counts, gradient_sums
@@ -38,7 +39,7 @@ from .sampling import (
 )
 from .scoring import Scorer
 from .shifting import model_inputs, shift
-from .standardize import MODALITIES, Codebooks, build_tables
+from .standardize import Codebooks, build_tables
 
 
 class LanguageModelObjective(nn.Module):
@@ -173,7 +174,7 @@ class LanguageModelObjective(nn.Module):
         }
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """This micro-batch's share of the step's loss, and of ``ce image scalar spectrum loss n_* seen_*``.
+        """This micro-batch's share of the step's loss, and of ``ce <modality>… loss n_* seen_*``.
 
         Terms are before their weights; nothing here waits for the device. ``batch`` comes from :meth:`prepare`.
         """
@@ -237,7 +238,7 @@ class LanguageModelObjective(nn.Module):
 
     @torch.no_grad()
     def gradient_sums(self, batch: Batch) -> Tensor:
-        """What the gradient ledger adds up over the micro-batches of a step, ``(4, 10)``; see ``ledger.py``.
+        """What the gradient ledger adds up over the micro-batches of a step, ``(M + 1, 10)``; see ``gradients.py``.
 
         ``batch`` comes from :meth:`prepare`; the model must have ``hidden()``.
         """

@@ -23,9 +23,10 @@ from torch import Tensor
 from ..config.checks.loss_choices import check_form, check_shares, check_width
 from ..config.schema import Balance, CEBalance, CEMode, ErrorUse, LossConfig, LossForm, LossFormConfig
 from ..errors import ConfigError
+from ..vocabulary.modalities import MODALITIES
 from .forms import values as form_values
 from .sampling import StepWeights, Targets
-from .standardize import MODALITIES, BlockTable, Tables
+from .standardize import BlockTable, Tables
 
 
 def as_loss_config(config: Any) -> LossConfig:
@@ -97,7 +98,7 @@ def block_logits(logits: Tensor, table: BlockTable, column: int | None) -> tuple
 def reference_terms(
     logits: Tensor, targets: Targets, tables: Tables, weights: StepWeights, ce: CEMode
 ) -> dict[str, Tensor]:
-    """Weighted sums of the four terms, ``ce image scalar spectrum``, from logits ``(N, V)``."""
+    """Weighted sums of the terms, ``ce`` and one of each modality, from logits ``(N, V)``."""
     device = logits.device
     zero = logits.reshape(-1)[:0].sum()  # exactly 0, with a gradient that is exactly 0
     terms = {"ce": zero, **{m: zero for m in MODALITIES}}
@@ -131,7 +132,7 @@ def reference_terms(
 
 
 def total_of(terms: Mapping[str, Tensor], weights: Mapping[str, Any]) -> Tensor:
-    """``ce + weight_image * image + weight_scalar * scalar + weight_spectrum * spectrum``."""
+    """``ce`` + the sum over the modalities of ``weight_<m> * <m>``."""
     return terms["ce"] + sum(weights[m] * terms[m] for m in MODALITIES)
 
 

@@ -30,9 +30,9 @@ from ..config.schema import Balance, CEBalance, CEMode, ErrorUse, LossConfig, Lo
 from ..errors import ConfigError
 from ..machine.random import keyed_uniform
 from ..parallel.distributed import gather as gather_ranks
-from .standardize import MODALITIES, Tables
+from ..vocabulary.modalities import MODALITIES
+from .standardize import Tables
 
-SPECIAL = len(MODALITIES)  # kind of EOS and other specials: 0 image, 1 scalar, 2 spectrum, 3 special, -1 nothing
 CE_STREAM = 0x5EED  # keeps the draws of the cross-entropy apart from those of the reconstruction
 
 Gather = Callable[[np.ndarray], list[np.ndarray]]  # one array per rank, in the order of the ranks
@@ -45,7 +45,7 @@ class Targets:
     tokens: np.ndarray  # ids
     blocks: np.ndarray  # index of the block in Tables.blocks; len(blocks) for specials
     columns: np.ndarray  # row of the scalar table
-    kinds: np.ndarray  # int8, see SPECIAL; by which the cross-entropy is balanced
+    kinds: np.ndarray  # int8, by which the cross-entropy is balanced: len(MODALITIES) for specials, -1 for nothing
     modality: np.ndarray  # int8: index in MODALITIES where the target is a code with a codebook, else -1
     coded: np.ndarray  # bool: the target is a code of some block, not a special
     sigma: np.ndarray  # float32: standard error of the target in units of its codebook, 0 for none
@@ -77,12 +77,12 @@ def read_targets(
     tokens = np.where(real, tokens, 0)
     blocks = tables.blocks_of(tokens)
     no_block = len(tables.blocks)
-    kind_of_block = [*(MODALITIES.index(t.modality) for t in tables.blocks), SPECIAL]
+    kind_of_block = [*(MODALITIES.index(t.modality) for t in tables.blocks), len(MODALITIES)]
     has_entries = [*(t.entries is not None for t in tables.blocks), False]
     kinds = np.asarray(kind_of_block, dtype=np.int8)[blocks]
     modality = np.where(np.asarray(has_entries)[blocks] & real, kinds, -1).astype(np.int8)
     if types is not None:
-        names = [MODALITIES.index(m) if m in MODALITIES else SPECIAL for m in tables.modality_of_type]
+        names = [MODALITIES.index(m) if m in MODALITIES else len(MODALITIES) for m in tables.modality_of_type]
         by_type = np.asarray(names, dtype=np.int8)[np.clip(types, 0, len(names) - 1)]
         kinds = np.where(blocks == no_block, by_type, kinds)
     scalar = np.asarray([*(t.modality == "scalar" for t in tables.blocks), False])[blocks]
@@ -138,7 +138,7 @@ class StepWeights:
 
     ce: np.ndarray
     reconstruction: np.ndarray
-    n_drawn: tuple[int, ...] = (0,) * len(MODALITIES)  # reconstructed positions of each modality, on all ranks together
+    n_drawn: tuple[int, ...] = ()  # reconstructed positions of each modality, on all ranks together
 
 
 def weigh(
@@ -157,9 +157,9 @@ def weigh(
     reconstruction, n_drawn = np.zeros(len(targets.tokens)), [0] * len(MODALITIES)
     by_object = loss.balance == Balance.object
     if loss.enabled:
-        for index in range(len(MODALITIES)):
+        for index, name in enumerate(MODALITIES):
             drawn, n_drawn[index] = draw(priorities, targets.modality == index, loss.sample_k, gather)
-            form = getattr(loss, MODALITIES[index])
+            form = getattr(loss, name)
             shares = targets.shares[drawn] if by_object else None
             reconstruction[drawn] = position_weights(targets.sigma[drawn], n_drawn[index], form, gather, shares)
     ce = np.zeros(len(targets.tokens))
@@ -196,18 +196,18 @@ def _summing_to_one(weights: np.ndarray, gather: Gather) -> np.ndarray:
 
 def _ce_weights(targets: Targets, loss: LossConfig, priorities: np.ndarray | None, gather: Gather) -> np.ndarray:
     """``token``: 1/n each. ``modality``: specials 1/n each, the rest shared equally by the modalities present."""
-    eligible = targets.kinds >= 0
+    eligible, special = targets.kinds >= 0, len(MODALITIES)
     if loss.ce == CEMode.block:  # specials have no block
         eligible = eligible & targets.coded
-    counts = sum(gather(np.bincount(targets.kinds[eligible], minlength=SPECIAL + 1).astype(np.int64)))
+    counts = sum(gather(np.bincount(targets.kinds[eligible], minlength=special + 1).astype(np.int64)))
     n = int(counts.sum())
     if n == 0:
         return np.zeros(len(eligible))
-    per_kind = np.full(SPECIAL + 1, 1.0 / n)
-    present = counts[:SPECIAL] > 0
+    per_kind = np.full(special + 1, 1.0 / n)
+    present = counts[:special] > 0
     if loss.ce_balance == CEBalance.modality and present.any():
-        share = (1.0 - counts[SPECIAL] / n) / present.sum()
-        per_kind[:SPECIAL] = np.where(present, share / np.maximum(counts[:SPECIAL], 1), 0.0)
+        share = (1.0 - counts[special] / n) / present.sum()
+        per_kind[:special] = np.where(present, share / np.maximum(counts[:special], 1), 0.0)
     k = None if priorities is None else loss.ce_sample_k
     drawn, n_drawn = draw(np.zeros(0) if priorities is None else priorities, eligible, k, gather)
     weights = np.where(drawn, per_kind[targets.kinds], 0.0)

@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..vocabulary.modalities import MODALITIES
 from ..vocabulary.vocab import VocabSpec
 from .forms import expected_error
 from .fused.forms import gaps
 from .sampling import Layout, Targets
-from .standardize import MODALITIES, Tables
+from .standardize import Tables
 
 CHUNK_ROWS = 1024  # positions whose logits exist at once
 

@@ -25,8 +25,6 @@ from ..vocabulary.codebook import Codebook, ScalarCodebook
 from ..vocabulary.vocab import VocabSpec
 from .forms import check_entries
 
-MODALITIES = ("image", "scalar", "spectrum")
-
 
 @dataclass(frozen=True)
 class Codebooks:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..vocabulary.modalities import MODALITIES
 from .panels import (
     BLUE,
     GREEN,
@@ -48,9 +49,7 @@ def plot_curves(
         ("loss", "train/loss", None, "training loss"),
         ("score", None, "score", "score: mean error / variance"),
         ("ce", "train/ce", "ce", "cross-entropy [nats]"),
-        ("image", "train/image", "error_image", "image error / variance"),
-        ("scalar", "train/scalar", "error_scalar", "scalar error / variance"),
-        ("spectrum", "train/spectrum", "error_spectrum", "spectrum error / variance"),
+        *((name, f"train/{name}", f"error_{name}", f"{name} error / variance") for name in MODALITIES),
     )
     shown = []
     for _, train, validation, title in panels:

@@ -8,8 +8,7 @@ from typing import Any
 
 from ..data.findings import finding_rows, lost_rows
 from ..files.text_table import table
-
-MODALITIES = ("image", "scalar", "spectrum")
+from ..vocabulary.modalities import MODALITIES
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -85,19 +84,6 @@ def tokenizer_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
     parts.append("bits per object: " + ", ".join(f"{name} {value:.0f}" for name, value in bits.items()))
     found = {source: counts for report in reports.values() for source, counts in report["found"].items()}
     return "held-out objects:\n" + "\n\n".join(parts) + findings_table(found)
-
-
-def spectrum_panels(report: Mapping[str, Any], per_group: int = 2) -> list[dict[str, Any]]:
-    """Examples of each group as the spectrum plot takes them."""
-    panels = []
-    for group, arrays in (report.get("arrays") or {}).items():
-        for k in range(min(per_group, len(arrays["flux"]))):
-            panels.append({
-                "group": group, "wave": arrays["wave"], "flux": arrays["flux"][k],
-                "reconstruction": arrays["reconstruction"][k], "valid": arrays["ivar"][k] > 0,
-                "unit": report["groups"][group]["unit"],
-            })  # fmt: skip
-    return panels
 
 
 def encoding_table(summary: Mapping[str, Any]) -> str:

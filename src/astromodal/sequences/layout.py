@@ -14,12 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArtifactMissingError, ConfigError
+from ..vocabulary.modalities import MODALITIES
 from ..vocabulary.vocab import TYPE_IMAGE, VocabSpec, build_vocab_spec
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig, VocabConfig
-
-MODALITIES = ("scalar", "spectrum", "image")
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class SequenceLayout:
 
     Args:
         vocab: ids and types.
-        modalities: configured order, from ``scalar``, ``spectrum``, ``image``.
+        modalities: configured order, of those in ``MODALITIES``.
         columns: scalar columns, in the order of the token files.
         group_lengths: spectrum group → tokens per spectrum.
         image_length: tokens per image; 0 for none.
@@ -134,9 +133,10 @@ def check_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
     """
     for name in modalities:
         if name not in MODALITIES:
-            close = difflib.get_close_matches(str(name), MODALITIES, n=1, cutoff=0.0)
+            known = MODALITIES.in_sequence()
+            close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
             raise ConfigError(
-                f"sequence.modalities from {', '.join(MODALITIES)}", got=repr(name), repair=f"did you mean {close[0]}?"
+                f"sequence.modalities from {', '.join(known)}", got=repr(name), repair=f"did you mean {close[0]}?"
             )
     if len(set(modalities)) != len(modalities):
         raise ConfigError("each modality once", got=", ".join(modalities), where="sequence.modalities")
@@ -191,11 +191,10 @@ def build_layout(
         ArtifactMissingError: a tokenizer is missing; the message names the command that fits it.
     """
     modalities = check_modalities(modalities)
-    fitted = {name: getattr(tokenizers, name) is not None for name in MODALITIES}
+    fitted = {name: name in tokenizers for name in MODALITIES}
     if data is not None:
-        in_survey = {"scalar": bool(data.scalars), "spectrum": bool(data.spectra), "image": data.images is not None}
         for name in modalities:
-            if in_survey[name] and not fitted[name]:
+            if MODALITIES[name].in_survey(data) and not fitted[name]:
                 rest = ",".join(m for m in modalities if m != name)
                 raise ArtifactMissingError(
                     f"a fitted {name} tokenizer",

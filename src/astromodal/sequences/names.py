@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from ..config.reading.explain import nearest
 from ..data.scalars import SCALE_SUFFIX
 from ..errors import ConfigError
+from ..vocabulary.modalities import MODALITIES
 from ..vocabulary.vocab import stages_of
-from .layout import MODALITIES, Segment, SequenceLayout
+from .layout import Segment, SequenceLayout
 
 Known = dict[str, tuple[Segment, ...]]
 
@@ -59,7 +60,7 @@ def expand(names: Iterable[str], known: Known, where: str, also: Sequence[str] =
         elif name in known:
             found[name] = None
         else:
-            names_ = [*known, *MODALITIES, *also]
+            names_ = [*known, *MODALITIES.in_sequence(), *also]
             raise ConfigError("a modality, group or column that the model knows", got=name, where=where,
                               repair=nearest(str(name), names_) or f"one of {', '.join(names_)}")  # fmt: skip
     return list(found)

@@ -28,6 +28,7 @@ from ..files.ids import hash_ids
 from ..files.io import FileLock, NpzWriter
 from ..provenance.manifest import fingerprint_config, write_manifest
 from ..tokens.store import FieldTokens, TokenStore
+from ..vocabulary.modalities import MODALITIES
 from ..vocabulary.vocab import MISS, NONDET
 from .layout import SequenceLayout
 from .packed import SPLITS, PackedSequences
@@ -61,7 +62,7 @@ class _Counts:
         self.longest = max(self.longest, int(chunk.lengths.max(initial=0)))
 
     def to_dict(self, layout: SequenceLayout) -> dict[str, Any]:
-        by_modality = dict.fromkeys(("special", "scalar", "spectrum", "image"), 0)
+        by_modality = dict.fromkeys(("special", *MODALITIES.in_sequence()), 0)
         for modality, n in zip(layout.vocab.modality_of_type(), self.tokens.tolist(), strict=True):
             by_modality[modality] += n
         return {

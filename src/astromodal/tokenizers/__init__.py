@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .base import Tokenizer
-from .bundle import TokenizerSet, tokenizer_class
+from .bundle import TokenizerSet
 from .scalar import ScalarTokenizer, ScalarTokens
 from .spectrum.tokenizer import SpectrumTokenizer
 
@@ -22,7 +22,6 @@ __all__ = [
     "SpectrumTokenizer",
     "Tokenizer",
     "TokenizerSet",
-    "tokenizer_class",
 ]
 
 

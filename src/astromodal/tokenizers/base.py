@@ -24,6 +24,7 @@ from ..data.splits import TRAIN, VAL
 from ..errors import ArtifactError, ArtifactMissingError, DataError, UserError
 from ..files import io
 from ..provenance import manifest
+from ..vocabulary.modalities import MODALITIES
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig
@@ -128,12 +129,11 @@ class Tokenizer(ABC):
     Attributes set by :meth:`fit` and :meth:`load`: ``layout_`` (plain dict, see :meth:`layout`), ``inputs_``
     (field → fingerprint of the cube), ``report_`` (plain dict, without arrays).
 
-    A subclass says ``name`` and ``folder_name``, implements ``fit`` (which calls :meth:`_start_fit` first and
+    A subclass says ``name``, implements ``fit`` (which calls :meth:`_start_fit` first and
     :meth:`_finish_fit` last), ``encode``, ``decode``, ``layout``, ``_write`` and ``_read``.
     """
 
-    name: ClassVar[str]  # "scalar", "spectrum", "image": the option tokenizer=<name>
-    folder_name: ClassVar[str]  # inside <store>/tokenizers
+    name: ClassVar[str]  # of its modality, in MODALITIES: the option tokenizer=<name>
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -172,7 +172,16 @@ class Tokenizer(ABC):
     def _read(cls, folder: Path) -> Self:
         """Read what :meth:`_write` wrote, ``layout_`` and ``inputs_`` included."""
 
+    def sizes(self) -> dict[str, Any]:
+        """How many codes and tokens there are, as plain values, for the summary of a run."""
+        return {}
+
     # ------------------------------------------------------------------------------- shared parts
+
+    @property
+    def folder_name(self) -> str:
+        """Folder of its bundle inside ``<store>/tokenizers``."""
+        return MODALITIES[self.name].folder
 
     def _start_fit(
         self, cubes: Sequence[Datacube], splits: Mapping[str, np.ndarray], data: DataConfig, seed: int

@@ -5,45 +5,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from ..errors import ArtifactMissingError
 from ..provenance import manifest
 from ..vocabulary.codebook import Codebook, ScalarCodebook
+from ..vocabulary.modalities import MODALITIES
 from .base import COMMAND, Tokenizer
-from .scalar import ScalarTokenizer
-from .spectrum.tokenizer import SpectrumTokenizer
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig
     from ..data.datacube import Datacube
     from ..loss.standardize import Codebooks
     from .image.tokenizer import ImageTokenizer
-
-FOLDERS = {"scalar": "scalar_tokenizers", "spectrum": "spectrum_tokenizers", "image": "codecs"}
-
-
-def tokenizer_class(name: str) -> type[Tokenizer]:
-    """The class of the tokenizer ``scalar``, ``spectrum`` or ``image``; torch is imported for the last only."""
-    if name == "image":
-        from .image.tokenizer import ImageTokenizer
-
-        return ImageTokenizer
-    return {"scalar": ScalarTokenizer, "spectrum": SpectrumTokenizer}[name]
+    from .scalar import ScalarTokenizer
+    from .spectrum.tokenizer import SpectrumTokenizer
 
 
-class TokenizerSet:
-    """The fitted tokenizers of a survey; what was not fitted is None."""
+class TokenizerSet(Mapping[str, Tokenizer]):
+    """The fitted tokenizers of a survey, by the names of their modalities, in the order of sequences."""
 
-    def __init__(
-        self,
-        scalar: ScalarTokenizer | None = None,
-        spectrum: SpectrumTokenizer | None = None,
-        image: ImageTokenizer | None = None,
-    ) -> None:
-        self.scalar, self.spectrum, self.image = scalar, spectrum, image
+    def __init__(self, **tokenizers: Tokenizer | None) -> None:
+        self._tokenizers = {
+            name: tokenizers[name] for name in MODALITIES.in_sequence() if tokenizers.get(name) is not None
+        }
+        if unknown := set(tokenizers) - set(MODALITIES):
+            raise TypeError(f"no modality {', '.join(sorted(unknown))}; there are {', '.join(MODALITIES)}")
+
+    def __getitem__(self, name: str) -> Any:
+        return self._tokenizers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tokenizers)
+
+    def __len__(self) -> int:
+        return len(self._tokenizers)
+
+    @property
+    def scalar(self) -> ScalarTokenizer | None:
+        return self._tokenizers.get("scalar")
+
+    @property
+    def spectrum(self) -> SpectrumTokenizer | None:
+        return self._tokenizers.get("spectrum")
+
+    @property
+    def image(self) -> ImageTokenizer | None:
+        return self._tokenizers.get("image")
 
     @classmethod
     def load(cls, root: str | Path) -> Self:
@@ -55,18 +65,13 @@ class TokenizerSet:
         """
         root = Path(root)
         found = {
-            name: tokenizer_class(name).load(root / folder)
-            for name, folder in FOLDERS.items()
-            if (root / folder / "manifest.json").exists()
+            name: MODALITIES[name].tokenizer_class().load(root / MODALITIES[name].folder)
+            for name in MODALITIES.in_sequence()
+            if (root / MODALITIES[name].folder / "manifest.json").exists()
         }
         if not found:
             raise ArtifactMissingError("fitted tokenizers", got="none", where=root, repair=f"run {COMMAND}")
         return cls(**found)
-
-    def items(self) -> list[tuple[str, Tokenizer]]:
-        """Name and tokenizer of those that exist."""
-        everything = {"scalar": self.scalar, "spectrum": self.spectrum, "image": self.image}
-        return [(name, tokenizer) for name, tokenizer in everything.items() if tokenizer is not None]
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -107,30 +112,15 @@ class TokenizerSet:
         )
 
     def _need(self, name: str) -> Any:
-        tokenizer = getattr(self, name)
-        if tokenizer is None:
+        if name not in self:
             raise ArtifactMissingError(
                 f"a fitted {name} tokenizer", got="none", repair=f"run {COMMAND} tokenizer={name}"
             )
-        return tokenizer
+        return self[name]
 
     def summary(self) -> dict[str, Any]:
         """Sizes and reports, as plain values."""
         summary: dict[str, Any] = {"fingerprint": self.fingerprint}
         for name, tokenizer in self.items():
-            summary[name] = {"fingerprint": tokenizer.fingerprint, "report": tokenizer.report_}
-        if self.scalar is not None:
-            summary["scalar"] |= {"columns": list(self.scalar.columns), "n_bins": list(self.scalar.n_bins)}
-        if self.spectrum is not None:
-            groups = {
-                name: {
-                    "n_codes": self.spectrum.codecs[group].quantizer.sizes[stage],
-                    "n_tokens": self.spectrum.length(name),
-                    "patch_size": self.spectrum.codecs[group].patch_size,
-                }
-                for name, (group, stage) in self.spectrum.parts.items()
-            }
-            summary["spectrum"] |= {"groups": groups, "skipped": dict(self.spectrum.skipped)}
-        if self.image is not None:
-            summary["image"] |= {"n_codes": sum(self.image.quantizer_.sizes)}
+            summary[name] = {"fingerprint": tokenizer.fingerprint, "report": tokenizer.report_, **tokenizer.sizes()}
         return summary

@@ -61,7 +61,6 @@ class ScalarTokenizer(Tokenizer):
     """
 
     name = "scalar"
-    folder_name = "scalar_tokenizers"
 
     def __init__(self, config: ScalarTokenizerConfig | None = None) -> None:
         super().__init__(ScalarTokenizerConfig() if config is None else config)
@@ -189,6 +188,9 @@ class ScalarTokenizer(Tokenizer):
     @property
     def n_bins(self) -> list[int]:
         return [binner.n_codes for binner in self.binners]
+
+    def sizes(self) -> dict[str, Any]:
+        return {"columns": list(self.columns), "n_bins": list(self.n_bins)}
 
     @property
     def codebook(self) -> ScalarCodebook:

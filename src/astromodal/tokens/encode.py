@@ -75,11 +75,10 @@ def encode_survey(
     log = log or (run.log if run is not None else logging.getLogger(__name__))
     progress = progress or (run.progress if run is not None else lambda total, description: _NoBar())
     started = time.perf_counter()
-    parts = [part for part in (tokenizers.scalar, tokenizers.spectrum, tokenizers.image) if part is not None]
-    if not parts:
+    if not tokenizers:
         raise ArtifactMissingError("at least one fitted tokenizer", got="none", repair="run python train_tokenizers.py")
     _check_stages(tokenizers.image)
-    for part in parts:
+    for part in tokenizers.values():
         part.check(data, cubes)
     _check_splits(cubes, splits)
     folder = Path(store_root) / "tokens"

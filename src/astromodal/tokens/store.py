@@ -39,8 +39,7 @@ _COMPARE_ROWS = 65536  # ids compared at once
 
 def tokenizer_fingerprints(tokenizers: Any) -> dict[str, str]:
     """``<modality>_tokenizer`` → fingerprint, for the tokenizers that a ``TokenizerSet`` has."""
-    parts = {name: getattr(tokenizers, name) for name in ("scalar", "spectrum", "image")}
-    return {f"{name}_tokenizer": part.fingerprint for name, part in parts.items() if part is not None}
+    return {f"{name}_tokenizer": part.fingerprint for name, part in tokenizers.items()}
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
+from ...vocabulary.modalities import MODALITIES
 from ..reading.key_names import nearest
 from ..schema import OptimizerName
 from .bounds import value_of
 from .levels import check_image_levels, check_patch_levels
-from .loss_choices import MODALITIES, check_form, check_shares, check_width
+from .loss_choices import check_form, check_shares, check_width
 from .packages import require_package
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def check_loss(loss: Any) -> None:
     if not loss.use_ce and not loss.enabled:
         raise ConfigError("loss.use_ce or loss.enabled", got="neither", where="loss", repair="loss=combined")
     check_shares(loss)
-    for modality in MODALITIES:
+    for modality in MODALITIES.in_sequence():
         check_form(modality, getattr(loss, modality))
         check_width(modality, getattr(loss, modality), loss.standardize)
 
@@ -114,7 +115,8 @@ def check_sequence(sequence: Any) -> None:
     modalities = list(sequence.modalities)
     for name in modalities:
         if name not in MODALITIES:
-            expected, repair = f"modalities among {', '.join(MODALITIES)}", nearest(name, list(MODALITIES))
+            known = MODALITIES.in_sequence()
+            expected, repair = f"modalities among {', '.join(known)}", nearest(name, list(known))
             raise ConfigError(expected, got=name, where="sequence.modalities", repair=repair)
     if not modalities or len(set(modalities)) != len(modalities):
         raise ConfigError("each modality once, and at least one", got=modalities, where="sequence.modalities")

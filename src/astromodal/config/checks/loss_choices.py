@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ...errors import ConfigError
+from ...vocabulary.modalities import MODALITIES, Kind
 from ..schema import SCALAR_FORMS, WIDTH_FORMS, ErrorUse, LossForm
-
-MODALITIES = ("scalar", "spectrum", "image")
 
 
 def check_shares(loss: Any) -> None:
@@ -16,7 +15,7 @@ def check_shares(loss: Any) -> None:
     Raises:
         ConfigError: naming the key.
     """
-    for modality in MODALITIES:
+    for modality in MODALITIES.in_sequence():
         key, share = f"loss.share_{modality}", getattr(loss, f"share_{modality}")
         if share is None:
             continue
@@ -53,16 +52,17 @@ def check_form(modality: str, form: Any) -> None:
     Raises:
         ConfigError: naming the key.
     """
-    if form.form in SCALAR_FORMS and modality != "scalar":
+    ordered = MODALITIES[modality].kind is Kind.values
+    if form.form in SCALAR_FORMS and not ordered:
         usable = [f.value for f in LossForm if f not in SCALAR_FORMS]
         raise ConfigError(f"one of {', '.join(usable)}", got=f"{form.form.value}, which needs entries in an order",
                           where=f"loss.{modality}.form", repair=f"loss.{modality}.form=energy")  # fmt: skip
     key = f"loss.{modality}.errors"
-    if form.errors != ErrorUse.ignore and modality == "image":
-        raise ConfigError(f"{key}=ignore", got=f"{form.errors.value}, but images have no errors", where=key,
+    if form.errors != ErrorUse.ignore and not MODALITIES[modality].has_errors:
+        raise ConfigError(f"{key}=ignore", got=f"{form.errors.value}, but {modality}s have no errors", where=key,
                           repair=f"{key}=ignore")  # fmt: skip
     if form.errors == ErrorUse.width and form.form not in WIDTH_FORMS:
-        usable = " or ".join(f.value for f in WIDTH_FORMS if modality == "scalar" or f not in SCALAR_FORMS)
+        usable = " or ".join(f.value for f in WIDTH_FORMS if ordered or f not in SCALAR_FORMS)
         raise ConfigError(f"form {usable}, whose targets have a width", got=form.form.value, where=f"{key}=width",
                           repair=f"{key}=weight, or change loss.{modality}.form")  # fmt: skip
     for name, least, inclusive in (

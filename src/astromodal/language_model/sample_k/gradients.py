@@ -31,8 +31,8 @@ from torch import Tensor
 
 from ...errors import ConfigError, DataError
 from ...loss.language_model import LanguageModelObjective
-from ...loss.standardize import MODALITIES
 from ...training.validation import to_device
+from ...vocabulary.modalities import MODALITIES
 
 Batch = dict[str, Any]
 WHOLE = ("total", "reconstruction")  # of the parts of the gradient; the others are MODALITIES

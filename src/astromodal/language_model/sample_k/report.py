@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from ...files.text_table import markdown, table
 from ...plots.curves import MODEL, OTHER, TRUE
 from ...plots.panels import GREEN, PINK, YELLOW, never_fatal, save
-from ...runs.tables import MODALITIES
+from ...vocabulary.modalities import MODALITIES
 
 Study = Mapping[str, Any]
 COLOURS = {"total": MODEL, "reconstruction": TRUE, "image": GREEN, "scalar": PINK, "spectrum": YELLOW}

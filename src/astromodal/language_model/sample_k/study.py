@@ -112,8 +112,8 @@ def training_groups(experiment: LanguageModelRun, device: Any, n_steps: int) -> 
     """
     from itertools import islice
 
-    from ...loss.standardize import MODALITIES
     from ...training.feed import Feed
+    from ...vocabulary.modalities import MODALITIES
 
     modality_of_type = experiment.vocab.modality_of_type()
     weights = experiment.objective.term_weights.tolist()

@@ -7,7 +7,8 @@ With p the softmax over a block, c its standardised entries, mu = sum_j p_j c_j 
 reconstruction error is |mu - y|^2 and its gradient at logit j is 2 p_j (c_j - mu).(mu - y). Other forms of the term,
 with their gradients, are in ``fused_forms.py``.
 
-Shapes: N positions, D width, V vocabulary, R rows of a chunk, C entries of a block, E dimensions of an entry.
+Shapes: N positions, D width, V vocabulary, R rows of a chunk, C entries of a block, E dimensions of an entry,
+M modalities.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor
 
 from ...config.schema import LossForm
-from ..standardize import MODALITIES, Tables
+from ...vocabulary.modalities import MODALITIES, Kind
+from ..standardize import Tables
 from .forms import FORMS, N_CONSTANTS, Rows, constants, form_of, value_and_grad
 
 CPU_CHUNK_ROWS = 512  # the logits of a chunk then stay near the caches
@@ -49,6 +51,10 @@ class Head:
             forms=[FORMS.index(form_of(t.form, t.modality)) for t in tables.blocks],
             betas=[t.form.beta for t in tables.blocks],
         )
+
+    def is_ordered(self, block: int) -> bool:
+        """Whether the entries of a block are ordered values, a row of them per column."""
+        return MODALITIES.at(self.modality[block]).kind is Kind.values
 
     def form(self, block: int) -> LossForm:
         return FORMS[self.forms[block]]
@@ -84,12 +90,12 @@ class Work:
     order: Tensor  # (N,)
     weights_ce: Tensor  # (N,)
     weights_rec: Tensor  # (N,)
-    term_weights: Tensor  # (3,): of image, scalar and spectrum reconstruction in the total
+    term_weights: Tensor  # (M,): of each modality's reconstruction in the total, as in MODALITIES
     entries: list[Tensor]  # of the blocks, then the constants of their forms
     n_bins: Tensor
     sigma: Tensor  # (N,): by which targets are widened; empty: none is
     buffer: Tensor  # flat room for a chunk's logits, in the dtype of the sums
-    terms: Tensor  # (4,): ce, image, scalar, spectrum
+    terms: Tensor  # (1 + M,): ce, then as in MODALITIES
     grad_hidden: Tensor | None
     grad_weight: Tensor | None
 
@@ -121,7 +127,7 @@ class Work:
 
 def mask_columns(work: Work, block: int, rows: Tensor, logits: Tensor) -> None:
     """Rule out the bins that a row's column does not have, in place."""
-    if MODALITIES[work.head.modality[block]] == "scalar" and work.n_bins.numel():
+    if work.head.is_ordered(block) and work.n_bins.numel():
         n_bins = work.n_bins[work.columns.index_select(0, rows)]
         logits.masked_fill_(torch.arange(logits.shape[1], device=logits.device) >= n_bins[:, None], float("-inf"))
 
@@ -130,7 +136,7 @@ def _reconstruction(work: Work, block: int, rows: Tensor, p: Tensor) -> tuple[Te
     """Errors (R,) and 2 (c - mu).(mu - y), (R, C), for probabilities ``p`` (R, C) over the entries of a block."""
     codes = work.targets.index_select(0, rows) - work.head.starts[block]
     entries = work.entries[block]
-    if MODALITIES[work.head.modality[block]] == "scalar":
+    if work.head.is_ordered(block):
         if work.head.n_columns > 1:
             centers = entries.index_select(0, work.columns.index_select(0, rows))  # (R, C)
             true = centers.gather(1, codes[:, None])
@@ -149,7 +155,7 @@ def _reconstruction(work: Work, block: int, rows: Tensor, p: Tensor) -> tuple[Te
 def _other_form(work: Work, block: int, rows: Tensor, log_p: Tensor) -> tuple[Tensor, Tensor]:
     """Values (R,) and gradients at the logits (R, C) of a form that is not ``expectation``."""
     columns = None
-    if MODALITIES[work.head.modality[block]] == "scalar":
+    if work.head.is_ordered(block):
         columns = work.columns.index_select(0, rows)
     codes = work.targets.index_select(0, rows) - work.head.starts[block]
     extra = work.head.constants(block, work.entries)

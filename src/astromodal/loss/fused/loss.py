@@ -51,7 +51,7 @@ def open_work(
         head, hidden, weight.to(dtype), targets, columns, order, weights_ce.to(sums), weights_rec.to(sums),
         term_weights.to(sums), [e.to(sums) if e.is_floating_point() else e for e in entries], n_bins, sigma.to(sums),
         buffer=torch.empty(room, dtype=sums, device=hidden.device),
-        terms=torch.zeros(4, dtype=sums, device=hidden.device),
+        terms=torch.zeros(1 + len(term_weights), dtype=sums, device=hidden.device),
         grad_hidden=torch.zeros_like(hidden) if needs[0] else None,
         grad_weight=torch.zeros(weight.shape, dtype=sums, device=weight.device) if needs[1] else None,
     )  # fmt: skip
@@ -59,7 +59,7 @@ def open_work(
 
 
 def _compute(hidden: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Total, the four terms, and the gradients of the total, from the arguments of :func:`open_work`."""
+    """Total, the terms, and the gradients of the total, from the arguments of :func:`open_work`."""
     with torch.autocast(hidden.device.type, enabled=False):
         work, plan, chunk_elements = open_work(hidden, weight, *rest)
         walk(work, plan, chunk_elements)
@@ -123,11 +123,12 @@ def _fused_operator(
 
 @_fused_operator.register_fake
 def _(hidden, weight, *rest):
+    term_weights = rest[6]
     dtype, grads = rest[-2:]
     sums = torch.float64 if dtype == torch.float64 else torch.float32
     return (
         hidden.new_empty((), dtype=sums),
-        hidden.new_empty(4, dtype=sums),
+        hidden.new_empty(1 + len(term_weights), dtype=sums),
         torch.empty_like(hidden) if grads else hidden.new_empty(0),
         torch.empty_like(weight) if grads else weight.new_empty(0),
     )
@@ -176,7 +177,7 @@ def fused_loss(
         targets, columns: ids and rows of the scalar table, ``(N,)``.
         order, segments: from :func:`~astromodal.loss.sampling.lay_out`; ``segments`` stays on the CPU.
         weights_ce, weights_rec: from :func:`~astromodal.loss.sampling.weigh`, in the order of the positions.
-        term_weights: of image, scalar and spectrum in the total, ``(3,)``, on the device.
+        term_weights: of the modalities in the total, ``(M,)`` as in ``MODALITIES``, on the device.
         entries, n_bins: from :func:`block_tensors`, on the device.
         sigma: by which the targets of forms with soft targets are widened, ``(N,)``; None or empty: by nothing.
 

@@ -83,7 +83,6 @@ class ImageTokenizer(Tokenizer):
     """
 
     name: ClassVar[str] = "image"
-    folder_name: ClassVar[str] = "codecs"
 
     def __init__(
         self, config: ImageTokenizerConfig, hardware: HardwareConfig | None = None, scratch: Path | None = None
@@ -123,6 +122,9 @@ class ImageTokenizer(Tokenizer):
         """Tokens per position, S."""
         self.fitted()
         return self.quantizer_.n_stages
+
+    def sizes(self) -> dict[str, Any]:
+        return {"n_codes": sum(self.quantizer_.sizes)}
 
     @property
     def codebook(self) -> Codebook:

@@ -82,7 +82,6 @@ class SpectrumTokenizer(Tokenizer):
     """
 
     name = "spectrum"
-    folder_name = "spectrum_tokenizers"
 
     def __init__(self, config: SpectrumTokenizerConfig | None = None, hardware: HardwareConfig | None = None) -> None:
         config = SpectrumTokenizerConfig(quantizer=KMeansConfig()) if config is None else config
@@ -106,6 +105,17 @@ class SpectrumTokenizer(Tokenizer):
     def length(self, part: str) -> int:
         """Tokens per spectrum of a part (a group with one code per patch is one part)."""
         return self._codec(self.parts.get(part, (part, 0))[0]).length
+
+    def sizes(self) -> dict[str, Any]:
+        groups = {
+            name: {
+                "n_codes": self.codecs[group].quantizer.sizes[stage],
+                "n_tokens": self.length(name),
+                "patch_size": self.codecs[group].patch_size,
+            }
+            for name, (group, stage) in self.parts.items()
+        }
+        return {"groups": groups, "skipped": dict(self.skipped)}
 
     def _codec(self, group: str) -> GroupCodec | LearnedGroup:
         if group not in self.codecs:
