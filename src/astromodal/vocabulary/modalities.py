@@ -10,13 +10,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from ..errors import ConfigError
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """What the entries behind the tokens are."""
 
     values = "values"  # ordered numbers of one dimension: bin centres, a row of them per column
