@@ -266,13 +266,19 @@ def test_the_first_source_that_has_a_spectrum_is_the_one(tmp_path: Path):
     root = tmp_path / "fits"
     made.write_catalogue(root)
     ra, dec = made.positions()
-    made.write_sdss(root / "spec-1.fits", ra[2], dec[2])
-    inside = made.write_desi(root / "coadd-1.fits", np.array([2, 4]), ra[[2, 4]], dec[[2, 4]])
-    both = {"desi": {"path": "coadd-*.fits", "groups": ["desi_b", "desi_r"]},
-            "boss": {"format": "sdss", "path": "spec-*.fits", "groups": ["desi_b", "desi_r"]}}  # fmt: skip
+    columns = made.write_sdss(root / "spec-1.fits", ra[2], dec[2])
+    made.write_sdss(root / "spec-2.fits", ra[4], dec[4])
+    Table({"f": np.arange(81.0), "w": np.linspace(3600, 3680, 81)}).write(root / "o002.fits")  # without errors
+    both = {
+        "mine": {"format": "table", "path": "{id}.fits", "groups": ["desi_b"], "flux": "f", "wave": "w"},
+        "boss": {"format": "sdss", "path": "spec-*.fits", "groups": ["desi_b", "desi_r"]},
+    }
     result, batches, _ = build(tmp_path, made.cubes(root, spectra=both))
-    k = ids(batches["ALL"]).index("o002")
-    assert np.allclose(batches["ALL"].column("flux_b")[k].as_py(), inside["B"]["flux"][0])
+    k, other = (ids(batches["ALL"]).index(name) for name in ("o002", "o004"))
+    read = {name: batches["ALL"].column(name).to_pylist() for name in ("flux_b", "ivar_b", "flux_r")}
+    assert read["flux_b"][k] == list(range(81)) and read["ivar_b"][k] is None  # and not that of the other
+    assert None not in (read["flux_r"][k], read["ivar_b"][other])  # the arm that the first one lacks
+    assert np.isin(np.float32(read["flux_r"][k]), columns["flux"]).all()
     assert result["inputs"]["spectra.boss"]["had_already"] == 1
 
 

@@ -136,11 +136,8 @@ class Field:
                 self.counts[f"spectra.{name}"] = {"matched": matched, "unmatched": len(self.rows) - matched}
             else:
                 paths = reader.plan_matched(self._match(f"spectra.{name}", source, table), table)
-            for earlier in self.spectra.values():  # the first source that has a spectrum is the one
-                if set(earlier.groups) & set(reader.groups):
-                    again = reader.has & earlier.has
-                    self.counts[f"spectra.{name}"]["had_already"] = int(again.sum())
-                    reader.has &= ~earlier.has
+            if again := reader.leave_to(list(self.spectra.values())):
+                self.counts[f"spectra.{name}"]["had_already"] = again
             self.spectra[name] = reader
             needed += paths
         return needed

@@ -57,7 +57,18 @@ class SpectraReader:
 
     def _planned(self) -> list[Path]:
         self.has = np.array([path is not None for path in self.paths], bool)
+        self.wanted = dict.fromkeys(self.groups, self.has)
         return [Path(path) for path in dict.fromkeys(self.paths) if path is not None]
+
+    def leave_to(self, earlier: Sequence[SpectraReader]) -> int:
+        """Leave out, group by group, what an earlier source has; returns of how many objects."""
+        again = np.zeros(len(self.has), bool)
+        for reader in earlier:
+            for group in self.wanted.keys() & reader.wanted.keys():
+                again |= self.wanted[group] & reader.wanted[group]
+                self.wanted[group] = self.wanted[group] & ~reader.wanted[group]
+        self.has = np.any(list(self.wanted.values()), axis=0)
+        return int(again.sum())
 
     def read(self, rows: np.ndarray) -> tuple[dict[str, pa.Array], dict[str, int]]:
         """List columns of some of the planned objects.
@@ -72,9 +83,11 @@ class SpectraReader:
         counts = {f"{group}.{what}": 0 for group in self.groups for what in ("pixels", "masked")}
         for path, objects in place.items():
             for group, arm in self._arms(path, [self.rows[rows[k]] for k in objects]):
-                counts[f"{group}.pixels"] += arm["flux"].size
-                counts[f"{group}.masked"] += int(((arm["ivar"] <= 0) | ~np.isfinite(arm["flux"])).sum())
-                parts[group] += [(k, arm["wave"], arm["flux"][i], arm["ivar"][i]) for i, k in enumerate(objects)]
+                taken = np.flatnonzero(self.wanted[group][rows[objects]])
+                flux, ivar = arm["flux"][taken], arm["ivar"][taken]
+                counts[f"{group}.pixels"] += flux.size
+                counts[f"{group}.masked"] += int(((ivar <= 0) | ~np.isfinite(flux)).sum())
+                parts[group] += [(objects[i], arm["wave"], f, v) for i, f, v in zip(taken, flux, ivar, strict=True)]
         columns: dict[str, pa.Array] = {}
         for group, found in parts.items():
             columns |= _columns(self.groups[group], sorted(found, key=lambda part: part[0]), len(rows))
