@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 TEST_STAMP := $(VENV)/.ready-test
+LINT_STAMP := $(VENV)/.ready-lint
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -23,6 +24,10 @@ $(TEST_STAMP): $(STAMP) requirements-test.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps sweeps==0.3.0
 	@touch $(TEST_STAMP)
 
+$(LINT_STAMP): $(STAMP) requirements-lint.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-lint.txt
+	@touch $(LINT_STAMP)
+
 setup: $(STAMP)  ## make the virtual environment .venv from requirements.txt
 
 demo: $(STAMP)  ## synthetic sky -> tokenizers -> tokens -> transformer -> answers, a few minutes on two cores
@@ -37,8 +42,9 @@ test: $(TEST_STAMP)  ## the test suite, on two cores (WORKERS=4: on four; a giga
 test-slow: $(TEST_STAMP)  ## the tests that take minutes
 	$(PYTEST) -m slow
 
-lint:  ## ruff, if it is installed
-	ruff check . && ruff format --check .
+lint: $(LINT_STAMP)  ## ruff, and mypy of what [tool.mypy] in pyproject.toml does not leave out
+	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 clean:  ## remove what runs and demos wrote (not the environment)
 	rm -rf artifacts runs

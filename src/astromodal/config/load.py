@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
 from .launching.register import conf_dir, register
+from .reading.containers import to_dict
 from .reading.explain import all_keys, explain, nearest
 from .reading.text_values import text_stays_text
 from .reading.yaml_files import load_yaml
@@ -83,7 +84,7 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
 
 
 def _merge_file(cfg: DictConfig, path: Path) -> None:
-    flat = _flatten(OmegaConf.to_container(load_yaml(path), resolve=False))
+    flat = _flatten(to_dict(load_yaml(path), resolve=False))
     for key, value in flat.items():
         target = ALIASES.get(key, key)
         if key == "training.use_amp" and isinstance(value, bool):
@@ -109,7 +110,7 @@ def _flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _with_views(cfg: DictConfig) -> DictConfig:
     """A plain, writable configuration with the documented keys added."""
-    plain = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True, enum_to_str=True))
+    plain = OmegaConf.create(to_dict(cfg, resolve=True, enum_to_str=True))
     for key, source in _VOCAB.items():
         if OmegaConf.select(plain, key) is None:
             OmegaConf.update(plain, key, OmegaConf.select(plain, source), force_add=True)

@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from ..errors import ArtifactError
 
@@ -62,7 +62,7 @@ def inside(value: Any) -> Any:
 class BoundedFile:
     """A file that never gives, and never makes room for, more than ``limit`` bytes."""
 
-    def __init__(self, file: BinaryIO, limit: int) -> None:
+    def __init__(self, file: IO[bytes], limit: int) -> None:
         self._file, self._left = file, limit
 
     def _take(self, data: bytes) -> bytes:
@@ -80,6 +80,9 @@ class BoundedFile:
         return self._take(self._file.readline(self._left + 1))
 
 
+_zipfile: Any = zipfile  # with what typeshed leaves out of it, and NumPy and torch rely on: the record at the end
+
+
 @contextmanager
 def open_archive(path: str | Path, *, stored: bool = False) -> Iterator[zipfile.ZipFile]:
     """A zip file of which no part is larger than it can be, stands in another one, or has another's name.
@@ -92,12 +95,12 @@ def open_archive(path: str | Path, *, stored: bool = False) -> Iterator[zipfile.
     """
     path = Path(path)
     with open(path, "rb") as file:
-        end = zipfile._EndRecData(file)
+        end = _zipfile._EndRecData(file)
         if not end:
             raise zipfile.BadZipFile("not a zip file, or one that was cut off")
-        directory, start, place = end[zipfile._ECD_SIZE], end[zipfile._ECD_OFFSET], end[zipfile._ECD_LOCATION]
-        if end[zipfile._ECD_SIGNATURE] == zipfile.stringEndArchive64:
-            place -= zipfile.sizeEndCentDir64 + zipfile.sizeEndCentDir64Locator
+        directory, start, place = end[_zipfile._ECD_SIZE], end[_zipfile._ECD_OFFSET], end[_zipfile._ECD_LOCATION]
+        if end[_zipfile._ECD_SIGNATURE] == _zipfile.stringEndArchive64:
+            place -= _zipfile.sizeEndCentDir64 + _zipfile.sizeEndCentDir64Locator
         if directory > MAX_DIRECTORY or start + directory != place:
             raise zipfile.BadZipFile(f"a table of contents of {directory} bytes at {start}")
         file.seek(0)

@@ -96,9 +96,9 @@ def check_bundle(folder: str | Path, root: Path | None = None) -> None:
         if name not in files:
             raise ArtifactError("only files that the manifest names", got=name, where=folder,
                                 repair=f"remove it, or {REPAIR}")  # fmt: skip
-    for name, (_, expected) in files.items():
-        if (found := _sha256(folder / name)) != expected:
-            raise ArtifactError(f"SHA-256 {expected}", got=found, where=folder / name, repair=REPAIR)
+    for name, (_size, expected) in files.items():
+        if (digest := _sha256(folder / name)) != expected:
+            raise ArtifactError(f"SHA-256 {expected}", got=digest, where=folder / name, repair=REPAIR)
         if name.endswith(f"/{MANIFEST}"):
             _check_inner(folder / name)
 
@@ -109,8 +109,14 @@ def check_inside(name: object, where: object) -> None:
     Raises:
         ArtifactError: with the name.
     """
-    fine = isinstance(name, str) and 0 < len(name) < 400 and not set(name) & set('\\:*?"<>|\0')
-    if not fine or PurePosixPath(name).is_absolute() or {"..", "."} & set(name.split("/")) or "" in name.split("/"):
+    fine = (
+        isinstance(name, str)
+        and 0 < len(name) < 400
+        and not set(name) & set('\\:*?"<>|\0')
+        and not PurePosixPath(name).is_absolute()
+        and not {"", "..", "."} & set(name.split("/"))
+    )
+    if not fine:
         raise ArtifactError("names of files within the folder", got=repr(name)[:80], where=where)
 
 

@@ -164,7 +164,7 @@ class FileArray(NDArrayOperatorsMixin):
         if not (first <= start and stop <= last):
             kept = np.empty((stop - start, *self.shape[1:]), self.dtype)
             if kept.nbytes:
-                room = memoryview(kept.reshape(-1).view(np.uint8))
+                room = kept.reshape(-1).view(np.uint8).data
                 self.file.read_into(room, self.offset + start * self.row_bytes)
             kept.flags.writeable = False
             first = start
@@ -178,7 +178,7 @@ class FileArray(NDArrayOperatorsMixin):
             starts, lengths: ``(B,)``, in elements; no length above ``width``.
         """
         out = np.zeros((len(starts), width), self.dtype)
-        room, size = memoryview(out.reshape(-1).view(np.uint8)), self.dtype.itemsize
+        room, size = out.reshape(-1).view(np.uint8).data, self.dtype.itemsize
         at = range(0, len(out) * width * size, width * size) if width else ()
         places, sizes = (starts * size + self.offset).tolist(), (lengths * size).tolist()
         self.file.read_pieces(room, at, places, sizes)

@@ -114,7 +114,7 @@ def save_torch(path: str | Path, obj: Any) -> None:
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         recording = _Recording(file)
         try:
-            torch.save(obj, recording)
+            torch.save(obj, recording)  # type: ignore[arg-type]  # it needs no more of a file than this has
         except Exception as error:
             if recording.error is not None:
                 raise recording.error from error

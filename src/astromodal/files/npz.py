@@ -19,6 +19,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import IO, cast
 
 import numpy as np
 from numpy.lib import format as npy
@@ -48,13 +49,19 @@ def _npy_header(dtype: np.dtype, shape: tuple[int, ...], fortran: bool, start: i
     return npy.magic(1, 0) + struct.pack("<H", length) + text.ljust(length - 1) + b"\n"
 
 
+def _file_of(archive: zipfile.ZipFile) -> IO[bytes]:
+    if archive.fp is None:
+        raise ValueError("an archive that is closed")
+    return archive.fp
+
+
 def _write_member(
     archive: zipfile.ZipFile, name: str, dtype: np.dtype, shape: tuple[int, ...], fortran: bool, data: Iterable
 ) -> None:
     """Append one member whose bytes arrive in pieces."""
     info = zipfile.ZipInfo(f"{name}.npy")
     info.external_attr = 0o644 << 16
-    start = archive.fp.tell() + _LOCAL_HEADER + len(info.filename.encode()) + _ZIP64_EXTRA
+    start = _file_of(archive).tell() + _LOCAL_HEADER + len(info.filename.encode()) + _ZIP64_EXTRA
     with archive.open(info, "w", force_zip64=True) as member:
         member.write(_npy_header(dtype, shape, fortran, start))
         for piece in data:
@@ -66,7 +73,7 @@ def _pieces(array: np.ndarray) -> Iterator[memoryview]:
     if array.size:
         flat = array.reshape(-1, order="A").view(np.uint8)
         for first in range(0, flat.nbytes, _CHUNK):
-            yield memoryview(flat[first : first + _CHUNK])
+            yield flat[first : first + _CHUNK].data
 
 
 def _checked(name: str, value: object) -> np.ndarray:
@@ -246,7 +253,9 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_npy_header(file: io.BufferedIOBase, where: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+def _read_npy_header(
+    file: IO[bytes] | io.FileIO | zipfile.ZipExtFile, where: str
+) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, order and dtype at the position of ``file``; objects are refused before any data is read."""
     version = npy.read_magic(file)
     read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
@@ -264,7 +273,7 @@ def _read_npy_header(file: io.BufferedIOBase, where: str) -> tuple[tuple[int, ..
 
 def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> np.ndarray:
     """A member copied into memory; its checksum is verified by the zip module."""
-    with archive.open(info) as member:
+    with cast(zipfile.ZipExtFile, archive.open(info)) as member:
         shape, fortran, dtype = _read_npy_header(member, f"{path}, member {info.filename}")
         check_shape(shape, dtype.itemsize, path.stat().st_size + info.file_size)
         count = int(np.prod(shape, dtype=object)) if shape else 1
@@ -272,7 +281,7 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) ->
         if header + count * dtype.itemsize != info.file_size:
             raise ValueError(f"{info.file_size} bytes instead of {header + count * dtype.itemsize} in {info.filename}")
         flat = np.empty(count, dtype)
-        room = memoryview(flat.view(np.uint8)) if flat.nbytes else memoryview(b"")
+        room = flat.view(np.uint8).data if flat.nbytes else memoryview(b"")
         filled = 0
         while filled < len(room):
             n_bytes = member.readinto(room[filled : filled + _CHUNK])
@@ -314,8 +323,9 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 def _names(archive: zipfile.ZipFile) -> Iterator[tuple[str, zipfile.ZipInfo]]:
     """Members by name, after a look at the end record: the zip module stops early in a damaged directory."""
-    archive.fp.seek(-_END_RECORD, os.SEEK_END)
-    signature, _, _, _, count, *_ = struct.unpack("<4s4H2LH", archive.fp.read(_END_RECORD))
+    file = _file_of(archive)
+    file.seek(-_END_RECORD, os.SEEK_END)
+    signature, _, _, _, count, *_ = struct.unpack("<4s4H2LH", file.read(_END_RECORD))
     members = archive.infolist()
     if signature != b"PK\x05\x06" or count not in (len(members), 0xFFFF):
         raise zipfile.BadZipFile(f"{len(members)} members in a directory of {count}")

@@ -13,9 +13,9 @@ import io
 import pickle
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -31,6 +31,10 @@ class Refused(Exception):
     """Something that a plain array file does not contain."""
 
 
+class _Readable(Protocol):
+    def read(self, n: int, /) -> bytes: ...
+
+
 class _Ndarray:
     """Stands for the class ``numpy.ndarray``; never made, only compared with."""
 
@@ -41,7 +45,8 @@ class _Dtype:
     def __init__(self, spec: object = None, align: object = False, copy: object = True) -> None:
         if not isinstance(spec, str) or not _DTYPE.fullmatch(spec):
             raise Refused(f"dtype {spec!r}")
-        self.spec, self.byte_order = spec, "="
+        self.spec = spec
+        self.byte_order: Literal["<", ">", "|", "="] = "="
 
     def set_state(self, state: object) -> None:
         if not isinstance(state, tuple) or len(state) < 5 or any(part is not None for part in state[2:5]):
@@ -70,7 +75,7 @@ class _ArrayWrapper:
         self.dtype, self.shape, self.order = dtype.numpy(), shape, state.get("order")
         self.alignment = state.get("numpy_array_alignment_bytes")
 
-    def read(self, file: BinaryIO, n_bytes: int) -> np.ndarray:
+    def read(self, file: _Readable, n_bytes: int) -> np.ndarray:
         check_shape(self.shape, self.dtype.itemsize, allowed_bytes(n_bytes))
         if self.alignment is not None:
             _read_exactly(file, _read_exactly(file, 1)[0])
@@ -83,7 +88,7 @@ class _ArrayWrapper:
         return array.astype(self.dtype.newbyteorder("="), copy=False)
 
 
-def _read_exactly(file: BinaryIO, n_bytes: int) -> bytearray:
+def _read_exactly(file: _Readable, n_bytes: int) -> bytearray:
     out = bytearray()
     while len(out) < n_bytes:
         piece = file.read(min(_CHUNK, n_bytes - len(out)))
@@ -131,7 +136,30 @@ def _check_keys(keys: Iterable[Any]) -> None:
             raise Refused(f"a key of type {type(key).__name__}, or a large one")
 
 
-class SafeUnpickler(pickle._Unpickler):  # the Python one: its opcodes can be replaced
+if TYPE_CHECKING:
+
+    class _PythonUnpickler(pickle._Unpickler):
+        """What typeshed leaves out of the Python unpickler: its stack, its memo, and opcodes that are changed here."""
+
+        dispatch: ClassVar[dict[int, Callable[[Any], None]]]
+        stack: list[Any]
+        memo: dict[int, Any]
+        read: Callable[[int], bytes]
+        readline: Callable[[], bytes]
+        append: Callable[[Any], None]
+        _unframer: Any
+
+        def load_setitem(self) -> None: ...
+        def load_setitems(self) -> None: ...
+        def load_dict(self) -> None: ...
+        def load_additems(self) -> None: ...
+        def load_frozenset(self) -> None: ...
+
+else:
+    _PythonUnpickler = pickle._Unpickler
+
+
+class SafeUnpickler(_PythonUnpickler):  # the Python one: its opcodes can be replaced
     """Builtin containers and numbers; every other opcode with an effect is refused, what ``calls`` does not have too.
 
     Attributes:
@@ -139,11 +167,11 @@ class SafeUnpickler(pickle._Unpickler):  # the Python one: its opcodes can be re
         calls: those that may be called.
     """
 
-    dispatch = pickle._Unpickler.dispatch.copy()
+    dispatch = _PythonUnpickler.dispatch.copy()
     known: Mapping[tuple[str, str], Any] = _GLOBALS
     calls: tuple[Any, ...] = _CALLABLE
 
-    def __init__(self, file: BinaryIO, n_bytes: int) -> None:
+    def __init__(self, file: IO[bytes], n_bytes: int) -> None:
         self._source = BoundedFile(file, allowed_bytes(n_bytes))
         self._n_bytes, self._copied = n_bytes, 0
         super().__init__(self._source)
@@ -157,7 +185,7 @@ class SafeUnpickler(pickle._Unpickler):  # the Python one: its opcodes can be re
     def get_extension(self, code: int) -> None:
         raise Refused("an extension code")
 
-    def persistent_load(self, pid: object) -> None:
+    def persistent_load(self, pid: object) -> Any:
         raise Refused("a persistent id")
 
     def _instantiate(self, klass: object, args: object) -> None:

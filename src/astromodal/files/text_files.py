@@ -72,7 +72,7 @@ def decoded(data: bytes, kind: str, where: object) -> str:
 def _wrong_byte(data: bytes, at: int) -> str:
     """What stands there, as a Windows code page has it."""
     before, after = data[max(at - 20, 0) : at], data[at : at + 20]
-    word = re.search(rb"[^\s,;|]*\Z", before)[0] + re.match(rb"[^\s,;|]*", after)[0]
+    word = re.split(rb"[\s,;|]", before)[-1] + re.split(rb"[\s,;|]", after, maxsplit=1)[0]
     return f"another encoding (byte 0x{data[at]:02x}, as in {word.decode('cp1252', 'replace')!r} in cp1252)"
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from ..errors import ArtifactError, UnsafeFileError
 from .bounded import inside, open_archive, walk
@@ -45,6 +45,8 @@ class _Tensor:
 
 class _Ordered(dict):
     """Stands for an ``OrderedDict``, which may have attributes (``_metadata`` of a state dict)."""
+
+    attributes: dict[str, Any]
 
 
 def _tensor(storage: object, offset: int, shape: tuple, strides: tuple, *rest: Any, itemsize: int = 0) -> _Tensor:
@@ -99,7 +101,7 @@ class _TorchUnpickler(SafeUnpickler):
     calls = (_tensor, _tensor_of, _parameter, tuple, _ordered, _latin1)
     dispatch = SafeUnpickler.dispatch.copy()
 
-    def __init__(self, file: BinaryIO, n_bytes: int, parts: dict[str, int]) -> None:
+    def __init__(self, file: IO[bytes], n_bytes: int, parts: dict[str, int]) -> None:
         super().__init__(file, n_bytes)
         self._parts = parts
 
@@ -114,9 +116,10 @@ class _TorchUnpickler(SafeUnpickler):
 
     def load_build(self) -> None:
         state = self.stack.pop()
-        if not isinstance(self.stack[-1], _Ordered) or not isinstance(state, dict):
+        target = self.stack[-1]
+        if not isinstance(target, _Ordered) or not isinstance(state, dict):
             raise Refused("an object with a state")
-        self.stack[-1].attributes = state
+        target.attributes = state
 
     dispatch[b"b"[0]] = load_build
 

@@ -97,7 +97,7 @@ class Muon(torch.optim.Optimizer):
             group.setdefault("precision", "bf16")  # a checkpoint from before there was a choice
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # nothing is evaluated twice here
         """One update of every matrix that has a gradient."""
         for group in self.param_groups:
             dtype = torch.bfloat16 if group["precision"] == "bf16" else torch.float32

@@ -161,7 +161,7 @@ def this_rank() -> int:
 
 def wrap(objective: nn.Module, device: torch.device) -> nn.Module:
     """``objective`` whose backward pass averages gradients over the ranks (itself, if it does so already)."""
-    if n_ranks() == 1 or is_sharded(objective.model):
+    if n_ranks() == 1 or is_sharded(objective.get_submodule("model")):
         return objective
     ids = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(objective, device_ids=ids)

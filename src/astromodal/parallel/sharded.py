@@ -36,7 +36,8 @@ def shard(model: nn.Module, device: torch.device, precision: str) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
-    if not isinstance(getattr(model, "blocks", None), nn.ModuleList):
+    blocks = getattr(model, "blocks", None)
+    if not isinstance(blocks, nn.ModuleList):
         raise ConfigError("a model with blocks, to be sharded", got=type(model).__name__, where="hardware.parallel",
                           repair="hardware=ddp")  # fmt: skip
     if precision == "fp16":
@@ -49,7 +50,7 @@ def shard(model: nn.Module, device: torch.device, precision: str) -> None:
     # Inputs stay as they are: the stream between the blocks is float32, as under autocast alone.
     half = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if precision == "bf16" else {}
     policy = MixedPrecisionPolicy(**half, cast_forward_inputs=False)
-    for block in model.blocks:
+    for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, reshard_after_forward=False)
     if hasattr(model, "hidden"):
@@ -64,8 +65,10 @@ def is_sharded(model: nn.Module) -> bool:
 def forget_whole(model: nn.Module) -> None:
     """Drop whole copies of weights, which otherwise outlive a change of the shares (average, loaded weights)."""
     if is_sharded(model):
+        from torch.distributed.fsdp import FSDPModule
+
         for module in model.modules():
-            if is_sharded(module):
+            if isinstance(module, FSDPModule):
                 module.reshard()
 
 
@@ -105,8 +108,10 @@ def like(value: Any, own: Tensor) -> Any:
     """``value`` (whole, on every process) divided as ``own`` is."""
     if not hasattr(own, "placements") or not isinstance(value, Tensor) or hasattr(value, "placements"):
         return value
-    from torch.distributed.tensor import distribute_tensor
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
+    if not isinstance(own, DTensor):
+        return value
     return distribute_tensor(value.to(own.device), own.device_mesh, own.placements, src_data_rank=None)
 
 

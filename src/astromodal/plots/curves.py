@@ -57,7 +57,7 @@ def plot_curves(
         curves = [(label, colour, marker, points(records, key)) for key, label, colour, marker in keys]
         curves = [c for c in curves if any(value for _, value in c[3])]  # a modality that is absent stays at 0
         if curves:
-            shown.append((title, curves, (baselines or {}).get(validation)))
+            shown.append((title, curves, (baselines or {}).get(validation) if validation else None))
     if not shown:
         return None
     figure, axes = panels_in_a_row(len(shown), 3.6, 3.2)

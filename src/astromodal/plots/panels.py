@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 _log = logging.getLogger("astromodal.plots")
 
 # colour-blind safe (Okabe and Ito 2008), with a softer black

@@ -7,7 +7,7 @@ import html
 import io
 import re
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -15,7 +15,10 @@ from matplotlib.figure import Figure
 
 from .panels import never_fatal
 
-STYLE = {
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
+
+STYLE: dict[RcKeyType, Any] = {
     "svg.fonttype": "none",  # text stays text: small, sharp, searchable
     "font.family": "sans-serif",
     "font.size": 9,
@@ -26,7 +29,8 @@ STYLE = {
     "axes.spines.right": False,
     "text.parse_math": False,  # a name with two dollar signs is a name
 }
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 _NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 

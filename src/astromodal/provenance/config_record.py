@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..config.reading.containers import to_dict
 from ..config.schema import STAGE_GROUPS
 from ..files.io import plain
 
@@ -19,9 +20,7 @@ def config_record(cfg: DictConfig, stage: str) -> dict[str, Any]:
 
     The folder that tokenizers are written to is a place; the one that they are read from is an input.
     """
-    from omegaconf import OmegaConf
-
-    values = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+    values = to_dict(cfg, resolve=True, enum_to_str=True)
     left_out = list(_LEFT_OUT)
     if stage == "train_tokenizers":
         left_out.append("tokenizer_id")

@@ -23,6 +23,7 @@ from typing import Any
 
 from ..config.checks.names import check_name
 from ..config.launching.run_id import make_run_id
+from ..config.reading.containers import to_dict
 from ..errors import ArtifactError, UserError, printable
 from ..files.atomic import FileLock, writing
 from ..files.io import plain, read_json, write_json, write_text
@@ -112,8 +113,8 @@ class RunContext:
         from omegaconf import DictConfig, OmegaConf
 
         if not isinstance(cfg, DictConfig):
-            cfg = OmegaConf.create(cfg) if isinstance(cfg, Mapping) else OmegaConf.structured(cfg)
-        self.config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)  # type: ignore[assignment]
+            cfg = OmegaConf.create(dict(cfg)) if isinstance(cfg, Mapping) else OmegaConf.structured(cfg)
+        self.config: dict[str, Any] = to_dict(cfg, resolve=True, enum_to_str=True)
         self.stage, self.resume = stage, resume
         given = self.config.get("run_id")
         self.id: str = broadcast_object(str(given) if given not in (None, "???", "") else make_run_id())

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 from ..errors import ArtifactError
 from ..files.io import append_jsonl, read_json, truncate_jsonl, write_json
@@ -26,6 +26,7 @@ from ..provenance import lineage
 from .tensorboard import TensorBoard
 
 _MODES = ("auto", "online", "offline", "disabled")
+Mode = Literal["online", "offline", "disabled"]
 _log = logging.getLogger("astromodal.runs.tracking")
 
 
@@ -44,7 +45,7 @@ def has_account() -> bool:
     return False
 
 
-def wandb_mode(mode: str) -> str:
+def wandb_mode(mode: str) -> Mode:
     """``online``, ``offline`` or ``disabled`` for a configured ``mode``; never one that would prompt.
 
     ``auto`` obeys the variable ``WANDB_MODE`` and else is online with an account, offline without one.
@@ -61,7 +62,7 @@ def wandb_mode(mode: str) -> str:
             f"{program()} wandb replay)"
         )
         return "offline"
-    return mode
+    return cast(Mode, mode)  # the schema has no others
 
 
 class NullTracker:
@@ -123,8 +124,8 @@ class Tracker(NullTracker):
         self.broke_off = False  # whether it failed on the way
         self._board = TensorBoard(self.folder / "tensorboard") if tensorboard else None
         truncate_jsonl(self.path)  # a line that a killed process left unfinished
-        mode = wandb_mode(mode)
-        if mode != "disabled":
+        chosen = wandb_mode(mode)
+        if chosen != "disabled":
             options = dict(
                 project=project,
                 entity=entity,
@@ -137,11 +138,12 @@ class Tracker(NullTracker):
                 config=plain_values(config or {}),
                 dir=str(self.folder),
             )
-            self._wandb = self._begin(mode, options)
+            self._wandb = self._begin(chosen, options)
 
-    def _begin(self, mode: str, options: dict[str, Any]) -> Any:
+    def _begin(self, mode: Mode, options: dict[str, Any]) -> Any:
         """A Weights & Biases run; offline when online fails, ``None`` when that fails too."""
-        for attempt in (mode, "offline") if mode == "online" else (mode,):
+        attempts: tuple[Mode, ...] = (mode, "offline") if mode == "online" else (mode,)
+        for attempt in attempts:
             try:
                 import wandb
 

@@ -27,15 +27,15 @@ class Codebook:
     """Entries ``(C, D)`` in the units of the data and how often each was used in training, ``(C,)``."""
 
     entries: np.ndarray
-    counts: np.ndarray | None = None
+    counts: np.ndarray
 
-    def __post_init__(self) -> None:
-        entries = np.asarray(self.entries, dtype=np.float32)
+    def __init__(self, entries: np.ndarray, counts: np.ndarray | None = None) -> None:
+        entries = np.asarray(entries, dtype=np.float32)
         if entries.ndim == 1:
             entries = entries[:, None]
         if entries.ndim != 2 or not np.isfinite(entries).all():
             raise ArtifactError("a finite codebook of shape (C, D)", got=f"shape {entries.shape}")
-        counts = np.ones(len(entries)) if self.counts is None else np.asarray(self.counts, dtype=np.float64)
+        counts = np.ones(len(entries)) if counts is None else np.asarray(counts, dtype=np.float64)
         if counts.shape != (len(entries),):
             raise ArtifactError(f"usage counts of shape ({len(entries)},)", got=counts.shape)
         object.__setattr__(self, "entries", entries)

@@ -173,9 +173,9 @@ def _check_tokenizer(cfg: DictConfig, overrides: Sequence[str]) -> None:
     typed = [group for group in spectrum.patch_sizes if any("patch_sizes" in o and str(group) in o for o in overrides)]
     for group in (*groups, *typed):
         if cfg.data.spectra and group not in cfg.data.spectra:
-            expected, repair = f"groups among {', '.join(cfg.data.spectra)}", nearest(group, list(cfg.data.spectra))
+            expected, near = f"groups among {', '.join(cfg.data.spectra)}", nearest(group, list(cfg.data.spectra))
             raise ConfigError(expected, got=group, where="tokenizer.spectrum",
-                              repair=repair or "tokenizer.spectrum.groups=null takes all")  # fmt: skip
+                              repair=near or "tokenizer.spectrum.groups=null takes all")  # fmt: skip
     for group, size in spectrum.patch_sizes.items():
         if size < 1:
             raise ConfigError("patch sizes >= 1", got=size, where=f"tokenizer.spectrum.patch_sizes.{group}")

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import is_dataclass
 from enum import EnumMeta
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from ..reading.conf_files import conf_dir
-from ..reading.key_types import fields_of, type_at
+from ..reading.key_types import fields_of, is_section, type_at
 from ..reading.text_values import split
 from .combinations import check_evaluate, check_loss, check_model, check_sequence, check_splits
 
@@ -133,7 +132,7 @@ def _value(hint: Any, value: Any) -> Any:
     try:
         if value is None or (isinstance(value, str) and value.lower() == "null"):
             return None
-        if is_dataclass(hint):
+        if is_section(hint):
             return _filled(hint, value)
         if isinstance(hint, EnumMeta):
             return hint[str(value)]
@@ -150,7 +149,8 @@ def _value(hint: Any, value: Any) -> Any:
 def _set(section: Any, names: Sequence[str], text: str) -> None:
     for name in names[:-1]:
         section = getattr(section, name, None)
-    known = fields_of(type(section)) if is_dataclass(section) else {}
+    kind: Any = type(section)
+    known = fields_of(kind) if is_section(kind) else {}
     if names[-1] not in known:
         raise _LeftToHydra
     setattr(section, names[-1], _value(known[names[-1]][0], text))

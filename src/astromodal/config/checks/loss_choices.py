@@ -62,8 +62,8 @@ def check_form(modality: str, form: Any) -> None:
         raise ConfigError(f"{key}=ignore", got=f"{form.errors.value}, but {modality}s have no errors", where=key,
                           repair=f"{key}=ignore")  # fmt: skip
     if form.errors == ErrorUse.width and form.form not in WIDTH_FORMS:
-        usable = " or ".join(f.value for f in WIDTH_FORMS if ordered or f not in SCALAR_FORMS)
-        raise ConfigError(f"form {usable}, whose targets have a width", got=form.form.value, where=f"{key}=width",
+        wide = " or ".join(f.value for f in WIDTH_FORMS if ordered or f not in SCALAR_FORMS)
+        raise ConfigError(f"form {wide}, whose targets have a width", got=form.form.value, where=f"{key}=width",
                           repair=f"{key}=weight, or change loss.{modality}.form")  # fmt: skip
     for name, least, inclusive in (
         ("beta", 0, True), ("sigma_bins", 0, False), ("n_neighbours", 1, True), ("temperature", 0, False)

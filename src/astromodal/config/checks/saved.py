@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from ...errors import ArtifactError
+from ..reading.containers import to_object
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ def typed(kind: type[T], values: Any, where: object, needed: tuple[str, ...] = (
         raise ArtifactError(expected, got="values that would have to be resolved", where=where)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(kind), dict(values))
-        return OmegaConf.to_object(merged)  # type: ignore[return-value]
+        return to_object(merged, kind)
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ArtifactError(expected, got=str(error).split("\n")[0][:200], where=where) from error
 

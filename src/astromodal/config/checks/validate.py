@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from .memory import check_memory
 from .names import check_name
 
 
-def validate(cfg: DictConfig, stage: str, overrides: list[str] = ()) -> None:
+def validate(cfg: DictConfig, stage: str, overrides: Sequence[str] = ()) -> None:
     """Check ``cfg`` for ``stage``.
 
     Raises:
@@ -53,7 +53,9 @@ def _check_names(cfg: DictConfig) -> None:
 def _check_sections(cfg: DictConfig, stage: str) -> None:
     """Refuse a section that is null or gone, and a group of which a file has chosen no option."""
     for key in STAGE_GROUPS[stage]:
-        if is_dataclass(type_at(key)) and not is_optional(key) and (key not in cfg or cfg._get_node(key)._is_none()):
+        if not is_dataclass(type_at(key)) or is_optional(key):
+            continue
+        if key not in cfg or (node := cfg._get_node(key)) is None or node._is_none():
             raise ConfigError(f"a section {key}", got="null", where=key, repair=f"{key}=<option>")
     from hydra.core.hydra_config import HydraConfig
 
@@ -78,7 +80,7 @@ def _unknown_keys(node: Any, prefix: str = "") -> Iterator[str]:
     cls = schema_of(node)
     known = {f.name for f in fields(cls)} if cls else None
     for key in node:
-        name = f"{prefix}{key}"
+        name = prefix + str(key)
         if known is not None and key not in known:
             yield name
         else:
@@ -91,7 +93,7 @@ def _check_entries(node: Any, key: str = "") -> None:
     if node._is_none() or node._is_missing():
         return
     for name in node if isinstance(node, DictConfig) else range(len(node)):
-        entry, where = node._get_node(name), f"{key}.{name}" if key else str(name)
+        entry, where = node._get_node(name), ".".join([key, str(name)] if key else [str(name)])
         if not OmegaConf.is_config(entry):
             continue
         if plain:

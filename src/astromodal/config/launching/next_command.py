@@ -52,13 +52,14 @@ def _told(cfg: Any, stage: str) -> tuple[list[str], list[str]]:
         return [], []
     hydra = HydraConfig.get()
     flags = folder_flags(hydra)
+    primary = hydra.job.config_name or cfg.stage
     told = [*(o for o in hydra.overrides.hydra if _key(o) == "hydra.searchpath"), *hydra.overrides.task]
     given = {_key(o) for o in told}
-    if stage != cfg.stage and hydra.job.config_name != cfg.stage:  # a primary file is one of its stage
-        survey = [f"data={hydra.runtime.choices.data}", *(f"{key}={_quoted(_get(cfg, key))}" for key in _SURVEY)]
+    if stage != cfg.stage and primary != cfg.stage:  # a primary file is one of its stage
+        survey = [f"data={hydra.runtime.choices['data']}", *(f"{key}={_quoted(_get(cfg, key))}" for key in _SURVEY)]
         told = [*(o for o in survey if _key(o) not in given), *told]
-    elif hydra.job.config_name != cfg.stage:
-        flags += ["--config-name", hydra.job.config_name]
+    elif primary != cfg.stage:
+        flags += ["--config-name", primary]
     if str(hydra.mode).endswith("MULTIRUN") and "tokenizer_id" not in given:  # a job of a sweep has a folder of its own
         told.append(f"tokenizer_id={_quoted(cfg.tokenizer_id)}")
     return flags, told

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import get_args, get_type_hints
 
 from ...errors import ConfigError
 from .. import schema
+from .key_types import is_section
 
 
 def nearest(name: str, names: list[str]) -> str | None:
@@ -42,6 +43,6 @@ def _keys(cls: type, prefix: str) -> list[str]:
         name = f"{prefix}{item.name}"
         names.append(name)
         for inner in (hints[item.name], *get_args(hints[item.name])):
-            if is_dataclass(inner) and not str(hints[item.name]).startswith("typing.Dict"):
+            if is_section(inner) and not str(hints[item.name]).startswith("typing.Dict"):
                 names += _keys(inner, name + ".")
     return names

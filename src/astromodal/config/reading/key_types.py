@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, is_dataclass
 from functools import cache
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 from .. import schema
 
@@ -61,7 +61,7 @@ def below(hint: Any, name: str) -> Any:
     for section in hint if isinstance(hint, tuple) else (hint,):
         if section is schema.Config and name == "hydra":
             return _Hydra
-        if is_dataclass(section):
+        if is_section(section):
             found = fields_of(section).get(name)
             if found is not None:
                 return OPEN.get(name, Any) if found[0] is Any else found[0]
@@ -79,9 +79,14 @@ def is_optional(key: str) -> bool:
     parent, _, name = key.rpartition(".")
     section = type_at(parent)
     for candidate in section if isinstance(section, tuple) else (section,):
-        if is_dataclass(candidate) and name in fields_of(candidate):
+        if is_section(candidate) and name in fields_of(candidate):
             return fields_of(candidate)[name][1]
     return get_origin(section) not in (dict, list)
+
+
+def is_section(kind: Any) -> TypeGuard[type]:
+    """Whether a type is a section of the schema, or a group of settings: a dataclass."""
+    return isinstance(kind, type) and is_dataclass(kind)
 
 
 @cache
