@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -275,7 +276,29 @@ def test_the_command_replaces_a_bundle_and_nothing_else(trained, copy, tmp_path,
     assert "got something else" in capsys.readouterr().err and (full / "mine.txt").read_text() == "mine"
 
 
+def test_one_file_is_loaded_as_the_folder_is(trained, bundle, model, tmp_path, capsys):
+    main(["export", str(trained.run), "--to", str(tmp_path / "one.zip")])
+    found = load(tmp_path / "one.zip", check=True, **HARDWARE)
+    assert found.predict(trained.cube(), "specz_z").equals(load(bundle, **HARDWARE).predict(trained.cube(), "specz_z"))
+    main(["export", str(trained.run), "--to", str(tmp_path / "one.zip"), "--no-examples"])  # replaced
+    home = Path(found.home.name)
+    assert home.is_dir()
+    found.home.cleanup()
+    assert not home.exists() and [p.name for p in tmp_path.iterdir()] == ["one.zip"]
+    with zipfile.ZipFile(tmp_path / "harm.zip", "w") as archive:
+        for name in ("manifest.json", "model.safetensors", "../outside"):
+            archive.writestr(name, "{}")
+    with pytest.raises(ArtifactError, match="names of files within the folder"):
+        load(tmp_path / "harm.zip")
+    assert not (tmp_path.parent / "outside").exists()
+    (tmp_path / "other.zip").write_bytes(b"PK")
+    with pytest.raises(SystemExit):
+        main(["export", str(trained.run), "--to", str(tmp_path / "other.zip")])
+    assert "got something else" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("arguments", "match"), [
+    (["export", "x", "--push", "a/b", "--to", "x.zip"], "a folder to be pushed, got one file"),
     (["exprt"], "did you mean export|export"), (["export"], "RUN"), (["export", "nothing"], "a run directory"),
     (["export", "x", "--push", "no-org"], "hf://<org>/<name>"),
 ])  # fmt: skip

@@ -30,6 +30,7 @@ from ..provenance.manifest import package_versions
 from ..training.checkpoints.checkpoint import model_state
 from ..vocabulary.modalities import MODALITIES
 from .about import about_run, asks
+from .archive import SUFFIX, is_archive, pack
 from .card import card, citation
 from .examples import choose_examples, replay, write_examples
 from .judged import FOLDER as JUDGEMENT
@@ -49,10 +50,11 @@ def export(
     run: str | Path, to: str | Path | None = None, *, judgement: str | Path | None = None, examples: bool = True,
     reference: int = N_OBJECTS, title: str | None = None, authors: str | None = None, license: str | None = None,
 ) -> Path:  # fmt: skip
-    """Write the bundle of a run of ``train_lm.py``; returns its folder.
+    """Write the bundle of a run of ``train_lm.py``; returns its folder, or file.
 
     Args:
-        to: folder; default ``bundles/<survey>-<run id>``. A bundle that is there is replaced, anything else is not.
+        to: folder, or a file ``….zip``; default ``bundles/<survey>-<run id>``. A bundle that is there is replaced,
+            anything else is not.
         judgement: whose figures the card shows; default: the newest of these weights.
         examples: put some objects of the survey, with all that they have, into it.
         reference: validation objects whose tokens are put into it, for the familiarity; 0: none.
@@ -84,15 +86,29 @@ def export(
             write_text(new / "CITATION.cff", citation(about, authors))
             write_hashes(new)
             _prove(new)
-            if folder.exists():
-                folder.rename(Path(beside) / "old")
-            new.rename(folder)
+            if folder.suffix == SUFFIX:
+                pack(new, folder)
+            else:
+                _put(new, folder, Path(beside) / "old")
     LOG.info("bundle in %s", folder)
     return folder
 
 
+def _put(new: Path, folder: Path, old: Path) -> None:
+    """Move a bundle to its place; what is there, a bundle or an empty folder, only goes if that succeeds."""
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+
+
 def _check_place(folder: Path) -> None:
-    if folder.exists() and not is_bundle(folder) and (not folder.is_dir() or any(folder.iterdir())):
+    ours = is_bundle(folder) or is_archive(folder)
+    if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError("a new folder, an empty one, or a bundle to be replaced", got="something else", where=folder,
                           repair="--to another folder")  # fmt: skip
 

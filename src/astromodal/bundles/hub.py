@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import ArtifactError, ArtifactMissingError, ConfigError
 from ..files.bundle_files import MANIFEST, check_bundle, read_names
+from .archive import SUFFIX
 
 PREFIX = "hf://"
 MAX_BYTES = 1 << 38  # of all files of a bundle: more is no model of this program
@@ -84,13 +85,15 @@ def download(name: str) -> tuple[Path, Path]:
     return folder, folder.parents[1]
 
 
-def check_pushable(repository: str) -> None:
+def check_pushable(repository: str, to: Path | None = None) -> None:
     """Refuse what :func:`upload` would refuse, before a bundle is made.
 
     Raises:
         ConfigError: not the name of a repository, or no huggingface_hub.
     """
     parse(_prefixed(repository))
+    if to is not None and to.suffix == SUFFIX:
+        raise ConfigError("a folder to be pushed", got="one file", where=to, repair="--to without .zip")
     _package()
 
 

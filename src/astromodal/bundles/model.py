@@ -56,6 +56,7 @@ class Model:
     calibration: Path  # the file, whether there is one or not
     describe: Callable[[], dict[str, Any]]  # what the run is, for explain()
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("astromodal"))
+    home: Any = field(default=None, repr=False)  # a folder that is gone when nobody asks the model any more
     _familiar: dict[Any, Familiarity] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:

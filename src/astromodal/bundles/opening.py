@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ..files.bundle_files import CONFIG, WEIGHTS, bundle_state, is_bundle
 from ..files.io import read_mapping
 from ..machine.program import program
 from .about import about_model
+from .archive import is_archive, unpack
 from .examples import replay
 from .hub import PREFIX, download
 from .model import Model
@@ -32,7 +34,7 @@ def load(
     """A trained model.
 
     Args:
-        source: directory of a run of ``train_lm.py`` or a file of weights in it, the folder of a bundle, or the
+        source: directory of a run of ``train_lm.py`` or a file of weights in it, a bundle (folder or zip), or the
             name of one on a hub: ``hf://org/name``, ``hf://org/name@revision``.
         device: ``auto``, ``cpu``, ``cuda``, ``mps``.
         hardware: other settings of the section ``hardware``: precision, cpu_bf16, n_threads, …
@@ -49,6 +51,12 @@ def load(
     elif is_bundle(source):
         folder = Path(source)
         model = open_bundle(folder, machine)
+    elif is_archive(source):
+        home = tempfile.TemporaryDirectory(prefix="astromodal-", ignore_cleanup_errors=True)
+        folder = Path(home.name)
+        unpack(Path(source), folder)
+        model = open_bundle(folder, machine)
+        model.home = home
     else:
         if check:
             raise ArtifactError("a bundle, which has example rows, for check=True", got="a run or nothing",

@@ -10,7 +10,8 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("run", type=Path, metavar="RUN", help="directory of a run of train_lm.py")
-    parser.add_argument("--to", type=Path, metavar="FOLDER", help="the bundle; default bundles/<survey>-<run id>")
+    parser.add_argument("--to", type=Path, metavar="FOLDER",
+                        help="a folder, or one file ….zip; default bundles/<survey>-<run id>")  # fmt: skip
     parser.add_argument("--judgement", type=Path, metavar="FOLDER",
                         help="whose figures the card shows; default: the newest of these weights")  # fmt: skip
     parser.add_argument("--no-examples", action="store_true",
@@ -31,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if options.push is not None:
-        check_pushable(options.push)  # before minutes of work
+        check_pushable(options.push, options.to)  # before minutes of work
     from ..bundles.export import export
 
     folder = export(
