@@ -96,7 +96,8 @@ def _doubts(roles: Guess, text: str, sources: dict[str, Source]) -> list[str]:
     if roles.id is None:
         return ["no column has another value in every row: set data.id_column, or add a column of ids"]
     if roles.images:
-        doubts.append("pixel_scale, zero_point and the columns of the elliptical mask of data.images are not known")
+        shape = "" if len(roles.shape) == 3 else " and the shape columns"
+        doubts.append(f"pixel_scale, zero_point{shape} of data.images are not known")
     unknown = [g.name for g in roles.spectra.values() if not g.flux.unit]
     if unknown:
         doubts.append(f"the unit of the spectra of {', '.join(unknown)} is not known")
