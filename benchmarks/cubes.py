@@ -95,7 +95,7 @@ def measure(side: int = 4000, n_cutouts: int = 1000, n_spectra: int = 500, repea
     rng, ratios = np.random.default_rng(1), {}
     corner, order = rng.integers(0, side - SIZE, (n_cutouts, 2)), rng.permutation(n_spectra)
     print(
-        f"{n_cutouts} cutouts of {SIZE} px from {side} x {side}, {n_spectra} spectra; processor seconds, medians of {repeats}"
+        f"{n_cutouts} cutouts of {SIZE} px from {side} x {side}, {n_spectra} spectra; CPU seconds, medians of {repeats}"
     )
     print(f"{'what':<22}{'astropy':>9}{'ours':>9}{'ratio':>8}")
     with tempfile.TemporaryDirectory() as folder:

@@ -257,3 +257,12 @@ def test_the_sources_benchmark_reads_the_same_spectra_in_every_way(load, monkeyp
     monkeypatch.setattr(module, "by_arrow", lambda *_: 1.0)
     with pytest.raises(SystemExit, match="other values"):
         module.measure(n_rows=8, repeats=1)
+
+
+def test_the_cubes_benchmark_reads_the_same_pixels_as_astropy(load, monkeypatch, capsys):
+    module = load("cubes")
+    ratios = module.measure(side=120, n_cutouts=3, n_spectra=4, repeats=1)
+    assert set(ratios) == {"mapped", "compressed", "spectra"} and "ratio" in capsys.readouterr().out
+    monkeypatch.setattr(module, "spectra_by_us", lambda *_: 1e9)
+    with pytest.raises(SystemExit, match="spectra: other values"):
+        module.measure(side=120, n_cutouts=3, n_spectra=4, repeats=1)
