@@ -54,7 +54,7 @@ def test_a_set_of_tokenizers_is_a_mapping_in_the_order_of_sequences():
 
 
 def test_no_other_list_of_modalities_is_in_the_code():
-    """A tuple, list, set or dictionary of their names elsewhere would not know a new one; ``sequence`` has a default."""
+    """A tuple, list, set or dictionary of their names elsewhere would not know a new one."""
     found = []
     for path in sorted(Path(astromodal.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

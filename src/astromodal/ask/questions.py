@@ -20,6 +20,7 @@ from ..errors import ConfigError
 from ..sequences.layout import Segment, SequenceLayout
 from ..sequences.names import Known, expand, parts_of, quantities, scale_of, with_scales
 from ..tokenizers import TokenizerSet
+from ..vocabulary.modalities import MODALITIES
 
 BEFORE = "before"  # evaluate.given=[before]
 
@@ -128,7 +129,10 @@ def check_names(layout: SequenceLayout, settings: EvaluateConfig) -> None:
         ConfigError: with the nearest name.
     """
     known = quantities(layout)
-    expand(settings.predict or (), known, "evaluate.predict")
+    for name in expand(settings.predict or (), known, "evaluate.predict"):
+        if MODALITIES[known[name][0].modality].outside:
+            raise ConfigError("modalities that can be drawn", got=f"{name}, which can be given and is learnt, not asked",
+                              where="evaluate.predict", repair="leave it out")  # fmt: skip
     expand([name for name in settings.given or () if name != BEFORE], known, "evaluate.given", also=[BEFORE])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from ..plots.curves import COLOURS
+from ..plots.curves import colours
 from ..plots.panels import BLUE, GREEN, INK, ORANGE
 from ..plots.svg import clean, drawing, panels, svg
 from ..vocabulary.modalities import MODALITIES
@@ -141,7 +141,7 @@ def draw_gradient_shares(name: str, cohort: Cohort) -> str | None:
     for k, modality in enumerate(MODALITIES):
         values = [0.0 if shares[k] is None else shares[k] for _, shares in rows]
         if any(values):
-            axis.barh(np.arange(len(rows)) + 0.26 * (k - 1), values, 0.24, color=COLOURS[modality], label=modality)
+            axis.barh(np.arange(len(rows)) + 0.26 * (k - 1), values, 0.24, color=colours()[modality], label=modality)
     axis.set_yticks(range(len(rows)), [ranked(cohort, group) for group, _ in rows], fontsize=7)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_xlabel("share of the reconstruction in the modality's gradient")

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..errors import ConfigError
 from .launching.register import conf_dir, register
+from .plugins import import_plugins, plugins_of
 from .reading.containers import to_dict
 from .reading.explain import all_keys, explain, nearest
 from .reading.text_values import text_stays_text
@@ -69,6 +70,7 @@ def load_config(path: str | Path | None = None, overrides: list[str] | None = No
     """
     from hydra import compose, initialize_config_dir
 
+    import_plugins(plugins_of(overrides or []))
     register()
     try:
         with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):

@@ -22,6 +22,7 @@ import pyarrow as pa
 from ..config.checks.names import check_name
 from ..errors import ConfigError, DataError
 from ..files.ids import hash_ids, normalize_ids
+from ..vocabulary.modalities import MODALITIES
 from .columns import is_number, list_column_ragged, list_column_to_matrix, list_value_type, numbers, refuse_twice
 from .masks import mask_columns, unmasked
 from .sources import nested
@@ -83,6 +84,9 @@ def needed_columns(data: DataConfig) -> dict[str, str]:
     if data.images is not None:
         pairs += [(band.column, "list") for band in data.images.bands.values()]
         pairs += [(column, "number") for column in (data.images.a, data.images.b, data.images.theta)]
+    for name in MODALITIES.outside():
+        if (section := getattr(data, MODALITIES[name].section, None)) is not None:
+            pairs += section.columns().items()
     for column, kind in pairs:
         if column:
             needed.setdefault(column, kind)

@@ -30,6 +30,7 @@ from ..tokens import TokenStore
 from ..training.checkpoints.checkpoint import load_weights
 from ..training.loop import LoopResult, TrainingLoop
 from ..training.watch.monitor import check_monitor
+from ..vocabulary.modalities import MODALITIES
 from ..vocabulary.vocab import stages_of
 from .baselines import TypeEntries, baseline_metrics
 from .examples import expected_entries, image_examples, spectrum_examples
@@ -274,7 +275,8 @@ class LanguageModelRun:
         images, spectra = None, []
         if self.packed.n_rows("val") == 0:
             return images, spectra
-        segments = {segment.name: segment for segment in self.layout.segments if segment.modality != "scalar"}
+        drawn = [s for s in self.layout.segments if s.modality != "scalar" and not MODALITIES[s.modality].outside]
+        segments = {segment.name: segment for segment in drawn}
         for name, stages in stages_of(list(segments)).items():
             found = [self._expected(segments[stage], 3 if name == "image" else 1) for stage in stages]
             codes = found[0][0] if len(found) == 1 else np.stack([codes for codes, _ in found], axis=2)

@@ -6,6 +6,7 @@ Every function takes plain arrays and a path and returns the path; none knows wh
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ from .panels import (
     GREEN,
     INK,
     ORANGE,
+    PINK,
+    YELLOW,
     curve,
     legend_and_grid,
     never_fatal,
@@ -32,7 +35,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRUE, MODEL, OTHER = INK, BLUE, ORANGE
-COLOURS = {"image": BLUE, "scalar": ORANGE, "spectrum": GREEN}
+_PALETTE = (BLUE, ORANGE, GREEN, PINK, YELLOW)
+
+
+def colours() -> dict[str, str]:
+    """A colour for each modality."""
+    return dict(zip(MODALITIES, cycle(_PALETTE), strict=False))
 
 
 @never_fatal
@@ -83,11 +91,11 @@ def plot_gradient_shares(records: Sequence[Mapping[str, float]], path: Path) -> 
         ("cosine_", "cosine with cross-entropy's", "linear"),
         ("weight_", "weight of the reconstruction", "log"),
     )
-    if not any(points(records, f"grad_share/{prefix}{name}") for prefix, _, _ in panels for name in COLOURS):
+    if not any(points(records, f"grad_share/{prefix}{name}") for prefix, _, _ in panels for name in MODALITIES):
         return None
     figure, axes = panels_in_a_row(len(panels), 3.6, 3.2)
     for axis, (prefix, title, scale) in zip(axes, panels, strict=True):
-        for name, colour in COLOURS.items():
+        for name, colour in colours().items():
             xy = points(records, f"grad_share/{prefix}{name}", positive=scale == "log")
             curve(axis, xy, color=colour, marker="o", ms=3, label=name)
         if axis.lines:

@@ -22,6 +22,8 @@ def config_record(cfg: DictConfig, stage: str) -> dict[str, Any]:
     """
     values = to_dict(cfg, resolve=True, enum_to_str=True)
     left_out = list(_LEFT_OUT)
+    if not values["plugins"]:  # as before there were any
+        left_out.append("plugins")
     if stage == "train_tokenizers":
         left_out.append("tokenizer_id")
     if stage == "train_lm" and values["objective"] == "score":  # nothing is asked

@@ -45,6 +45,7 @@ def tokenizer_error(reports: Mapping[str, Mapping[str, Any]]) -> float | None:
         "scalar": [c["rmse_over_std"] ** 2 for c in reports.get("scalar", {}).get("columns", {}).values()],
         "spectrum": [g["fraction_of_variance"] for g in reports.get("spectrum", {}).get("groups", {}).values()],
         "image": [reports["image"]["variance_fraction"]] if "image" in reports else [],
+        **{name: [reports[name]["fraction_of_variance"]] for name in MODALITIES.outside() if name in reports},
     }
     known = {name: [v for v in values if v is not None and math.isfinite(v)] for name, values in found.items()}
     means = [sum(values) / len(values) for values in known.values() if values]
@@ -80,6 +81,11 @@ def tokenizer_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
         keys = ("n_tokens", "codes_used", "perplexity", "variance_fraction_inside", "rmse_inside_sigma", "latent_mse")
         header = ("image", "tokens", "codes used", "perplexity", "error / variance", "rmse / sky sigma", "latent MSE")
         parts.append(table(header, [("cutouts", *(e[k] for k in keys))]))
+    for name in MODALITIES.outside():
+        if name in reports:
+            keys = ("n_tokens", "codes_used", "perplexity", "fraction_of_variance")
+            header = (name, "tokens", "codes used", "perplexity", "error / variance")
+            parts.append(table(header, [("objects", *(reports[name][k] for k in keys))]))
     bits = {name: report["bits_per_object"] for name, report in reports.items()}
     parts.append("bits per object: " + ", ".join(f"{name} {value:.0f}" for name, value in bits.items()))
     found = {source: counts for report in reports.values() for source, counts in report["found"].items()}

@@ -41,7 +41,7 @@ class SequenceLayout:
         vocab: ids and types.
         modalities: configured order, of those in ``MODALITIES``.
         columns: scalar columns, in the order of the token files.
-        group_lengths: spectrum group → tokens per spectrum.
+        group_lengths: spectrum group → tokens per spectrum; modality from outside → tokens per object.
         image_length: tokens per image; 0 for none.
         max_len: positions of the model; None leaves the length unchecked.
 
@@ -89,15 +89,15 @@ class SequenceLayout:
                 parts += [
                     Segment(c, modality, 1, self.vocab.type_of_column(c), block.start, block.size) for c in self.columns
                 ]
-            elif modality == "spectrum":
-                for group, length in self.group_lengths.items():
-                    block = self.vocab.block(group)
-                    parts.append(
-                        Segment(group, modality, length, self.vocab.type_of_group(group), block.start, block.size)
-                    )
             elif modality == "image" and self.image_length:
                 block = self.vocab.block("image")
                 parts.append(Segment("image", modality, self.image_length, TYPE_IMAGE, block.start, block.size))
+            else:
+                for group, length in self.group_lengths.items():
+                    block = self.vocab.block(group)
+                    if block.modality == modality:
+                        kind = self.vocab.type_of_group(group)
+                        parts.append(Segment(group, modality, length, kind, block.start, block.size))
         return tuple(parts)
 
     @property
@@ -150,14 +150,18 @@ def build_vocabulary(tokenizers: Any, config: VocabConfig | None = None) -> Voca
         ConfigError: a configured size is below that of the codebook.
     """
     image = tokenizers.image_codebook() if tokenizers.image is not None else None
-    spectra = tokenizers.spectrum_codebooks() if tokenizers.spectrum is not None else {}
+    groups = tokenizers.group_codebooks()
+    modality_of = {name: name for name in MODALITIES.outside() if name in groups}
     scalars = tokenizers.scalar_codebook() if tokenizers.scalar is not None else None
     v_image = _size("image", 0 if image is None else len(image.entries), config)
     v_scalar = _size("scalar", 0 if scalars is None else int(scalars.centers.shape[1]), config)
-    v_spectra = {group: _size("spectrum", len(codebook.entries), config) for group, codebook in spectra.items()}
+    v_groups = {
+        name: _size(modality_of.get(name, "spectrum"), len(codebook.entries), config)
+        for name, codebook in groups.items()
+    }
     columns = () if scalars is None else tuple(scalars.columns)
     n_bins = None if scalars is None else scalars.n_bins.tolist()
-    return build_vocab_spec(v_image, v_scalar, v_spectra, tuple(v_spectra), columns, n_bins)
+    return build_vocab_spec(v_image, v_scalar, v_groups, tuple(v_groups), columns, n_bins, modality_of)
 
 
 def _size(name: str, codes: int, config: VocabConfig | None) -> int:
@@ -207,7 +211,11 @@ def build_layout(
         vocab=spec,
         modalities=modalities,
         columns=spec.scalar_columns if fitted["scalar"] else (),
-        group_lengths={g: tokenizers.spectrum.length(g) for g in spec.spectrum_groups} if fitted["spectrum"] else {},
+        group_lengths={
+            group: tokenizers[group].n_tokens if group in MODALITIES.outside() else tokenizers.spectrum.length(group)
+            for group in spec.spectrum_groups
+            if fitted[spec.block(group).modality]
+        },
         image_length=int(tokenizers.image.n_tokens) if fitted["image"] else 0,
         max_len=max_len,
     )

@@ -84,7 +84,7 @@ def _fill(
         cells[undetected, 0] = NONDET
         sigma[present, 0] = field.scalar["sigma"][start:stop, j][present]
         return present | undetected
-    if segment.modality == "spectrum":
+    if segment.modality != "image":
         part = field.spectra[segment.name]
         present = np.asarray(part.present[start:stop])
         where = slice(int(part.offsets[start]), int(part.offsets[stop]))
@@ -128,9 +128,9 @@ def check_field(field: FieldTokens, layout: SequenceLayout) -> None:
             "image" in layout.modalities and layout.image_length,
         ),
     }
-    for group, length in layout.group_lengths.items() if "spectrum" in layout.modalities else ():
-        part = field.spectra.get(group)
-        wanted[f"tokens per {group} spectrum"] = (part.length if part else 0, length, True)
+    for group, length in layout.group_lengths.items():
+        part, needed = field.spectra.get(group), layout.vocab.block(group).modality in layout.modalities
+        wanted[f"tokens per {group} spectrum"] = (part.length if part else 0, length, needed)
     for name, (found, expected, needed) in wanted.items():
         if needed and found != expected:
             raise ArtifactError(f"{name}: {expected}", got=found, where=f"field {field.field}", repair=f"run {COMMAND}")

@@ -97,6 +97,11 @@ class TokenizerSet(Mapping[str, Tokenizer]):
         """Codebook of each part: a group that has one, or one stage of it."""
         return self._need("spectrum").codebooks()
 
+    def group_codebooks(self) -> dict[str, Codebook]:
+        """Codebook of each part of the spectra, and of each modality from outside."""
+        found = self.spectrum_codebooks() if self.spectrum else {}
+        return found | {name: self[name].codebook for name in MODALITIES.outside() if name in self}
+
     def scalar_codebook(self) -> ScalarCodebook:
         """Bin centres of all columns."""
         return self._need("scalar").codebook
@@ -107,7 +112,7 @@ class TokenizerSet(Mapping[str, Tokenizer]):
 
         return Codebooks(
             self.image_codebook() if self.image else None,
-            self.spectrum_codebooks() if self.spectrum else {},
+            self.group_codebooks(),
             self.scalar_codebook() if self.scalar else None,
         )
 

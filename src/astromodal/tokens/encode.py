@@ -23,6 +23,7 @@ from ..errors import ArtifactError, ArtifactMissingError, DataError, UserError
 from ..parallel.workers import worker_pool
 from ..provenance.manifest import fingerprint_arrays, fingerprint_config, fingerprint_file
 from ..tokenizers.base import plain
+from ..vocabulary.modalities import MODALITIES
 from .field import encode_field
 from .store import tokenizer_fingerprints
 from .up_to_date import forget, known_fields, up_to_date
@@ -127,6 +128,8 @@ def field_inputs(cube: Datacube, tokenizers: Any, split: np.ndarray, data: DataC
     """Fingerprints of everything that a field's token files depend on."""
     images = data.images
     meaning = {name: plain(getattr(data, name)) for name in ("id_column", "scalars", "spectra", "images")}
+    outside = [MODALITIES[name].section for name in MODALITIES.outside() if name in tokenizers]
+    meaning |= {section: plain(getattr(data, section)) for section in outside}
     inputs = {
         "cube": cube.fingerprint(),
         **tokenizer_fingerprints(tokenizers),

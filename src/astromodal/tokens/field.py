@@ -14,6 +14,7 @@ from ..data.findings import Findings
 from ..errors import DataError
 from ..files.ids import normalize_ids
 from ..files.io import FileLock
+from ..vocabulary.modalities import MODALITIES
 from .writer import FieldWriter, TokenWriter
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ class FieldReader:
 
             self.images = ImageReader(data, field)
             names += self.images.columns
+        self.outside = [name for name in MODALITIES.outside() if name in tokenizers]
+        for name in self.outside:
+            names += getattr(data, MODALITIES[name].section).columns()
         self.columns = list(dict.fromkeys(names))
 
     def encode(self, batch: Any, writer: TokenWriter) -> None:
@@ -84,6 +88,10 @@ class FieldReader:
             self.present["image"] += int(encoded.present.sum())
             self.findings.add_images(self.field, images, encoded.present)
             writer.add_image(encoded.tokens, encoded.latents, encoded.present)
+        for name in self.outside:
+            tokens, present, sigma = self.tokenizers[name].encode(batch, self.data, self.findings)
+            self.present[name] += int(present.sum())
+            writer.add_spectrum(name, tokens, present, sigma)
 
     def _scalars(self, batch: Any, writer: TokenWriter) -> None:
         from ..data.scalars import read_scalars

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -37,6 +37,7 @@ class Modality:
     place: int = 100  # among the modalities of a sequence, and in fitting: what is quick first
     has_errors: bool = False  # tokens may come with the standard errors of their targets
     on_device: bool = True  # its tokenizer also takes the section hardware
+    outside: bool = False  # set by Table.add: its tokens are kept and packed as a group of spectra is
 
     def tokenizer_class(self) -> Any:
         """The class of its tokenizer."""
@@ -88,14 +89,22 @@ class Table(Mapping[str, Modality]):
         """
         return tuple(sorted(self._rows, key=lambda name: self._rows[name].place))
 
+    def outside(self) -> tuple[str, ...]:
+        """Names of the modalities that were added."""
+        return tuple(name for name, row in self._rows.items() if row.outside)
+
     def add(self, row: Modality) -> None:
         """Register a modality, behind those that are there: their rows in arrays stay.
 
         Raises:
-            ConfigError: another modality has its name, its section or its folder.
+            ConfigError: another modality has its name, its section or its folder; or it is one of ordered values, of
+                which there is one, with a row of bins per column.
         """
+        row = replace(row, outside=True)
         if self._rows.get(row.name) == row:
             return
+        if row.kind is not Kind.vectors:
+            raise ConfigError("a modality of vectors", got=row.kind, where=row.name, repair="use data.scalars")
         for name, other in self._rows.items():
             for what in ("name", "section", "folder", "short"):
                 if getattr(other, what) == getattr(row, what):

@@ -49,7 +49,7 @@ class Block:
     """A contiguous range of ids that belongs to one codebook."""
 
     name: str  # "image", "scalar" or the group's name
-    modality: str  # "image", "scalar" or "spectrum"
+    modality: str  # of MODALITIES
     start: int
     size: int
 
@@ -62,6 +62,7 @@ class Block:
 class VocabSpec:
     """Ids, blocks and types. Build it with :func:`build_vocab_spec`.
 
+    ``spectrum_groups`` are the groups of vectors beside the image: spectra, then modalities from outside.
     ``n_bins`` holds the number of bins of each scalar column (null: every column uses the whole block).
     """
 
@@ -121,7 +122,7 @@ class VocabSpec:
         return (
             "special",
             "image",
-            *("spectrum" for _ in self.spectrum_groups),
+            *(self.block(group).modality for group in self.spectrum_groups),
             *("scalar" for _ in self.scalar_columns),
         )
 
@@ -166,6 +167,7 @@ def build_vocab_spec(
     spectrum_groups: Sequence[str] | None = None,
     scalar_columns: Sequence[str] = (),
     n_bins: Sequence[int] | None = None,
+    modality_of: Mapping[str, str] | None = None,
 ) -> VocabSpec:
     """Vocabulary of ``v_image`` image codes, ``v_scalar`` scalar bins and ``v_spectra`` codes per group.
 
@@ -174,6 +176,7 @@ def build_vocab_spec(
         spectrum_groups: names of the groups; default: the five documented ones.
         scalar_columns: names of the scalar columns; the column is a token's type.
         n_bins: bins of each column, for columns with fewer than ``v_scalar``.
+        modality_of: modality of the groups that are no spectra.
 
     Raises:
         ConfigError: a size is negative, or the numbers of groups and sizes differ.
@@ -192,7 +195,7 @@ def build_vocab_spec(
     if len(sizes) != len(groups):
         raise ConfigError(f"{len(groups)} sizes of spectrum codebooks", got=len(sizes), where=", ".join(groups))
     names = [("image", "image", v_image), ("scalar", "scalar", v_scalar)]
-    names += [(g, "spectrum", s) for g, s in zip(groups, sizes, strict=True)]
+    names += [(g, (modality_of or {}).get(g, "spectrum"), s) for g, s in zip(groups, sizes, strict=True)]
     blocks, start = [], len(SPECIALS)
     for name, modality, size in names:
         if size < 0:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ...errors import ConfigError
 from ..launching.command_line import MAY_BE_NONE, check_preset, check_stage, no_option
+from ..plugins import check_imported
 from ..reading.explain import schema_of
 from ..reading.key_names import unknown_key
 from ..reading.key_types import is_optional, type_at
@@ -29,6 +30,7 @@ def validate(cfg: DictConfig, stage: str, overrides: Sequence[str] = ()) -> None
     """
     check_stage(list(overrides), stage)
     check_preset(list(overrides), stage, _swept())
+    check_imported(cfg.plugins)
     for key in _unknown_keys(cfg):
         raise unknown_key(key)
     _check_entries(cfg)

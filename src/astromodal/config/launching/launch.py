@@ -45,6 +45,7 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
     if not _first_process():
         # under torchrun the first process writes the files, and says which job begins
         sys.argv += ["hydra.output_subdir=null", "hydra/hydra_logging=none"]
+    from ..plugins import import_plugins, plugins_of
     from .command_line import checked
     from .continued import continued
     from .rerun import rerun
@@ -53,6 +54,7 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
     again = "with resume=auto" if stage == "train_lm" else "what was finished is kept"
     with one_line_errors(again, say=_first_process()):
         sys.argv[1:] = continued(rerun(_flags_first(sys.argv[1:]), stage), stage)
+        import_plugins(plugins_of(sys.argv[1:]))
         _one_mode(sys.argv[1:], stage)
         sys.argv[1:] = checked(sys.argv[1:], stage)
     if "-m" in sys.argv[1:]:

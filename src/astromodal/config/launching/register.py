@@ -43,7 +43,7 @@ def directory_of_run() -> str:
 def register() -> None:
     """Register schemas (``base_schema``, ``codec_schema``, ``quantizer_schema``) and resolvers."""
     use_our_reader()
-    _store_schemas(ConfigStore.instance())
+    store_schemas(ConfigStore.instance())
     OmegaConf.register_new_resolver("new_run_id", run_id, replace=True)
     OmegaConf.register_new_resolver("directory_of_run", directory_of_run, replace=True)
     OmegaConf.register_new_resolver("default_tokenizer_id", default_tokenizer_id, replace=True)
@@ -51,7 +51,7 @@ def register() -> None:
 
 
 @cache
-def _store_schemas(store: ConfigStore) -> None:
+def store_schemas(store: ConfigStore) -> None:
     """Once per store: OmegaConf takes a seventh of a second to look at every class."""
     store.store(name="base_schema", node=schema.Config)
     store.store(group="codec_schema", name="autoencoder", node=schema.AutoencoderConfig)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Optional
+from typing import Any, List, Optional
 
 from .cubes import CubesConfig
 from .data import DataConfig
@@ -38,6 +38,7 @@ class Config:
     objective: ObjectiveFigure = (
         ObjectiveFigure.score
     )  # of a sweep; prediction: answers evaluate.given, evaluate.predict
+    plugins: List[str] = field(default_factory=list)  # modules to import first: they add modalities and their keys
     preview: bool = False  # train_lm.py: say what it would cost, and stop
     sweep: SweepConfig = field(default_factory=SweepConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
@@ -59,7 +60,7 @@ class Config:
 
 
 _SHARED = ("stage", "name", "run_id", "run_dir", "seed", "tokenizer_id", "paths", "data", "hardware", "tracking",
-           "sweep")  # fmt: skip
+           "sweep", "plugins")  # fmt: skip
 STAGE_GROUPS: dict[str, tuple[str, ...]] = {
     "build_datacubes": (*_SHARED, "cubes"),
     "train_tokenizers": (*_SHARED, "tokenizer", "recipe"),

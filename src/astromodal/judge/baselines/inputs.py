@@ -68,7 +68,7 @@ class JudgedTokens(NamedTuple):
 
 def codebooks(tokenizers: TokenizerSet) -> dict[str, Codebook]:
     """Codebook of every spectrum group and of ``image``, as inputs of baselines need them."""
-    found = {} if tokenizers.spectrum is None else dict(tokenizers.spectrum.codebooks())
+    found = tokenizers.group_codebooks()
     return found if tokenizers.image is None else found | {IMAGE: tokenizers.image.codebook}
 
 

@@ -28,8 +28,9 @@ def check_monitor(monitor: str, vocab: VocabSpec, modalities: Collection[str], a
 def metrics_of(vocab: VocabSpec, modalities: Collection[str]) -> list[str]:
     """All that a validation may measure (:mod:`~astromodal.loss.scoring`, physical units), less what no object has."""
     columns = list(vocab.scalar_columns) if "scalar" in modalities else []
-    groups = list(vocab.spectrum_groups) if "spectrum" in modalities else []
+    groups = [group for group in vocab.spectrum_groups if vocab.block(group).modality in modalities]
     names = ["score", "ce"]
-    names += [f"{kind}_{part}" for part in (*modalities, *groups, *columns) for kind in ("ce", "accuracy", "error")]
+    parts = dict.fromkeys((*modalities, *groups, *columns))
+    names += [f"{kind}_{part}" for part in parts for kind in ("ce", "accuracy", "error")]
     names += [f"{kind}_{column}" for column in columns for kind in ("mae", "observed_error")]
     return names + (["crps_scalar", "observed_error_scalar"] if columns else [])
