@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
@@ -22,6 +24,7 @@ from astromodal.config.launching.register import conf_dir, register
 from astromodal.config.checks.validate import validate
 from astromodal.config.plugins import import_plugins, plugins_of
 from astromodal import stages
+from astromodal.__main__ import main
 from astromodal.vocabulary.modalities import MODALITIES
 
 folder, conf = Path(sys.argv[1]), sys.argv[2]
@@ -57,6 +60,11 @@ with contextlib.chdir(folder):
             cfg = compose(stage, [*own, f"run_dir=runs/{stage}/light_curve/r1", *extra])
         validate(cfg, stage)
         getattr(stages, stage)(cfg)
+    for command in (["compare", "runs", "--out", "report"], ["export", "runs/train_lm/light_curve/r1"]):
+        try:
+            main(command)
+        except SystemExit as stop:
+            print(command[0], stop.code, file=sys.stderr)
 """
 
 
@@ -68,10 +76,11 @@ def done(tmp_path_factory):
     env = {**os.environ, "PYTHONPATH": paths}
     result = subprocess.run(command, capture_output=True, text=True, cwd=REPO, env=env)
     assert result.returncode == 0, result.stderr[-3000:]
-    return folder
+    return folder, result.stderr
 
 
 def test_it_goes_through_all_stages(done):
+    done, _ = done
     store = done / "artifacts/variable_stars/default"
     assert (store / "tokenizers/light_curve_tokenizers/manifest.json").is_file()
     encoded = json.loads((done / "runs/encode/light_curve/r1/encoding.json").read_text())
@@ -81,7 +90,7 @@ def test_it_goes_through_all_stages(done):
 
 
 def test_its_term_is_trained_and_its_share_is_held(done):
-    folder = done / "runs/train_lm/light_curve/r1"
+    folder = done[0] / "runs/train_lm/light_curve/r1"
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert any(line.get("train/light_curve", 0) > 0 for line in lines)
     shares = [line["grad_share/light_curve"] for line in lines if "grad_share/light_curve" in line]
@@ -93,9 +102,19 @@ def test_its_term_is_trained_and_its_share_is_held(done):
 
 
 def test_it_is_drawn_and_evaluated(done):
+    done, _ = done
     assert (done / "runs/train_tokenizers/light_curve/r1/plots/light_curve_reconstruction.png").is_file()
     assert (done / "runs/train_lm/light_curve/r1/plots/curves.png").is_file()
     assert (done / "runs/evaluate/light_curve/r1/catalogue.parquet").is_file()
+
+
+def test_it_is_in_the_report_and_a_bundle_which_holds_no_code_is_refused(done):
+    done, said = done
+    (row,) = (
+        r for r in pyarrow.parquet.read_table(done / "report/ledger.parquet").to_pylist() if r["stage"] == "train_lm"
+    )
+    assert row["best/val/error_light_curve"] > 0 and "light_curve" in (done / "report/report.html").read_text()
+    assert re.search(r"a bundle holds no code, got light_curve", said) and not (done / "bundles").exists()
 
 
 def test_the_example_is_short():

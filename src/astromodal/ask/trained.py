@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import ArtifactError, ArtifactMissingError
+from ..errors import ArtifactError, ArtifactMissingError, ConfigError
 from ..files.bundle_files import WEIGHTS as BUNDLE
 from ..files.bundle_files import load_weights_file
 from ..files.io import read_mapping
@@ -20,6 +20,7 @@ from ..provenance.manifest import fingerprint_file
 from ..sequences.layout import SequenceLayout, build_layout
 from ..tokenizers import TokenizerSet
 from ..training.checkpoints.checkpoint import load_model_state
+from ..vocabulary.modalities import MODALITIES
 from .trained_settings import TrainedSettings, read_settings
 
 WEIGHTS = ("best_model.pt", "final_model.pt", "checkpoints/last.pt", BUNDLE)
@@ -177,6 +178,9 @@ def _tokenizers(
     found = {f"{name}_tokenizer": value for name, value in tokenizers.fingerprints.items()}
     for name, fingerprint in expected.items():
         spoken = name.replace("_", " ")
+        if name.removesuffix("_tokenizer") not in MODALITIES:
+            raise ConfigError(f"the plugin that has the {spoken}, which the model was trained with", got="none",
+                              where="plugins", repair="plugins=[<its module>]")  # fmt: skip
         if name not in found:
             raise ArtifactMissingError(f"the {spoken} {fingerprint} that the model was trained with", got="none",
                                        where=root, repair="set paths.store to the folder that has it")  # fmt: skip

@@ -62,13 +62,17 @@ def export(
 
     Raises:
         ArtifactMissingError, ArtifactError: the run, or what it needs, is missing or damaged.
-        ConfigError: the folder holds something else.
+        ConfigError: the folder holds something else, or the model has a modality from outside.
     """
     if is_bundle(run):
         raise ConfigError("a run of train_lm.py", got="a bundle", where=run, repair="copy the folder")
     model = open_run(Path(run), HardwareConfig(device="cpu"))
     weights = model.trained.weights
     run_dir = next(p for p in weights.resolve().parents[:2] if (p / "run.json").is_file())
+    for modality in MODALITIES.outside():
+        if modality in model.trained.tokenizers:
+            raise ConfigError("a model of built-in modalities: a bundle holds no code", got=modality,
+                              where=run, repair="give away the run's folder, the tokenizers and the plugin")  # fmt: skip
     found = find_judgement(run_dir, model.trained.fingerprint, None if judgement is None else Path(judgement))
     if found is None:
         LOG.warning("not judged: the card has no figures; run python evaluate.py first, or name a judgement")

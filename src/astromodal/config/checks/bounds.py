@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
+from ...vocabulary.modalities import MODALITIES
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -85,9 +86,6 @@ _BOUNDS: dict[str, tuple[float, bool]] = {
     "loss.sample_k": (0, True),
     "loss.ledger_every": (1, True),
     "loss.share_rate": (0, False),
-    "loss.weight_image": (0, True),
-    "loss.weight_scalar": (0, True),
-    "loss.weight_spectrum": (0, True),
     "optimizer.learning_rate": (0, False),
     "optimizer.muon_learning_rate": (0, False),
     "optimizer.weight_decay": (0, True),
@@ -137,13 +135,14 @@ def check_value(key: str, value: Any) -> None:
     """Refuse one value, as :func:`check_bounds`; what is no number is fine."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
-    if not isinstance(value, int) and key in _BOUNDS and math.isnan(value):
+    bound = _bound(key)
+    if not isinstance(value, int) and bound is not None and math.isnan(value):
         raise ConfigError(_range(key), got=value, where=key)
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError("a finite number", got=value, where=key)
     if isinstance(value, int) and abs(value) > _LARGEST:
         raise ConfigError(f"an integer of at most {_LARGEST:,} (64 bits)", got=value, where=key)
-    least, inclusive = _BOUNDS.get(key, (value, True))
+    least, inclusive = bound or (value, True)
     if not (value >= least if inclusive else value > least):
         raise ConfigError(_range(key), got=value, where=key)
     if key in _BELOW_ONE and not 0 <= value < 1:
@@ -152,8 +151,15 @@ def check_value(key: str, value: Any) -> None:
         raise ConfigError(f"0 <= {key} <= 1", got=value, where=key)
 
 
+def _bound(key: str) -> tuple[float, bool] | None:
+    """Smallest value of a key, and whether it may be had; None: any."""
+    if key.removeprefix("loss.weight_") in MODALITIES:
+        return 0, True
+    return _BOUNDS.get(key)
+
+
 def _range(key: str) -> str:
-    least, inclusive = _BOUNDS[key]
+    least, inclusive = _bound(key) or (-math.inf, True)
     return f"{key} {'>=' if inclusive else '>'} {least}"
 
 
