@@ -88,7 +88,9 @@ def _usage() -> str:
     return "\n".join(lines)
 
 
-_STAGE_HELP = "The stage {stage} with the configuration of conf/{stage}.yaml and these overrides, as {stage}.py runs it."
+_STAGE_HELP = (
+    "The stage {stage} with the configuration of conf/{stage}.yaml and these overrides, as {stage}.py runs it."
+)
 
 if __name__ == "__main__":
     try:

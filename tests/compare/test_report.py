@@ -133,7 +133,18 @@ def test_stages_can_be_chosen_and_tokenizers_ranked_by_their_summary(tmp_path, c
                           changes={"tokenizer.name": name})  # fmt: skip
         (folder / "metrics.jsonl").unlink()
         (folder / "summary.json").write_text(f'{{"image": {{"variance": {value}}}}}')
-    main(["compare", str(tmp_path), "--stage", "train_tokenizers", "--metric", "image/variance", "--out", str(tmp_path / "o")])
+    main(
+        [
+            "compare",
+            str(tmp_path),
+            "--stage",
+            "train_tokenizers",
+            "--metric",
+            "image/variance",
+            "--out",
+            str(tmp_path / "o"),
+        ]
+    )
     out = capsys.readouterr().out
     assert out.index("\nb ") < out.index("\na ") and "lm" not in out.split("written")[0]
 

@@ -268,9 +268,12 @@ def test_mistakes_are_one_line(tmp_path, capsys):
 
 @pytest.mark.parametrize("module", ["astromodal", "src.astromodal"])
 def test_help_imports_nothing_heavy_from_a_checkout_and_installed(repo, module):
-    code = (f"import sys, runpy; sys.argv = ['x', 'wandb', '--help']\ntry: runpy.run_module({module!r}, run_name='__main__')\n"
-            "except SystemExit as stop: assert stop.code == 0\n"
-            "print({'torch', 'wandb', 'matplotlib', 'pyarrow'} & set(sys.modules))")  # fmt: skip
+    code = (
+        f"import sys, runpy; sys.argv = ['x', 'wandb', '--help']\n"
+        f"try: runpy.run_module({module!r}, run_name='__main__')\n"
+        "except SystemExit as stop: assert stop.code == 0\n"
+        "print({'torch', 'wandb', 'matplotlib', 'pyarrow'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, check=True,
                           env={"PYTHONPATH": str(repo / "src"), "PATH": ""})  # fmt: skip
     assert done.stdout.rstrip().endswith("set()") and "replay" in done.stdout

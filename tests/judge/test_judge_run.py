@@ -74,9 +74,20 @@ def test_the_command_prints_the_report_of_each_run_and_their_matrix(tmp_path, ca
     for name, blur in (("a", 0.0), ("b", 0.05)):
         write_catalogue(tmp_path / name, store, blur=blur)
     main(
-        ["judge", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(tmp_path / "m"), "--resamples", "20", "--figure", "r2",
-         "--baselines", "marginal"]
-    )  # fmt: skip
+        [
+            "judge",
+            str(tmp_path / "a"),
+            str(tmp_path / "b"),
+            "--out",
+            str(tmp_path / "m"),
+            "--resamples",
+            "20",
+            "--figure",
+            "r2",
+            "--baselines",
+            "marginal",
+        ]
+    )
     printed = capsys.readouterr().out
     assert printed.count("objects of 600 judged") == 2 and "r2 of each quantity" in printed
     assert (tmp_path / "m" / "any_to_any_r2.png").is_file() and (

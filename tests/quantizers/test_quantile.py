@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from astromodal.quantizers import QuantileBinner
-from astromodal.quantizers.quantile import exact_quantiles
+from astromodal.quantizers.quantile import LOOKUP_ROWS, exact_quantiles
 
 
 @pytest.fixture
@@ -118,3 +118,11 @@ def test_the_lookup_table_gives_exactly_what_the_search_gives(kind):
     values = np.concatenate([draw(60_000) * 1e-60, double.edges_, [-1e300, 1e300, -0.0, 0.0]])
     values = np.concatenate([values, np.nextafter(values, 0.0)])
     assert np.array_equal(double.encode(values), np.searchsorted(double.edges_[1:-1], values, side="left"))
+
+
+@pytest.mark.parametrize("unit", [1e-300, 1e290])
+def test_many_values_are_encoded_where_edges_span_too_little_or_too_much_for_a_table(unit):
+    values = np.arange(8.0) * unit
+    binner = QuantileBinner(n_bins=8, min_values_per_bin=1).fit(values)
+    many = np.tile(values, LOOKUP_ROWS // 8 + 1)
+    assert np.array_equal(binner.encode(many), np.tile(np.arange(8), LOOKUP_ROWS // 8 + 1))

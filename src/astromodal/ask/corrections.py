@@ -23,7 +23,9 @@ def corrections(
         ArtifactMissingError: nothing was fitted for any of the questions.
         DataError: shifts were fitted at other quantiles.
     """
-    mode, found, without, said = settings.calibration, {}, [], {}
+    mode, without = settings.calibration, []
+    found: dict[str, ColumnCalibration] = {}
+    said: dict[str, list[str]] = {}
     if mode == Calibrate.off:
         return found
     for question in plan.scalars:

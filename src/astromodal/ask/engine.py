@@ -109,10 +109,13 @@ class Engine:
         lengths = slots.lengths(kept)
         tokens, types, _ = slots.take(rows, chained)
         cache = KeyValueCache.empty(len(rows), chained.shape[1], self.device)
-        inputs = (self.tensor(x) for x in (tokens, types, following(types, lengths, last), lengths))
+        shown, of_type, told, counts = (
+            self.tensor(x) for x in (tokens, types, following(types, lengths, last), lengths)
+        )
         both_ways = self.tensor(lengths - 1) if slots.plan.ask else None  # all but BOS, which is the last
         with self.precision.autocast():
-            hidden = extend(self.model, cache, *inputs, both_ways, self._errors(slots, rows, chained))
+            errors = self._errors(slots, rows, chained)
+            hidden = extend(self.model, cache, shown, of_type, told, counts, both_ways, errors)
         return hidden, cache, chained
 
     def _errors(self, slots: Slots, rows: np.ndarray, *of: np.ndarray) -> Tensor | None:
@@ -150,7 +153,9 @@ class Engine:
     ) -> list[np.ndarray]:  # fmt: skip
         """Posteriors ``(m, V)`` of each question."""
         parts: list[tuple[np.ndarray, ...]] = []
-        tails, starts, ends, branch_of, offset, at = [], [], [], [], [], 0
+        tails, starts, ends, at = [], [], [], 0
+        branch_of: list[int] = []
+        offset: list[int] = []
         for number, question in enumerate(questions):
             mine = kept[question.name]
             start = slots.shared(chain, mine) - 1  # the last shared token is told another type: computed again
@@ -164,9 +169,9 @@ class Engine:
             branch_of += [number] * tail.shape[1]
             offset += range(tail.shape[1])
             at += tail.shape[1]
-        tensors = [self.tensor(np.concatenate(p, 1)) for p in zip(*parts, strict=True)]
+        shown, of_type, told, index_in_run = (self.tensor(np.concatenate(p, 1)) for p in zip(*parts, strict=True))
         with self.precision.autocast():
-            hidden = branch(self.model, cache, *tensors, self.tensor(np.stack(starts, 1)),
+            hidden = branch(self.model, cache, shown, of_type, told, index_in_run, self.tensor(np.stack(starts, 1)),
                             self.tensor(np.array(branch_of)), self.tensor(np.array(offset)),
                             self._errors(slots, rows, *tails))  # fmt: skip
         at_end = self.tensor(np.stack(ends, 1))

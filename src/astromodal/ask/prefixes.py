@@ -60,7 +60,8 @@ class Slots:
         about = np.array([types, index, part, wanted])
         if plan.ask:
             whole, errors, about = (np.roll(x, -1, 1) for x in (whole, errors, about))
-        return cls(plan, whole, errors, *about, np.stack(present, 1))
+        of_type, at, of_part, as_what = about
+        return cls(plan, whole, errors, of_type, at, of_part, as_what, np.stack(present, 1))
 
     def part_number(self, name: str) -> int:
         """Column of ``present`` of a part."""
@@ -98,7 +99,7 @@ class Slots:
     def has_given(self, question: Question) -> np.ndarray:
         """Objects that have something of what is given for a question ``(n,)``."""
         numbers = [self.part_number(name) for name in question.given]
-        return self.present[:, numbers].any(1) if numbers else np.zeros(len(self.present), bool)
+        return np.asarray(self.present[:, numbers].any(1)) if numbers else np.zeros(len(self.present), bool)
 
     def lengths(self, kept: np.ndarray) -> np.ndarray:
         """Length of each prefix ``(n,)``."""

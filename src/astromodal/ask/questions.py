@@ -96,11 +96,13 @@ def plan_questions(
             if scale is not None and scale.name not in shown:
                 log.warning("%s: its scale is drawn last of what is shown, another place than in training", name)
         questions.append(question)
-    shown = list(layout.segments)
+    order_shown = list(layout.segments)
     if not fixed:
-        shown = sorted(shown, key=lambda segment: segment.modality == "scalar")  # stable: otherwise as in the layout
+        order_shown = sorted(
+            order_shown, key=lambda segment: segment.modality == "scalar"
+        )  # stable: otherwise as in the layout
     whole = frozenset(places) if given is None or BEFORE in given else parts_of(_shown(given, known), known)
-    return Plan(tuple(questions), tuple(shown), places, fixed, missing == "token", whole, order == "ask")
+    return Plan(tuple(questions), tuple(order_shown), places, fixed, missing == "token", whole, order == "ask")
 
 
 def questions_to(
@@ -191,7 +193,7 @@ def _check_order(question: Question, places: dict[str, int], any_order: bool, lo
     Raises:
         ConfigError: it does not, and ``any_order`` is off.
     """
-    behind = sorted((name for name in question.given if places[name] > question.place), key=places.get)
+    behind = sorted((name for name in question.given if places[name] > question.place), key=places.__getitem__)
     if not behind:
         return
     got = f"{', '.join(behind[:3])}{', …' if len(behind) > 3 else ''} behind {question.name}"

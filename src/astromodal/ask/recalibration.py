@@ -16,7 +16,7 @@ Shapes: n objects, B bins, q quantile levels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -61,7 +61,7 @@ class ColumnCalibration:
         data = f" of {on['data']}" if on.get("data") else ""
         return f"{on.get('objects', self.n_objects)} {on.get('split', 'unknown')} objects{half}{data}"
 
-    def check(self, levels: Sequence[float]) -> None:
+    def check(self, levels: Sequence[float] | np.ndarray) -> None:
         """Shifts at all of these levels, and for the widths that these make, are known.
 
         Raises:
@@ -74,7 +74,7 @@ class ColumnCalibration:
             raise DataError(f"quantiles at the levels {list(self.levels)}", got=sorted(levels),
                             where="calibration", repair=f"evaluate.quantiles=[{asked}]")  # fmt: skip
 
-    def shifted(self, quantiles: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+    def shifted(self, quantiles: np.ndarray, levels: Sequence[float] | np.ndarray) -> np.ndarray:
         """Quantiles ``(n, q)`` of posteriors after the temperature, moved to where they are right; rising again.
 
         Quantiles of an object whose 68 % interval has no width are left where they are.
@@ -100,7 +100,7 @@ class Calibration:
         """Enter what was fitted for a question; only what was fitted on the same objects is replaced."""
         self.questions[column, _given(given), str(fitted.fitted_on.get("fingerprint"))] = fitted
 
-    def of(self, column: str, given: Sequence[str] | None) -> ColumnCalibration | None:
+    def of(self, column: str, given: Collection[str] | None) -> ColumnCalibration | None:
         """What was fitted for a question, on the most objects if on several sets of them; None: nothing."""
         wanted = (column, _given(given))
         found = {key[2]: fitted for key, fitted in self.questions.items() if key[:2] == wanted}
@@ -150,12 +150,13 @@ class Calibration:
         return found
 
 
-def _given(names: Sequence[str] | None) -> Given:
+def _given(names: Collection[str] | None) -> Given:
     return None if names is None else tuple(sorted(names))
 
 
 def _column(values: dict[str, Any]) -> ColumnCalibration:
-    return ColumnCalibration(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return ColumnCalibration(**given)
 
 
 def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
@@ -203,15 +204,15 @@ def fit_temperature(probabilities: np.ndarray, bins: np.ndarray) -> float:
     return float(np.exp(-found.x))
 
 
-def widths(quantiles: np.ndarray, levels: Sequence[float]) -> np.ndarray:
+def widths(quantiles: np.ndarray, levels: Sequence[float] | np.ndarray) -> np.ndarray:
     """Width of each object's interval nearest to 68 %, ``(n,)``, >= 0."""
     low, high = _ends(levels)
     return np.abs(np.asarray(quantiles, np.float64)[:, high] - quantiles[:, low])
 
 
-def _ends(levels: Sequence[float]) -> tuple[int, int]:
-    levels = np.asarray(levels, np.float64)
-    return int(np.argmin(np.abs(levels - 0.16))), int(np.argmin(np.abs(levels - 0.84)))
+def _ends(levels: Sequence[float] | np.ndarray) -> tuple[int, int]:
+    at = np.asarray(levels, np.float64)
+    return int(np.argmin(np.abs(at - 0.16))), int(np.argmin(np.abs(at - 0.84)))
 
 
 def fit_shifts(quantiles: np.ndarray, levels: Sequence[float], observed: np.ndarray) -> tuple[float | None, ...]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from omegaconf import OmegaConf
 
+from ..config.reading.containers import to_object
 from ..config.schema import DataConfig
 from ..data import discover
 from ..data.splits import FRIENDS_ARCSEC, SPLIT_NAMES, TEST, has_position, unit_vectors
@@ -160,7 +161,7 @@ def training_run(weights: Path) -> TrainingRun:
     except (UserError, KeyError) as error:
         return TrainingRun(None, str(error))
     try:
-        data = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), config["data"]))
+        data = to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), config["data"]), DataConfig)
         template = Path(config["paths"]["datacube_template"])
         place = next((base / template for base in bases if (base / template).parent.exists()), template)
         return TrainingRun(store, cubes=discover(data, str(place)))

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from ..config.reading.containers import to_object
 from ..config.reading.yaml_files import load_run_config
 from ..config.schema import DataConfig
 from ..errors import ArtifactMissingError, DataError
@@ -76,12 +77,12 @@ def sky_table(run: Path) -> SkyTable:
     return _tokens(f"{name} tokens", TokenStore(content.paths.store), cubes)
 
 
-def _cubes(content: object, run: Path) -> list[Datacube]:
+def _cubes(content: Any, run: Path) -> list[Datacube]:
     from omegaconf import OmegaConf
 
     from ..data import discover
 
-    data = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), content.data))
+    data = to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), content.data), DataConfig)
     if not (data.ra_column and data.dec_column):
         raise DataError("positions (data.ra_column and data.dec_column)", got="none", where=run / "config.yaml",
                         repair="a catalogue of the sky needs them")  # fmt: skip

@@ -75,7 +75,7 @@ def _check_shapes(settings: TrainedSettings, weights: Mapping[str, Tensor], most
     width = model.d_model
     rows = {"token_embedding": settings.vocab_size, "type_embedding": settings.n_types,
             "position_embedding": model.max_len, "column_embedding": settings.grid_width}  # fmt: skip
-    expected = {f"{name}.weight": (n, width) for name, n in rows.items()}
+    expected: dict[str, tuple[int, ...]] = {f"{name}.weight": (n, width) for name, n in rows.items()}
     expected |= {"blocks.0.mlp_in.weight": (model.d_ff, width), "norm.weight": (width,)}
     if not model.tie_head:
         expected["head.weight"] = (settings.vocab_size, width)

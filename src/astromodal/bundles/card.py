@@ -33,7 +33,7 @@ def _front_matter(about: Mapping[str, Any], license: str | None) -> str:
     if license:
         meta["license"] = license
     judged, results = about.get("judged"), []
-    for name, figures in (judged["columns"] if judged else {}).items():
+    for name, figures in judged["columns"].items() if judged else ():
         metrics = [{"type": key, "name": text, "value": float(figures[key])} for key, text in _METRICS.items()
                    if figures.get(key) is not None]  # fmt: skip
         if metrics:

@@ -31,6 +31,12 @@ PATCH = 4  # pixels per latent position and direction
 LATENT_NOISE = 0.02  # standard deviation, about half a cell of 2048 codes
 
 
+def zero_bias(layer: nn.Conv1d | nn.Conv2d) -> None:
+    """Begin without an offset."""
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
 class ResidualBlock(nn.Module):
     """``x + conv(silu(norm(conv(silu(norm(x))))))``, convolutions over 3 (x 3) positions; starts as the identity."""
 
@@ -42,7 +48,7 @@ class ResidualBlock(nn.Module):
         self.norm2 = nn.GroupNorm(groups, width)
         self.conv2 = convolution(width, width, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        zero_bias(self.conv2)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, W, *grid) -> (B, W, *grid)
         x1 = self.conv1(F.silu(self.norm1(x)))
@@ -81,7 +87,7 @@ class Autoencoder(Codec):
         self.decoder = nn.Sequential(*(ResidualBlock(width) for _ in range(config.n_blocks)))
         self.norm = nn.GroupNorm(math.gcd(8, width), width)
         self.to_pixels = nn.Conv2d(width, pixels, 1)
-        nn.init.zeros_(self.to_pixels.bias)
+        zero_bias(self.to_pixels)
         with torch.no_grad():  # first guess near the sky level, where most pixels are
             self.to_pixels.weight.mul_(0.1)
 

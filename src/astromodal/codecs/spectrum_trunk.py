@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from .autoencoder import ResidualBlock
+from .autoencoder import ResidualBlock, zero_bias
 
 
 class SpectrumTrunk(nn.Module):
@@ -45,7 +45,7 @@ class SpectrumTrunk(nn.Module):
         self.decoder = nn.Sequential(*(ResidualBlock(width, nn.Conv1d) for _ in range(n_blocks)))
         self.norm = nn.GroupNorm(math.gcd(8, width), width)
         self.to_pixels = nn.Conv1d(width, pixels, 1)
-        nn.init.zeros_(self.to_pixels.bias)
+        zero_bias(self.to_pixels)
 
     @property
     def latent_shape(self) -> tuple[int, int]:

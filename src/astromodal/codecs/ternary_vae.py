@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import ConfigError
 from .autoencoder import Autoencoder
@@ -49,6 +49,7 @@ class TernaryCodec(Codec):
     """
 
     name = "ternary_vae"
+    usage: Tensor
 
     def __init__(self, config: TernaryCodecConfig, array_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class TernaryCodec(Codec):
             raise ConfigError("balance of 0 or more", got=config.balance, where=f"tokenizer.{where}.codec.balance")
         self.config, self.array_shape = config, array_shape
         if len(array_shape) == 3:
-            self.trunk: nn.Module = Autoencoder(config, array_shape)  # type: ignore[arg-type]  # the same three keys
+            self.trunk: Autoencoder | SpectrumTrunk = Autoencoder(config, array_shape)  # type: ignore[arg-type]  # the same three keys
         else:
             sizes = (config.patch_size, config.width, config.latent_channels, config.n_blocks)
             self.trunk = SpectrumTrunk(array_shape, *sizes)

@@ -65,16 +65,20 @@ class VariationalCodec(Codec):
         _check(config, where)
         self.config, self.array_shape = config, array_shape
         width, latents = config.width, config.latent_channels
+        head: nn.Conv1d | nn.Conv2d
         if len(array_shape) == 3:
-            self.trunk: nn.Module = Autoencoder(config, array_shape)  # type: ignore[arg-type]  # the same three keys
-            self.trunk.to_latents = nn.Conv2d(width, 2 * latents, 1)
+            image = Autoencoder(config, array_shape)  # type: ignore[arg-type]  # the same three keys
+            head = image.to_latents = nn.Conv2d(width, 2 * latents, 1)
+            self.trunk: Autoencoder | SpectrumTrunk = image
         else:
-            self.trunk = SpectrumTrunk(array_shape, config.patch_size, width, latents, config.n_blocks)
-            self.trunk.to_latents = nn.Conv1d(width, 2 * latents, 1)
+            spectrum = SpectrumTrunk(array_shape, config.patch_size, width, latents, config.n_blocks)
+            head = spectrum.to_latents = nn.Conv1d(width, 2 * latents, 1)
+            self.trunk = spectrum
         self.paced_log_sigma = nn.Parameter(torch.full((array_shape[0],), FIRST_LOG_SIGMA / SIGMA_PACE))
         with torch.no_grad():
-            self.trunk.to_latents.weight[latents:].mul_(0.1)
-            self.trunk.to_latents.bias[latents:].fill_(FIRST_LOG_VARIANCE)
+            head.weight[latents:].mul_(0.1)
+            if head.bias is not None:
+                head.bias[latents:].fill_(FIRST_LOG_VARIANCE)
 
     @property
     def latent_shape(self) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """What differs between two runs: configuration, inputs, code, packages, and what came out.
 
-    astromodal diff runs/train_lm/a/<run_id> runs/train_lm/b/<run_id>
+astromodal diff runs/train_lm/a/<run_id> runs/train_lm/b/<run_id>
 """
 
 from __future__ import annotations

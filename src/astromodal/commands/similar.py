@@ -1,7 +1,7 @@
 """The objects that are most like an object: nearest neighbours by the cosine between embeddings, exact.
 
-    astromodal similar RUN --ids A,B --k 10                              a run with evaluate.embeddings=[mean]
-    astromodal similar RUN/probes --ids A,B --embedding attention        a run of train_lm.py, after astromodal probe
+astromodal similar RUN --ids A,B --k 10                              a run with evaluate.embeddings=[mean]
+astromodal similar RUN/probes --ids A,B --embedding attention        a run of train_lm.py, after astromodal probe
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ def _groups(runs: Sequence[Run], axes: Sequence[Axis], metric: str) -> tuple[lis
         first = next(iter(by_seed.values()))
         label = ", ".join(f"{key}={as_text(first.config.get(key))}" for axis in axes for key in axis.keys)
         values = {seed: run.metric(metric) for seed, run in by_seed.items()}
-        groups.append(Group(label or name, name, by_seed, values))  # type: ignore[arg-type]
+        groups.append(Group(label or name, name, by_seed, values))
     return groups, superseded
 
 

@@ -48,7 +48,7 @@ def draw_differences(name: str, cohort: Cohort, found: Sequence[Difference], ref
         for interval, offset, style in ((d.seeds, 0.12, "-"), (d.over_objects, -0.12, ":")):
             if interval:
                 axis.plot(interval, [y + offset] * 2, style, color=colour, lw=2)
-        axis.plot(d.mean, y + 0.12, "o", color=colour, ms=5)
+        axis.plot(d.mean or 0.0, y + 0.12, "o", color=colour, ms=5)
         if d.objects:
             axis.plot(d.objects.difference, y - 0.12, "s", color=colour, ms=4, mfc="white")
     axis.axvline(0, color=INK, lw=1)
@@ -62,7 +62,7 @@ def draw_differences(name: str, cohort: Cohort, found: Sequence[Difference], ref
 
 def _clip_to_means(axis: Axes, shown: Sequence[Difference]) -> None:
     """Two seeds can have an interval hundreds of times as wide as anything else: it runs out of the picture."""
-    means = np.abs([d.mean for d in shown])
+    means = np.abs([d.mean for d in shown if d.mean is not None])
     ends = np.abs([x for d in shown for x in (*(d.seeds or ()), *(d.over_objects or ()))])
     limit = min(max(ends.max(initial=0.0), means.max()), 4 * means.max()) * 1.1
     if limit > 0:
@@ -139,7 +139,7 @@ def draw_gradient_shares(name: str, cohort: Cohort) -> str | None:
         return None
     figure, (axis,) = panels(1, 7.2, 1.1 + 0.42 * len(rows))
     for k, modality in enumerate(MODALITIES):
-        values = [0.0 if shares[k] is None else shares[k] for _, shares in rows]
+        values = [shares[k] or 0.0 for _, shares in rows]
         if any(values):
             axis.barh(np.arange(len(rows)) + 0.26 * (k - 1), values, 0.24, color=colours()[modality], label=modality)
     axis.set_yticks(range(len(rows)), [ranked(cohort, group) for group, _ in rows], fontsize=7)

@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from statistics import median
 from types import NoneType
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -155,7 +155,7 @@ class Run:
         return kept if "ce" in kept else None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     known = isinstance(value, int | float) and not isinstance(value, bool)
     return known and -_LARGEST <= value <= _LARGEST  # an integer of a thousand digits is no float
 

@@ -148,7 +148,7 @@ def _jobs(
 
 def _record(folder: Path, job: Job, result: dict[str, Any]) -> dict[str, Any]:
     """Enter a field that was built into the manifest; adds its summary to the result."""
-    if not result["built"]:
+    if job.known is not None and not result["built"]:
         return result | {"summary": job.known["summary"]}
     fingerprint = fingerprint_file(job.path)
     summary = {"rows": result["rows"], "counts": result["counts"], "fingerprint": fingerprint,

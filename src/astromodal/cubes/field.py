@@ -103,25 +103,26 @@ class Field:
         survey, needed = self.survey, []
         self.images: dict[str, TileCutter | StampCutter] = {}
         columns = layout.image_columns(survey.data, survey.cubes)
-        if not columns:
-            return []
         images, config = survey.cubes.images, survey.data.images
+        if not columns or config is None:
+            return []
         factors = dict(zip(config.bands, flux_factors(config, self.job.field), strict=True))
         stamps = bool(columns_of(images.path, "cubes.images.path"))
         words = self._words([images.path, images.hdu, images.weight, images.mask]) if stamps else []
         for band in columns:
             source = band_source(survey.cubes, band)
             if stamps:
-                cutter = StampCutter(
+                stamp = StampCutter(
                     images, source, survey.root, config.size, config.pixel_scale, factors[band], self.files
                 )
-                needed += cutter.plan(self.ra, self.dec, words)
+                needed += stamp.plan(self.ra, self.dec, words)
+                self.images[band] = stamp
             else:
-                cutter = TileCutter(
+                tile = TileCutter(
                     images, source, survey.tiles[band], survey.root, config.size, factors[band], self.files
                 )
-                needed += cutter.plan(self.ra, self.dec, self.job.field)
-            self.images[band] = cutter
+                needed += tile.plan(self.ra, self.dec, self.job.field)
+                self.images[band] = tile
         return needed
 
     def _plan_spectra(self) -> list[Path]:

@@ -6,7 +6,7 @@ them; what is null for want of a source is said.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +33,7 @@ def carried(data: DataConfig, cubes: CubesConfig, there: list[str]) -> dict[str,
     """
     sources: dict[str, str] = {}
     own = {data.id_column: "the id", data.ra_column: "the position", data.dec_column: "the position"}
-    named = [("cubes.catalogue", cubes.catalogue.columns)]
+    named: list[tuple[str, Iterable[str]]] = [("cubes.catalogue", cubes.catalogue.columns)]
     named += [(f"cubes.matches.{name}", match.columns) for name, match in cubes.matches.items()]
     named += [("cubes.images", dict.fromkeys(image_columns(data, cubes).values()))]
     for where, columns in named:

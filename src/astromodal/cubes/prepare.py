@@ -269,7 +269,7 @@ def _tiles(
         DataError: no object of the catalogue is on any of them.
     """
     columns = layout.image_columns(data, cubes)
-    if not columns or columns_of(cubes.images.path, "cubes.images.path"):
+    if not columns or data.images is None or columns_of(cubes.images.path, "cubes.images.path"):
         return {}
     scale = data.images.pixel_scale
     found = {band: find_tiles(cubes.images, band_source(cubes, band), root, scale) for band in columns}

@@ -42,9 +42,20 @@ def text(result: Mapping[str, Any]) -> str:
              f"{own['left_out']} rows left out, {own['without_position']} without a position"]  # fmt: skip
     joined = {n: c for n, c in inputs.items() if n.startswith(("matches.", "spectra.")) and "matched" in c}
     if joined:
-        header = ("input", "rows", "matched", "unmatched", "ambiguous", "taken", "unused", "masked")
-        rows = [(n, c.get("rows"), c["matched"], c["unmatched"], c.get("ambiguous"), c.get("taken"), c.get("unused"),
-                 _share(c)) for n, c in joined.items()]  # fmt: skip
+        header: tuple[str, ...] = ("input", "rows", "matched", "unmatched", "ambiguous", "taken", "unused", "masked")
+        rows: list[tuple[Any, ...]] = [
+            (
+                n,
+                c.get("rows"),
+                c["matched"],
+                c["unmatched"],
+                c.get("ambiguous"),
+                c.get("taken"),
+                c.get("unused"),
+                _share(c),
+            )
+            for n, c in joined.items()
+        ]
         lines.append(table(header, rows))
         lines += [f"{n}: {_remarks(c)}" for n, c in joined.items() if _remarks(c)]
     images = {n: c for n, c in inputs.items() if n.startswith("images.") and "found" in c}

@@ -55,14 +55,14 @@ def read(_: OpenFiles, path: str, rows: list[np.ndarray], bits: int | None) -> l
         header = hdus[0].header
         coadd = hdus[1] if len(hdus) > 1 and getattr(hdus[1], "columns", None) is not None else None
         there = {} if coadd is None else {name.lower(): name for name in coadd.columns.names}
-        for name in ("loglam", "flux", "ivar"):
-            if name not in there:
-                raise DataError(
-                    f"a column {name}",
-                    got=f"only {', '.join(there) or 'an image'}",
-                    where=f"{path}, extension 1",
-                    repair="choose spec-*.fits, or format: table",
-                )
+        missing = next((name for name in ("loglam", "flux", "ivar") if name not in there), None)
+        if coadd is None or missing is not None:
+            raise DataError(
+                f"a column {missing}",
+                got=f"only {', '.join(there) or 'an image'}",
+                where=f"{path}, extension 1",
+                repair="choose spec-*.fits, or format: table",
+            )
         data = coadd.data
         loglam, flux, ivar = (np.array(data[there[n]], np.float64) for n in ("loglam", "flux", "ivar"))
         if "and_mask" in there:

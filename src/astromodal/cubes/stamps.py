@@ -59,7 +59,7 @@ class StampCutter:
         wanted = None if self.images.hdu is None else fill(self.images.hdu, words, "cubes.images.hdu")
         image = Pixels(self.files, path, find_hdu(hdus, wanted, "image", path), self.band.plane)
         wcs = celestial(image.header, hdus, image.where)
-        x, y = image.shape[1] // 2, image.shape[0] // 2
+        x, y = float(image.shape[1] // 2), float(image.shape[0] // 2)
         if wcs is not None:
             check_scale(wcs, self.scale, image.where)
             if np.isfinite(self.ra[row]):

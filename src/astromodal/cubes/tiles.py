@@ -201,7 +201,7 @@ class TileCutter:
         return (*finished(values, counts), counts)
 
 
-def _cut_off(corner: np.ndarray, size: int, shape: tuple[int, int]) -> np.ndarray:
+def _cut_off(corner: np.ndarray, size: int, shape: tuple[int, ...]) -> np.ndarray:
     low = (corner < 0).any(1)
     return low | (corner[:, 0] + size > shape[1]) | (corner[:, 1] + size > shape[0])
 

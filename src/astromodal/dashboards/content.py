@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, Final
 
 from ..compare.rundir import Run
 from ..errors import ArtifactError
 from ..files.io import read_mapping
 from ..provenance.manifest import fingerprint_config, fingerprint_file
 
-ONLINE, SYNCED, OFFLINE = "online", "synced", "offline"
+ONLINE: Final = "online"
+SYNCED: Final = "synced"
+OFFLINE: Final = "offline"
 
 
 @dataclass(frozen=True, eq=False)

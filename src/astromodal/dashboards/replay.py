@@ -295,7 +295,7 @@ def _open(content: Content, target: Target, start: Sent, known: bool) -> tuple[A
     project, entity = target.place(content)
     (path / FOLDER).mkdir(exist_ok=True)
     names = getattr(wandb.Settings, "model_fields", {})
-    settings = {name: value for name, value in _QUIET.items() if name in names}
+    settings: dict[str, Any] = {name: value for name, value in _QUIET.items() if name in names}
     if start.folders and "x_sync_dir_suffix" in names:
         settings["x_sync_dir_suffix"] = str(len(start.folders) + 1)  # W&B's names have whole seconds
     if content.run.record.get("sweep_id") and target.is_own(content):

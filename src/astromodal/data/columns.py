@@ -7,13 +7,14 @@ the flat buffer *is* the matrix and is returned as a view; in every other case o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
 
 from ..errors import DataError
 
-Column = pa.Array | pa.ChunkedArray
+Column: TypeAlias = "pa.Array | pa.ChunkedArray"
 
 
 def list_value_type(kind: pa.DataType) -> pa.DataType | None:

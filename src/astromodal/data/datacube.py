@@ -182,9 +182,10 @@ class Datacube:
 
     def positions(self) -> np.ndarray:
         """Right ascension and declination of all rows in degrees, ``(n_rows, 2)`` float64, NaN where unknown."""
-        names = [self.data.ra_column, self.data.dec_column]
-        if not all(names):
+        ra, dec = self.data.ra_column, self.data.dec_column
+        if not ra or not dec:
             return np.full((self.n_rows, 2), np.nan)
+        names = [ra, dec]
         parts = []
         for batch in self.batches(names, rows=LIGHT_ROWS):
             where = f"{self.source.where}, ra and dec"
@@ -242,7 +243,7 @@ def discover(data: DataConfig, template: str) -> list[Datacube]:
     Raises:
         DataError: the folder is missing or holds no matching file, a field is unknown, or a cube is not usable.
     """
-    survey = find_fields(data, template, needed_columns(data))
+    survey = find_fields(data, template, list(needed_columns(data)))
     found = survey.fields
     for field in found if data.fields is None else ():
         try:
@@ -264,10 +265,10 @@ def discover(data: DataConfig, template: str) -> list[Datacube]:
         place = parts[0] if len(parts) == 1 else parts[0].parent
         cubes.append(Datacube(place, data, field, open_source(parts, data.hdu, place)))
     _say(survey.said, cubes)
-    return cubes if data.cone is None else _within_cone(cubes, data)
+    return cubes if data.cone is None else _within_cone(cubes, data, data.cone)
 
 
-def _within_cone(cubes: Sequence[Datacube], data: DataConfig) -> list[Datacube]:
+def _within_cone(cubes: Sequence[Datacube], data: DataConfig, cone: Sequence[float]) -> list[Datacube]:
     """The rows of some cubes that lie in ``data.cone``, without the fields that have none.
 
     Raises:
@@ -278,7 +279,7 @@ def _within_cone(cubes: Sequence[Datacube], data: DataConfig) -> list[Datacube]:
     kept, unknown = [], 0
     for cube in cubes:
         positions = cube.positions()
-        inside = in_cone(positions, data.cone)
+        inside = in_cone(positions, cone)
         unknown += int(np.isnan(positions).any(1).sum())
         if inside.any():
             kept.append(Datacube(cube.path, data, cube.field, Subset(cube.source, np.flatnonzero(inside))))

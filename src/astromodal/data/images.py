@@ -65,8 +65,13 @@ class ImageBatch:
 
     def select(self, rows: np.ndarray) -> ImageBatch:
         """Copy of some rows (mask or indices)."""
-        arrays = (self.flux, self.valid, self.present, self.band_present, self.a, self.b, self.theta)
-        return ImageBatch(*(np.array(x[rows]) for x in arrays), self.bands, self.pixel_scale, dict(self.reasons))
+        flux, valid, present, band_present, a, b, theta = (
+            np.array(x[rows])
+            for x in (self.flux, self.valid, self.present, self.band_present, self.a, self.b, self.theta)
+        )
+        return ImageBatch(
+            flux, valid, present, band_present, a, b, theta, self.bands, self.pixel_scale, dict(self.reasons)
+        )
 
 
 def image_columns(data: DataConfig) -> list[str]:
@@ -121,10 +126,9 @@ class ImageReader:
         reasons = {}
         for index, (name, band) in enumerate(self.images.bands.items()):
             reasons[name] = self._read_band(batch, index, band.column, flux, valid, band_present)
-        shape = (self._shape_column(batch, name) for name in (self.images.a, self.images.b, self.images.theta))
-        return ImageBatch(
-            flux, valid, band_present.any(1), band_present, *shape, self.bands, self.images.pixel_scale, reasons
-        )
+        a, b, theta = (self._shape_column(batch, name) for name in (self.images.a, self.images.b, self.images.theta))
+        present = np.asarray(band_present.any(1))
+        return ImageBatch(flux, valid, present, band_present, a, b, theta, self.bands, self.images.pixel_scale, reasons)
 
     def _read_band(
         self,

@@ -65,7 +65,8 @@ def any_to_any(results: Mapping[tuple[str, str], Mapping[str, Any]], figure: str
         found = record if "value" in record else figure_of(record, figure)
         numbers[:, i, j] = [_number(found.get(key)) for key in ("value", "low", "high")]
         n[i, j] = int(found.get("n", 0)) if np.isfinite(numbers[0, i, j]) else 0
-    return Matrix(figure, asked, given, *numbers, n)
+    value, low, high = numbers
+    return Matrix(figure, asked, given, value, low, high, n)
 
 
 def figure_of(record: Mapping[str, Any], figure: str) -> dict[str, Any]:

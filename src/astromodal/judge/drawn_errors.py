@@ -122,11 +122,11 @@ def _lists(
     start = 0
     for file in catalogue.files:
         with ParquetReader(file) as parquet:
-            sizes = [group.num_rows for group in map(parquet.metadata.row_group, range(parquet.num_row_groups))]
-            for number, size in enumerate(sizes):
-                if wanted[start : start + size].any():
+            lengths = [group.num_rows for group in map(parquet.metadata.row_group, range(parquet.num_row_groups))]
+            for number, length in enumerate(lengths):
+                if wanted[start : start + length].any():
                     yield from _group_lists(parquet, number, columns, start, wanted)
-                start += size
+                start += length
 
 
 def _group_lists(

@@ -1,5 +1,4 @@
-"""Judging a run of ``evaluate.py`` with all that its configuration leads to: token files, tokenizers, datacubes, training run.
-"""
+"""Judging a run of ``evaluate.py`` with what its configuration names: tokens, tokenizers, datacubes, training run."""
 
 from __future__ import annotations
 
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ask.seen import training_run
+from ..config.reading.containers import to_object
 from ..config.reading.yaml_files import load_run_config
 from ..config.schema import DataConfig, JudgeConfig
 from ..errors import ArtifactMissingError
@@ -67,9 +67,9 @@ def _surroundings(path: Path, catalogue: PredictionCatalogue, tokens: JudgedToke
     from ..data import discover
 
     content = load_run_config(path)
-    data = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), content.data))
+    data = to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), content.data), DataConfig)
     judged = OmegaConf.select(content, "evaluate.judge") or {}  # null: it was not judged then
-    options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(JudgeConfig), judged))
+    options = to_object(OmegaConf.merge(OmegaConf.structured(JudgeConfig), judged), JudgeConfig)
     found: dict[str, Any] = {"data": data, "seed": int(content.get("seed", 0)), "options": options}
     tokens = _tokens(content, data, catalogue) if tokens is None else tokens
     found |= {"store": tokens.store, "asked": tokens.asked, "codebooks": tokens.codebooks, "no_baselines": tokens.why}

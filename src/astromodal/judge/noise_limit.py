@@ -79,9 +79,10 @@ def _of_field(data: Any, column: str, field: str, given: tuple[str, ...], rows: 
 
 def _truth_rows(ids: np.ndarray) -> np.ndarray:
     matches = [_ROW.search(text) for text in ids.tolist()]
-    if not all(matches):
+    rows = [int(match[1]) for match in matches if match is not None]
+    if len(rows) < len(matches):
         raise DataError("ids of the synthetic sky, <field>_<row>", got=ids[[m is None for m in matches]][0])
-    return np.array([int(match[1]) for match in matches], np.int64)
+    return np.array(rows, np.int64)
 
 
 def limit_figures(error: np.ndarray, limit: np.ndarray) -> dict[str, float]:

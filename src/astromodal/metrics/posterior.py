@@ -143,7 +143,7 @@ def _levels(quantiles: np.ndarray, levels: Sequence[float]) -> tuple[np.ndarray,
     return np.sort(quantiles, axis=1), tau
 
 
-def crps_of_quantiles(quantiles: np.ndarray, levels: Sequence[float], observed: np.ndarray) -> np.ndarray:
+def crps_of_quantiles(quantiles: np.ndarray, levels: Sequence[float] | np.ndarray, observed: np.ndarray) -> np.ndarray:
     """CRPS ``(n,)`` of the distribution that quantiles ``(n, q)`` describe, tails cut off at the outermost two.
 
     Exact for that distribution; for comparisons use the same levels on both sides.

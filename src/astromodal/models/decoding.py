@@ -54,11 +54,10 @@ class KeyValueCache:
     def repeat(self, times: int, capacity: int | None = None) -> KeyValueCache:
         """A cache in which every row stands ``times`` times in a row, with room for ``capacity`` tokens."""
         capacity = capacity or self.capacity
-        grown = KeyValueCache(
-            capacity,
-            *(x.repeat_interleave(times) for x in (self.lengths, self.last_type, self.run_start, self.origin)),
-            self.longest,
+        lengths, last_type, run_start, origin = (
+            x.repeat_interleave(times) for x in (self.lengths, self.last_type, self.run_start, self.origin)
         )
+        grown = KeyValueCache(capacity, lengths, last_type, run_start, origin, self.longest)
         for name in ("keys", "values"):
             kept = [x[:, :, : self.longest].repeat_interleave(times, 0) for x in getattr(self, name)]
             setattr(grown, name, [F.pad(x, (0, 0, 0, capacity - self.longest)) for x in kept])
@@ -97,7 +96,7 @@ def extend(
     x = model.embed(tokens, types, places, index, next_types, sigma)
     if cache.longest:
         mask = (torch.arange(stop, device=tokens.device) <= positions[:, :, None])[:, None]
-    for layer, block in enumerate(model.blocks):
+    for layer, block in enumerate(model.layers):
         q, k, v = block.heads(x)
         cache.write(layer, k, v, positions)
         if cache.longest:
@@ -149,7 +148,7 @@ def branch(
     own = (branch_of[:, None] == branch_of) & (place[:, None] >= place)
     mask = torch.cat([seen, own.expand(len(tokens), -1, -1)], 2)[:, None]
     x = model.embed(tokens, types, positions, index, next_types, sigma)
-    for layer, block in enumerate(model.blocks):
+    for layer, block in enumerate(model.layers):
         q, k, v = block.heads(x)
         k = torch.cat([cache.keys[layer][:, :, : cache.longest], k], 2)
         v = torch.cat([cache.values[layer][:, :, : cache.longest], v], 2)

@@ -19,7 +19,10 @@ Batch = dict[str, Any]
 class Objective(Protocol):
     """Implemented by every trainable of this program (all of them also are ``nn.Module``)."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """What is trained."""
+        ...
 
     def prepare(self, batches: list[Batch], step: int) -> list[Batch]:
         """Add what depends on the whole step (counts, sampled positions) to its micro-batches, on the CPU."""

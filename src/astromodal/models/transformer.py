@@ -15,6 +15,8 @@ Shapes: B batch, L length, V vocabulary, D width, H heads.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -164,6 +166,11 @@ class CausalTransformerLM(nn.Module):
         self.value_embedding = None if values is None else ValueEmbedding(values, d_model)
         self._initialise()
 
+    @property
+    def layers(self) -> Sequence[Block]:
+        """The blocks, by their type."""
+        return cast("Sequence[Block]", self.blocks)
+
     def _initialise(self) -> None:
         """See the table in the class's docstring."""
         for name, parameter in self.named_parameters():
@@ -180,7 +187,7 @@ class CausalTransformerLM(nn.Module):
         )
 
     @property
-    def learned_head(self) -> nn.Parameter:
+    def learned_head(self) -> Tensor:
         """What of it is learned row by row: all of it, without values in the head."""
         return self.token_embedding.weight if self.head is None else self.head.weight
 

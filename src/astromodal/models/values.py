@@ -116,11 +116,12 @@ class TokenValues:
                                     where=f"codebook {block.name}")  # fmt: skip
             vectors[block.start] = ((book.entries - book.mean) / book.scale).astype(np.float32)
         block = vocab.block("scalar")
-        columns = vocab.scalar_columns if scalar is not None else ()
-        features = [_column_features(scalar, name, block.size, config) for name in columns]
+        features = []
+        if scalar is not None:
+            features = [_column_features(scalar, name, block.size, config) for name in vocab.scalar_columns]
         rank = (np.arange(block.size) + 0.5) / max(block.size, 1)
         uniform = (rank - 0.5) * np.sqrt(12.0)  # mean 0, standard deviation 1
-        ranks = scalar_features(uniform, np.ones(block.size), config) if columns else np.zeros((block.size, 0))
+        ranks = scalar_features(uniform, np.ones(block.size), config) if features else np.zeros((block.size, 0))
         return cls(vectors, block.start, vocab.first_column_type, np.asarray(features, np.float32),
                    ranks.astype(np.float32), config.head, config.errors, vocab.vocab_size,
                    vocab.n_types)  # fmt: skip
@@ -198,6 +199,8 @@ def mapped(phi: Tensor, group: Tensor, maps: Tensor) -> Tensor:
 class ScalarValues(nn.Module):
     """Embeddings of scalar bins from their values: each column has its own features and its own matrix."""
 
+    features: Tensor
+
     def __init__(self, values: TokenValues, d_model: int) -> None:
         super().__init__()
         self.start, self.first_type = values.scalar_start, values.first_column_type
@@ -215,6 +218,8 @@ class ScalarValues(nn.Module):
 
 class ErrorValues(nn.Module):
     """Embeddings of standard errors, with a matrix per type."""
+
+    knots: Tensor
 
     def __init__(self, n_types: int, d_model: int) -> None:
         super().__init__()

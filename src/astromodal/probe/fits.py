@@ -42,6 +42,7 @@ from .states import States
 
 PENALTIES = tuple(10.0**e for e in np.arange(-7.0, 5.0, 0.5))  # times the number of training objects
 _FLOOR = 1e-4  # of the eigenvalues that states are whitened by, of the largest
+NOISE = 0.02  # by which queries and weights differ from the start
 _POOL = 16  # batches among which objects are sorted by length
 
 
@@ -84,7 +85,8 @@ def batches(states: States, rows: np.ndarray, size: int) -> Iterator[np.ndarray]
 
 def mean_states(states: States, rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean state of each object ``(n, D)``; mean ``(D,)`` and covariance ``(D, D)`` of all tokens' states; float64."""
-    pooled, total, squares, count = np.zeros((len(rows), states.width)), 0.0, 0.0, 0
+    pooled, count = np.zeros((len(rows), states.width)), 0
+    total, squares = np.zeros(states.width), np.zeros((states.width, states.width))
     for at in batches(states, rows, size):
         hidden, lengths = states(rows[at])
         real = torch.arange(hidden.shape[1], device=hidden.device) < lengths[:, None]
@@ -141,9 +143,12 @@ class AttentionProbe(nn.Module):
         noise: by which its queries and weights differ from the start; equal queries would stay equal.
     """
 
+    mean: Tensor
+    whitening: Tensor
+
     def __init__(
         self, linear: LinearProbe, mean: np.ndarray, covariance: np.ndarray, n_queries: int, seed: int,
-        noise: float = 0.02,
+        noise: float = NOISE,
     ) -> None:  # fmt: skip
         super().__init__()
         eigenvalues, vectors = np.linalg.eigh(covariance)
@@ -264,8 +269,10 @@ def fit_attention(
         The probe, and ``learning_rate`` (None: it stayed the start), ``val_mse`` and by rate ``epochs``.
     """
 
-    def new(**changes: float) -> AttentionProbe:
-        return AttentionProbe(linear, *moments, options.n_queries, options.seed, **changes)
+    mean, covariance = moments
+
+    def new(noise: float = NOISE) -> AttentionProbe:
+        return AttentionProbe(linear, mean, covariance, options.n_queries, options.seed, noise)
 
     probe = new(noise=0.0)
     best, chosen, epochs = _KeepBest(probe, linear.val_mse), None, {}

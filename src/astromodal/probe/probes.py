@@ -69,8 +69,8 @@ def judge_probes(
     standard = (target - center) / scale
     pooled = {k: mean_states(states, rows[k], options.batch_size) for k in (TRAIN, VAL, TEST)}
     linear = fit_ridge(pooled[TRAIN][0], standard[rows[TRAIN]], pooled[VAL][0], standard[rows[VAL]])
-    sets = [(rows[k], standard[rows[k]]) for k in (TRAIN, VAL)]
-    probe, fitted = fit_attention(states, *sets, linear, pooled[TRAIN][1:], options, hardware, log)
+    train, val = ((rows[k], standard[rows[k]]) for k in (TRAIN, VAL))
+    probe, fitted = fit_attention(states, train, val, linear, pooled[TRAIN][1:], options, hardware, log)
     found = {
         "linear": [linear(pooled[k][0]) for k in (VAL, TEST)],
         "attention": [attention_predictions(probe, states, rows[k], options.batch_size) for k in (VAL, TEST)],

@@ -128,10 +128,12 @@ def labelled_objects(
                 values.append(observed(field, label, rows)[0].astype(np.float64))
     if not slots:
         raise DataError(f"objects that have {label}", got="none", where="token files")
-    arrays = {name: np.concatenate([getattr(s, name) for s in slots]) for name in ("tokens", "sigma", "present")}
-    whole = replace(slots[0], **arrays)
+    tokens, sigma, present = (
+        np.concatenate([getattr(s, name) for s in slots]) for name in ("tokens", "sigma", "present")
+    )
+    whole = replace(slots[0], tokens=tokens, sigma=sigma, present=present)
     shown = [whole.part_number(name) for name in plan.given]
-    usable = whole.present[:, shown].any(1)
+    usable = np.asarray(whole.present[:, shown].any(1))
     of_split = np.concatenate(split)
     counts = {
         SPLIT_NAMES[k]: {"available": available[k], "used": int(usable[of_split == k].sum()),
@@ -139,8 +141,8 @@ def labelled_objects(
         for k in (TRAIN, VAL, TEST)
     }  # fmt: skip
     whole = whole.of(usable)
-    of_usable = (np.concatenate(parts)[usable] for parts in (ids, found_at, split, values))
-    found = Labelled(whole, *of_usable, counts)
+    names, places, splits, numbers = (np.concatenate(parts)[usable] for parts in (ids, found_at, split, values))
+    found = Labelled(whole, names, places, splits, numbers, counts)
     return _with_judged(found, label, seed)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from .reservoir import Reservoir
 from .residual import ResidualKMeans
 
 _CONFIGS = {"kmeans": KMeansConfig, "residual_kmeans": ResidualKMeansConfig, "fsq": FSQConfig}
+_BUILDERS: dict[str, Callable[[Any, int], Quantizer]] = {q.name: q for q in (KMeans, ResidualKMeans, FSQ)}
 _QUANTIZERS: dict[str, type[Quantizer]] = {q.name: q for q in (KMeans, ResidualKMeans, FSQ, QuantileBinner)}
 
 
@@ -48,7 +49,7 @@ def quantizer_config(config: Any) -> Any:
 def build_quantizer(config: Any, seed: int = 0) -> Quantizer:
     """The vector quantizer that ``config.name`` names, not yet fitted."""
     config = quantizer_config(config)
-    return _QUANTIZERS[config.name](config, seed)
+    return _BUILDERS[config.name](config, seed)
 
 
 def quantizer_from_state(name: str, state: Mapping[str, np.ndarray]) -> Quantizer:

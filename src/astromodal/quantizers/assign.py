@@ -75,12 +75,13 @@ class NearestEntry:
         self._n_asked += len(X)
         if self._tree is None:
             return self._ask_product(X)
+        ask = functools.partial(self._ask_tree, self._tree)
         if self._grid is None and self._n_asked >= GRID_AFTER and CellGrid.suits(self.entries):
             self._grid = CellGrid(self._exact, self._tree)
         if self._grid is None:
-            return self._in_blocks(X, self._ask_tree, TREE_ROWS)
+            return self._in_blocks(X, ask, TREE_ROWS)
         codes, left_open = self._grid.codes(X)
-        codes[left_open] = self._in_blocks(X[left_open], self._ask_tree, TREE_ROWS)
+        codes[left_open] = self._in_blocks(X[left_open], ask, TREE_ROWS)
         return codes
 
     @staticmethod
@@ -90,10 +91,10 @@ class NearestEntry:
             codes[start : start + n_rows] = ask(X[start : start + n_rows])
         return codes
 
-    def _ask_tree(self, X: np.ndarray) -> np.ndarray:
+    def _ask_tree(self, tree: cKDTree, X: np.ndarray) -> np.ndarray:
         if len(self.entries) == 1:
             return np.zeros(len(X), np.int64)
-        distances, codes = self._tree.query(X, k=2, workers=1)
+        distances, codes = tree.query(X, k=2, workers=1)
         codes = codes[:, 0].astype(np.int64)
         unsure = np.flatnonzero(distances[:, 1] <= distances[:, 0] * (1 + 1e-12))
         if len(unsure):

@@ -5,9 +5,10 @@ Shape legend: n rows, D dimensions, C codes, S stages (codes per vector).
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar, overload
 
 import numpy as np
 
@@ -64,6 +65,34 @@ def of_numbers(weights: np.ndarray | None, shape: tuple[int, int], where: str) -
     if w.shape != shape or not (np.isfinite(w) & (w >= 0)).all():
         raise DataError(f"weights (n, D) = {shape}, finite, not negative", got=f"shape {w.shape}", where=where)
     return w
+
+
+T = TypeVar("T")
+
+
+class Learned(Generic[T]):
+    """An attribute of a quantizer that its fit sets; to read it before is an error, so no reader has to ask.
+
+    Raises:
+        ArtifactError: the quantizer is not fitted.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: Quantizer, owner: type) -> T: ...
+    def __get__(self, instance: Quantizer | None, owner: type) -> Self | T:
+        if instance is None:
+            return self
+        if self.name not in instance.__dict__:
+            raise instance._not_fitted(owner.__name__)
+        return instance.__dict__[self.name]
+
+    def __set__(self, instance: Quantizer, value: T) -> None:
+        instance.__dict__[self.name] = value
 
 
 class Quantizer(ABC):
@@ -181,10 +210,9 @@ def sum_of_entries(codes: np.ndarray, books: Sequence[Codebook]) -> np.ndarray:
     Raises:
         DataError: a code is outside of its codebook.
     """
-    total: np.ndarray | None = None
+    parts = []
     for column, book in zip(codes.T, books, strict=True):
         if column.size and (column.min() < 0 or column.max() >= len(book.entries)):
             raise DataError(f"codes in 0 … {len(book.entries) - 1}", got=f"{column.min()} … {column.max()}")
-        entries = book.entries[column]
-        total = entries if total is None else total + entries
-    return total
+        parts.append(book.entries[column])
+    return functools.reduce(np.add, parts)

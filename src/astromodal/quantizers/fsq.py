@@ -21,7 +21,7 @@ from ..config.checks.levels import check_levels, check_n_levels
 from ..config.schema import FSQConfig
 from ..errors import ArtifactError, DataError
 from ..vocabulary.codebook import Codebook
-from .base import Quantizer, checked, checked_weights
+from .base import Learned, Quantizer, checked, checked_weights
 
 CORE = 5e-4  # on each side, beyond which values are outliers: they do not take part in the choice of the bounds
 TAILS = (CORE, 1e-3, 2.5e-3, 5e-3, 0.01, 0.02, 0.04, 0.08, 0.16)  # shares that may be clipped, on each side
@@ -41,16 +41,16 @@ class FSQ(Quantizer):
     """
 
     name = "fsq"
+    low_ = Learned[np.ndarray]()
+    high_ = Learned[np.ndarray]()
+    counts_ = Learned[np.ndarray]()
+    clipped_ = Learned[np.ndarray]()
 
     def __init__(self, config: FSQConfig | None = None, seed: int = 0) -> None:
         self.config = FSQConfig() if config is None else config
         self.levels = np.array(list(self.config.levels), dtype=np.int64)
         check_levels(self.levels.tolist())
         self._radix = np.concatenate([[1], np.cumprod(self.levels[:-1])])
-        self.low_: np.ndarray | None = None
-        self.high_: np.ndarray | None = None
-        self.counts_: np.ndarray | None = None
-        self.clipped_: np.ndarray | None = None
         self._book: Codebook | None = None
 
     def fit(self, X: np.ndarray, weights: np.ndarray | None = None) -> Self:
@@ -79,8 +79,6 @@ class FSQ(Quantizer):
 
     def encode(self, X: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Codes (n,) int64; values beyond the bounds get the end cells. Weights change nothing."""
-        if self.low_ is None:
-            raise self._not_fitted("FSQ")
         X = checked(X, "FSQ.encode", len(self.levels))
         codes = np.zeros(len(X), dtype=np.int64)
         for d in range(len(self.levels)):  # over dimensions, not rows
@@ -93,8 +91,6 @@ class FSQ(Quantizer):
 
     def clipped(self, X: np.ndarray) -> np.ndarray:
         """True (n, D) where a value lies beyond the bounds."""
-        if self.low_ is None:
-            raise self._not_fitted("FSQ")
         X = checked(X, "FSQ.clipped", len(self.levels))
         return (self.low_ > X) | (self.high_ < X)
 
@@ -108,8 +104,6 @@ class FSQ(Quantizer):
     @property
     def codebooks(self) -> tuple[Codebook, ...]:
         """The centres of all combinations of cells (C, D), with the usage of each in training."""
-        if self.low_ is None:
-            raise self._not_fitted("FSQ")
         if self._book is None:
             digits = self.digits(np.arange(int(self.levels.prod())))
             entries = self.low_ + (digits + 0.5) * ((self.high_ - self.low_) / self.levels)
@@ -118,8 +112,6 @@ class FSQ(Quantizer):
 
     def state(self) -> dict[str, np.ndarray]:
         """``levels``, ``low``, ``high``, ``clipped`` (D,) and ``counts`` (C,)."""
-        if self.low_ is None:
-            raise self._not_fitted("FSQ")
         learned = {"low": self.low_, "high": self.high_, "clipped": self.clipped_, "counts": self.counts_}
         return {"levels": self.levels, **learned}
 
@@ -161,7 +153,7 @@ def best_bounds(x: np.ndarray, weights: np.ndarray, n_levels: int) -> tuple[floa
     mass /= mass[-1]
 
     def quantile(q: float) -> float:
-        return float(ordered[min(np.searchsorted(mass, q, side="left"), len(ordered) - 1)])
+        return float(ordered[min(int(np.searchsorted(mass, q, side="left")), len(ordered) - 1)])
 
     step = (ordered[-1] - ordered[0]) / max(n_levels - 1, 1)
     if step > 0 and np.abs((ordered - ordered[0]) / step - np.rint((ordered - ordered[0]) / step)).max() < 1e-6:

@@ -37,11 +37,11 @@ class CellGrid:
         counts = possible.sum(1)
         codes = np.sort(np.where(possible, codes, len(entries)), axis=1)[:, :MAX_CANDIDATES]  # lowest index first
         side = SIDE + 1  # the last row and column stand for everything outside
-        self._counts = np.full((side, side), MANY, np.uint8)
-        self._counts[:SIDE, :SIDE] = np.where(counts > MAX_CANDIDATES, MANY, counts).reshape(SIDE, SIDE)
-        self._codes = np.zeros((MAX_CANDIDATES, side, side), np.int32)
-        self._codes[: codes.shape[1], :SIDE, :SIDE] = codes.T.reshape(-1, SIDE, SIDE)
-        self._counts, self._codes = self._counts.ravel(), self._codes.reshape(MAX_CANDIDATES, -1)
+        grid = np.full((side, side), MANY, np.uint8)
+        grid[:SIDE, :SIDE] = np.where(counts > MAX_CANDIDATES, MANY, counts).reshape(SIDE, SIDE)
+        of_cell = np.zeros((MAX_CANDIDATES, side, side), np.int32)
+        of_cell[: codes.shape[1], :SIDE, :SIDE] = codes.T.reshape(-1, SIDE, SIDE)
+        self._counts, self._codes = grid.ravel(), of_cell.reshape(MAX_CANDIDATES, -1)
 
     @staticmethod
     def suits(entries: np.ndarray) -> bool:

@@ -25,7 +25,7 @@ from ..config.schema import KMeansConfig
 from ..errors import ArtifactError, ConfigError, DataError
 from ..vocabulary.codebook import Codebook
 from .assign import TREE_DIMS, NearestEntry
-from .base import Quantizer, checked, checked_weights, of_numbers
+from .base import Learned, Quantizer, checked, checked_weights, of_numbers
 from .seeding import seed_centroids
 
 MIN_LLOYD_ROWS = 20_000
@@ -93,7 +93,7 @@ def means(mass: np.ndarray, sums: np.ndarray, centroids: np.ndarray) -> tuple[np
     """Weighted means (C, D) float32, and which codes have rows (C,); what has no mass stays as in ``centroids``."""
     of_numbers = mass if mass.ndim == 2 else mass[:, None]
     found = np.divide(sums, of_numbers, out=centroids.astype(np.float64), where=of_numbers > 0)
-    return found.astype(np.float32), (of_numbers > 0).any(1)
+    return found.astype(np.float32), np.asarray((of_numbers > 0).any(1))
 
 
 def assigned(X: np.ndarray, weights: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -141,16 +141,16 @@ class KMeans(Quantizer):
     """
 
     name = "kmeans"
+    centroids_ = Learned[np.ndarray]()
+    counts_ = Learned[np.ndarray]()
+    _index = Learned[NearestEntry]()
 
     def __init__(self, config: KMeansConfig | None = None, seed: int = 0) -> None:
         self.config = KMeansConfig() if config is None else config
         if self.config.n_codes < 1 or self.config.max_iter < 1:
             raise ConfigError("n_codes and max_iter of 1 or more", got=(self.config.n_codes, self.config.max_iter))
         self.seed = seed
-        self.centroids_: np.ndarray | None = None
-        self.counts_: np.ndarray | None = None
         self.inertia_, self.n_iter_ = float("nan"), 0
-        self._index: NearestEntry | None = None
 
     def fit(self, X: np.ndarray, weights: np.ndarray | None = None) -> Self:
         """Learn centroids from ``X`` (n, D) or (n,)."""
@@ -258,21 +258,15 @@ class KMeans(Quantizer):
         self._index = NearestEntry(self.centroids_)
 
     def encode(self, X: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        if self._index is None:
-            raise self._not_fitted("KMeans")
         X = checked(X, "KMeans.encode", self.centroids_.shape[1])
         return self._index.codes(X, of_numbers(weights, X.shape, "KMeans.encode"))
 
     @property
     def codebooks(self) -> tuple[Codebook, ...]:
-        if self.centroids_ is None:
-            raise self._not_fitted("KMeans")
         return (Codebook(self.centroids_, self.counts_),)
 
     def state(self) -> dict[str, np.ndarray]:
         """``centroids`` (C, D) and ``counts`` (C,)."""
-        if self.centroids_ is None:
-            raise self._not_fitted("KMeans")
         return {"centroids": self.centroids_, "counts": self.counts_}
 
     @classmethod

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .cells import BLOCK_ROWS, N_CELLS, CellMap, best_map
+from .cells import BLOCK_ROWS, N_CELLS, best_map
 
 MIN_ROWS = 1 << 18  # fewer values are sorted
 SAMPLE = 1 << 13  # values that the map is chosen by
@@ -27,15 +27,13 @@ class Ranked:
     def __init__(self, values: np.ndarray) -> None:
         self.values = values
         self._sorted: np.ndarray | None = None
-        self._cells: np.ndarray | None = None
         sample = np.sort(values[:: max(len(values) // SAMPLE, 1)])
         edge = len(sample) // 500  # the outermost of a thousand bins
-        self._map: CellMap | None = None
-        if len(values) >= MIN_ROWS:
-            self._map = best_map(sample[edge : len(sample) - edge])
-        if self._map is None:
+        cells = best_map(sample[edge : len(sample) - edge]) if len(values) >= MIN_ROWS else None
+        if cells is None:
             self._sorted = np.sort(values)
         else:
+            self._map = cells
             self._cells = self._map.all(values)
             self._counts = histogram(self._cells)
             self._before = np.cumsum(self._counts) - self._counts
@@ -55,11 +53,11 @@ class Ranked:
 
     def has_more_distinct_than(self, n: int) -> bool:
         """True if there certainly are more than ``n`` distinct values; False says nothing."""
-        return self.by_cells and np.count_nonzero(self._counts) > n
+        return self.by_cells and bool(np.count_nonzero(self._counts) > n)
 
     def at(self, ranks: np.ndarray) -> np.ndarray:
         """The values (K,) of the ranks (K,), ascending, 0 … n - 1."""
-        if not self.by_cells:
+        if self._sorted is not None:
             return self._sorted[ranks]
         cells = np.searchsorted(self._before, ranks, side="right") - 1
         wanted = np.zeros(N_CELLS, dtype=bool)

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import ArtifactError, ConfigError, DataError
 from ..vocabulary.codebook import Codebook
-from .base import Quantizer, checked
+from .base import Learned, Quantizer, checked
 from .cells import BLOCK_ROWS, N_CELLS, CellMap, best_map
 from .heavy import edges_around_heavy
 from .order import Ranked
@@ -58,14 +58,16 @@ class QuantileBinner(Quantizer):
     """
 
     name = "quantile"
+    edges_ = Learned[np.ndarray]()
+    centers_ = Learned[np.ndarray]()
+    spread_ = Learned[np.ndarray]()
+    counts_ = Learned[np.ndarray]()
 
     def __init__(self, n_bins: int = 1024, min_values_per_bin: int = 8) -> None:
         if n_bins < 1 or min_values_per_bin < 1:
             raise ConfigError("n_bins and min_values_per_bin of 1 or more", got=(n_bins, min_values_per_bin))
         self.n_bins, self.min_values_per_bin = n_bins, min_values_per_bin
-        self.edges_ = self.centers_ = self.spread_ = self.counts_ = None
-        self._table: np.ndarray | None = None
-        self._map: CellMap | None = None
+        self._table: tuple[CellMap, np.ndarray] | None = None
 
     def fit(self, X: np.ndarray, weights: np.ndarray | None = None) -> Self:
         """Learn bins from ``X`` (n,) or (n, 1)."""
@@ -80,8 +82,9 @@ class QuantileBinner(Quantizer):
                 self.edges_ = np.concatenate([[ranked.low], inner, [ranked.high]])
                 self._learned(*ranked.moments(inner))
                 return self
-        if weights is None:
-            ordered, cumulative = ranked.ordered, None
+        cumulative: np.ndarray | None = None
+        if ranked is not None:
+            ordered = ranked.ordered
         else:
             order = np.argsort(values, kind="stable")
             ordered, cumulative = values[order], np.cumsum(np.asarray(weights, dtype=np.float64)[order])
@@ -134,8 +137,6 @@ class QuantileBinner(Quantizer):
 
     def encode(self, X: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
         """Bins (n,) int64 of ``X`` (n,) or (n, 1); values beyond the end bins get these. Weights change nothing."""
-        if self.edges_ is None:
-            raise self._not_fitted("QuantileBinner")
         values = self._asked(X, "QuantileBinner.encode")
         inner = self.edges_[1:-1]
         if len(values) < LOOKUP_ROWS or len(inner) < 2:
@@ -146,13 +147,17 @@ class QuantileBinner(Quantizer):
         """The search for many values: a table says the bin of a cell, only cells that hold an edge are searched."""
         inner = self.edges_[1:-1]
         if self._table is None:
-            self._map = best_map(inner)
-            n_cuts = np.bincount(self._map(inner), minlength=N_CELLS)
-            self._table = ((np.cumsum(n_cuts) - n_cuts) * 2 + (n_cuts > 0)).astype(np.int32)  # code * 2 + has an edge
+            cells = best_map(inner)
+            if cells is None:  # edges that span too little, or too much, for a map
+                return np.searchsorted(inner, values, side="left").astype(np.int64)
+            n_cuts = np.bincount(cells(inner), minlength=N_CELLS)
+            code_and_edge = ((np.cumsum(n_cuts) - n_cuts) * 2 + (n_cuts > 0)).astype(np.int32)  # code * 2 + has an edge
+            self._table = cells, code_and_edge
+        cell_of, table = self._table
         codes = np.empty(len(values), dtype=np.int64)
         for start in range(0, len(values), BLOCK_ROWS):
             block = values[start : start + BLOCK_ROWS]
-            entries = self._table[self._map(block)]
+            entries = table[cell_of(block)]
             out = codes[start : start + BLOCK_ROWS]
             np.right_shift(entries, 1, out=out)
             unsure = np.flatnonzero(entries & 1)
@@ -161,8 +166,6 @@ class QuantileBinner(Quantizer):
 
     def clipped(self, X: np.ndarray) -> np.ndarray:
         """True (n,) where a value lies outside of the range of the training values (the end points belong to it)."""
-        if self.edges_ is None:
-            raise self._not_fitted("QuantileBinner")
         values = self._asked(X, "QuantileBinner.clipped")
         return (values < self.edges_[0]) | (values > self.edges_[-1])
 
@@ -181,20 +184,16 @@ class QuantileBinner(Quantizer):
         Raises:
             DataError: a code is outside of the bins, or the shape is wrong.
         """
-        if self.edges_ is None:
-            raise self._not_fitted("QuantileBinner")
-        codes = np.asarray(codes)
+        codes, centers = np.asarray(codes), self.centers_
         codes = codes[:, 0] if codes.ndim == 2 and codes.shape[1] == 1 else codes
         if codes.ndim != 1:
             raise DataError("codes of shape (n,)", got=f"shape {codes.shape}", where="QuantileBinner.decode")
-        if codes.size and (codes.min() < 0 or codes.max() >= len(self.centers_)):
-            raise DataError(f"codes in 0 … {len(self.centers_) - 1}", got=f"{codes.min()} … {codes.max()}")
-        return self.centers_[codes][:, None]
+        if codes.size and (codes.min() < 0 or codes.max() >= len(centers)):
+            raise DataError(f"codes in 0 … {len(centers) - 1}", got=f"{codes.min()} … {codes.max()}")
+        return centers[codes][:, None]
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        if self.edges_ is None:
-            raise self._not_fitted("QuantileBinner")
         return (len(self.centers_),)
 
     @property
@@ -204,14 +203,10 @@ class QuantileBinner(Quantizer):
     @property
     def codebooks(self) -> tuple[Codebook, ...]:
         """Centres (B, 1), as float32, and counts (B,)."""
-        if self.edges_ is None:
-            raise self._not_fitted("QuantileBinner")
         return (Codebook(self.centers_, self.counts_),)
 
     def state(self) -> dict[str, np.ndarray]:
         """``edges``, ``centers``, ``spread``, ``counts``."""
-        if self.edges_ is None:
-            raise self._not_fitted("QuantileBinner")
         return {"edges": self.edges_, "centers": self.centers_, "spread": self.spread_, "counts": self.counts_}
 
     @classmethod

@@ -23,7 +23,7 @@ class Reservoir:
 
     def __init__(self, capacity: int, n_dims: int, seed: int | list[int], dtype: type = np.float32) -> None:
         self.capacity, self.n_seen = int(capacity), 0
-        self._rows = np.empty((0, n_dims), dtype)
+        self._rows: np.ndarray = np.empty((0, n_dims), dtype)
         self._n = 0
         self._rng = np.random.default_rng(seed)
 

@@ -17,7 +17,7 @@ import numpy as np
 from ..config.schema import KMeansConfig, ResidualKMeansConfig
 from ..errors import ArtifactError, ConfigError
 from ..vocabulary.codebook import Codebook
-from .base import Quantizer, checked, checked_weights, of_numbers
+from .base import Learned, Quantizer, checked, checked_weights, of_numbers
 from .kmeans import KMeans
 
 
@@ -29,6 +29,7 @@ class ResidualKMeans(Quantizer):
     """
 
     name = "residual_kmeans"
+    distortion_ = Learned[np.ndarray]()
 
     def __init__(self, config: ResidualKMeansConfig | None = None, seed: int = 0) -> None:
         self.config = ResidualKMeansConfig() if config is None else config
@@ -36,7 +37,6 @@ class ResidualKMeans(Quantizer):
             raise ConfigError("n_stages of 1 or more", got=self.config.n_stages, where="residual_kmeans")
         self.seed = seed
         self.stages_: tuple[KMeans, ...] = ()
-        self.distortion_: np.ndarray | None = None
 
     def fit(self, X: np.ndarray, weights: np.ndarray | None = None) -> Self:
         """Learn stage after stage from ``X`` (n, D); stage s has the seed ``seed + s``."""
@@ -54,7 +54,7 @@ class ResidualKMeans(Quantizer):
             stage = KMeans(settings, self.seed + s).fit(residual, w)
             residual = residual - stage.decode(stage.encode(residual, each))
             errors = np.square(residual, dtype=np.float64)
-            weighted = np.einsum("nd,nd->", errors, each) if w.ndim == 2 else w @ errors.sum(1)
+            weighted = np.einsum("nd,nd->", errors, each) if each is not None else w @ errors.sum(1)
             distortion.append(float(weighted / w.sum(dtype=np.float64) * (residual.shape[1] if w.ndim == 2 else 1)))
             stages.append(stage)
         self.stages_, self.distortion_ = tuple(stages), np.array(distortion)

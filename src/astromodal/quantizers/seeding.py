@@ -25,6 +25,7 @@ def seed_centroids(
             weight, what stands there is no more than a start.
     """
     n = len(X)
+    squared: _Squares | _WeightedSquares
     if weights.ndim == 2:
         of_rows, counts, squared = weights.sum(1), np.ones(n, np.float32), _WeightedSquares(X, weights)
     else:

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-from omegaconf import OmegaConf
-
+from ..config.reading.containers import to_object
+from ..config.schema import Config
 from ..errors import ArtifactError, DataError
 from .jobs import Job
-
-if TYPE_CHECKING:
-    from ..config.schema import Config
 
 
 def job_inputs(job: Job) -> Mapping[str, str]:
     """Fingerprints of the job's inputs; of those that do not exist there are none."""
-    config: Config = OmegaConf.to_object(job.config)
+    config = to_object(job.config, Config)
     found: dict[str, str] = {}
     with contextlib.suppress(ArtifactError, DataError):
         if job.config.stage == "train_lm":

@@ -21,6 +21,7 @@ from ..config.checks.names import check_name
 from ..config.checks.validate import validate
 from ..config.launching.continued import CONTROL
 from ..config.reading.conf_files import conf_dir, group_names, options_of
+from ..config.reading.containers import to_dict
 from ..config.reading.explain import explain
 from ..config.reading.text_values import text_stays_text
 from ..errors import ConfigError
@@ -85,7 +86,7 @@ def compose_jobs(sweeper: Any, arguments: Sequence[str]) -> list[Job]:
     all_overrides = expand(sweeper, arguments)
     varying = _varying(all_overrides)
     composer = Composer(sweeper, varying)
-    jobs = []
+    jobs: list[Job] = []
     for number, overrides in enumerate(all_overrides):
         swept = tuple(o for o in overrides if _key(o) in varying)
         try:
@@ -126,7 +127,7 @@ class Composer:
         Raises:
             ConfigError: it is not the name of one folder.
         """
-        if OmegaConf.to_container(self.sweeper.config.hydra.sweep, resolve=False)["subdir"] == "${hydra.job.num}":
+        if to_dict(self.sweeper.config.hydra.sweep, resolve=False)["subdir"] == "${hydra.job.num}":
             return None
         told = [o for o in overrides if _key(o) not in CONTROL]  # or override_dirname would name them
         composed = self.loader.load_sweep_config(self.sweeper.config, told)

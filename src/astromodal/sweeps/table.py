@@ -60,8 +60,9 @@ def _objective(record: Mapping[str, Any]) -> tuple[str, float] | None:
     """As a finished run has written it down; None where it has none, or no number."""
     found = record.get("objective") or {}
     value = found.get("value")
-    known = isinstance(value, (int, float)) and math.isfinite(value)
-    return (str(found.get("name")), float(value)) if known else None
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return str(found.get("name")), float(value)
 
 
 def sweep_table(outcomes: Sequence[Outcome], folder: Path, again: str) -> str:

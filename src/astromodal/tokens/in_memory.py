@@ -45,7 +45,8 @@ class RowsInMemory:
 
     def __init__(self, reader: FieldReader) -> None:
         self.reader = reader
-        self._members, self._ids = _Members(), []
+        self._members = _Members()
+        self._ids: list[np.ndarray] = []
 
     def __len__(self) -> int:
         return sum(len(ids) for ids in self._ids)

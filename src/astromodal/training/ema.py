@@ -27,7 +27,7 @@ class ParameterAverage:
         self.decay = float(decay)
         self.n_updates = 0
         self._names = [name for name, p in model.named_parameters() if p.requires_grad]
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self._parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
         self._shadow = [p.detach().clone() for p in self._parameters]
         self._model = model
 

@@ -29,7 +29,10 @@ def propose(guess: Guess, name: str, root: str, about: Mapping[str, str], said: 
     lines = [f"# Proposed by inspecting {root}: read it before you trust it.",
              "# Every word is explained in splus.yaml and in the guide."]  # fmt: skip
     lines += [f"# {text}" for text in said]
-    top = {"name": (name, "names the folder of the artifacts"), "root": (root, "folder, catalogue or file")}
+    top: dict[str, tuple[str | None, str]] = {
+        "name": (name, "names the folder of the artifacts"),
+        "root": (root, "folder, catalogue or file"),
+    }
     top |= {key: (value, "how the files are arranged" if key == "layout" else "extension of the FITS files")
             for key, value in about.items()}  # fmt: skip
     top["id_column"] = (guess.id.name, "unique over all files") if guess.id else ("id", "NOT FOUND: to be set")

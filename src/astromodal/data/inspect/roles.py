@@ -152,7 +152,8 @@ def _family(name: str) -> tuple[str, ...]:
 
 
 def _lists(columns: Sequence[ColumnFacts], labels: Mapping[str, Sequence[str]], found: Guess) -> None:
-    values, parts = [], {}
+    values: list[ColumnFacts] = []
+    parts: dict[tuple[str, tuple[str, ...]], ColumnFacts] = {}
     curves = {c.name.rpartition(".")[0] for c in columns if "." in c.name and _last(c.name) in TIMES}
     for c in columns:
         role = role_of(c.name)[0]

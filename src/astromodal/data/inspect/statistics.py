@@ -121,8 +121,8 @@ def _is_parent(kind: pa.DataType) -> bool:
 def _depth(schema: pa.Schema, name: str) -> int:
     """Lists within lists, as the file holds a name."""
     place = nested.find(schema, name)
-    kind, depth = nested.stored_type(schema, place), 0
-    while nested.is_list(kind):
+    kind, depth = None if place is None else nested.stored_type(schema, place), 0
+    while kind is not None and nested.is_list(kind):
         kind, depth = nested.storage(kind.value_type), depth + 1
     return depth
 

@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 
 from ...config.launching.register import conf_dir
-from ...config.schema import DataConfig
+from ...config.reading.containers import to_object
+from ...config.schema import DataConfig, Layout
 from ...errors import DataError, UserError
 from ..datacube import Datacube, check_unique_ids, needed_columns
 from ..sources import hats, nested
@@ -41,7 +42,9 @@ def look(path: str, name: str, layout: str, hdu: str | None, rows: int) -> Surve
     root = Path(path)
     if not root.exists():
         raise DataError("a file, a folder or a catalogue", got="no such file", where=root)
-    found = find_fields(DataConfig(name=name, root=path, layout=layout, hdu=hdu), f"{path}/datacube_{{field}}.parquet")
+    found = find_fields(
+        DataConfig(name=name, root=path, layout=Layout(layout), hdu=hdu), f"{path}/datacube_{{field}}.parquet"
+    )
     sources = {field: open_source(parts, hdu) for field, parts in found.fields.items()}
     columns, said = facts(list(sources.values()), rows)
     first = next(iter(sources.values()))
@@ -123,4 +126,4 @@ def parse(text: str) -> DataConfig:
     from omegaconf import OmegaConf
 
     values = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), values))
+    return to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), values), DataConfig)

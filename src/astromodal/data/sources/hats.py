@@ -61,7 +61,7 @@ def overlapping(fields: Sequence[str], cone: Sequence[float]) -> list[str]:
         return list(fields)
     from astropy import units
 
-    tiles = {field: tuple(map(int, FIELD.match(field).groups())) for field in fields if FIELD.match(field)}
+    tiles = {field: tuple(map(int, found.groups())) for field in fields if (found := FIELD.match(field))}
     place = [value * units.deg for value in cone]
     touched = {order: set(HEALPix(2**order, order="nested").cone_search_lonlat(*place).tolist())
                for order in {order for order, _ in tiles.values()}}  # fmt: skip

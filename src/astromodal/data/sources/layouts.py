@@ -37,12 +37,16 @@ if TYPE_CHECKING:
 class Source(Protocol):
     """The rows of one field, wherever they come from. Holds no file handle, so it can be sent to other processes."""
 
-    path: Path
-    where: str  # what messages name: the path, and the extension of a FITS file
-    n_rows: int
-    schema: pa.Schema  # columns as stored
-    lacking: Mapping[str, Path]  # columns that a part of it lacks, and which part
-
+    @property
+    def path(self) -> Path: ...
+    @property
+    def where(self) -> str: ...  # what messages name: the path, and the extension of a FITS file
+    @property
+    def n_rows(self) -> int: ...
+    @property
+    def schema(self) -> pa.Schema: ...  # columns as stored
+    @property
+    def lacking(self) -> Mapping[str, Path]: ...  # columns that a part of it lacks, and which part
     @property
     def kind(self) -> str: ...
     def units(self) -> Mapping[str, str]: ...
@@ -150,20 +154,20 @@ def find_fields(data: DataConfig, template: str, columns: Sequence[str] = ()) ->
     if not root.exists():
         raise DataError("a folder with datacubes", got="no such folder", where=root, repair="set data.root=…")
     tried = ARRANGEMENTS if layout == "auto" else {layout: ARRANGEMENTS[layout]}
-    found = [f for f in (arrangement(root) for arrangement in tried.values()) if f]
-    if found and found[0].layout == "hats":  # its own files beside the tiles are no fields
-        return found[0]
-    if len(found) > 1:
-        raise DataError("one arrangement of files", got=" and ".join(f.layout for f in found), where=root,
+    arranged = [f for f in (arrangement(root) for arrangement in tried.values()) if f]
+    if arranged and arranged[0].layout == "hats":  # its own files beside the tiles are no fields
+        return arranged[0]
+    if len(arranged) > 1:
+        raise DataError("one arrangement of files", got=" and ".join(f.layout for f in arranged), where=root,
                         repair="set data.layout=files or data.layout=folders")  # fmt: skip
-    if not found:
+    if not arranged:
         what = f"files {Path(template).name}" if layout == "auto" else f"the arrangement data.layout={layout}"
         raise DataError(
             what, got="none", where=root,
             repair="set data.root=… to the folder with the datacubes, or paths.datacube_template=…; "
             "astromodal inspect says what is in a folder",
         )  # fmt: skip
-    return found[0]
+    return arranged[0]
 
 
 def _stem(path: Path) -> str:

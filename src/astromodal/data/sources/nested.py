@@ -117,7 +117,9 @@ def find(schema: pa.Schema, name: str) -> Place | None:
         return Place(name)
     if match := _ELEMENT.match(name):
         place = find(schema, match[1])
-        kind = place and place.element is None and stored_type(schema, place)
+        if place is None or place.element is not None:
+            return None
+        kind = stored_type(schema, place)
         return Place(place.column, place.steps, match[2]) if kind and is_list(storage(kind)) else None
     parts = name.split(".")
     for n in range(len(parts) - 1, 0, -1):  # a column's own name may have dots in it
@@ -184,7 +186,7 @@ def take(table: pa.RecordBatch | pa.Table, names: Sequence[str]) -> pa.RecordBat
         array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         array = _descend(array, place.steps)
         if place.element is not None:
-            array = _element(array, place, table)
+            array = _element(array, place, place.element, table)
         arrays.append(plain(array))
     return pa.RecordBatch.from_arrays(arrays, names=list(names))
 
@@ -205,18 +207,18 @@ def _child(array: pa.Array, name: str) -> pa.Array:
     return pc.struct_field(array, [array.type.get_field_index(name)])
 
 
-def _element(array: pa.Array, place: Place, table: pa.RecordBatch | pa.Table) -> pa.Array:
+def _element(array: pa.Array, place: Place, element: str, table: pa.RecordBatch | pa.Table) -> pa.Array:
     """One element of each list: by its number, or where the field ``band`` beside it has the wanted name; else null."""
     offsets, flat, _ = as_lists(array)
     lengths = np.diff(offsets)
     label = Place(place.column, (*place.steps[:-1], LABEL)) if place.steps else None
-    if place.element.isdigit():
-        at = np.full(len(lengths), int(place.element))
+    if element.isdigit():
+        at = np.full(len(lengths), int(element))
     elif label is None or stored_type(table.schema, label) is None:
         raise KeyError(f"{'.'.join((place.column, *place.steps[:-1], LABEL))}, which would name the elements")
     else:
         names = _descend(table.column(label.column), label.steps)
-        at = _where(names, place.element, lengths)
+        at = _where(names, element, lengths)
     there = (at >= 0) & (at < lengths)
     rows = pa.array(offsets[:-1] + np.where(there, at, 0), mask=~there)
     return flat.take(rows)

@@ -158,7 +158,8 @@ def _open(path: Path) -> pq.ParquetFile:
 
 def _stored(file: pq.ParquetFile, part: Path, names: Sequence[str]) -> list[str]:
     """Paths of the leaves of the file that names stand in: of a nested column only the fields that are asked for."""
-    schema, leaves = file.schema_arrow, {}
+    schema = file.schema_arrow
+    leaves: dict[str, list[tuple[tuple[str, ...], str]]] = {}
     at = 0
     for field in schema:
         for steps in _leaves(field.type):

@@ -87,7 +87,7 @@ def _copy(data: DataConfig, columns: Sequence[str], folder: Path) -> None:
 def _search(lsdb: Any, data: DataConfig) -> Any:
     """LSDB's filter for the wanted tiles, or the cone."""
     if data.fields is None:
-        ra, dec, radius = check_cone(data.cone)
+        ra, dec, radius = check_cone(data.cone or ())
         return lsdb.ConeSearch(ra, dec, radius_arcsec=3600 * radius)
     pixels = []
     for field in data.fields:

@@ -62,8 +62,8 @@ def gaia_columns(rng: np.random.Generator, p: sed.Parameters, flux: np.ndarray) 
         columns[f"gaia_phot_{band}_mean_flux"] = np.where(seen, electrons + sigma * rng.standard_normal(n), np.nan)
         columns[f"gaia_phot_{band}_mean_flux_error"] = np.where(seen, sigma, np.nan)
     fitted = seen & is_star & (mag_g < 19.0) & (rng.random(n) < 0.9)
-    for name, key, sigma in (("teff", "temperature", 95.0), ("logg", "log_g", 0.15), ("mh", "metallicity", 0.2)):
-        value = np.where(fitted, p[key] + sigma * rng.standard_normal(n), np.nan)
+    for name, key, error in (("teff", "temperature", 95.0), ("logg", "log_g", 0.15), ("mh", "metallicity", 0.2)):
+        value = np.where(fitted, p[key] + error * rng.standard_normal(n), np.nan)
         columns[f"gaia_{name}_gspphot"] = value
     return columns
 

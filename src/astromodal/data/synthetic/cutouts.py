@@ -8,6 +8,8 @@ Shapes: n objects, C bands, S pixels on a side, K components.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from .passbands import SPLUS
@@ -33,7 +35,7 @@ def sky_sigma() -> np.ndarray:
     return 10 ** (0.4 * (22.5 - depth)) / 5 / np.sqrt(APERTURE_PIXELS)
 
 
-def second_moments(p: dict[str, np.ndarray], fwhm: float) -> tuple[np.ndarray, np.ndarray]:
+def second_moments(p: Mapping[str, np.ndarray], fwhm: float) -> tuple[np.ndarray, np.ndarray]:
     """Rms along major and minor axis in pixels, PSF included, ``(n,)`` each."""
     psf = (fwhm / 2.3548 / PIXEL) ** 2 * sum(share * width**2 for share, width in _PSF)
     mixed = sum(
@@ -44,7 +46,9 @@ def second_moments(p: dict[str, np.ndarray], fwhm: float) -> tuple[np.ndarray, n
     return np.sqrt(psf + major), np.sqrt(psf + major * p["axis_ratio"] ** 2)
 
 
-def render(flux: np.ndarray, p: dict[str, np.ndarray], fwhm: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+def render(
+    flux: np.ndarray, p: Mapping[str, np.ndarray], fwhm: np.ndarray, dx: np.ndarray, dy: np.ndarray
+) -> np.ndarray:
     """Noiseless cutouts in nanomaggies per pixel, ``(n, C, S, S)`` float32.
 
     Args:
@@ -66,7 +70,7 @@ def render(flux: np.ndarray, p: dict[str, np.ndarray], fwhm: np.ndarray, dx: np.
     return image
 
 
-def _components(p: dict[str, np.ndarray], fwhm: float) -> list[tuple[np.ndarray, ...]]:
+def _components(p: Mapping[str, np.ndarray], fwhm: float) -> list[tuple[np.ndarray, ...]]:
     """Weight, quadratic form (a x² + b x y + c y²) and normalisation of each Gaussian, arrays ``(n,)``."""
     cos, sin = np.cos(np.radians(p["angle"])), np.sin(np.radians(p["angle"]))
     extended = p["radius"] > 0
@@ -88,7 +92,7 @@ def _components(p: dict[str, np.ndarray], fwhm: float) -> list[tuple[np.ndarray,
     return result
 
 
-def observe(rng: np.random.Generator, flux: np.ndarray, p: dict[str, np.ndarray], fwhm: np.ndarray) -> np.ndarray:
+def observe(rng: np.random.Generator, flux: np.ndarray, p: Mapping[str, np.ndarray], fwhm: np.ndarray) -> np.ndarray:
     """Cutouts as taken: a fraction of a pixel off centre, up to three neighbours, sky and photon noise, defects."""
     n = len(flux)
     image = render(flux, p, fwhm, rng.uniform(-0.3, 0.3, n), rng.uniform(-0.3, 0.3, n))
@@ -114,11 +118,11 @@ def digitize(counts: np.ndarray, sigma: np.ndarray) -> np.ndarray:
 
 def _neighbours(rng: np.random.Generator, flux: np.ndarray, fwhm: np.ndarray) -> np.ndarray:
     """One star or small galaxy somewhere in each cutout, with colours of its own."""
-    m, n_bands = flux.shape
+    m, n_bands = len(flux), flux.shape[1]
     tilt = np.linspace(-1, 1, n_bands)[None] * rng.normal(0, 0.6, (m, 1))
     own = 10 ** (0.4 * (22.5 - rng.uniform(17.5, 21.5, (m, 1)))) * 10 ** (0.4 * tilt)
     radius, angle = rng.uniform(9, 45, m), rng.uniform(0, 2 * np.pi, m)
-    shape = {
+    shape: dict[str, np.ndarray] = {
         "radius": rng.uniform(0, 1.5, m) * (rng.random(m) < 0.5),
         "axis_ratio": rng.uniform(0.4, 1, m),
         "angle": rng.uniform(-90, 90, m),

@@ -114,6 +114,8 @@ def _net(knots: Sequence[np.ndarray]) -> torch.nn.Module:
     from torch import nn
 
     class Net(nn.Module):
+        starts: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             f, t = len(knots), max(len(at) for at in knots) - 1

@@ -14,7 +14,7 @@ Shapes: n rows, f features, q quantile levels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
@@ -80,7 +80,10 @@ class Boosting:
         # Trees keep float32 gradients and stop at absolute tolerances: they learn a target without a unit.
         self.origin = float(checked_target(target).mean())
         self.unit = float(np.std(target)) or 1.0
-        losses = [{"loss": "squared_error"}, *({"loss": "quantile", "quantile": level} for level in self.levels)]
+        losses: list[dict[str, Any]] = [
+            {"loss": "squared_error"},
+            *({"loss": "quantile", "quantile": level} for level in self.levels),
+        ]
         self.models = [
             HistGradientBoostingRegressor(
                 **loss, max_iter=self.max_iter, random_state=self.seed, early_stopping=len(target) >= 200,

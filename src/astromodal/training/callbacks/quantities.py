@@ -71,7 +71,7 @@ def _assign(owner: Any, parts: list[str], value: float, name: str) -> Any:
         new = value
     if new is old or isinstance(owner, Tensor):
         return owner
-    if is_dataclass(owner):
+    if is_dataclass(owner) and not isinstance(owner, type):
         return replace(owner, **{part: new})
     if isinstance(owner, MutableMapping):
         owner[part] = new

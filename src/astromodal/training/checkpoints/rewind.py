@@ -20,6 +20,7 @@ from .checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
     from ..loop import TrainingLoop
+    from .checkpoint import CheckpointStore
 
 FOLDER = "superseded"
 
@@ -29,9 +30,10 @@ def rewind(loop: TrainingLoop) -> None:
 
     The state is saved first: killed at any instant, the run is either where it was or where it is to be.
     """
-    if loop.store is None:
+    store = loop.store
+    if store is None:
         return
-    later = later_checkpoints(loop) if loop.is_main else []
+    later = later_checkpoints(loop, store) if loop.is_main else []
     names = {path.name for path in later}
     if distributed.largest(int("best.pt" in names), loop.device):
         loop.best.reset()  # its weights are about to be set aside
@@ -39,14 +41,14 @@ def rewind(loop: TrainingLoop) -> None:
         loop.save()
         loop.finish_writing()
     if loop.is_main:
-        _set_aside(loop, later)
-        loop.store.prune()  # killed between a checkpoint and the removal of the oldest
-        cut_records(loop)
+        _set_aside(loop, store, later)
+        store.prune()  # killed between a checkpoint and the removal of the oldest
+        cut_records(loop, store.run_dir)
 
 
-def later_checkpoints(loop: TrainingLoop) -> list[Path]:
+def later_checkpoints(loop: TrainingLoop, store: CheckpointStore) -> list[Path]:
     """Checkpoints of the run directory that hold a later step than the loop stands at."""
-    step, store = loop.global_step, loop.store
+    step = loop.global_step
     found = [p for p in store.numbered() if int(re.sub(r"\D", "", p.stem)) > step]
     if loop.resume == "auto":  # took the newest; a numbered one may be newer if the run was killed between two files
         return found
@@ -59,8 +61,7 @@ def later_checkpoints(loop: TrainingLoop) -> list[Path]:
     return found
 
 
-def _set_aside(loop: TrainingLoop, later: list[Path]) -> None:
-    store = loop.store
+def _set_aside(loop: TrainingLoop, store: CheckpointStore, later: list[Path]) -> None:
     moved = [p for p in later if p.name != "last.pt"]  # which was written anew
     if not moved:
         return
@@ -75,12 +76,12 @@ def _set_aside(loop: TrainingLoop, later: list[Path]) -> None:
                   ", ".join(p.name for p in moved), folder)  # fmt: skip
 
 
-def cut_records(loop: TrainingLoop) -> None:
+def cut_records(loop: TrainingLoop, run_dir: Path) -> None:
     """Remove from the run directory what was recorded beyond the restored step."""
     if not loop.metric_prefix:  # with a prefix, the file also belongs to other loops
-        path = getattr(loop.tracker, "path", loop.store.run_dir / "metrics.jsonl")
+        path = getattr(loop.tracker, "path", run_dir / "metrics.jsonl")
         n_cut = truncate_jsonl(path, loop.global_step)
         loop.tracker.rewind(loop.global_step)
         if n_cut:
             loop.log.info("removed %d records beyond step %d from %s", n_cut, loop.global_step, Path(path).name)
-    write_json(loop.store.run_dir / "training_history.json", loop.history)
+    write_json(run_dir / "training_history.json", loop.history)
