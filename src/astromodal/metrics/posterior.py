@@ -133,7 +133,7 @@ def log_score(edges: np.ndarray, probabilities: np.ndarray, observed: np.ndarray
 # ----------------------------------------------------------------------------------------- quantiles
 
 
-def _levels(quantiles: np.ndarray, levels: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _levels(quantiles: np.ndarray, levels: Sequence[float] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Quantiles sorted along the levels (crossed ones are exchanged: Chernozhukov et al. 2010), and the levels."""
     quantiles, tau = np.asarray(quantiles, np.float64), np.asarray(levels, np.float64)
     if quantiles.ndim != 2 or quantiles.shape[1] != len(tau) or (np.diff(tau) <= 0).any():
