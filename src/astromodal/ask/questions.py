@@ -133,7 +133,7 @@ def check_names(layout: SequenceLayout, settings: EvaluateConfig) -> None:
     known = quantities(layout)
     for name in expand(settings.predict or (), known, "evaluate.predict"):
         if MODALITIES[known[name][0].modality].outside:
-            raise ConfigError("modalities that can be drawn", got=f"{name}, which can be given and is learnt, not asked",
+            raise ConfigError("modalities that can be drawn", got=f"{name}, which can be given, not asked",
                               where="evaluate.predict", repair="leave it out")  # fmt: skip
     expand([name for name in settings.given or () if name != BEFORE], known, "evaluate.given", also=[BEFORE])
 

@@ -71,7 +71,7 @@ def export(
     run_dir = next(p for p in weights.resolve().parents[:2] if (p / "run.json").is_file())
     for modality in MODALITIES.outside():
         if modality in model.trained.tokenizers:
-            raise ConfigError("a model of built-in modalities: a bundle holds no code", got=modality,
+            raise ConfigError("built-in modalities: a bundle holds no code", got=modality,
                               where=run, repair="give away the run's folder, the tokenizers and the plugin")  # fmt: skip
     found = find_judgement(run_dir, model.trained.fingerprint, None if judgement is None else Path(judgement))
     if found is None:
