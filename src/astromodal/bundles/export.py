@@ -72,7 +72,7 @@ def export(
     for modality in MODALITIES.outside():
         if modality in model.trained.tokenizers:
             raise ConfigError("built-in modalities: a bundle holds no code", got=modality,
-                              where=run, repair="give away the run's folder, the tokenizers and the plugin")  # fmt: skip
+                              where=run, repair="give away run, tokenizers and plugin")  # fmt: skip
     found = find_judgement(run_dir, model.trained.fingerprint, None if judgement is None else Path(judgement))
     if found is None:
         LOG.warning("not judged: the card has no figures; run python evaluate.py first, or name a judgement")
