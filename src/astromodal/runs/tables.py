@@ -83,9 +83,9 @@ def tokenizer_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
         parts.append(table(header, [("cutouts", *(e[k] for k in keys))]))
     for name in MODALITIES.outside():
         if name in reports:
-            keys = ("n_tokens", "codes_used", "perplexity", "fraction_of_variance")
-            header = (name, "tokens", "codes used", "perplexity", "error / variance")
-            parts.append(table(header, [("objects", *(reports[name][k] for k in keys))]))
+            own = ("n_tokens", "codes_used", "perplexity", "fraction_of_variance")
+            titles = (name, "tokens", "codes used", "perplexity", "error / variance")
+            parts.append(table(titles, [("objects", *(reports[name][k] for k in own))]))
     bits = {name: report["bits_per_object"] for name, report in reports.items()}
     parts.append("bits per object: " + ", ".join(f"{name} {value:.0f}" for name, value in bits.items()))
     found = {source: counts for report in reports.values() for source, counts in report["found"].items()}
