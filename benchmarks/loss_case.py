@@ -18,8 +18,9 @@ from astromodal.loss.forms import values as form_values
 from astromodal.loss.fused import loss as fused
 from astromodal.loss.reference import reference_terms, total_of
 from astromodal.loss.sampling import StepWeights, lay_out, read_targets, weigh
-from astromodal.loss.standardize import MODALITIES, Codebooks, build_tables
+from astromodal.loss.standardize import Codebooks, build_tables
 from astromodal.vocabulary.codebook import Codebook, ScalarCodebook
+from astromodal.vocabulary.modalities import MODALITIES
 from astromodal.vocabulary.vocab import build_vocab_spec
 
 Variant = Callable[[], Tensor | None]  # backward included; the loss, where it is the whole one
@@ -101,11 +102,11 @@ class Case:
         moved = [torch.as_tensor(a, device=self.device) for a in arrays]
         segments, n_bins = torch.from_numpy(layout.segments), n_bins.to(self.device)
         terms = torch.full((len(MODALITIES),), WEIGHT, device=self.device)
-        head = fused.Head.of(self.tables, ce == CEMode.block)
+        head, none = fused.Head.of(self.tables, ce == CEMode.block), torch.zeros(0, device=self.device)
 
         def run() -> Tensor:
-            arguments = (self.tokens, *moved, segments, terms, entries, n_bins, head)
-            total = fused.fused_loss(self.hidden, self.head, *arguments)[0]
+            given = fused.LossInput(self.tokens, *moved, segments, terms, entries, n_bins, none, head)
+            total = fused.fused_loss(self.hidden, self.head, given)[0]
             total.backward()
             return total.detach()
 

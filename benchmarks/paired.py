@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from astromodal.files.io import load_npz
 from astromodal.language_model.object_errors import FILE
-from astromodal.loss.standardize import MODALITIES
 from astromodal.metrics.bootstrap import PairedDifference, paired_bootstrap
+from astromodal.vocabulary.modalities import MODALITIES
 
 ERRORS = tuple(f"error_{m}" for m in MODALITIES)  # of which the score is the mean
 METRICS = {"score": ERRORS} | {name: (name,) for name in ("ce", *ERRORS, "crps_scalar")}

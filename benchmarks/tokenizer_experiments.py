@@ -45,10 +45,10 @@ from astromodal.data.datacube import Datacube
 from astromodal.data.spectra import read_spectra, spectrum_columns
 from astromodal.files.io import read_json, write_json
 from astromodal.provenance.manifest import fingerprint_config
-from astromodal.tokenizers.bundle import tokenizer_class
 from astromodal.tokenizers.image import tokenizer as image_module
 from astromodal.tokenizers.image.fit import stream
 from astromodal.tokenizers.spectrum import learned_group as spectrum_module
+from astromodal.vocabulary.modalities import MODALITIES
 
 COMMON = ("hardware=cpu", "hardware.n_threads=1", "tracking=off", "run_dir=none", "run_id=none", "tokenizer_id=default",
           "data.splits.val_fraction=0.2", "data.splits.test_fraction=0.02")  # fmt: skip
@@ -119,7 +119,7 @@ def measure(problem: Problem, chosen: tuple[str, ...], work: Path) -> dict[str, 
     config = configured(chosen, problem, work)
     cubes = discover(config.data, config.paths.datacube_template)
     splits = assign_splits(cubes, config.data)
-    tokenizer = tokenizer_class(problem.modality)(getattr(config.tokenizer, problem.modality), config.hardware)
+    tokenizer = MODALITIES[problem.modality].tokenizer_class()(getattr(config.tokenizer, problem.modality), config.hardware)
     trained = Once(work / "networks", chosen)
     started = time.process_time()
     with patch.object(image_module, "train_codec", trained.wrap(image_module.train_codec)), \

@@ -80,11 +80,12 @@ def both(tokens, types, loss: LossConfig, dtype=torch.float64, seed=0, codebooks
     hidden, weight = (t.to(dtype).requires_grad_() for t in start)
     context = torch.autocast("cpu", dtype=autocast) if autocast else torch.autocast("cpu", enabled=False)
     with context:
-        total, terms = fused.fused_loss(
-            hidden, weight, torch.from_numpy(tokens), torch.from_numpy(targets.columns), torch.from_numpy(layout.order),
+        given = fused.LossInput(
+            torch.from_numpy(tokens), torch.from_numpy(targets.columns), torch.from_numpy(layout.order),
             torch.from_numpy(weights.ce).to(dtype), torch.from_numpy(weights.reconstruction).to(dtype),
-            torch.from_numpy(layout.segments), factors, entries, n_bins, head,
+            torch.from_numpy(layout.segments), factors, entries, n_bins, torch.zeros(0), head,
         )  # fmt: skip
+        total, terms = fused.fused_loss(hidden, weight, given)
     results.append((total, terms, *torch.autograd.grad(total, (hidden, weight))))
     return results
 
@@ -223,9 +224,9 @@ def test_gradients_agree_with_finite_differences():
     weight = torch.randn(VOCAB.vocab_size, D, dtype=torch.float64, requires_grad=True)
 
     def value() -> torch.Tensor:
-        return fused.fused_loss(
-            hidden, weight, *fixed, torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64), entries, n_bins, head
-        )[0]
+        factors = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
+        given = fused.LossInput(*fixed, factors, entries, n_bins, torch.zeros(0), head)
+        return fused.fused_loss(hidden, weight, given)[0]
 
     for tensor, gradient in zip((hidden, weight), torch.autograd.grad(value(), (hidden, weight)), strict=True):
         flat, slopes = tensor.detach().view(-1), []
@@ -250,8 +251,8 @@ def test_a_second_backward_is_refused_clearly():
     arrays = (tokens, targets.columns, layout.order, weights.ce, weights.reconstruction, layout.segments)
     hidden = torch.randn(12, D, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(VOCAB.vocab_size, D, dtype=torch.float64)
-    total, _ = fused.fused_loss(hidden, weight, *map(torch.from_numpy, arrays), torch.ones(3),
-                                *fused.block_tensors(tables), fused.Head.of(tables, False))  # fmt: skip
+    rest = (torch.ones(3), *fused.block_tensors(tables), torch.zeros(0), fused.Head.of(tables, False))
+    total, _ = fused.fused_loss(hidden, weight, fused.LossInput(*map(torch.from_numpy, arrays), *rest))
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="retain_graph"):
         total.backward()
@@ -280,7 +281,7 @@ def test_no_intermediate_has_the_size_of_all_logits(monkeypatch):
     hidden = torch.randn(2000, D, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(VOCAB.vocab_size, D, dtype=torch.float64, requires_grad=True)
     with Largest() as largest:
-        total, _ = fused.fused_loss(hidden, weight, *map(torch.from_numpy, arrays), torch.ones(3),
-                                    *fused.block_tensors(tables), fused.Head.of(tables, False))  # fmt: skip
+        rest = (torch.ones(3), *fused.block_tensors(tables), torch.zeros(0), fused.Head.of(tables, False))
+        total, _ = fused.fused_loss(hidden, weight, fused.LossInput(*map(torch.from_numpy, arrays), *rest))
         total.backward()
     assert largest.elements <= 2000 * D < 2000 * VOCAB.vocab_size

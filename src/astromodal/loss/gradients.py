@@ -42,7 +42,7 @@ def gradient_sums(work: Work, segments: list[list[list[int]]], chunk_elements: i
 def _chunk(work: Work, block: int, rows_of: tuple[int, int, int], whole: bool) -> Tensor:
     """The six sums over rows ``first:stop`` of the order, of which those up to ``stop_rec`` are reconstructed."""
     first, stop_rec, stop = rows_of
-    rows, n_rec = work.order[first:stop], stop_rec - first
+    rows, n_rec = work.given.order[first:stop], stop_rec - first
     known = block < len(work.head.sizes)
     begin = work.head.starts[block] if known else 0
     end = begin + (work.head.sizes[block] if known else 0)
@@ -52,13 +52,13 @@ def _chunk(work: Work, block: int, rows_of: tuple[int, int, int], whole: bool) -
     g = None
     if n_rec > 0:
         _, g = form_gradient(work, block, rows[:n_rec], logits[:n_rec, own].clone())
-        g.mul_(work.weights_rec.index_select(0, rows[:n_rec])[:, None])
+        g.mul_(work.given.weights_rec.index_select(0, rows[:n_rec])[:, None])
     if not whole:
         mask_columns(work, block, rows, logits)
     g_ce = torch.softmax(logits, dim=1, out=logits)
-    hits = work.targets.index_select(0, rows)[:, None] - low
+    hits = work.given.targets.index_select(0, rows)[:, None] - low
     g_ce.scatter_add_(1, hits, torch.full_like(hits, -1.0, dtype=g_ce.dtype))
-    weights = work.weights_ce.index_select(0, rows) if whole or work.head.block_ce else torch.zeros_like(rows)
+    weights = work.given.weights_ce.index_select(0, rows) if whole or work.head.block_ce else torch.zeros_like(rows)
     g_ce.mul_(weights.to(g_ce.dtype)[:, None])
     at_logits = _products(g_ce, g, g_ce[:n_rec, own])
     head = work.weight[low:high]

@@ -181,11 +181,8 @@ class LanguageModelObjective(nn.Module):
         if self.fused:
             hidden = self._hidden(batch)
             total, terms = fused.fused_loss(
-                hidden.reshape(-1, hidden.shape[-1]), self.model.head_weight, batch["targets"].reshape(-1),
-                batch["loss_columns"], batch["loss_order"], batch["loss_weights_ce"], batch["loss_weights_rec"],
-                torch.as_tensor(batch["loss_segments"]), self.term_weights, self.entries, self.n_bins, self.head,
-                batch["loss_sigma"],
-            )  # fmt: skip
+                hidden.reshape(-1, hidden.shape[-1]), self.model.head_weight, self._loss_input(batch)
+            )
         else:
             total, terms = self._reference(batch)
         counts = batch["loss_counts"]
@@ -193,6 +190,21 @@ class LanguageModelObjective(nn.Module):
         for i, m in enumerate(MODALITIES):
             stats |= {f"n_{m}": counts[1 + i], f"seen_{m}": counts[1 + len(MODALITIES) + i]}
         return total, stats | {"n_ce": counts[0]}
+
+    def _loss_input(self, batch: Batch) -> fused.LossInput:
+        return fused.LossInput(
+            targets=batch["targets"].reshape(-1),
+            columns=batch["loss_columns"],
+            order=batch["loss_order"],
+            weights_ce=batch["loss_weights_ce"],
+            weights_rec=batch["loss_weights_rec"],
+            segments=torch.as_tensor(batch["loss_segments"]),
+            term_weights=self.term_weights,
+            entries=self.entries,
+            n_bins=self.n_bins,
+            sigma=batch["loss_sigma"],
+            head=self.head,
+        )
 
     def _hidden(self, batch: Batch) -> Tensor:
         inputs, told = model_inputs(batch, self.next_types, self.reads_errors)
@@ -243,14 +255,9 @@ class LanguageModelObjective(nn.Module):
         ``batch`` comes from :meth:`prepare`; the model must have ``hidden()``.
         """
         hidden, weight = self.states(batch)
-        segments = torch.as_tensor(batch["loss_segments"])
-        dtype = fused.product_dtype(hidden, weight)
+        given, dtype = self._loss_input(batch), fused.product_dtype(hidden, weight)
         with torch.autocast(hidden.device.type, enabled=False):
-            work, plan, chunk_elements = fused.open_work(
-                hidden, weight, batch["targets"].reshape(-1), batch["loss_columns"], batch["loss_order"],
-                batch["loss_weights_ce"], batch["loss_weights_rec"], segments, self.term_weights, self.entries,
-                self.n_bins, batch["loss_sigma"], self.head, dtype, (False, False),
-            )  # fmt: skip
+            work, plan, chunk_elements = fused.open_work(hidden, weight, given, dtype, (False, False))
             sums = gradient_sums(work, plan, chunk_elements)
         weights = (batch["loss_weights_ce"].cpu().numpy(), batch["loss_weights_rec"].cpu().numpy())
         counts = drawn_counts(self._read(batch), *weights, self.head)

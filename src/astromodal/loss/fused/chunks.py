@@ -1,11 +1,17 @@
-"""The walk of the fused loss over chunks of positions; ``fused.py`` says what it is for and makes it differentiable.
+"""The walk of the fused loss over chunks of positions; ``loss.py`` says what it is for and makes it differentiable.
+
+In three lines, for R rows h of hidden states, the head's weight W, targets t, and cross-entropy alone::
+
+    logits = h @ W.T                          # into the one buffer; all that a chunk needs
+    slope  = softmax(logits); slope[t] -= 1   # the gradient at the logits, written over them
+    grad_h = slope @ W;  grad_W += slope.T @ h
 
 A chunk's logits are made once, in a buffer that is used again; cross-entropy and reconstruction read them, and their
 gradient is written over them and multiplied back at once.
 
 With p the softmax over a block, c its standardised entries, mu = sum_j p_j c_j and y the true entry, the
 reconstruction error is |mu - y|^2 and its gradient at logit j is 2 p_j (c_j - mu).(mu - y). Other forms of the term,
-with their gradients, are in ``fused_forms.py``.
+with their gradients, are in ``forms.py``.
 
 Shapes: N positions, D width, V vocabulary, R rows of a chunk, C entries of a block, E dimensions of an entry,
 M modalities.
@@ -14,7 +20,8 @@ M modalities.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,26 +85,57 @@ def block_tensors(tables: Tables) -> tuple[list[Tensor], Tensor]:
     return entries + [tensor for tensors in extra for tensor in tensors], n_bins
 
 
+@dataclass(frozen=True)
+class LossInput:
+    """What the loss is told beside hidden states and the head's weight: targets, order, weights, codebooks.
+
+    ``order`` and ``segments`` come from :func:`~astromodal.loss.sampling.lay_out`, the weights of positions from
+    :func:`~astromodal.loss.sampling.weigh`, ``entries`` and ``n_bins`` from :func:`block_tensors`.
+    """
+
+    targets: Tensor  # (N,) ids
+    columns: Tensor  # (N,) rows of the scalar table
+    order: Tensor  # (N,)
+    weights_ce: Tensor  # (N,), in the order of the positions
+    weights_rec: Tensor  # (N,)
+    segments: Tensor  # stays on the CPU
+    term_weights: Tensor  # (M,): of each modality's reconstruction in the total, as in MODALITIES
+    entries: Sequence[Tensor]  # of the blocks, then the constants of their forms
+    n_bins: Tensor
+    sigma: Tensor  # (N,): by which the targets of forms with soft targets are widened; empty: none is
+    head: Head
+
+    def flat(self) -> tuple[Any, ...]:
+        """As the arguments of an operator, which knows tensors and numbers only; :meth:`unflatten` is its inverse."""
+        values = [list(self.entries) if name == "entries" else getattr(self, name) for name in _TENSORS]
+        return *values, *[getattr(self.head, name) for name in _NUMBERS]
+
+    @classmethod
+    def unflatten(cls, values: Sequence[Any]) -> LossInput:
+        """From what :meth:`flat` gave."""
+        head = Head(*(list(v) if isinstance(v, list | tuple) else v for v in values[len(_TENSORS) :]))
+        return cls(*values[: len(_TENSORS)], head)
+
+
+_TENSORS = tuple(field.name for field in fields(LossInput) if field.name != "head")
+_NUMBERS = tuple(field.name for field in fields(Head))
+
+
 @dataclass
 class Work:
     """Inputs, outputs and buffers of one call."""
 
-    head: Head
+    given: LossInput  # in the dtype of the sums
     hidden: Tensor  # (N, D)
     weight: Tensor  # (V, D), in the dtype of the products
-    targets: Tensor  # (N,) ids
-    columns: Tensor  # (N,) rows of the scalar table
-    order: Tensor  # (N,)
-    weights_ce: Tensor  # (N,)
-    weights_rec: Tensor  # (N,)
-    term_weights: Tensor  # (M,): of each modality's reconstruction in the total, as in MODALITIES
-    entries: list[Tensor]  # of the blocks, then the constants of their forms
-    n_bins: Tensor
-    sigma: Tensor  # (N,): by which targets are widened; empty: none is
     buffer: Tensor  # flat room for a chunk's logits, in the dtype of the sums
     terms: Tensor  # (1 + M,): ce, then as in MODALITIES
     grad_hidden: Tensor | None
     grad_weight: Tensor | None
+
+    @property
+    def head(self) -> Head:
+        return self.given.head
 
     def logits(self, rows: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Hidden states (R, D) of some positions and their logits (R, stop - start), the latter in the buffer."""
@@ -127,18 +165,18 @@ class Work:
 
 def mask_columns(work: Work, block: int, rows: Tensor, logits: Tensor) -> None:
     """Rule out the bins that a row's column does not have, in place."""
-    if work.head.is_ordered(block) and work.n_bins.numel():
-        n_bins = work.n_bins[work.columns.index_select(0, rows)]
+    if work.head.is_ordered(block) and work.given.n_bins.numel():
+        n_bins = work.given.n_bins[work.given.columns.index_select(0, rows)]
         logits.masked_fill_(torch.arange(logits.shape[1], device=logits.device) >= n_bins[:, None], float("-inf"))
 
 
 def _reconstruction(work: Work, block: int, rows: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
     """Errors (R,) and 2 (c - mu).(mu - y), (R, C), for probabilities ``p`` (R, C) over the entries of a block."""
-    codes = work.targets.index_select(0, rows) - work.head.starts[block]
-    entries = work.entries[block]
+    codes = work.given.targets.index_select(0, rows) - work.head.starts[block]
+    entries = work.given.entries[block]
     if work.head.is_ordered(block):
         if work.head.n_columns > 1:
-            centers = entries.index_select(0, work.columns.index_select(0, rows))  # (R, C)
+            centers = entries.index_select(0, work.given.columns.index_select(0, rows))  # (R, C)
             true = centers.gather(1, codes[:, None])
         else:
             centers = entries
@@ -156,11 +194,11 @@ def _other_form(work: Work, block: int, rows: Tensor, log_p: Tensor) -> tuple[Te
     """Values (R,) and gradients at the logits (R, C) of a form that is not ``expectation``."""
     columns = None
     if work.head.is_ordered(block):
-        columns = work.columns.index_select(0, rows)
-    codes = work.targets.index_select(0, rows) - work.head.starts[block]
-    extra = work.head.constants(block, work.entries)
-    sigma = work.sigma.index_select(0, rows) if work.sigma.numel() else None
-    own = Rows(codes, work.entries[block], columns, extra, work.head.betas[block], sigma)
+        columns = work.given.columns.index_select(0, rows)
+    codes = work.given.targets.index_select(0, rows) - work.head.starts[block]
+    extra = work.head.constants(block, work.given.entries)
+    sigma = work.given.sigma.index_select(0, rows) if work.given.sigma.numel() else None
+    own = Rows(codes, work.given.entries[block], columns, extra, work.head.betas[block], sigma)
     return value_and_grad(work.head.form(block), log_p, own)
 
 
@@ -176,9 +214,9 @@ def form_gradient(work: Work, block: int, rows: Tensor, own: Tensor) -> tuple[Te
 
 def _full_chunk(work: Work, first: int, stop: int, segments: list[list[int]]) -> None:
     """Cross-entropy over the vocabulary for rows ``first:stop`` of the order, and their share of reconstruction."""
-    rows = work.order[first:stop]
+    rows = work.given.order[first:stop]
     h, logits = work.logits(rows, 0, len(work.weight))
-    scale = work.weights_ce.index_select(0, rows)
+    scale = work.given.weights_ce.index_select(0, rows)
     additions = []
     for block, (start, stop_rec, _) in enumerate(segments[:-1]):
         a, b = max(start, first), min(stop_rec, stop)
@@ -187,11 +225,11 @@ def _full_chunk(work: Work, first: int, stop: int, segments: list[list[int]]) ->
         columns = slice(work.head.starts[block], work.head.starts[block] + work.head.sizes[block])
         part, here = logits[a - first : b - first, columns], rows[a - first : b - first]
         error, gradient = form_gradient(work, block, here, part.clone())
-        weight = work.weights_rec.index_select(0, here)
+        weight = work.given.weights_rec.index_select(0, here)
         work.terms[1 + work.head.modality[block]] += error @ weight
-        share = work.term_weights[work.head.modality[block]] * weight / scale[a - first : b - first]
+        share = work.given.term_weights[work.head.modality[block]] * weight / scale[a - first : b - first]
         additions.append((part, gradient.mul_(share[:, None])))
-    targets = work.targets.index_select(0, rows)[:, None]
+    targets = work.given.targets.index_select(0, rows)[:, None]
     torch.log_softmax(logits, dim=1, out=logits)
     work.terms[0] -= logits.gather(1, targets)[:, 0] @ scale
     if work.grad_hidden is None and work.grad_weight is None:
@@ -206,12 +244,12 @@ def _full_chunk(work: Work, first: int, stop: int, segments: list[list[int]]) ->
 def _block_chunk(work: Work, block: int, first: int, stop_rec: int, stop: int) -> None:
     """Terms that need no more than a block's logits, for rows ``first:stop``, reconstruction up to ``stop_rec``."""
     start, size = work.head.starts[block], work.head.sizes[block]
-    rows = work.order[first:stop]
+    rows = work.given.order[first:stop]
     h, logits = work.logits(rows, start, start + size)
     mask_columns(work, block, rows, logits)
     torch.log_softmax(logits, dim=1, out=logits)
-    codes = work.targets.index_select(0, rows)[:, None] - start
-    weight_ce = work.weights_ce.index_select(0, rows) if work.head.block_ce else None
+    codes = work.given.targets.index_select(0, rows)[:, None] - start
+    weight_ce = work.given.weights_ce.index_select(0, rows) if work.head.block_ce else None
     if weight_ce is not None:
         # rows without weight may have -inf or a huge loss: they must not turn 0 * inf into NaN
         log_p = logits.gather(1, codes)[:, 0]
@@ -223,9 +261,9 @@ def _block_chunk(work: Work, block: int, first: int, stop_rec: int, stop: int) -
     factor = p.new_zeros(p.shape) if weight_ce is None else weight_ce[:, None].expand(p.shape).clone()
     if n_rec > 0:
         error, slope = other or _reconstruction(work, block, rows[:n_rec], p[:n_rec])
-        weight = work.weights_rec.index_select(0, rows[:n_rec])
+        weight = work.given.weights_rec.index_select(0, rows[:n_rec])
         work.terms[1 + work.head.modality[block]] += error @ weight
-        slope.mul_((work.term_weights[work.head.modality[block]] * weight)[:, None])
+        slope.mul_((work.given.term_weights[work.head.modality[block]] * weight)[:, None])
         if other is None:
             factor[:n_rec] += slope
     if work.grad_hidden is None and work.grad_weight is None:

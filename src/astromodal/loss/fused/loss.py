@@ -1,7 +1,7 @@
 """The loss that training uses: exact, from hidden states and the head's weight, without ``(B, L, V)`` logits.
 
 Positions are walked through in the order that ``sampling.lay_out`` gives them (by block of the vocabulary, the
-reconstructed ones first), in chunks of rows (``fused_chunks.py``). One product gives a chunk's logits; cross-entropy
+reconstructed ones first), in chunks of rows (``chunks.py``). One product gives a chunk's logits; cross-entropy
 and reconstruction share them; their gradient is known in closed form and is multiplied back into the gradients of
 hidden states and head during the forward pass, as in Liger-Kernel (Hsu et al. 2024) and Cut Your Losses (Wijmans et
 al. 2024). So nothing larger than a chunk ever exists, and three matrix products per row are all that is done.
@@ -12,32 +12,18 @@ Shapes: N positions, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
 
-from .chunks import GPU_CHUNK_ELEMENTS, Head, Work, block_tensors, chunk_rows, walk
+from .chunks import GPU_CHUNK_ELEMENTS, Head, LossInput, Work, block_tensors, chunk_rows, walk
 
-__all__ = ["Head", "block_tensors", "fused_loss", "open_work", "product_dtype"]
+__all__ = ["Head", "LossInput", "block_tensors", "fused_loss", "open_work", "product_dtype"]
 
 
 def open_work(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    columns: Tensor,
-    order: Tensor,
-    weights_ce: Tensor,
-    weights_rec: Tensor,
-    segments: Tensor,
-    term_weights: Tensor,
-    entries: Sequence[Tensor],
-    n_bins: Tensor,
-    sigma: Tensor,
-    head: Head,
-    dtype: torch.dtype,
-    needs: tuple[bool, bool],
+    hidden: Tensor, weight: Tensor, given: LossInput, dtype: torch.dtype, needs: Sequence[bool]
 ) -> tuple[Work, list[list[list[int]]], int | None]:
     """Buffers and inputs of one walk, its segments, and the elements of a chunk; outside of autocast.
 
@@ -45,25 +31,36 @@ def open_work(
     """
     sums = torch.float64 if dtype == torch.float64 else torch.float32
     chunk_elements = GPU_CHUNK_ELEMENTS if hidden.is_cuda else None
-    plan = segments.tolist()  # lives on the CPU: no synchronisation
-    room = _room(plan, len(weight), head, chunk_elements)
+    plan = given.segments.tolist()  # lives on the CPU: no synchronisation
+    room = _room(plan, len(weight), given.head, chunk_elements)
+    given = replace(
+        given,
+        weights_ce=given.weights_ce.to(sums),
+        weights_rec=given.weights_rec.to(sums),
+        term_weights=given.term_weights.to(sums),
+        entries=[e.to(sums) if e.is_floating_point() else e for e in given.entries],
+        sigma=given.sigma.to(sums),
+    )
     work = Work(
-        head, hidden, weight.to(dtype), targets, columns, order, weights_ce.to(sums), weights_rec.to(sums),
-        term_weights.to(sums), [e.to(sums) if e.is_floating_point() else e for e in entries], n_bins, sigma.to(sums),
+        given,
+        hidden,
+        weight.to(dtype),
         buffer=torch.empty(room, dtype=sums, device=hidden.device),
-        terms=torch.zeros(1 + len(term_weights), dtype=sums, device=hidden.device),
+        terms=torch.zeros(1 + len(given.term_weights), dtype=sums, device=hidden.device),
         grad_hidden=torch.zeros_like(hidden) if needs[0] else None,
         grad_weight=torch.zeros(weight.shape, dtype=sums, device=weight.device) if needs[1] else None,
-    )  # fmt: skip
+    )
     return work, plan, chunk_elements
 
 
-def _compute(hidden: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Total, the terms, and the gradients of the total, from the arguments of :func:`open_work`."""
+def _compute(
+    hidden: Tensor, weight: Tensor, given: LossInput, dtype: torch.dtype, needs: Sequence[bool]
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Total, the terms, and the gradients of the total."""
     with torch.autocast(hidden.device.type, enabled=False):
-        work, plan, chunk_elements = open_work(hidden, weight, *rest)
+        work, plan, chunk_elements = open_work(hidden, weight, given, dtype, needs)
         walk(work, plan, chunk_elements)
-    total = work.terms[0] + (work.term_weights * work.terms[1:]).sum()
+    total = work.terms[0] + (work.given.term_weights * work.terms[1:]).sum()
     grad_weight = None if work.grad_weight is None else work.grad_weight.to(weight.dtype)
     return total, work.terms, work.grad_hidden, grad_weight
 
@@ -79,8 +76,8 @@ class _FusedLoss(torch.autograd.Function):
     """Hands out the gradients that the forward pass already has, scaled by what arrives, once."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, *rest) -> tuple[Tensor, Tensor]:
-        total, terms, *ctx.gradients = _compute(hidden, weight, *rest, ctx.needs_input_grad[:2])
+    def forward(ctx, hidden: Tensor, weight: Tensor, given: LossInput, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        total, terms, *ctx.gradients = _compute(hidden, weight, given, dtype, ctx.needs_input_grad[:2])
         ctx.mark_non_differentiable(terms)
         return total, terms
 
@@ -90,28 +87,24 @@ class _FusedLoss(torch.autograd.Function):
             raise RuntimeError("the fused loss gives its gradient once: it does not support retain_graph")
         gradients, ctx.gradients = ctx.gradients, None  # autograd may then keep the tensors instead of copying them
         scaled = [None if g is None else g.mul_(grad_total) for g in gradients]
-        return (*scaled, *[None] * 12)
+        return *scaled, None, None
 
 
-# The same as one opaque operator, for torch.compile: the walk's loops depend on the counts, the graph must not.
+# The same as one opaque operator, for torch.compile: the walk's loops depend on the counts, the graph must not. Its
+# arguments are those of LossInput.flat().
 _SCHEMA = (
     "(Tensor hidden, Tensor weight, Tensor targets, Tensor columns, Tensor order, Tensor weights_ce, "
     "Tensor weights_rec, Tensor segments, Tensor term_weights, Tensor[] entries, Tensor n_bins, Tensor sigma, "
-    "int[] starts, int[] sizes, int[] modality, int[] forms, float[] betas, int n_columns, bool block_ce, "
+    "int[] starts, int[] sizes, int[] modality, int n_columns, bool block_ce, int[] forms, float[] betas, "
     "ScalarType dtype, bool grads) -> (Tensor, Tensor, Tensor, Tensor)"
 )
+_N_OTHERS = 19  # arguments behind hidden states and head
 
 
 @torch.library.custom_op("astromodal::fused_loss", mutates_args=(), schema=_SCHEMA)
-def _fused_operator(
-    hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, term_weights, entries, n_bins, sigma,
-    starts, sizes, modality, forms, betas, n_columns, block_ce, dtype, grads,
-):  # fmt: skip
-    head = Head(list(starts), list(sizes), list(modality), n_columns, block_ce, list(forms), list(betas))
-    total, terms, grad_hidden, grad_weight = _compute(
-        hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, term_weights, entries, n_bins,
-        sigma, head, dtype, (grads, grads),
-    )  # fmt: skip
+def _fused_operator(hidden, weight, *rest):
+    *flat, dtype, grads = rest
+    total, terms, grad_hidden, grad_weight = _compute(hidden, weight, LossInput.unflatten(flat), dtype, (grads, grads))
     empty = hidden.new_empty(0)
     return (
         total,
@@ -123,12 +116,11 @@ def _fused_operator(
 
 @_fused_operator.register_fake
 def _(hidden, weight, *rest):
-    term_weights = rest[6]
-    dtype, grads = rest[-2:]
+    given, (dtype, grads) = LossInput.unflatten(rest[:-2]), rest[-2:]
     sums = torch.float64 if dtype == torch.float64 else torch.float32
     return (
         hidden.new_empty((), dtype=sums),
-        hidden.new_empty(1 + len(term_weights), dtype=sums),
+        hidden.new_empty(1 + len(given.term_weights), dtype=sums),
         torch.empty_like(hidden) if grads else hidden.new_empty(0),
         torch.empty_like(weight) if grads else weight.new_empty(0),
     )
@@ -136,15 +128,17 @@ def _(hidden, weight, *rest):
 
 def _keep_gradients(ctx, inputs, output) -> None:
     ctx.save_for_backward(output[2], output[3])
-    ctx.n_entries = len(inputs[9])
+    ctx.n_entries = len(inputs[2 + _ENTRIES])
 
 
 def _operator_backward(ctx, grad_total, *_):
     grad_hidden, grad_weight = ctx.saved_tensors
-    nothing = [None] * 7
-    return grad_hidden * grad_total, grad_weight * grad_total, *nothing, [None] * ctx.n_entries, *[None] * 11
+    nothing = [None] * _N_OTHERS
+    nothing[_ENTRIES] = [None] * ctx.n_entries  # a list of tensors wants a list of gradients
+    return grad_hidden * grad_total, grad_weight * grad_total, *nothing
 
 
+_ENTRIES = [f.name for f in fields(LossInput)].index("entries")
 _fused_operator.register_autograd(_operator_backward, setup_context=_keep_gradients)
 
 
@@ -155,45 +149,18 @@ def product_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
     return torch.promote_types(hidden.dtype, weight.dtype)
 
 
-def fused_loss(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    columns: Tensor,
-    order: Tensor,
-    weights_ce: Tensor,
-    weights_rec: Tensor,
-    segments: Tensor,
-    term_weights: Tensor,
-    entries: Sequence[Tensor],
-    n_bins: Tensor,
-    head: Head,
-    sigma: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Total loss and its terms (cross-entropy, image, scalar, spectrum), the latter without gradient and weights.
+def fused_loss(hidden: Tensor, weight: Tensor, given: LossInput) -> tuple[Tensor, Tensor]:
+    """Total loss and its terms (cross-entropy, then as in ``MODALITIES``), the latter without gradient and weights.
 
     Args:
         hidden: ``(N, D)``; weight: ``(V, D)``. Logits are ``hidden @ weight.T``.
-        targets, columns: ids and rows of the scalar table, ``(N,)``.
-        order, segments: from :func:`~astromodal.loss.sampling.lay_out`; ``segments`` stays on the CPU.
-        weights_ce, weights_rec: from :func:`~astromodal.loss.sampling.weigh`, in the order of the positions.
-        term_weights: of the modalities in the total, ``(M,)`` as in ``MODALITIES``, on the device.
-        entries, n_bins: from :func:`block_tensors`, on the device.
-        sigma: by which the targets of forms with soft targets are widened, ``(N,)``; None or empty: by nothing.
+        given: everything else.
 
     The products run in autocast's dtype, everything else in float32 (float64 for float64 input). In bf16 the value is
     within 1e-2 and the gradient within 3e-2 (relative, in norm) of float32.
     """
     dtype = product_dtype(hidden, weight)
-    sigma = weights_rec[:0] if sigma is None else sigma
     if torch.compiler.is_compiling():
-        total, terms, *_ = _fused_operator(
-            hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, term_weights, list(entries),
-            n_bins, sigma, head.starts, head.sizes, head.modality, head.forms, head.betas, head.n_columns,
-            head.block_ce, dtype, torch.is_grad_enabled(),
-        )  # fmt: skip
+        total, terms, *_ = _fused_operator(hidden, weight, *given.flat(), dtype, torch.is_grad_enabled())
         return total, terms.detach()
-    return _FusedLoss.apply(
-        hidden, weight, targets, columns, order, weights_ce, weights_rec, segments, term_weights, entries, n_bins,
-        sigma, head, dtype,
-    )  # fmt: skip
+    return _FusedLoss.apply(hidden, weight, given, dtype)
