@@ -119,7 +119,8 @@ def measure(problem: Problem, chosen: tuple[str, ...], work: Path) -> dict[str, 
     config = configured(chosen, problem, work)
     cubes = discover(config.data, config.paths.datacube_template)
     splits = assign_splits(cubes, config.data)
-    tokenizer = MODALITIES[problem.modality].tokenizer_class()(getattr(config.tokenizer, problem.modality), config.hardware)
+    kind = MODALITIES[problem.modality].tokenizer_class()
+    tokenizer = kind(getattr(config.tokenizer, problem.modality), config.hardware)
     trained = Once(work / "networks", chosen)
     started = time.process_time()
     with patch.object(image_module, "train_codec", trained.wrap(image_module.train_codec)), \
