@@ -43,7 +43,7 @@ test-slow: $(TEST_STAMP)  ## the tests that take minutes
 	$(PYTEST) -m slow
 
 lint: $(LINT_STAMP)  ## ruff, and mypy of what [tool.mypy] in pyproject.toml does not leave out
-	$(BIN)/ruff check .
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:  ## remove what runs and demos wrote (not the environment)

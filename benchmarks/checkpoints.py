@@ -56,11 +56,21 @@ def run(
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         loop = Timed(
-            Regression(width), batches, optimizer=OptimizerConfig(), schedule=ScheduleConfig(warmup_steps=10),
-            training=TrainingConfig(epochs=1, log_every=len(batches), save_every=every, keep_last=1, ema_decay=0.999,
-                                    checkpoint_async=in_background),
-            hardware=HardwareConfig(device=device), output_dir=Path(folder),
-        )  # fmt: skip
+            Regression(width),
+            batches,
+            optimizer=OptimizerConfig(),
+            schedule=ScheduleConfig(warmup_steps=10),
+            training=TrainingConfig(
+                epochs=1,
+                log_every=len(batches),
+                save_every=every,
+                keep_last=1,
+                ema_decay=0.999,
+                checkpoint_async=in_background,
+            ),
+            hardware=HardwareConfig(device=device),
+            output_dir=Path(folder),
+        )
         begin = time.perf_counter()
         loop.fit()
         seconds = time.perf_counter() - begin

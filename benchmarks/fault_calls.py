@@ -30,8 +30,9 @@ class Calls:
         record: file that gets the counts at the end.
     """
 
-    def __init__(self, folder: Path, kind: str | None = None, number: int = -1, fault: str = "kill",
-                 record: Path | None = None) -> None:  # fmt: skip
+    def __init__(
+        self, folder: Path, kind: str | None = None, number: int = -1, fault: str = "kill", record: Path | None = None
+    ) -> None:
         self.folder, self.kind, self.number, self.fault, self.record = folder, kind, number, fault, record
         self._counters = {name: itertools.count() for name in KINDS}  # next() is atomic: two threads write
         self._patches: list[Any] = []
@@ -69,8 +70,11 @@ class Calls:
             self.meet("fsync")
             real_fsync(handle)
 
-        self._patches = [mock.patch.object(builtins, "open", open_), mock.patch.object(shutil, "copyfile", copyfile),
-                         mock.patch.object(os, "fsync", fsync)]  # fmt: skip
+        self._patches = [
+            mock.patch.object(builtins, "open", open_),
+            mock.patch.object(shutil, "copyfile", copyfile),
+            mock.patch.object(os, "fsync", fsync),
+        ]
         for name in ("replace", "unlink"):
             self._patches.append(mock.patch.object(os, name, self._counted(name, getattr(os, name))))
         for patch in self._patches:

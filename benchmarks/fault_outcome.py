@@ -12,8 +12,10 @@ from astromodal.files.io import load_torch, read_jsonl
 
 def outcome(folder: Path) -> dict[str, object]:
     """Everything that a run ends with, without times."""
-    records = [{k: v for k, v in r.items() if k != "time" and not k.startswith("perf/")}
-               for r in read_jsonl(folder / "metrics.jsonl")]  # fmt: skip
+    records = [
+        {k: v for k, v in r.items() if k != "time" and not k.startswith("perf/")}
+        for r in read_jsonl(folder / "metrics.jsonl")
+    ]
     found: dict[str, object] = {
         "metrics.jsonl": records,
         "training_history.json": json.loads((folder / "training_history.json").read_text()),

@@ -66,9 +66,11 @@ class Sequences:
         rng = np.random.default_rng(seed)
         column, blue = VOCAB.first_column_type, VOCAB.block("blue").start
         blocks = [  # first token, codes, length, type
-            (VOCAB.base_scalar, 6, 1, column), (VOCAB.base_scalar, 3, 1, column + 1),
-            (blue, 5, 4, VOCAB.type_of_group("blue")), (VOCAB.base_image, 7, 9, 1),
-        ]  # fmt: skip
+            (VOCAB.base_scalar, 6, 1, column),
+            (VOCAB.base_scalar, 3, 1, column + 1),
+            (blue, 5, 4, VOCAB.type_of_group("blue")),
+            (VOCAB.base_image, 7, 9, 1),
+        ]
         parts = [np.full((n_rows, 1), BOS)] + [b + rng.integers(0, n, (n_rows, k)) for b, n, k, _ in blocks]
         self.tokens = torch.as_tensor(np.concatenate([*parts, np.full((n_rows, 1), EOS)], axis=1))
         types = [0] + [t for _, _, k, t in blocks for _ in range(k)] + [0]
@@ -117,18 +119,35 @@ def train(folder: Path, epochs: int, phase: mmap.mmap) -> None:
     torch.manual_seed(0)
     model = CausalTransformerLM(VOCAB.vocab_size, VOCAB.n_types, 32, 2, 2, 64, dropout=0.1, max_len=32)
     training = TrainingConfig(
-        epochs=epochs, grad_accum_steps=2, log_every=2, val_every=4, save_every=3, keep_last=2, ema_decay=0.9,
-        monitor="val/score", patience=50, checkpoint_async=True, num_workers=0,
-    )  # fmt: skip
+        epochs=epochs,
+        grad_accum_steps=2,
+        log_every=2,
+        val_every=4,
+        save_every=3,
+        keep_last=2,
+        ema_decay=0.9,
+        monitor="val/score",
+        patience=50,
+        checkpoint_async=True,
+        num_workers=0,
+    )
     config = {"run_id": "faults", "run_dir": str(folder), "name": "faults", "tracking": {"wandb": "disabled"}}
     with RunContext.open(config, "train_lm", resume=(folder / "run.json").exists()) as run:
         loop = TrainingLoop(
             LanguageModelObjective(model, VOCAB, codebooks, LossConfig(sample_k=5), 1),
-            Sequences(40, 1, True, phase, 1), val_loader=Sequences(16, 2, False, phase, 2), training=training,
-            optimizer=OptimizerConfig(learning_rate=1e-2), schedule=ScheduleConfig(warmup_steps=2),
-            hardware=HardwareConfig(device="cpu", n_threads=1), tracker=run.tracker, log=run.log, output_dir=folder,
-            callbacks=[AfterStep(phase)], seed=5, resume="auto",
-        )  # fmt: skip
+            Sequences(40, 1, True, phase, 1),
+            val_loader=Sequences(16, 2, False, phase, 2),
+            training=training,
+            optimizer=OptimizerConfig(learning_rate=1e-2),
+            schedule=ScheduleConfig(warmup_steps=2),
+            hardware=HardwareConfig(device="cpu", n_threads=1),
+            tracker=run.tracker,
+            log=run.log,
+            output_dir=folder,
+            callbacks=[AfterStep(phase)],
+            seed=5,
+            resume="auto",
+        )
         loop.fit()
 
 

@@ -21,11 +21,25 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
 COLUMN = "specz_z"
-SURVEY = ("data.synthetic.n_fields=3", "data.synthetic.n_objects_per_field=200", "data.synthetic.spectrum_fraction=0.4",
-          "data.synthetic.image_fraction=0", "tracking=off", "hardware=cpu", "hardware.n_threads=1")  # fmt: skip
+SURVEY = (
+    "data.synthetic.n_fields=3",
+    "data.synthetic.n_objects_per_field=200",
+    "data.synthetic.spectrum_fraction=0.4",
+    "data.synthetic.image_fraction=0",
+    "tracking=off",
+    "hardware=cpu",
+    "hardware.n_threads=1",
+)
 TOKENIZERS = ("tokenizer.image=null", "tokenizer.scalar.n_bins=64", "tokenizer.spectrum.quantizer.n_codes=128")
-MODEL = ("sequence=random", "sequence.modalities=[scalar,spectrum]", "model=tiny", "schedule=constant",
-         "training.epochs=1000", "training.batch_size=16", "training.val_every=10")  # fmt: skip
+MODEL = (
+    "sequence=random",
+    "sequence.modalities=[scalar,spectrum]",
+    "model=tiny",
+    "schedule=constant",
+    "training.epochs=1000",
+    "training.batch_size=16",
+    "training.val_every=10",
+)
 
 
 def main() -> None:
@@ -52,16 +66,29 @@ def main() -> None:
 def run(stage: str, folder: Path, *overrides: str) -> None:
     """One stage in a process of its own."""
     environment = os.environ | {"PYTHONPATH": str(REPO / "src"), "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(REPO / f"{stage}.py"), *SURVEY, *overrides], cwd=folder, env=environment,
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(REPO / f"{stage}.py"), *SURVEY, *overrides],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise SystemExit(f"{stage} {' '.join(overrides)} failed:\n{done.stderr[-1000:]}")
 
 
 def train(folder: Path, tokenizers: str, run_id: str, steps: int, *overrides: str) -> dict[int, float]:
     """``val/score`` by step of a run of ``train_lm.py``."""
-    run("train_lm", folder, f"tokenizer_id={tokenizers}", f"run_id={run_id}", f"training.max_steps={steps}", *MODEL,
-        *overrides)  # fmt: skip
+    run(
+        "train_lm",
+        folder,
+        f"tokenizer_id={tokenizers}",
+        f"run_id={run_id}",
+        f"training.max_steps={steps}",
+        *MODEL,
+        *overrides,
+    )
     lines = (folder / "runs/train_lm/default" / run_id / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     return {r["step"]: r["val/score"] for r in records if "val/score" in r}

@@ -139,8 +139,10 @@ def measure(kind: str, n: int, repeats: int, seconds: float, n_reopened: int) ->
                 rates[name].append(rate(rows, seconds))
         length = len(packed.split("train")["tokens"]) / packed.n_rows("train")
         slow = statistics.median(next(iter(rates.values())))
-        print(f"\n{kind}: {n} objects, {length:.0f} tokens per row; packing {packing:,.0f} rows/s; "
-              f"anonymous memory while loading +{anonymous_mib() - before:.1f} MiB")  # fmt: skip
+        print(
+            f"\n{kind}: {n} objects, {length:.0f} tokens per row; packing {packing:,.0f} rows/s; "
+            f"anonymous memory while loading +{anonymous_mib() - before:.1f} MiB"
+        )
         for name, values in rates.items():
             median = statistics.median(values)
             print(f"  {name:42s} {median:12,.0f} rows/s {median * length / 1e6:8.2f} M tokens/s {median / slow:9.0f} x")

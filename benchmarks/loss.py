@@ -136,15 +136,28 @@ def report(case: Case, times: dict, flops: dict, options: argparse.Namespace, vo
         speedup = median(r / s for s, r in zip(seconds, times["reference"], strict=True))
         memory = memory_of(name, vocab_size, positions, k, options) if with_memory else float("nan")
         relative, rate = flops[name] / case.floor_flops, flops[name] / median(seconds) / 1e9
-        print(f"{name:14} {median(seconds):8.3f} {of_floor:8.2f}x {speedup:8.2f}x "
-              f"{f'{relative:6.3f}x' if relative else '-':>7} {f'{rate:.0f}' if relative else '-':>8} {memory:8.0f}",
-              flush=True)  # fmt: skip
-        records.append({
-            "variant": name, "vocab": case.vocab.vocab_size, "positions": positions, "width": options.width,
-            "sample_k": k, "device": case.device, "dtype": dtype, "seconds": median(seconds), "of_floor": of_floor,
-            "speedup": speedup, "flops": flops[name], "peak_mb": memory if with_memory else None,
-            "rounds": seconds,
-        })  # fmt: skip
+        print(
+            f"{name:14} {median(seconds):8.3f} {of_floor:8.2f}x {speedup:8.2f}x "
+            f"{f'{relative:6.3f}x' if relative else '-':>7} {f'{rate:.0f}' if relative else '-':>8} {memory:8.0f}",
+            flush=True,
+        )
+        records.append(
+            {
+                "variant": name,
+                "vocab": case.vocab.vocab_size,
+                "positions": positions,
+                "width": options.width,
+                "sample_k": k,
+                "device": case.device,
+                "dtype": dtype,
+                "seconds": median(seconds),
+                "of_floor": of_floor,
+                "speedup": speedup,
+                "flops": flops[name],
+                "peak_mb": memory if with_memory else None,
+                "rounds": seconds,
+            }
+        )
     return records
 
 

@@ -33,11 +33,24 @@ REPO = Path(__file__).resolve().parents[1]
 
 DEMO = ("experiment=demo", "tracking=off", "hardware.n_threads=1")
 # The sky, tokens and order of docs/experiments/loss.md; the demo itself has become another one since.
-SKY = (*DEMO, "sequence=default", "sequence.questions=[]", "model.values=null", "optimizer.learning_rate=1e-3",
-       "data.synthetic.n_objects_per_field=500", "data.synthetic.image_fraction=0.25",
-       "tokenizer.image.codec.training.epochs=12")  # fmt: skip
-REAL = ("data=splus", "data.splits.val_fraction=0.2", "data.splits.test_fraction=0.02", "hardware=cpu",
-        "tracking=off", "hardware.n_threads=1")  # fmt: skip
+SKY = (
+    *DEMO,
+    "sequence=default",
+    "sequence.questions=[]",
+    "model.values=null",
+    "optimizer.learning_rate=1e-3",
+    "data.synthetic.n_objects_per_field=500",
+    "data.synthetic.image_fraction=0.25",
+    "tokenizer.image.codec.training.epochs=12",
+)
+REAL = (
+    "data=splus",
+    "data.splits.val_fraction=0.2",
+    "data.splits.test_fraction=0.02",
+    "hardware=cpu",
+    "tracking=off",
+    "hardware.n_threads=1",
+)
 MODEL = ("model=tiny", "optimizer=muon", "optimizer.learning_rate=1.0e-3", "schedule.warmup_steps=50")
 Settings = Mapping[str, Mapping[str, tuple[str, ...]]]  # data set -> stage -> overrides
 # Small batches: what such short runs lack are steps. Real images are 17, too few to learn from: left out.
@@ -166,9 +179,14 @@ def prepare(data: str, folder: Path, settings: Settings = SETTINGS) -> None:
 
 
 def run_cell(
-    data: str, folder: Path, variant: str, seed: int, override: list[str], settings: Settings = SETTINGS,
+    data: str,
+    folder: Path,
+    variant: str,
+    seed: int,
+    override: list[str],
+    settings: Settings = SETTINGS,
     variants: Mapping[str, tuple[str, ...]] = VARIANTS,
-) -> None:  # fmt: skip
+) -> None:
     """Train and measure one variant with one seed, unless that is done; a failure is reported, the others go on."""
     run = folder / "runs" / "train_lm" / variant / f"seed{seed}"
     overrides = [*settings[data]["train_lm"], *source(data), *variants[variant], *override]
@@ -199,8 +217,9 @@ def launch(arguments: list[str], folder: Path, log: Path, run_id: str | None = N
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
     environment |= {"ASTROMODAL_RUN_ID": run_id} if run_id else {}
     with open(log, "a") as output:
-        process = subprocess.Popen([sys.executable, *arguments], cwd=folder, env=environment, stdout=output,
-                                   stderr=subprocess.STDOUT)  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if status:

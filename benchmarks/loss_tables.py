@@ -16,10 +16,16 @@ from astromodal.files.text_table import markdown
 from astromodal.plots.curves import MODEL, OTHER, TRUE
 
 COLUMNS = (
-    ("score", "score"), ("error_image", "image"), ("error_scalar", "scalar"), ("error_spectrum", "spectrum"),
-    ("crps_scalar", "CRPS"), ("ce", "CE"), ("accuracy_image", "top-1 image"), ("accuracy_scalar", "top-1 scalar"),
+    ("score", "score"),
+    ("error_image", "image"),
+    ("error_scalar", "scalar"),
+    ("error_spectrum", "spectrum"),
+    ("crps_scalar", "CRPS"),
+    ("ce", "CE"),
+    ("accuracy_image", "top-1 image"),
+    ("accuracy_scalar", "top-1 scalar"),
     ("accuracy_spectrum", "top-1 spectrum"),
-)  # fmt: skip
+)
 REDSHIFT, MISSING = "specz_z", "–"
 GAINS = ("score", "error_image", "error_scalar", "error_spectrum", "crps_scalar", "ce")
 NOTE = """\
@@ -93,10 +99,24 @@ def write_report(
     for data, runs in found.items():
         reference = next((r for r in runs if r.variant == baseline), None)
         gains[data] = {r.variant: against(r, reference) for r in runs} if reference else {}
-        titles = (f"Gain over `{baseline}` in %, by object, its 95 % interval, seeds that gain:",
-                  "Mean absolute errors in physical units:")  # fmt: skip
-        text += [f"## {data}", "", table(runs), "", titles[0], "", gain_table(runs, gains[data]), "", titles[1], "",
-                 physical_table(runs), ""]  # fmt: skip
+        titles = (
+            f"Gain over `{baseline}` in %, by object, its 95 % interval, seeds that gain:",
+            "Mean absolute errors in physical units:",
+        )
+        text += [
+            f"## {data}",
+            "",
+            table(runs),
+            "",
+            titles[0],
+            "",
+            gain_table(runs, gains[data]),
+            "",
+            titles[1],
+            "",
+            physical_table(runs),
+            "",
+        ]
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "loss.md", "\n".join(text))
     return [out / "loss.md", draw(found, gains, baseline, out / "loss.png")]
@@ -173,9 +193,11 @@ def physical_table(runs: Sequence[Runs]) -> str:
 
 
 def draw(
-    found: Mapping[str, Sequence[Runs]], gains: Mapping[str, Mapping[str, Mapping[str, Comparison]]], baseline: str,
+    found: Mapping[str, Sequence[Runs]],
+    gains: Mapping[str, Mapping[str, Mapping[str, Comparison]]],
+    baseline: str,
     path: Path,
-) -> Path:  # fmt: skip
+) -> Path:
     """Per data set: score against cross-entropy, and the gains with their intervals."""
     n_rows = max((len(runs) for runs in found.values()), default=1)
     figure = Figure(figsize=(11, (0.28 * n_rows + 1.4) * max(len(found), 1)), layout="constrained")
@@ -196,12 +218,26 @@ def _draw_scores(axis: Axes, runs: Sequence[Runs], data: str, baseline: str) -> 
         ce, score = r.figures("ce"), r.figures("score")
         several = len(ce) > 1
         colour = OTHER if r.variant == baseline else MODEL
-        axis.errorbar(ce.mean(), score.mean(), xerr=ce.std(ddof=1) if several else None,
-                      yerr=score.std(ddof=1) if several else None, fmt="o", ms=4, lw=1, color=colour)  # fmt: skip
+        axis.errorbar(
+            ce.mean(),
+            score.mean(),
+            xerr=ce.std(ddof=1) if several else None,
+            yerr=score.std(ddof=1) if several else None,
+            fmt="o",
+            ms=4,
+            lw=1,
+            color=colour,
+        )
         # names stand on the right, or on the left where the next point is there
         left = ((abs(means[:, 1] - score.mean()) <= near) & (means[:, 0] > ce.mean())).any()
-        axis.annotate(r.variant, (ce.mean(), score.mean()), xytext=(-4 if left else 4, 3), fontsize=7,
-                      textcoords="offset points", ha="right" if left else "left")  # fmt: skip
+        axis.annotate(
+            r.variant,
+            (ce.mean(), score.mean()),
+            xytext=(-4 if left else 4, 3),
+            fontsize=7,
+            textcoords="offset points",
+            ha="right" if left else "left",
+        )
     axis.margins(x=0.25, y=0.1)
     axis.set(title=f"{data}: lower left is better", xlabel="cross-entropy [nats]", ylabel="mean error / variance")
     axis.grid(alpha=0.25)
@@ -213,8 +249,11 @@ def _draw_gains(
     names = [r.variant for r in runs if gains.get(r.variant)][::-1]
     calibrated = {r.variant: r.calibrated for r in runs}
     for offset, metric, colour in ((0.15, "score", MODEL), (-0.15, "ce", TRUE)):
-        rows = [(i + offset, gains[name][metric]) for i, name in enumerate(names)
-                if metric in gains[name] and (metric != "ce" or calibrated[name])]  # fmt: skip
+        rows = [
+            (i + offset, gains[name][metric])
+            for i, name in enumerate(names)
+            if metric in gains[name] and (metric != "ce" or calibrated[name])
+        ]
         if rows:
             y, found = zip(*rows, strict=True)
             gain = np.array([c.gain for c in found])

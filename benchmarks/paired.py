@@ -62,5 +62,11 @@ def gain(a: np.ndarray, b: np.ndarray, n_resamples: int = 10_000) -> Comparison:
     result = paired_bootstrap(a.mean(0), b.mean(0), n_resamples)
     per_seed = np.nanmean(a - b, axis=1).mean(-1)
     unit = -100.0 / np.nanmean(b.mean(0), axis=0).mean()
-    return Comparison(result.difference * unit, result.high * unit, result.low * unit, int((per_seed < 0).sum()),
-                      len(per_seed), result)  # fmt: skip
+    return Comparison(
+        result.difference * unit,
+        result.high * unit,
+        result.low * unit,
+        int((per_seed < 0).sum()),
+        len(per_seed),
+        result,
+    )

@@ -53,8 +53,12 @@ def command(stage: str, n_objects: int) -> list[str]:
             "ensure_survey(N(synthetic=config), 'artifacts/demo/cubes/datacube_{field}.parquet')"
         )
         return [sys.executable, "-c", code]
-    overrides = ["experiment=demo", "tracking=off", f"data.synthetic.n_fields={n_fields}",
-                 f"data.synthetic.n_objects_per_field={per_field}"]  # fmt: skip
+    overrides = [
+        "experiment=demo",
+        "tracking=off",
+        f"data.synthetic.n_fields={n_fields}",
+        f"data.synthetic.n_objects_per_field={per_field}",
+    ]
     if stage == "train_tokenizers":
         overrides.append("tokenizer.image.codec.training.max_steps=100")
     if stage == "train_lm":

@@ -89,12 +89,14 @@ def model_figures(columns: Mapping[str, Any]) -> dict[str, float]:
         return float(np.mean([value for value in found if value != {} and value is not None] or [np.nan]))
 
     return {
-        "MAE": mean("figures", "mae", "value"), "R2": mean("figures", "r2", "value"),
+        "MAE": mean("figures", "mae", "value"),
+        "R2": mean("figures", "r2", "value"),
         "sigma_nmad": mean("photo_z", "sigma_nmad", "value"),
         "outlier_fraction": mean("photo_z", "outlier_fraction", "value"),
         "in 68 %": mean("distribution", "coverage_68", "value"),
-        "in 95 %": mean("distribution", "coverage_95", "value"), "PIT-KS": mean("calibration", "ks"),
-    }  # fmt: skip
+        "in 95 %": mean("distribution", "coverage_95", "value"),
+        "PIT-KS": mean("calibration", "ks"),
+    }
 
 
 @functools.cache
@@ -109,9 +111,16 @@ def spectrum_answers(folder: Path, run: Path, group: str, first: Path) -> Answer
     error, shape, inside = predicted_errors(run, group, spectra)
     ratios = (error / baselines["marginal"][0].mean())[:, None]
     ids = spectra.ids[spectra.split == TEST]
-    return Answers(ids, ratios, {"score": score_of(ratios), "median error": float(np.median(error)),
-                                 "of the shape": float(np.median(shape)),
-                                 "in 68 %": float(inside.mean())})  # fmt: skip
+    return Answers(
+        ids,
+        ratios,
+        {
+            "score": score_of(ratios),
+            "median error": float(np.median(error)),
+            "of the shape": float(np.median(shape)),
+            "in 68 %": float(inside.mean()),
+        },
+    )
 
 
 def collect(folders: Mapping[str, Path], variants: Sequence[str], seeds: Sequence[int]) -> list[Asked]:
@@ -126,10 +135,14 @@ def collect(folders: Mapping[str, Path], variants: Sequence[str], seeds: Sequenc
                 continue
             first = next(iter(next(iter(runs.values())).values()))
             answers = {
-                v: {s: spectrum_answers(folder, run, question.predict[0], first) if question.spectrum
-                    else scalar_answers(run) for s, run in of.items()}
+                v: {
+                    s: spectrum_answers(folder, run, question.predict[0], first)
+                    if question.spectrum
+                    else scalar_answers(run)
+                    for s, run in of.items()
+                }
                 for v, of in runs.items()
-            }  # fmt: skip
+            }
             found.append(Asked(data, name, question, answers))
     return found
 

@@ -73,8 +73,9 @@ def main() -> None:
         from prediction_tables import write_report
 
         folders = {data: work / data for data in arguments.data}
-        for path in write_report(folders, arguments.variants, arguments.seeds, arguments.report, arguments.against,
-                                 arguments.reference):  # fmt: skip
+        for path in write_report(
+            folders, arguments.variants, arguments.seeds, arguments.report, arguments.against, arguments.reference
+        ):
             print(path)
 
 
@@ -139,8 +140,9 @@ def run_ask(ask: Ask, folder: Path) -> None:
     overrides += [f"evaluate.run={trained}", f"name={ask.variant}"]
     started = time.perf_counter()
     try:
-        seconds = launch([str(REPO / "evaluate.py"), *overrides], folder, folder / f"{run.parent.name}-{run.name}.log",
-                         run.name)  # fmt: skip
+        seconds = launch(
+            [str(REPO / "evaluate.py"), *overrides], folder, folder / f"{run.parent.name}-{run.name}.log", run.name
+        )
     except RuntimeError as error:
         print(f"{label}: {error}", flush=True)
         return

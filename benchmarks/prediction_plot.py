@@ -14,17 +14,38 @@ from astromodal.plots.curves import MODEL, OTHER, TRUE
 
 Baselines = Mapping[tuple[str, str], Mapping[str, Mapping[str, float]]]  # (data, question) -> who -> figures
 
-COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444",
-           "#8c564b", "#bcbd22", "#7f3fbf", "#17becf")  # fmt: skip
+COLOURS = (
+    "#d55e00",
+    "#0072b2",
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+    "#444444",
+    "#8c564b",
+    "#bcbd22",
+    "#7f3fbf",
+    "#17becf",
+)
 TICKS = (0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 1.5)
-MARKS = {"marginal": ("|", "0.6"), "neighbours": ("^", "#009e73"), "boosting": ("s", OTHER), "linear": ("D", OTHER),
-         "mean shape": ("v", "0.5"), "boosting_colours": ("P", OTHER), "network": ("X", "#cc79a7")}  # fmt: skip
+MARKS = {
+    "marginal": ("|", "0.6"),
+    "neighbours": ("^", "#009e73"),
+    "boosting": ("s", OTHER),
+    "linear": ("D", OTHER),
+    "mean shape": ("v", "0.5"),
+    "boosting_colours": ("P", OTHER),
+    "network": ("X", "#cc79a7"),
+}
 
 
 def draw(
-    asked: Sequence[Asked], baselines: Baselines, against: str, reference: str,
+    asked: Sequence[Asked],
+    baselines: Baselines,
+    against: str,
+    reference: str,
     path: Path,
-) -> Path:  # fmt: skip
+) -> Path:
     """Three panels with a line per question: score of each variant, gain over ``against``, baselines beside one."""
     rows = asked[::-1]
     figure = Figure(figsize=(14, 0.62 * len(rows) + 1.6), layout="constrained")
@@ -82,6 +103,7 @@ def _draw_baselines(axis: Axes, rows: Sequence[Asked], baselines: Baselines, ref
         found = [(baselines[a.data, a.name], i) for i, a in enumerate(rows)]
         found = [(of[name]["score"], i) for of, i in found if name in of]
         if found:
-            axis.plot(*zip(*found, strict=True), marker, ms=7 if marker == "|" else 5, color=colour,
-                      label=name.strip("`"))  # fmt: skip
+            axis.plot(
+                *zip(*found, strict=True), marker, ms=7 if marker == "|" else 5, color=colour, label=name.strip("`")
+            )
     axis.set(title="left is better; same objects and inputs", xlabel="score of baselines and of one model")

@@ -31,13 +31,22 @@ BANDS = ("u", "J0378", "J0395", "J0410", "J0430", "g", "J0515", "r", "J0660", "i
 MAGNITUDES = tuple(f"mag_pstotal_{band}" for band in BANDS)
 NEAR_INFRARED = tuple(f"mag_auto_{band}" for band in ("u", "g", "r", "i", "Z", "Y", "J", "H", "Ks"))
 
-SKY = (*DEMO, *SPLITS, "data.synthetic.n_objects_per_field=750", "data.synthetic.image_fraction=0.15",
-       "data.synthetic.spectrum_fraction=0.3")  # fmt: skip
+SKY = (
+    *DEMO,
+    *SPLITS,
+    "data.synthetic.n_objects_per_field=750",
+    "data.synthetic.image_fraction=0.15",
+    "data.synthetic.spectrum_fraction=0.3",
+)
 CPU = ("hardware=cpu", "hardware.n_threads=1", "tracking=off", *SPLITS)
 # The survey's photometric redshift is a column of its own here. Hot stars are brighter than the range in which the
 # survey's own magnitudes can be trusted; their synthetic ones can.
-SPLUS = ("data=splus", *CPU, "+data.scalars={photz_z:{min:0.0,max:2.0}}",
-         *(f"data.scalars.{name}.fit_min=8" for name in MAGNITUDES))  # fmt: skip
+SPLUS = (
+    "data=splus",
+    *CPU,
+    "+data.scalars={photz_z:{min:0.0,max:2.0}}",
+    *(f"data.scalars.{name}.fit_min=8" for name in MAGNITUDES),
+)
 KIDS = ("data=kids_viking", *CPU)
 
 
@@ -58,13 +67,17 @@ XP = "[gaiaxp_bp,gaiaxp_rp]"
 ASK = ("sequence=ask", "training.epochs=1000")
 NAMED = {
     "synthetic": named(
-        *(((column,), "[scalar]", 0.06) for column in ASKED), *(((column,), None, 0.03) for column in ASKED),
-        (("specz_z",), "[scalar]", 0.1), (("specz_z",), None, 0.1), (ASKED, "[image]", 0.1), (ASKED, "[spectrum]", 0.1),
+        *(((column,), "[scalar]", 0.06) for column in ASKED),
+        *(((column,), None, 0.03) for column in ASKED),
+        (("specz_z",), "[scalar]", 0.1),
+        (("specz_z",), None, 0.1),
+        (ASKED, "[image]", 0.1),
+        (ASKED, "[spectrum]", 0.1),
         (ASKED, XP, 0.1),
     ),
     "splus": named((("photz_z",), ALL, 0.4), (ASKED, "[gaiaxp]", 0.3), (("gaiaxp",), ALL, 0.3)),
     "kids": named((NEAR_INFRARED, "[image]", 0.7)),
-}  # fmt: skip
+}
 TINY = (*MODEL, "optimizer.learning_rate=4e-3")  # 1e-3 and 1e-2 were worse
 CODEC = "tokenizer.image.codec"
 
@@ -73,26 +86,60 @@ SETTINGS: Settings = {
     "synthetic": {
         "train_tokenizers": (*SKY, "tokenizer.spectrum.patch_size=64", f"{CODEC}.training.epochs=40"),
         "encode": SKY,
-        "train_lm": (*SKY, *ASK, NAMED["synthetic"], *TINY, "training.max_steps=500", "training.batch_size=8",
-                     "training.val_every=250"),
+        "train_lm": (
+            *SKY,
+            *ASK,
+            NAMED["synthetic"],
+            *TINY,
+            "training.max_steps=500",
+            "training.batch_size=8",
+            "training.val_every=250",
+        ),
     },
     "splus": {
-        "train_tokenizers": (*SPLUS, "tokenizer=recommended", "tokenizer.image=null", "tokenizer.scalar.n_bins=256",
-                             "tokenizer.spectrum.groups=[gaiaxp]", "tokenizer.spectrum.patch_size=16",
-                             "tokenizer.spectrum.quantizer.n_codes=256"),
+        "train_tokenizers": (
+            *SPLUS,
+            "tokenizer=recommended",
+            "tokenizer.image=null",
+            "tokenizer.scalar.n_bins=256",
+            "tokenizer.spectrum.groups=[gaiaxp]",
+            "tokenizer.spectrum.patch_size=16",
+            "tokenizer.spectrum.quantizer.n_codes=256",
+        ),
         "encode": SPLUS,
-        "train_lm": (*SPLUS, *ASK, NAMED["splus"], *TINY, "sequence.modalities=[scalar,spectrum]",
-                     "training.max_steps=750", "training.batch_size=32", "training.val_every=375"),
+        "train_lm": (
+            *SPLUS,
+            *ASK,
+            NAMED["splus"],
+            *TINY,
+            "sequence.modalities=[scalar,spectrum]",
+            "training.max_steps=750",
+            "training.batch_size=32",
+            "training.val_every=375",
+        ),
     },
     "kids": {
-        "train_tokenizers": (*KIDS, "tokenizer=recommended", "tokenizer.scalar.n_bins=64", f"{CODEC}.width=32",
-                             f"{CODEC}.training.batch_size=16", f"{CODEC}.training.epochs=30",
-                             "tokenizer.image.quantizer.n_codes=256"),
+        "train_tokenizers": (
+            *KIDS,
+            "tokenizer=recommended",
+            "tokenizer.scalar.n_bins=64",
+            f"{CODEC}.width=32",
+            f"{CODEC}.training.batch_size=16",
+            f"{CODEC}.training.epochs=30",
+            "tokenizer.image.quantizer.n_codes=256",
+        ),
         "encode": KIDS,
-        "train_lm": (*KIDS, *ASK, NAMED["kids"], *TINY, "training.max_steps=280", "training.batch_size=4",
-                     "training.val_every=140"),
+        "train_lm": (
+            *KIDS,
+            *ASK,
+            NAMED["kids"],
+            *TINY,
+            "training.max_steps=280",
+            "training.batch_size=4",
+            "training.val_every=140",
+        ),
     },
-}  # fmt: skip
+}
 REFERENCE_SEED = 0  # of the model beside which baselines are judged
 MARGINAL = "evaluate.judge.baselines=[marginal]"
 ALL_BASELINES = "evaluate.judge.baselines=[marginal,neighbours,boosting,boosting_colours,network]"
@@ -129,25 +176,33 @@ class Question(NamedTuple):
 
 
 R = ("mag_pstotal_r",)
-MATRIX = (*ASKED, "vista_japermag6", "gaia_parallax", "gaia_teff_gspphot", "specz_z", "a_pixel_det", "ellipticity_det",
-          "theta_det", "fwhm_n_det")  # fmt: skip
+MATRIX = (
+    *ASKED,
+    "vista_japermag6",
+    "gaia_parallax",
+    "gaia_teff_gspphot",
+    "specz_z",
+    "a_pixel_det",
+    "ellipticity_det",
+    "theta_det",
+    "fwhm_n_det",
+)
 QUESTIONS: dict[str, dict[str, Question]] = {
     "synthetic": {
         "magnitudes": Question("magnitudes u, g, r, z, from everything else", None, ASKED, against_given="[scalar]"),
         "redshift": Question("redshift, from everything else", None, ("specz_z",), against_given="[scalar]"),
         "images": Question("magnitudes u, g, r, z, from images alone", "[image]", ASKED),
-        "spectra": Question("magnitudes u, g, r, z, from spectra alone", "[spectrum]", ASKED,
-                            against_given=XP),
+        "spectra": Question("magnitudes u, g, r, z, from spectra alone", "[spectrum]", ASKED, against_given=XP),
     },
     "splus": {
         "from_xp": Question("magnitudes u, g, r, z of hot stars, from Gaia XP", "[gaiaxp]", ASKED, ("GAIAXP",), R),
         "to_xp": Question("Gaia XP of hot stars, from 12 magnitudes", ALL, ("gaiaxp",), ("GAIAXP",), spectrum=True),
-        "photo_z": Question("the survey's photometric redshift of galaxies, from 12 magnitudes", ALL, ("photz_z",),
-                            ("SPLUSDR4",)),
-        "redshift": Question("spectroscopic redshift, from everything else", None, ("specz_z",),
-                             ("BOSS3655", "DESI")),
+        "photo_z": Question(
+            "the survey's photometric redshift of galaxies, from 12 magnitudes", ALL, ("photz_z",), ("SPLUSDR4",)
+        ),
+        "redshift": Question("spectroscopic redshift, from everything else", None, ("specz_z",), ("BOSS3655", "DESI")),
     },
     "kids": {
         "cutouts": Question("9 magnitudes, from cutouts alone", "[image]", NEAR_INFRARED),
     },
-}  # fmt: skip
+}

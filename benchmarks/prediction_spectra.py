@@ -101,8 +101,12 @@ def brightness(magnitudes: np.ndarray, band: int | None = None) -> np.ndarray:
     return 10 ** (-0.4 * (magnitudes if band is None else magnitudes[:, [band]]))
 
 
-BASELINES: dict[str, Predict] = {"marginal": marginal, "mean shape": mean_shape, "neighbours": neighbours,
-                                 "linear": linear}  # fmt: skip
+BASELINES: dict[str, Predict] = {
+    "marginal": marginal,
+    "mean shape": mean_shape,
+    "neighbours": neighbours,
+    "linear": linear,
+}
 
 
 # ------------------------------------------------------------------------------------------- figures
@@ -127,8 +131,15 @@ def observed_spectra(run: Path, group: str, columns: tuple[str, ...]) -> Observe
             whole = read.present & np.isfinite(magnitudes).all(1)
             decoded = tokenizer.decode_normalized(group, codes[whole]).astype(np.float64)
             scale = read.scale[whole, None]
-            parts.append((ids[batch.rows][whole], tokens.split[place[batch.rows]][whole], read.flux[whole] * scale,
-                          decoded * scale, magnitudes[whole]))  # fmt: skip
+            parts.append(
+                (
+                    ids[batch.rows][whole],
+                    tokens.split[place[batch.rows]][whole],
+                    read.flux[whole] * scale,
+                    decoded * scale,
+                    magnitudes[whole],
+                )
+            )
     return Observed(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
@@ -147,7 +158,9 @@ def predicted_errors(run: Path, group: str, spectra: Observed) -> tuple[np.ndarr
     place = rows_of(PredictionCatalogue(run).ids, spectra.ids[test])
     table = pq.read_table(run / "catalogue.parquet", columns=[f"{group}_mean", f"{group}_std"])
     n_pixels = spectra.flux.shape[1]
-    mean, std = (column.combine_chunks().flatten().to_numpy().reshape(-1, n_pixels)[place].astype(np.float64)
-                 for column in table.columns)  # fmt: skip
+    mean, std = (
+        column.combine_chunks().flatten().to_numpy().reshape(-1, n_pixels)[place].astype(np.float64)
+        for column in table.columns
+    )
     flux = spectra.flux[test]
     return relative_error(mean, flux), shape_error(mean, flux), (np.abs(mean - flux) <= std).mean(1)

@@ -25,9 +25,18 @@ largest distance of the PIT's distribution from the uniform one, mean over the c
 seeds. Gains: of the score, in %, with the 95 % interval of a paired bootstrap by object (about the choice of test
 objects, not about the seed), and in how many of the seeds the variant is better; in bold where it excludes 0.
 """
-FIGURES = {"score": ".3f", "MAE": ".3g", "R2": ".3f", "sigma_nmad": ".4f", "outlier_fraction": ".3f",
-           "in 68 %": ".2f", "in 95 %": ".2f", "PIT-KS": ".3f", "median error": ".3f",
-           "of the shape": ".3f"}  # fmt: skip
+FIGURES = {
+    "score": ".3f",
+    "MAE": ".3g",
+    "R2": ".3f",
+    "sigma_nmad": ".4f",
+    "outlier_fraction": ".3f",
+    "in 68 %": ".2f",
+    "in 95 %": ".2f",
+    "PIT-KS": ".3f",
+    "median error": ".3f",
+    "of the shape": ".3f",
+}
 BASELINES = ("marginal", "neighbours", "boosting", "boosting_colours", "network")
 
 
@@ -60,8 +69,10 @@ def write_report(
 def table(asked: Asked) -> str:
     """Every figure that is known, of every variant."""
     known = [f for f in FIGURES if any(np.isfinite(asked.values(v, f)).any() for v in asked.answers)]
-    rows = [[f"`{v}`", str(len(of)), *(spread(asked.values(v, f), FIGURES[f]) for f in known)]
-            for v, of in asked.answers.items()]  # fmt: skip
+    rows = [
+        [f"`{v}`", str(len(of)), *(spread(asked.values(v, f), FIGURES[f]) for f in known)]
+        for v, of in asked.answers.items()
+    ]
     return markdown(["variant", "seeds", *known], rows)
 
 
@@ -117,11 +128,13 @@ def _baseline(entries: Sequence[Mapping[str, Any]], marginal: Sequence[float]) -
 
     return {
         "score": mean([e["crps"] / m for e, m in zip(entries, marginal, strict=True)]),
-        "MAE": mean([e["figures"]["mae"] for e in entries]), "R2": mean([e["figures"]["r2"] for e in entries]),
+        "MAE": mean([e["figures"]["mae"] for e in entries]),
+        "R2": mean([e["figures"]["r2"] for e in entries]),
         "sigma_nmad": mean([e.get("photo_z", {}).get("sigma_nmad") for e in entries]),
         "outlier_fraction": mean([e.get("photo_z", {}).get("outlier_fraction") for e in entries]),
-        "in 68 %": mean([e["coverage_68"] for e in entries]), "in 95 %": mean([e["coverage_95"] for e in entries]),
-    }  # fmt: skip
+        "in 68 %": mean([e["coverage_68"] for e in entries]),
+        "in 95 %": mean([e["coverage_95"] for e in entries]),
+    }
 
 
 def baseline_table(asked: Sequence[Asked], folder: Path, reference: str) -> str:
@@ -146,8 +159,10 @@ def verdicts(run: Path) -> dict[str, str]:
         return {}
     found = {}
     for name in BASELINES:
-        said = [c["against"]["baselines"].get(name, {}).get("differences", {}).get("crps", {}).get("verdict")
-                for c in judged(run).values()]  # fmt: skip
+        said = [
+            c["against"]["baselines"].get(name, {}).get("differences", {}).get("crps", {}).get("verdict")
+            for c in judged(run).values()
+        ]
         found[name] = ", ".join(str(said.count(verdict)) for verdict in ("wins", "undecided", "loses"))
     return found
 

@@ -80,11 +80,19 @@ def compare(name: str, ways: Ways, rounds: int, judge: Callable[[Any], float], r
         ratios = np.median(np.array(seconds[first]) / times, axis=0)
         figure, relative = np.median(figures[way]), np.median(np.array(figures[way]) / np.array(figures[first]))
         target = TARGETS.get(name) if way == "ours" else None
-        records.append({
-            "name": name, "way": way, "clock": clock, "processor": processor, "faster_clock": float(ratios[0]),
-            "faster_processor": float(ratios[1]), "figure": float(figure), "relative": float(relative),
-            "target": target,
-        })  # fmt: skip
+        records.append(
+            {
+                "name": name,
+                "way": way,
+                "clock": clock,
+                "processor": processor,
+                "faster_clock": float(ratios[0]),
+                "faster_processor": float(ratios[1]),
+                "figure": float(figure),
+                "relative": float(relative),
+                "target": target,
+            }
+        )
         cells = (
             f"{clock:>8.3f} s{processor:>9.3f} s{ratios[0]:>8.2f}x{ratios[1]:>8.2f}x{figure:>13.6g}{relative:>10.5f}"
         )

@@ -128,8 +128,11 @@ def measure(n_rows: int = 2048, repeats: int = 5) -> dict[str, float]:
             group = SpectrumGroupConfig(flux=names[0], ivar=names[1], wave=names[2], wave_max=1.0)
             data = DataConfig(name="x", root=folder, ra_column=None, dec_column=None, spectra={"s": group})
             cube = Datacube(paths[0], data, way, open_source(paths))
-            alone = (lambda p=paths: by_astropy(p[0], list(NAMES))) if way == "FITS table" else (
-                lambda p=paths, w=way: by_arrow(p, ["s"] if "struct" in w else list(NAMES)))  # fmt: skip
+            alone = (
+                (lambda p=paths: by_astropy(p[0], list(NAMES)))
+                if way == "FITS table"
+                else (lambda p=paths, w=way: by_arrow(p, ["s"] if "struct" in w else list(NAMES)))
+            )
             turns = []
             for _ in range(repeats):
                 (a, total), (b, own) = seconds(alone), seconds(lambda c=cube, n=names: ours(c, n))

@@ -83,18 +83,27 @@ class Ours(Side):
         torch.manual_seed(seed)
         length = x.shape[1]
         self.model = ChemoMAE(
-            length, setting.latent_dim, setting.n_blocks, setting.n_mask, patch_size=length // setting.n_blocks,
-            d_model=setting.d_model, num_layers=setting.n_layers,
-        )  # fmt: skip
+            length,
+            setting.latent_dim,
+            setting.n_blocks,
+            setting.n_mask,
+            patch_size=length // setting.n_blocks,
+            d_model=setting.d_model,
+            num_layers=setting.n_layers,
+        )
         loader = batches(x, setting, seed)
         optimizer = build_optimizer(self.model, lr=setting.learning_rate)
         self.trainer = Trainer(
-            self.model, optimizer, loader,
-            scheduler=build_scheduler(optimizer, steps_per_epoch=len(loader), epochs=setting.epochs,
-                                      warmup_epochs=WARMUP_EPOCHS),
-            cfg=TrainerConfig(out_dir=folder, ema_decay=EMA_DECAY, resume_from=None, seed=seed, amp=False,
-                              device="cpu"),
-        )  # fmt: skip
+            self.model,
+            optimizer,
+            loader,
+            scheduler=build_scheduler(
+                optimizer, steps_per_epoch=len(loader), epochs=setting.epochs, warmup_epochs=WARMUP_EPOCHS
+            ),
+            cfg=TrainerConfig(
+                out_dir=folder, ema_decay=EMA_DECAY, resume_from=None, seed=seed, amp=False, device="cpu"
+            ),
+        )
         self.trainer.loop.store = None  # neither writes files
 
     def epoch(self) -> None:
@@ -115,15 +124,28 @@ class Peer(Side):
 
         torch.manual_seed(seed)
         self.model = PeerModel(
-            seq_len=x.shape[1], n_patches=setting.n_blocks, n_mask=setting.n_mask, latent_dim=setting.latent_dim,
-            d_model=setting.d_model, num_layers=setting.n_layers,
-        )  # fmt: skip
+            seq_len=x.shape[1],
+            n_patches=setting.n_blocks,
+            n_mask=setting.n_mask,
+            latent_dim=setting.latent_dim,
+            d_model=setting.d_model,
+            num_layers=setting.n_layers,
+        )
         loader = batches(x, setting, seed)
         optimizer = optim.build_optimizer(self.model, lr=setting.learning_rate)
-        config = trainer.TrainerConfig(out_dir=folder, ema_decay=EMA_DECAY, resume_from=None, checkpoint_dir=None,
-                                       progress=False, verbose=False, amp=False, device="cpu")  # fmt: skip
-        scheduler = optim.build_scheduler(optimizer, steps_per_epoch=len(loader), epochs=setting.epochs,
-                                          warmup_epochs=WARMUP_EPOCHS)  # fmt: skip
+        config = trainer.TrainerConfig(
+            out_dir=folder,
+            ema_decay=EMA_DECAY,
+            resume_from=None,
+            checkpoint_dir=None,
+            progress=False,
+            verbose=False,
+            amp=False,
+            device="cpu",
+        )
+        scheduler = optim.build_scheduler(
+            optimizer, steps_per_epoch=len(loader), epochs=setting.epochs, warmup_epochs=WARMUP_EPOCHS
+        )
         self.trainer = trainer.Trainer(self.model, optimizer, loader, scheduler=scheduler, cfg=config)
 
     def epoch(self) -> None:
@@ -179,9 +201,11 @@ def compare(setting: Setting, train: Tensor, test: Tensor, seed: int) -> dict[st
 def show(record: dict[str, Any]) -> None:
     """One line per side."""
     for name, error in record["error"].items():
-        print(f"seed {record['seed']}  {name:<10}  {record['parameters'][name]:>9,} parameters  "
-              f"{1e3 * record['seconds_per_epoch'][name]:8.1f} ms per epoch  error at hidden values {error:.5f} "
-              f"({error / record['error_of_mean']:.1%} of the mean spectrum's)")  # fmt: skip
+        print(
+            f"seed {record['seed']}  {name:<10}  {record['parameters'][name]:>9,} parameters  "
+            f"{1e3 * record['seconds_per_epoch'][name]:8.1f} ms per epoch  error at hidden values {error:.5f} "
+            f"({error / record['error_of_mean']:.1%} of the mean spectrum's)"
+        )
     if "speedup" in record:
         print(f"        {record['speedup']:.2f} times as fast, {record['error_ratio']:.3f} times the error", flush=True)
 
@@ -226,8 +250,10 @@ def main() -> None:
         records.append(compare(setting, train, test, seed))
         show(records[-1])
     if "speedup" in records[0]:
-        print(f"median of {len(records)} seeds: {statistics.median(r['speedup'] for r in records):.2f} times as fast, "
-              f"{statistics.median(r['error_ratio'] for r in records):.3f} times the error")  # fmt: skip
+        print(
+            f"median of {len(records)} seeds: {statistics.median(r['speedup'] for r in records):.2f} times as fast, "
+            f"{statistics.median(r['error_ratio'] for r in records):.3f} times the error"
+        )
     if args.json:
         args.json.write_text(json.dumps({"setting": vars(setting), "n_train": len(train), "records": records}))
 

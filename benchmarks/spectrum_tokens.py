@@ -59,9 +59,15 @@ COMMON = (
     "tokenizer.image=null",
     f"tokenizer.spectrum.groups=[{','.join(GROUPS)}]",
 )
-SKY = ("data=synthetic", "data.synthetic.n_objects_per_field=500", "data.synthetic.spectrum_fraction=1",
-       "data.synthetic.image_fraction=0", "data.synthetic.xp_fraction=0", "data.splits.val_fraction=0.25",
-       "data.splits.test_fraction=0")  # fmt: skip
+SKY = (
+    "data=synthetic",
+    "data.synthetic.n_objects_per_field=500",
+    "data.synthetic.spectrum_fraction=1",
+    "data.synthetic.image_fraction=0",
+    "data.synthetic.xp_fraction=0",
+    "data.splits.val_fraction=0.25",
+    "data.splits.test_fraction=0",
+)
 N_FOLDS = 3
 TIMED = 200  # objects encoded one by one
 
@@ -116,13 +122,18 @@ class Judged:
             for group, batch in batches.items():
                 self._arm(tokenizer, group, batch, seen)
             source = np.array([str(s) for s in table.column("source").to_pylist()])[seen]
-            self.objects.append({
-                "row": np.asarray(table.rows)[seen],
-                "redshift": numbers(table.column("specz_z"))[seen].astype(np.float64),
-                "field": np.full(seen.sum(), cube.field),
-                "class": np.where(np.char.find(source, "QSO") >= 0, "quasar",
-                                  np.where(np.char.find(source, "GALAXY") >= 0, "galaxy", "other")),
-            })  # fmt: skip
+            self.objects.append(
+                {
+                    "row": np.asarray(table.rows)[seen],
+                    "redshift": numbers(table.column("specz_z"))[seen].astype(np.float64),
+                    "field": np.full(seen.sum(), cube.field),
+                    "class": np.where(
+                        np.char.find(source, "QSO") >= 0,
+                        "quasar",
+                        np.where(np.char.find(source, "GALAXY") >= 0, "galaxy", "other"),
+                    ),
+                }
+            )
 
     def _arm(self, tokenizer: SpectrumTokenizer, group: str, batch: SpectrumBatch, seen: np.ndarray) -> None:
         started = time.process_time()
@@ -139,8 +150,14 @@ class Judged:
         decoded = tokenizer.decode_parts(group, flat) * batch.scale[seen, None]
         known = batch.has_ivar[seen]
         ivar = np.square(batch.precision[seen].astype(np.float64) / batch.scale[seen, None])
-        self.arms[group].append({"flux": batch.flux[seen] * batch.scale[seen, None], "ivar": ivar, "decoded": decoded,
-                                 "known": np.broadcast_to(known[:, None], ivar.shape)})  # fmt: skip
+        self.arms[group].append(
+            {
+                "flux": batch.flux[seen] * batch.scale[seen, None],
+                "ivar": ivar,
+                "decoded": decoded,
+                "known": np.broadcast_to(known[:, None], ivar.shape),
+            }
+        )
 
     def together(self) -> tuple[dict[str, Arm], dict[str, np.ndarray], dict[str, np.ndarray]]:
         """All held-out objects: their arms, what is known of them, and where their noise is known, per arm."""
@@ -154,9 +171,13 @@ class Judged:
 
     def costs(self) -> dict[str, Any]:
         used = {part: perplexity(counts) / len(counts) for part, (_, counts) in self.usage.items()}
-        return {"tokens": sum(length for length, _ in self.usage.values()), "fit_s": self.fit_s,
-                "encode_ms": 1e3 * self.encode_s / max(self.n_encoded, 1), "perplexity_over_size": used,
-                "sizes": {part: len(counts) for part, (_, counts) in self.usage.items()}}  # fmt: skip
+        return {
+            "tokens": sum(length for length, _ in self.usage.values()),
+            "fit_s": self.fit_s,
+            "encode_ms": 1e3 * self.encode_s / max(self.n_encoded, 1),
+            "perplexity_over_size": used,
+            "sizes": {part: len(counts) for part, (_, counts) in self.usage.items()},
+        }
 
 
 def synthetic(config: Config) -> dict[str, Any]:
@@ -175,9 +196,13 @@ def synthetic(config: Config) -> dict[str, Any]:
     arms = {g: Arm(a.wave, a.flux, a.ivar, a.decoded, spectra.noiseless_arm(g[-1], true)) for g, a in arms.items()}
     galaxies = np.flatnonzero(true["kind"] == sed.GALAXY)
     own, z = {group: arm.of(galaxies) for group, arm in arms.items()}, true["redshift"][galaxies]
-    return {"pixels": fidelity.pixel_errors(arms), "lines": fidelity.lines_kept(own, z, sed.NEBULAR),
-            "colour": fidelity.colours_kept(arms), "redshifts": {"galaxy": fidelity.galaxy_redshifts_kept(own, z)},
-            "costs": judged.costs()}  # fmt: skip
+    return {
+        "pixels": fidelity.pixel_errors(arms),
+        "lines": fidelity.lines_kept(own, z, sed.NEBULAR),
+        "colour": fidelity.colours_kept(arms),
+        "redshifts": {"galaxy": fidelity.galaxy_redshifts_kept(own, z)},
+        "costs": judged.costs(),
+    }
 
 
 def real(config: Config) -> dict[str, Any]:
@@ -190,8 +215,10 @@ def real(config: Config) -> dict[str, Any]:
     arms, objects, known = judged.together()
     with_errors = {g: Arm(a.wave, a.flux, np.where(known[g], a.ivar, 0.0), a.decoded) for g, a in arms.items()}
     redshifts = {}
-    for name, judge in (("galaxy", partial(fidelity.galaxy_redshifts_kept, high=1.7)),
-                        ("quasar", fidelity.quasar_redshifts_kept)):  # fmt: skip
+    for name, judge in (
+        ("galaxy", partial(fidelity.galaxy_redshifts_kept, high=1.7)),
+        ("quasar", fidelity.quasar_redshifts_kept),
+    ):
         rows = np.flatnonzero((objects["class"] == name) & np.isfinite(objects["redshift"]))
         redshifts[name] = judge({g: arm.of(rows) for g, arm in arms.items()}, objects["redshift"][rows])
     return {"pixels": fidelity.pixel_errors(with_errors), "redshifts": redshifts, "costs": judged.costs()}
@@ -200,11 +227,16 @@ def real(config: Config) -> dict[str, Any]:
 def line_of(name: str, found: dict[str, Any]) -> str:
     """The figures of a variant that decide, as a row of a table."""
     pixels, costs = found["pixels"], found["costs"]
-    n, of_data, of_decoded = (sum(r[k] for r in found["redshifts"].values())
-                              for k in ("n", "n_from_data", "n_from_decoded"))  # fmt: skip
+    n, of_data, of_decoded = (
+        sum(r[k] for r in found["redshifts"].values()) for k in ("n", "n_from_data", "n_from_decoded")
+    )
     bright = [r for r in pixels if r["from"] == SNR_EDGES[-2]]
-    cells = [name, f"{costs['tokens']:.0f}", f"{pixels[-1]['chi2_pooled']:.2f}",
-             f"{bright[0]['chi2_median']:.2f}" if bright else "-"]  # fmt: skip
+    cells = [
+        name,
+        f"{costs['tokens']:.0f}",
+        f"{pixels[-1]['chi2_pooled']:.2f}",
+        f"{bright[0]['chi2_median']:.2f}" if bright else "-",
+    ]
     if "lines" in found:
         cells.append(" ".join(f"{r['error_over_noise']:.2f}" for r in pixels[:-1]))
         cells.append(" ".join(f"{r['kept']:.2f} ({r['scatter']:.2f})" for r in found["lines"]))

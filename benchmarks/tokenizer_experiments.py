@@ -50,8 +50,16 @@ from astromodal.tokenizers.image.fit import stream
 from astromodal.tokenizers.spectrum import learned_group as spectrum_module
 from astromodal.vocabulary.modalities import MODALITIES
 
-COMMON = ("hardware=cpu", "hardware.n_threads=1", "tracking=off", "run_dir=none", "run_id=none", "tokenizer_id=default",
-          "data.splits.val_fraction=0.2", "data.splits.test_fraction=0.02")  # fmt: skip
+COMMON = (
+    "hardware=cpu",
+    "hardware.n_threads=1",
+    "tracking=off",
+    "run_dir=none",
+    "run_id=none",
+    "tokenizer_id=default",
+    "data.splits.val_fraction=0.2",
+    "data.splits.test_fraction=0.02",
+)
 TIMED_OBJECTS = 200  # encoded by the clock
 
 
@@ -98,8 +106,14 @@ def run(job: Job) -> list[str]:
         except Exception as error:
             said.append(f"{job.problem} {variant}: {type(error).__name__}: {error}")
             continue
-        record = {"problem": job.problem, "variant": variant, "seed": job.seed, "steps": job.steps,
-                  "overrides": chosen, "figures": figures}  # fmt: skip
+        record = {
+            "problem": job.problem,
+            "variant": variant,
+            "seed": job.seed,
+            "steps": job.steps,
+            "overrides": chosen,
+            "figures": figures,
+        }
         write_json(job.result(variant), record)
         said.append(f"{job.problem} {variant} {job.seed}: {figures['bits']:.0f} bits, {figures['error']:.3f}")
     return said
@@ -123,8 +137,10 @@ def measure(problem: Problem, chosen: tuple[str, ...], work: Path) -> dict[str, 
     tokenizer = kind(getattr(config.tokenizer, problem.modality), config.hardware)
     trained = Once(work / "networks", chosen)
     started = time.process_time()
-    with patch.object(image_module, "train_codec", trained.wrap(image_module.train_codec)), \
-         patch.object(spectrum_module, "train_network", trained.wrap(spectrum_module.train_network)):  # fmt: skip
+    with (
+        patch.object(image_module, "train_codec", trained.wrap(image_module.train_codec)),
+        patch.object(spectrum_module, "train_network", trained.wrap(spectrum_module.train_network)),
+    ):
         report = tokenizer.fit(cubes, splits, config.data, None, config.seed)
     spent = time.process_time() - started - trained.spent_now
     figures = of_spectra(report["groups"][problem.group]) if problem.group else of_images(report)
@@ -165,22 +181,34 @@ def of_spectra(entry: dict[str, Any]) -> dict[str, Any]:
     """Figures of a group; ``error`` is the share of the variance, NaN what needs known noise and has none."""
     sizes = [stage["n_codes"] for stage in entry.get("stages", [entry])]
     return {
-        "n": entry["n_spectra"], "tokens": entry["n_tokens"], "codes": entry["n_codes"], "used": entry["codes_used"],
-        "perplexity": entry["perplexity"], "bits": entry["n_tokens"] / len(sizes) * float(np.log2(sizes).sum()),
-        "entropy_bits": entry["bits_per_object"], "error": entry["fraction_of_variance"],
-        "chi2": entry["chi2_per_pixel"], "over_noise": entry["median_error_over_noise"],
-    }  # fmt: skip
+        "n": entry["n_spectra"],
+        "tokens": entry["n_tokens"],
+        "codes": entry["n_codes"],
+        "used": entry["codes_used"],
+        "perplexity": entry["perplexity"],
+        "bits": entry["n_tokens"] / len(sizes) * float(np.log2(sizes).sum()),
+        "entropy_bits": entry["bits_per_object"],
+        "error": entry["fraction_of_variance"],
+        "chi2": entry["chi2_per_pixel"],
+        "over_noise": entry["median_error_over_noise"],
+    }
 
 
 def of_images(report: dict[str, Any]) -> dict[str, Any]:
     """Figures inside of the ellipse; ``floor`` is the error without quantisation."""
     return {
-        "n": report["n_held_out"], "tokens": report["n_tokens"], "codes": report["n_codes"],
-        "used": report["codes_used"], "perplexity": report["perplexity"], "bits": report["bits_per_object_uncoded"],
-        "entropy_bits": report["bits_per_object"], "error": report["variance_fraction"],
-        "floor": report["variance_fraction_inside_unquantized"], "over_noise": report["rmse_inside_sigma"],
+        "n": report["n_held_out"],
+        "tokens": report["n_tokens"],
+        "codes": report["n_codes"],
+        "used": report["codes_used"],
+        "perplexity": report["perplexity"],
+        "bits": report["bits_per_object_uncoded"],
+        "entropy_bits": report["bits_per_object"],
+        "error": report["variance_fraction"],
+        "floor": report["variance_fraction_inside_unquantized"],
+        "over_noise": report["rmse_inside_sigma"],
         "arcsinh": report["rmse_inside_arcsinh"],
-    }  # fmt: skip
+    }
 
 
 def encoding_time(tokenizer: Any, cubes: list[Datacube], config: Config, problem: Problem) -> float:
@@ -242,8 +270,9 @@ def main() -> None:
     if not arguments.collect:
         wanted = list(jobs(arguments))
         if any(PROBLEMS[name].survey == "synthetic" for name in arguments.problems):
-            config = configured((*SKY, "tokenizer=scalar", *arguments.override), PROBLEMS["synthetic_desi"],
-                                arguments.work.absolute())  # fmt: skip
+            config = configured(
+                (*SKY, "tokenizer=scalar", *arguments.override), PROBLEMS["synthetic_desi"], arguments.work.absolute()
+            )
             ensure_survey(config.data, config.paths.datacube_template)
         if arguments.jobs == 1:
             for job in wanted:

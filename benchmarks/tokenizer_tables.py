@@ -24,11 +24,31 @@ thread: training of the network, all other fitting; milliseconds to encode an ob
 lower error at no more bits (images: by entropy; codes of few spectra are too few to know it). Means over seeds, ±
 standard deviation.
 """
-COLUMNS = {"tokens": ".0f", "bits": ".0f", "entropy_bits": ".0f", "used": ".0f", "codes": ".0f", "perplexity": ".0f",
-           "error": ".3f", "chi2": ".2f", "floor": ".3f", "over_noise": ".2f", "train_s": ".0f", "fit_s": ".1f",
-           "encode_ms": ".2f"}  # fmt: skip
-TITLES = {"entropy_bits": "entropy", "used": "codes used", "codes": "of", "error": "error / variance",
-          "over_noise": "error / noise", "train_s": "train s", "fit_s": "fit s", "encode_ms": "encode ms"}  # fmt: skip
+COLUMNS = {
+    "tokens": ".0f",
+    "bits": ".0f",
+    "entropy_bits": ".0f",
+    "used": ".0f",
+    "codes": ".0f",
+    "perplexity": ".0f",
+    "error": ".3f",
+    "chi2": ".2f",
+    "floor": ".3f",
+    "over_noise": ".2f",
+    "train_s": ".0f",
+    "fit_s": ".1f",
+    "encode_ms": ".2f",
+}
+TITLES = {
+    "entropy_bits": "entropy",
+    "used": "codes used",
+    "codes": "of",
+    "error": "error / variance",
+    "over_noise": "error / noise",
+    "train_s": "train s",
+    "fit_s": "fit s",
+    "encode_ms": "encode ms",
+}
 WITH_SPREAD = ("error", "chi2", "floor", "over_noise")
 COLOURS = {"patches": "#444444", "mae": "#c44e52", "ae": "#4c72b0", "vae": "#55a868", "ternary": "#8172b2"}
 MARKERS = {"km": "o", "rk": "s", "fsq": "^", "trits": "D"}
@@ -59,8 +79,9 @@ class Row(NamedTuple):
     @property
     def marker(self) -> str:
         """By the kind of the quantizer."""
-        return MARKERS[self.variant.split()[1].rstrip("0123456789x") if "k" in self.variant.split()[1]
-                       else self.variant.split()[1]]  # fmt: skip
+        return MARKERS[
+            self.variant.split()[1].rstrip("0123456789x") if "k" in self.variant.split()[1] else self.variant.split()[1]
+        ]
 
 
 def collect(records: Sequence[dict[str, Any]]) -> list[Row]:
@@ -97,8 +118,10 @@ def table(rows: Sequence[Row]) -> str:
     names = [name for name in COLUMNS if name in rows[0].figures and np.isfinite(rows[0].figures[name]).any()]
     best, lines = frontier(rows), []
     for row in rows:
-        cells = [spread(row.figures[n] if n in WITH_SPREAD else row.figures[n].mean(keepdims=True), COLUMNS[n])
-                 for n in names]  # fmt: skip
+        cells = [
+            spread(row.figures[n] if n in WITH_SPREAD else row.figures[n].mean(keepdims=True), COLUMNS[n])
+            for n in names
+        ]
         mark = "**" if row.variant in best else ""
         lines.append([f"{mark}{row.variant}{mark}", str(row.seeds), *cells])
     return markdown(["variant", "seeds", *(TITLES.get(name, name) for name in names)], lines)
@@ -157,8 +180,15 @@ def _draw(axis: Axes, name: str, rows: Sequence[Row], kind: str) -> None:
             axis.plot(*zip(*joined, strict=True), style, color=colour, lw=1)
         for r in own:
             spread_of_seeds = r.figures[kind].std(ddof=1) if r.seeds > 1 else None
-            axis.errorbar(r.rate, r.mean(kind), yerr=spread_of_seeds, fmt=r.marker, ms=5, color=colour,
-                          mfc=colour if style == "-" else "white")  # fmt: skip
+            axis.errorbar(
+                r.rate,
+                r.mean(kind),
+                yerr=spread_of_seeds,
+                fmt=r.marker,
+                ms=5,
+                color=colour,
+                mfc=colour if style == "-" else "white",
+            )
         axis.plot([], [], style, color=colour, label=network)
     for label, marker in (("k-means", "o"), ("residual", "s"), ("FSQ", "^"), ("trits", "D")):
         if any(r.marker == marker for r in rows):

@@ -6,8 +6,12 @@ import itertools
 from collections.abc import Iterable
 from typing import NamedTuple
 
-SKY = ("data=synthetic", "data.synthetic.n_fields=4", "data.synthetic.n_objects_per_field=500",
-       "data.synthetic.image_fraction=0.25")  # fmt: skip
+SKY = (
+    "data=synthetic",
+    "data.synthetic.n_fields=4",
+    "data.synthetic.n_objects_per_field=500",
+    "data.synthetic.image_fraction=0.25",
+)
 STEPS = {"spectrum": 300, "image": 300}  # of every network
 BATCH = {"spectrum": 32, "image": 16}
 

@@ -107,13 +107,17 @@ class Bench:
 
     def make_loop(self, dtype: str, objective: Any, loader: Any, callbacks: list, folder: Path | None) -> TrainingLoop:
         return TrainingLoop(
-            objective, loader, callbacks=callbacks, output_dir=folder,
+            objective,
+            loader,
+            callbacks=callbacks,
+            output_dir=folder,
             tracker=None if folder is None else Tracker(folder),
             # Checkpoints are written in the foreground here, so that all of their cost is seen.
             training=TrainingConfig(epochs=1, log_every=1 if folder else 50, save_every=None, checkpoint_async=False),
-            optimizer=OptimizerConfig(), schedule=ScheduleConfig(warmup_steps=1),
+            optimizer=OptimizerConfig(),
+            schedule=ScheduleConfig(warmup_steps=1),
             hardware=HardwareConfig(device=self.device, precision=dtype, compile=self.options.compile, n_threads=1),
-        )  # fmt: skip
+        )
 
     # ----------------------------------------------------------------------------------- sections
 
@@ -126,8 +130,10 @@ class Bench:
             "to the longest of a random batch": padding_of(self.lengths, shuffled),
             "BucketSampler": padding_of(self.lengths, BucketSampler(self.dataset.lengths, self.size.batch_size)),
         }
-        print(f"{len(self.lengths)} sequences of {self.lengths.min()} to {self.lengths.max()} tokens; padding: "
-              + ", ".join(f"{name} {100 * share:.1f} %" for name, share in found.items()))  # fmt: skip
+        print(
+            f"{len(self.lengths)} sequences of {self.lengths.min()} to {self.lengths.max()} tokens; padding: "
+            + ", ".join(f"{name} {100 * share:.1f} %" for name, share in found.items())
+        )
         objective = build_objective(self.size, self.vocab).to(self.device).eval()
         losses = []
         for rows in (self.rows, self.mixed):
@@ -193,21 +199,28 @@ class Bench:
         }
         size = f"d {self.size.d_model}, {self.size.n_layers} layers, L {self.size.length}, V {self.vocab.vocab_size}"
         print(f"\n{size}, {self.size.batch_size} sequences per batch, {self.device}; {flops / 1e6:.1f} MFLOP per token")
-        print("of products: of the rate of one large matrix product here, " + ", ".join(
-            f"{d} {r / 1e9:.0f} GFLOP/s" for d, r in rates.items()) + f"; MFU: of the peak ({source})")  # fmt: skip
+        print(
+            "of products: of the rate of one large matrix product here, "
+            + ", ".join(f"{d} {r / 1e9:.0f} GFLOP/s" for d, r in rates.items())
+            + f"; MFU: of the peak ({source})"
+        )
         print(f"{'variant':32} {'s/step':>8} {'tokens/s':>9} {'of products':>11} {'MFU':>6} {'against the first':>18}")
         for name, seconds in times.items():
             tokens = self.n_tokens / median(seconds)
             against = median(f / s for f, s in zip(first, seconds, strict=True))
             own = tokens * flops / rates[name.rsplit(" ", 1)[1]]
             mfu = "-" if np.isnan(peak) else f"{100 * tokens * flops / peak:.1f}%"
-            print(f"{name:32} {median(seconds) / len(self.rows):8.3f} {tokens:9,.0f} {100 * own:10.0f}% "
-                  f"{mfu:>6} {against:17.2f}x")  # fmt: skip
+            print(
+                f"{name:32} {median(seconds) / len(self.rows):8.3f} {tokens:9,.0f} {100 * own:10.0f}% "
+                f"{mfu:>6} {against:17.2f}x"
+            )
             self.record.setdefault("speed", {})[name] = {
-                "seconds": seconds, "tokens_per_second": tokens, "of_products": own,
+                "seconds": seconds,
+                "tokens_per_second": tokens,
+                "of_products": own,
                 "mfu": None if np.isnan(peak) else tokens * flops / peak,
                 "against_first": against,
-            }  # fmt: skip
+            }
 
     def parts(self) -> None:
         """Print the share of each part; periodic ones at their default periods."""

@@ -85,9 +85,7 @@ def write_sequences(folder: Path, size: Size, vocab: VocabSpec, n: int, seed: in
         ids = np.array([f"A-{i:06d}" for i in range(n)])
         writer.commit(ids, np.zeros(n, np.uint8), {"inputs": {}, "summary": {}})
     groups = dict.fromkeys(GROUPS, size.group_tokens)
-    layout = SequenceLayout(
-        vocab, ("scalar", "spectrum", "image"), COLUMNS, groups, size.image_tokens, size.length
-    )  # fmt: skip
+    layout = SequenceLayout(vocab, ("scalar", "spectrum", "image"), COLUMNS, groups, size.image_tokens, size.length)
     return SequenceDataset(build_sequences(TokenStore(folder), layout), "train")
 
 
@@ -112,9 +110,15 @@ def build_objective(size: Size, vocab: VocabSpec, loss: LossConfig | None = None
     """This program's model and its loss."""
     torch.manual_seed(0)
     model = CausalTransformerLM(
-        vocab.vocab_size, vocab.n_types, size.d_model, size.n_layers, size.n_heads, 4 * size.d_model, size.dropout,
+        vocab.vocab_size,
+        vocab.n_types,
+        size.d_model,
+        size.n_layers,
+        size.n_heads,
+        4 * size.d_model,
+        size.dropout,
         max_len=size.length,
-    )  # fmt: skip
+    )
     books = build_codebooks(size, np.random.default_rng(0))
     return LanguageModelObjective(model, vocab, books, loss or LossConfig(), next_types=True)
 

@@ -77,10 +77,15 @@ def looped(width: int, batches: list[dict], folder: Path | None) -> np.ndarray:
         folder.mkdir()
     torch.manual_seed(0)
     loop = TrainingLoop(
-        Regression(width), batches, training=TrainingConfig(epochs=1, log_every=50, save_every=None),
-        optimizer=OptimizerConfig(), schedule=ScheduleConfig(warmup_steps=10), hardware=HardwareConfig(device="cpu"),
-        tracker=None if folder is None else Tracker(folder), output_dir=folder,
-    )  # fmt: skip
+        Regression(width),
+        batches,
+        training=TrainingConfig(epochs=1, log_every=50, save_every=None),
+        optimizer=OptimizerConfig(),
+        schedule=ScheduleConfig(warmup_steps=10),
+        hardware=HardwareConfig(device="cpu"),
+        tracker=None if folder is None else Tracker(folder),
+        output_dir=folder,
+    )
     begin = now()
     loop.fit()
     return now() - begin

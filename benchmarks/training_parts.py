@@ -82,8 +82,14 @@ class TimedObjective(nn.Module):
         return self.parts.within("forward", self.inner, batch)
 
 
-def measure_parts(make_loop: Callable[..., Any], objective: nn.Module, loader: Any, callbacks: list, clock: Callable,
-                  wait: Callable[[], None]) -> tuple[Parts, float]:  # fmt: skip
+def measure_parts(
+    make_loop: Callable[..., Any],
+    objective: nn.Module,
+    loader: Any,
+    callbacks: list,
+    clock: Callable,
+    wait: Callable[[], None],
+) -> tuple[Parts, float]:
     """One run of a loop with every part timed; also the seconds in all.
 
     ``make_loop(objective, loader, callbacks)`` gives the loop, which is wrapped from outside: nothing in it is changed.

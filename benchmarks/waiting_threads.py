@@ -43,8 +43,9 @@ class Child:
     def __init__(self, environment: dict[str, str], options: argparse.Namespace) -> None:
         clean = {k: v for k, v in os.environ.items() if k not in (*WAITING, "OMP_NUM_THREADS")}
         command = [sys.executable, __file__, "--child", *(str(n) for n in (options.width, options.batch))]
-        self.process = subprocess.Popen(command, env=clean | environment, text=True, stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE)  # fmt: skip
+        self.process = subprocess.Popen(
+            command, env=clean | environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         self.take(1)  # kernels chosen, threads started
 
     def take(self, n_steps: int) -> float:
@@ -119,8 +120,10 @@ def main() -> None:
     for child in children.values():
         child.process.communicate()
     cores, n = available_cpus(), options.busy
-    print(f"{cores} cores; milliseconds a step, in brackets over the default's, quiet and beside {n} busy "
-          f"processes; fair share {1 + n / cores:.2f}")  # fmt: skip
+    print(
+        f"{cores} cores; milliseconds a step, in brackets over the default's, quiet and beside {n} busy "
+        f"processes; fair share {1 + n / cores:.2f}"
+    )
     for name in children:
         cells = []
         for load in (0, n):

@@ -57,8 +57,9 @@ def _content(source: Any) -> Hashable:
     return source.path, *((path, path.read_bytes()) for path in sorted(folder.rglob("*.y*ml")))
 
 
-def _defaults_list(repo: Any, config_name: str | None, overrides_list: list, prepend_hydra: bool,
-                   skip_missing: bool) -> Any:  # fmt: skip
+def _defaults_list(
+    repo: Any, config_name: str | None, overrides_list: list, prepend_hydra: bool, skip_missing: bool
+) -> Any:
     """The files in their order. Overrides of keys do not matter to it, and are handed on."""
     values, choices = [], []
     for override in (o for o in overrides_list if not o.is_sweep_override()):  # of which Hydra takes no notice here

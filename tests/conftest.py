@@ -60,8 +60,13 @@ def run_script(stage: str, *arguments: str, cwd: Path, timeout: float = 600, env
     environment.pop("ASTROMODAL_RUN_ID", None) if not (env and "ASTROMODAL_RUN_ID" in env) else None
     return subprocess.run(
         [sys.executable, str(REPO / f"{stage}.py"), *arguments],
-        cwd=cwd, env=environment, timeout=timeout, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        cwd=cwd,
+        env=environment,
+        timeout=timeout,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="session")

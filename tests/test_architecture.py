@@ -61,8 +61,13 @@ def test_importing_the_package_imports_nothing_heavy():
         "import sys, astromodal.core, astromodal.files.io, astromodal.runs.run, astromodal.config\n"
         "print({'torch', 'sklearn', 'wandb'} & set(sys.modules))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                            env={"PYTHONPATH": str(SOURCE.parent), "PATH": ""})  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(SOURCE.parent), "PATH": ""},
+    )
     assert result.stdout.strip() == "set()"
 
 

@@ -71,8 +71,21 @@ def test_peak_memory_of_full_logits_is_above_the_fused_loss(load):
 
 def test_the_training_benchmark_reports_every_part_and_padding_does_not_matter(load, tmp_path, capsys):
     path = tmp_path / "training.json"
-    module = load("training", "--quick", "--device", "cpu", "--sections", "speed", "parts", "--dtype", "float32",
-                  "--peak-tflops", "1", "--json", str(path))  # fmt: skip
+    module = load(
+        "training",
+        "--quick",
+        "--device",
+        "cpu",
+        "--sections",
+        "speed",
+        "parts",
+        "--dtype",
+        "float32",
+        "--peak-tflops",
+        "1",
+        "--json",
+        str(path),
+    )
     module.main()
     record = json.loads(path.read_text())
     bucketed, mixed = record["padding"]["ce"]
@@ -128,8 +141,15 @@ def stand_in_for_chemomae(monkeypatch):
 
     class Model(ChemoMAE):
         def __init__(self, seq_len, n_patches, n_mask, latent_dim, d_model, num_layers):
-            super().__init__(seq_len, latent_dim, n_patches, n_mask, patch_size=seq_len // n_patches, d_model=d_model,
-                             num_layers=num_layers)  # fmt: skip
+            super().__init__(
+                seq_len,
+                latent_dim,
+                n_patches,
+                n_mask,
+                patch_size=seq_len // n_patches,
+                d_model=d_model,
+                num_layers=num_layers,
+            )
 
     class Peer(Trainer):
         def __init__(self, model, optimizer, loader, *, scheduler, cfg):
@@ -142,8 +162,11 @@ def stand_in_for_chemomae(monkeypatch):
         return TrainerConfig(out_dir=out_dir, ema_decay=ema_decay, resume_from=resume_from, amp=amp, device=device)
 
     trainer = types.SimpleNamespace(Trainer=Peer, TrainerConfig=config)
-    modules = {"chemomae": {}, "chemomae.models": {"ChemoMAE": Model},
-               "chemomae.training": {"optim": optim, "trainer": trainer}}  # fmt: skip
+    modules = {
+        "chemomae": {},
+        "chemomae.models": {"ChemoMAE": Model},
+        "chemomae.training": {"optim": optim, "trainer": trainer},
+    }
     for name, members in modules.items():
         module = types.ModuleType(name)
         vars(module).update(members)
@@ -184,8 +207,12 @@ def test_the_quantizer_benchmark_compares_equals_and_names_its_targets(load, tmp
 
 def test_tokenizer_experiments_judge_alike_train_once_and_continue(load, tmp_path, capsys):
     work, report = tmp_path / "work", tmp_path / "report"
-    few = ("data.synthetic.n_fields=2", "data.synthetic.n_objects_per_field=40", "data.synthetic.image_fraction=0.5",
-           "data.synthetic.spectrum_fraction=0.5")  # fmt: skip
+    few = (
+        "data.synthetic.n_fields=2",
+        "data.synthetic.n_objects_per_field=40",
+        "data.synthetic.image_fraction=0.5",
+        "data.synthetic.spectrum_fraction=0.5",
+    )
     chosen = ("patches32 km256", "mae32 km256", "mae32 fsq", "ae2 km256")
     arguments = ("--steps", "2", "--problems", "synthetic_desi", "synthetic_image", "--variants", *chosen)
     module = load("tokenizer_experiments", "--work", str(work), "--report", str(report), *arguments, "--override", *few)

@@ -24,9 +24,17 @@ from astromodal.core import load_codebook, load_npz_key
 from astromodal.core.vocab import PAD
 from tests.tiny_survey import configuration, undrawn, write_survey
 
-SIZES = ("tokenizer.scalar.n_bins=16", "tokenizer.spectrum.quantizer.n_codes=32",
-         "tokenizer.image.quantizer.n_codes=24", "model=tiny", "model.d_model=32", "model.n_layers=2",
-         "model.n_heads=2", "model.d_ff=64", "model.max_len=128")  # fmt: skip
+SIZES = (
+    "tokenizer.scalar.n_bins=16",
+    "tokenizer.spectrum.quantizer.n_codes=32",
+    "tokenizer.image.quantizer.n_codes=24",
+    "model=tiny",
+    "model.d_model=32",
+    "model.n_layers=2",
+    "model.n_heads=2",
+    "model.d_ff=64",
+    "model.max_len=128",
+)
 TOKENIZERS = "artifacts/synthetic/default/tokenizers"
 
 pytestmark = [
@@ -403,9 +411,14 @@ def arguments(codebooks, config, vocab):
     """What stands for ``...`` in ``Trainer(...)``."""
     config.training.save_every_steps, config.training.warmup_steps, config.training.epochs = 4, 2, 3
     return {
-        "model": make_model(vocab), "vocab": vocab, "train_loader": make_loader(vocab), "config": config.training,
-        "image_codebook": codebooks[0], "spectrum_codebook": codebooks[1], "scalar_centers": codebooks[2],
-    }  # fmt: skip
+        "model": make_model(vocab),
+        "vocab": vocab,
+        "train_loader": make_loader(vocab),
+        "config": config.training,
+        "image_codebook": codebooks[0],
+        "spectrum_codebook": codebooks[1],
+        "scalar_centers": codebooks[2],
+    }
 
 
 def test_torch_compile_is_a_switch(arguments, monkeypatch):
@@ -544,9 +557,8 @@ def test_load_and_use_for_inference(arguments, codebooks, vocab, tmp_path, monke
         from astromodal.training import image_reconstruction_loss, scalar_reconstruction_loss
 
         reconstructed_latents = image_reconstruction_loss(
-            logits, target_tokens, image_codebook,
-            return_reconstruction=True
-        )  # fmt: skip
+            logits, target_tokens, image_codebook, return_reconstruction=True
+        )
         scalar_loss = scalar_reconstruction_loss(logits, target_tokens, np.linspace(-1, 1, 16), vocab=vocab_spec)
 
     # the documented formula, by hand

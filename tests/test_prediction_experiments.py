@@ -31,8 +31,11 @@ def asked(tables, found):
 
 def test_an_interval_is_of_whole_objects_over_the_seeds_that_both_have(load):
     tables = load("prediction_answers")
-    ours = {0: answers(tables, [[0.5, np.nan], [0.5, 1.0]]), 1: answers(tables, [[1.5, np.nan], [0.5, 0.4]]),
-            7: answers(tables, [[9.0, 9.0], [9.0, 9.0]])}  # fmt: skip
+    ours = {
+        0: answers(tables, [[0.5, np.nan], [0.5, 1.0]]),
+        1: answers(tables, [[1.5, np.nan], [0.5, 0.4]]),
+        7: answers(tables, [[9.0, 9.0], [9.0, 9.0]]),
+    }
     theirs = {0: answers(tables, [[1.0, np.nan], [1.0, 1.0]]), 1: answers(tables, [[1.0, np.nan], [1.0, 1.0]])}
     found = tables.compare(asked(tables, {"mixed_3": ours, "ce": theirs}), "mixed_3", "ce")
     # columns of the mean over the seeds 0 and 1: (1.0, 0.5) and 0.7 against (1, 1) and 1
@@ -53,8 +56,14 @@ def test_answers_about_different_objects_are_not_compared(load):
 def write_run(run: Path, predicted: list[float]) -> None:
     """A finished run of ``evaluate.py`` on three objects, the last of which has no observed value."""
     # all quantiles at one value: the CRPS is about the absolute error
-    table = {"id": ["a", "b", "c"], "field": ["F"] * 3, "split": ["test"] * 3, "m": [1.0, 2.0, None],
-             "m_mean": predicted, "m_median": predicted}  # fmt: skip
+    table = {
+        "id": ["a", "b", "c"],
+        "field": ["F"] * 3,
+        "split": ["test"] * 3,
+        "m": [1.0, 2.0, None],
+        "m_mean": predicted,
+        "m_median": predicted,
+    }
     table |= {f"m_q{level}": predicted for level in ("2.5", "16", "84", "97.5")}
     (run / "judgement").mkdir(parents=True)
     pq.write_table(pa.table(table), run / "catalogue.parquet")
@@ -79,9 +88,13 @@ def test_the_report_has_a_row_per_variant_and_the_gain_between_them(load, tmp_pa
     write_run(runs / "ce" / "seed0-cutouts", [1.5, 4.0, 0.0])
     write_run(runs / "mixed_3" / "seed0-cutouts", [1.25, 3.0, 0.0])  # half of each error
     paths = load("prediction_tables").write_report(
-        {"kids": tmp_path / "kids", "splus": tmp_path / "splus"}, ["ce", "combined", "mixed_3"], [0, 1],
-        tmp_path / "report", "ce", "mixed_3",
-    )  # fmt: skip
+        {"kids": tmp_path / "kids", "splus": tmp_path / "splus"},
+        ["ce", "combined", "mixed_3"],
+        [0, 1],
+        tmp_path / "report",
+        "ce",
+        "mixed_3",
+    )
     text = paths[0].read_text()
     assert "2 objects" in text and "## splus" not in text and "`combined`" not in text
     # 0.25 and 1.0 of a mean of 1.25: the ends are those of resamples with one object only

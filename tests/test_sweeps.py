@@ -121,10 +121,13 @@ def test_hyperband_stops_who_is_behind_within_the_validations_of_a_default_run(e
 
     def runs(n: int) -> list:
         return [
-            engine.SweepRun(name=str(k), state=engine.RunState.running if k == 5 else engine.RunState.finished,
-                            history=[{"val/score": 0.5 + 0.1 * k - 0.01 * step} for step in range(n)])
+            engine.SweepRun(
+                name=str(k),
+                state=engine.RunState.running if k == 5 else engine.RunState.finished,
+                history=[{"val/score": 0.5 + 0.1 * k - 0.01 * step} for step in range(n)],
+            )
             for k in range(6)
-        ]  # fmt: skip
+        ]
 
     stopped = {n: [run.name for run in engine.stop_runs(sweep, runs(n))] for n in range(1, n_validations + 1)}
     assert stopped[1] == [] and stopped[2] == ["5"]  # the worst one, and not before there is something to judge by

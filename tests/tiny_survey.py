@@ -49,13 +49,28 @@ splits: {method: hash, val_fraction: 0.2, test_fraction: 0.1}
 
 # Sizes only: everything else is the program's default.
 OVERRIDES = (
-    "data=tiny", "hardware=cpu", "hardware.n_threads=1", "tracking=off",
-    "tokenizer.scalar.n_bins=16", "tokenizer.spectrum.quantizer.n_codes=32", "tokenizer.image.quantizer.n_codes=24",
-    "tokenizer.image.codec.width=8", "tokenizer.image.codec.n_blocks=1", "tokenizer.image.codec.training.epochs=2",
-    "model=tiny", "model.d_model=32", "model.n_layers=2", "model.n_heads=2", "model.d_ff=64",
-    "training.epochs=2", "training.batch_size=16", "training.save_every=5", "training.log_every=5",
-    "schedule.warmup_steps=4", "optimizer.learning_rate=0.003",
-)  # fmt: skip
+    "data=tiny",
+    "hardware=cpu",
+    "hardware.n_threads=1",
+    "tracking=off",
+    "tokenizer.scalar.n_bins=16",
+    "tokenizer.spectrum.quantizer.n_codes=32",
+    "tokenizer.image.quantizer.n_codes=24",
+    "tokenizer.image.codec.width=8",
+    "tokenizer.image.codec.n_blocks=1",
+    "tokenizer.image.codec.training.epochs=2",
+    "model=tiny",
+    "model.d_model=32",
+    "model.n_layers=2",
+    "model.n_heads=2",
+    "model.d_ff=64",
+    "training.epochs=2",
+    "training.batch_size=16",
+    "training.save_every=5",
+    "training.log_every=5",
+    "schedule.warmup_steps=4",
+    "optimizer.learning_rate=0.003",
+)
 
 
 def write_survey(folder: Path, n_fields: int = 2, n: int = 100) -> None:
@@ -112,8 +127,11 @@ def configuration(stage: str, folder: Path, *overrides: str, run_id: str = RUN_I
     """The configuration of a stage as its script would compose it, for the survey in ``folder``."""
     register()
     given = [
-        f"hydra.searchpath=[file://{folder / 'conf'}]", *OVERRIDES, f"run_id={run_id}",
-        f"run_dir=runs/{stage}/default/{run_id}", "tokenizer_id=default",
-    ]  # fmt: skip
+        f"hydra.searchpath=[file://{folder / 'conf'}]",
+        *OVERRIDES,
+        f"run_id={run_id}",
+        f"run_dir=runs/{stage}/default/{run_id}",
+        "tokenizer_id=default",
+    ]
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
         return compose(stage, [*given, *overrides])

@@ -63,8 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise ConfigError(f"a command among {', '.join(known)}", got=name, repair=nearest(name, known))
     module = import_module(f"astromodal.commands.{COMMANDS[name][0]}")
     with one_line_errors(getattr(module, "FAILED", "nothing was changed")):
-        parser = _Parser(prog=f"{program()} {name}", description=module.__doc__,
-                         formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+        parser = _Parser(
+            prog=f"{program()} {name}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         module.add_arguments(parser)
         module.run(parser.parse_args(given[1:]))
 

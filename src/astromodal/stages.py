@@ -39,9 +39,13 @@ def build_datacubes(cfg: DictConfig) -> None:
     config: Config = OmegaConf.to_object(cfg)
     with _begin(cfg, config, "build_datacubes") as run:
         result = build_survey(
-            config.data, config.cubes, config.paths.datacube_template, n_processes=config.hardware.n_processes,
-            log=run.log, progress=run.progress,
-        )  # fmt: skip
+            config.data,
+            config.cubes,
+            config.paths.datacube_template,
+            n_processes=config.hardware.n_processes,
+            log=run.log,
+            progress=run.progress,
+        )
         for field, summary in result["fields"].items():
             run.add_output(f"datacube_{field}", summary["fingerprint"])
         write_json(run.dir / "cubes.json", {k: v for k, v in result.items() if k not in ("samples", "tiles")})
@@ -53,8 +57,12 @@ def build_datacubes(cfg: DictConfig) -> None:
         if drawn := report.plot_sky(result, run.dir / "plots" / "sky.png"):
             run.tracker.image("sky", drawn)
         discover(config.data, config.paths.datacube_template)  # what was written can be read
-        run.log.info("datacubes of %d objects in %s; report and plot in %s", result["rows"],
-                     Path(config.paths.datacube_template).parent, run.dir)  # fmt: skip
+        run.log.info(
+            "datacubes of %d objects in %s; report and plot in %s",
+            result["rows"],
+            Path(config.paths.datacube_template).parent,
+            run.dir,
+        )
         run.log.info("next: %s", next_command(cfg, NEXT["build_datacubes"], f"data={chosen_option('data')}"))
 
 
@@ -111,9 +119,15 @@ def encode(cfg: DictConfig) -> None:
             run.add_input(f"{name}_tokenizer", fingerprint)
         cubes, splits = open_survey(config, run)
         summary = encode_survey(
-            cubes, tokenizers, splits, config.data, config.paths.store,
-            n_processes=config.hardware.n_processes, overwrite=config.encode.overwrite, run=run,
-        )  # fmt: skip
+            cubes,
+            tokenizers,
+            splits,
+            config.data,
+            config.paths.store,
+            n_processes=config.hardware.n_processes,
+            overwrite=config.encode.overwrite,
+            run=run,
+        )
         run.add_output("tokens", TokenStore.of(config).fingerprint)
         write_json(run.dir / "encoding.json", summary)
         figures = {name: summary[name] for name in ("rows", "bytes", "seconds")}
@@ -185,8 +199,9 @@ def _train_lm(cfg: DictConfig, config: Config) -> float | None:
             _plot_lm(run, experiment, summary, examples)
         run.log.info("%s", tables.model_table(summary))
         run.log.info("next: %s", next_command(cfg, "train_lm", "-m", _to_sweep(config, experiment.layout)))
-        return _objective(run, "prediction/score" if asks else "val/score",
-                          summary["prediction" if asks else "model"].get("score"))  # fmt: skip
+        return _objective(
+            run, "prediction/score" if asks else "val/score", summary["prediction" if asks else "model"].get("score")
+        )
 
 
 def evaluate(cfg: DictConfig) -> float | None:
@@ -218,15 +233,22 @@ def evaluate(cfg: DictConfig) -> float | None:
         trained_on = training_run(weights)
         with _asked(run, config, trained, trained_on, tokens) as asked:
             about = asked.about | {"weights": str(weights.resolve())}
-            summary = _predict(run, config, trained, asked.fields, asked.n_rows, run.dir, calibration, about,
-                               trained_on)  # fmt: skip
+            summary = _predict(
+                run, config, trained, asked.fields, asked.n_rows, run.dir, calibration, about, trained_on
+            )
             for name in ("catalogue", "embeddings"):
                 if (path := run.dir / f"{name}.parquet").is_file():
                     run.add_output(name, fingerprint_file(path))
             run.tracker.summary({key: value for key, value in summary.items() if isinstance(value, int | float)})
             if settings.judge is not None:
-                judged = _judge(run, config, run.dir, settings.judge, fitted,
-                                asked.judged(trained_on, codebooks(trained.tokenizers)))  # fmt: skip
+                judged = _judge(
+                    run,
+                    config,
+                    run.dir,
+                    settings.judge,
+                    fitted,
+                    asked.judged(trained_on, codebooks(trained.tokenizers)),
+                )
                 score = judged.get("score")
                 # a sweep of questions, and one of losses (objective=prediction), are compared by a figure of one name
                 run.tracker.summary(judged | ({} if score is None else {"prediction/score": score}))
@@ -248,15 +270,23 @@ def _asked(run: RunContext, config: Config, trained: Any, trained_on: Any, token
         return
     cubes, fingerprint = _open_cubes(config, run)
     keep = config.evaluate.judge is not None  # baselines are given what the model is given
-    with asked_datacubes(cubes, fingerprint, trained.tokenizers, trained_on, config.data, run.dir, run.log,
-                         keep=keep) as asked:  # fmt: skip
+    with asked_datacubes(
+        cubes, fingerprint, trained.tokenizers, trained_on, config.data, run.dir, run.log, keep=keep
+    ) as asked:
         yield asked
 
 
 def _predict(
-    run: RunContext, config: Config, trained: Any, fields: Iterable[Any], rows: int, folder: Path,
-    calibration: Any = None, about: dict[str, Any] | None = None, trained_on: Any = None,
-) -> dict[str, Any]:  # fmt: skip
+    run: RunContext,
+    config: Config,
+    trained: Any,
+    fields: Iterable[Any],
+    rows: int,
+    folder: Path,
+    calibration: Any = None,
+    about: dict[str, Any] | None = None,
+    trained_on: Any = None,
+) -> dict[str, Any]:
     """Answer ``config.evaluate`` for fields with ``rows`` objects; catalogue and ``prediction.json`` in ``folder``."""
     from .ask.familiarity import fit_familiarity
     from .ask.prediction import Predictor, write_predictions
@@ -277,9 +307,13 @@ def _predict(
 
 
 def _judge(
-    run: RunContext, config: Config, folder: Path, judge: JudgeConfig, calibration_path: Path | None = None,
+    run: RunContext,
+    config: Config,
+    folder: Path,
+    judge: JudgeConfig,
+    calibration_path: Path | None = None,
     tokens: Any = None,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Compare a catalogue with what was observed; one without held-out values is left as it is."""
     from .judge.baselines.predictors import wanted_baselines
     from .judge.judge_run import FOLDER, judge_run
@@ -287,8 +321,9 @@ def _judge(
     against = ", ".join(wanted_baselines(judge.baselines)) or "nothing"
     run.log.info("judging against %s", against)
     try:
-        result = judge_run(folder, run_dir=run.dir, options=judge, seed=config.seed, tokens=tokens,
-                           calibration_path=calibration_path)  # fmt: skip
+        result = judge_run(
+            folder, run_dir=run.dir, options=judge, seed=config.seed, tokens=tokens, calibration_path=calibration_path
+        )
     except DataError as error:
         run.log.warning("not judged: %s", error)
         return {}

@@ -22,9 +22,12 @@ from astromodal.training.precision import MixedPrecision
 from astromodal.vocabulary.codebook import Codebook
 from astromodal.vocabulary.vocab import BOS, MISS, NONDET, build_vocab_spec
 
-COLUMNS = {"r": ScalarConfig(unit="mag"), "z": ScalarConfig(transform=Transform.asinh, softening=0.1),
-           "t": ScalarConfig(transform=Transform.log10, unit="K"),
-           "xp_scale": ScalarConfig(transform=Transform.log10)}  # fmt: skip
+COLUMNS = {
+    "r": ScalarConfig(unit="mag"),
+    "z": ScalarConfig(transform=Transform.asinh, softening=0.1),
+    "t": ScalarConfig(transform=Transform.log10, unit="K"),
+    "xp_scale": ScalarConfig(transform=Transform.log10),
+}
 N_BINS, GROUPS, IMAGE_LENGTH = (5, 8, 4, 6), {"xp": 3, "xp.1": 3, "sp": 2}, 4
 SIZES = {"xp": 9, "xp.1": 7, "sp": 6}
 
@@ -49,11 +52,14 @@ def field(n: int = 23, seed: int = 0) -> FieldTokens:
     tokens = rng.integers(0, N_BINS, present.shape) * present
     values = np.exp(rng.normal(0, 1, present.shape)).astype(np.float32)
     scalar = {
-        "tokens": tokens.astype(np.uint16), "present": present & ~undetected, "nondetected": undetected,
-        "clipped": present & ~undetected & (rng.random(present.shape) < 0.1), "values": values,
+        "tokens": tokens.astype(np.uint16),
+        "present": present & ~undetected,
+        "nondetected": undetected,
+        "clipped": present & ~undetected & (rng.random(present.shape) < 0.1),
+        "values": values,
         "errors": np.where(rng.random(present.shape) < 0.5, values / 10, np.nan).astype(np.float32),
         "sigma": np.zeros(present.shape, np.float16),
-    }  # fmt: skip
+    }
     spectra = {}
     for group, length in GROUPS.items():
         there = spectra["xp"].present if group == "xp.1" else some(0.5, (0, 2), (1, 3))
@@ -132,8 +138,9 @@ def prefix(tokens: FieldTokens, row: int, asked: Plan, question: Question) -> Pr
             shown = own
         elif asked.missing_token and question.scale is not None and segment.name == question.scale.name:
             shown = []
-        elif asked.missing_token and (segment.name in question.given or (
-            asked.fixed and asked.places[segment.name] < question.place)):  # fmt: skip
+        elif asked.missing_token and (
+            segment.name in question.given or (asked.fixed and asked.places[segment.name] < question.place)
+        ):
             shown = [MISS]
         else:
             shown = []

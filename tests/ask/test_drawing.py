@@ -84,9 +84,15 @@ def slow_draw(question, asked, tokens, row: int, seed: int, draw: int, n: int) -
     return found, expected
 
 
-@pytest.mark.parametrize(("name", "missing", "order"), [
-    ("image", "absent", "random"), ("xp", "absent", "random"), ("sp", "token", "random"), ("xp", "absent", "ask"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "missing", "order"),
+    [
+        ("image", "absent", "random"),
+        ("xp", "absent", "random"),
+        ("sp", "token", "random"),
+        ("xp", "absent", "ask"),
+    ],
+)
 def test_draws_with_a_cache_are_draws_without_one(name, missing, order):
     tokens = hand.field()
     asked = hand.plan(order, missing, given=["r", "z", "sp", "image"], predict=[name])
@@ -98,13 +104,22 @@ def test_draws_with_a_cache_are_draws_without_one(name, missing, order):
         if name == "image":
             values = means = np.array([[10.0 * c for c in code["image"]] for code in codes])
         elif name == "sp":
-            values, means = (np.array([np.repeat(np.array(code["sp"]) + 1.0, 2) * [1, 0.5, 1, 0.5] for code in of])
-                             for of in (codes, expected))  # fmt: skip
+            values, means = (
+                np.array([np.repeat(np.array(code["sp"]) + 1.0, 2) * [1, 0.5, 1, 0.5] for code in of])
+                for of in (codes, expected)
+            )
         else:
             scales = made.bins.centers[3][[code["xp_scale"][0] for code in codes]][:, None]
-            values, means = (np.array([np.repeat(np.array(code["xp"]) + np.array(code["xp.1"]) + 1.0, 2)
-                                       * np.tile([1, 0.5], 3) for code in of]) * scales
-                             for of in (codes, expected))  # fmt: skip
+            values, means = (
+                np.array(
+                    [
+                        np.repeat(np.array(code["xp"]) + np.array(code["xp.1"]) + 1.0, 2) * np.tile([1, 0.5], 3)
+                        for code in of
+                    ]
+                )
+                * scales
+                for of in (codes, expected)
+            )
         np.testing.assert_allclose(found.mean[row], means.mean(0), rtol=1e-5)
         np.testing.assert_allclose(found.std[row], values.std(0, ddof=1), rtol=1e-4, atol=1e-4)
     assert found.std.max() > 0 and found.scale_predicted.tolist() == [name == "xp"] * 6

@@ -85,9 +85,15 @@ def sky(n: int, seed: int, stranger: bool = False) -> FieldTokens:
     present = rng.random((n, 4)) < 0.9
     present[0] = False
     values = bins.astype(np.float32)
-    scalar = {"tokens": bins.astype(np.uint16), "present": present, "nondetected": ~present & False,
-              "clipped": ~present & False, "values": values, "errors": values * np.nan,
-              "sigma": np.zeros((n, 4), np.float16)}  # fmt: skip
+    scalar = {
+        "tokens": bins.astype(np.uint16),
+        "present": present,
+        "nondetected": ~present & False,
+        "clipped": ~present & False,
+        "values": values,
+        "errors": values * np.nan,
+        "sigma": np.zeros((n, 4), np.float16),
+    }
     ids = np.array([f"{seed}-{i}" for i in range(n)])
     return FieldTokens("F", ids, np.ones(n, np.uint8), NAMES, scalar)
 
@@ -97,8 +103,9 @@ def knowing() -> Familiarity:
     """A small model trained on such objects in the order in which it is shown, and their validation objects."""
     vocab = build_vocab_spec(0, BINS, {}, (), NAMES, (BINS,) * 4)
     layout = SequenceLayout(vocab, ("scalar",), NAMES, {}, 0, 16)
-    asked = plan_questions(layout, order="random", missing="absent", next_types=True, given=["a", "b", "c"],
-                           predict=["d"])  # fmt: skip
+    asked = plan_questions(
+        layout, order="random", missing="absent", next_types=True, given=["a", "b", "c"], predict=["d"]
+    )
     torch.manual_seed(0)
     network = CausalTransformerLM(vocab.vocab_size, vocab.n_types, 32, 1, 2, 64, max_len=16, grid_width=1)
     engine = hand.Engine(network, vocab, (BINS,) * 4, hand.MixedPrecision(hand.Precision.float32, torch.device("cpu")))
@@ -152,8 +159,9 @@ def test_the_catalogue_has_the_figure_and_the_flag(tmp_path):
     tokens = hand.field(60, 5)
     summary = write_predictions(asked, [tokens], tmp_path)
     table, _ = cat.read_catalogue(tmp_path)
-    surprise, percentile, flag = (table[name].to_numpy(zero_copy_only=False) for name in
-                                  ("surprise", "surprise_percentile", "r_flag"))  # fmt: skip
+    surprise, percentile, flag = (
+        table[name].to_numpy(zero_copy_only=False) for name in ("surprise", "surprise_percentile", "r_flag")
+    )
     expected = asked.familiarity.of(tokens, np.arange(60))
     np.testing.assert_allclose(surprise, expected[0], rtol=1e-5)
     there = tokens.scalar["present"][:, 1] & ~tokens.scalar["nondetected"][:, 1]

@@ -82,9 +82,24 @@ def test_only_the_wanted_splits_are_written_and_windows_change_nothing(tmp_path,
 def test_columns_have_the_promised_names_and_order(tmp_path):
     table = written(tmp_path, predict=["z", "image"], posterior=True, quantiles=[0.16, 0.975])
     assert table.column_names == [
-        "id", "field", "split", "z", "z_err", "z_mean", "z_median", "z_std", "z_q16", "z_q97.5", "z_pit", "z_crps",
-        "z_posterior", "z_flag", "image_mean", "image_std", "image_flag",
-    ]  # fmt: skip
+        "id",
+        "field",
+        "split",
+        "z",
+        "z_err",
+        "z_mean",
+        "z_median",
+        "z_std",
+        "z_q16",
+        "z_q97.5",
+        "z_pit",
+        "z_crps",
+        "z_posterior",
+        "z_flag",
+        "image_mean",
+        "image_std",
+        "image_flag",
+    ]
     assert table.schema.field("z_posterior").type == pa.list_(pa.float32(), 8)
     meaning = json.loads(table.schema.metadata[b"astromodal"])
     assert meaning["questions"]["image"]["shape"] == [1, 2, 2] and meaning["questions"]["z"]["given"][0] == "r"

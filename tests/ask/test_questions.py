@@ -61,8 +61,15 @@ def test_a_model_of_one_order_refuses_what_stands_the_wrong_way_round(changes, c
     with pytest.raises(ConfigError, match=r"behind \w+ .*sequence=random.*evaluate.given=\[before\]"):
         hand.plan("fixed", **changes)
     with caplog.at_level(logging.WARNING):
-        plan = plan_questions(hand.layout(), order="fixed", missing="absent", next_types=True, any_order=True,
-                              log=logging.getLogger("test"), **{"given": None, "predict": None} | changes)  # fmt: skip
+        plan = plan_questions(
+            hand.layout(),
+            order="fixed",
+            missing="absent",
+            next_types=True,
+            any_order=True,
+            log=logging.getLogger("test"),
+            **{"given": None, "predict": None} | changes,
+        )
     assert plan.questions and "do not trust" in caplog.text
     assert hand.plan("fixed", given=["r", "z"], predict=["t", "image"]).questions
 

@@ -23,9 +23,15 @@ VOCAB = build_vocab_spec(4, 8, {"sp": 5}, ("sp",), ("r", "z"))
 def state() -> dict:
     model = ModelConfig(d_model=8, n_layers=2, n_heads=2, d_ff=12, max_len=16)
     network = CausalTransformerLM(VOCAB.vocab_size, VOCAB.n_types, 8, 2, 2, 12, 0.0, max_len=16, grid_width=3)
-    config = {"model": plain(asdict(model)), "sequence": plain(asdict(SequenceConfig())), "vocab": {"image": None},
-              "vocab_spec": VOCAB.to_dict(), "vocab_size": VOCAB.vocab_size, "n_types": VOCAB.n_types,
-              "grid_width": 3}  # fmt: skip
+    config = {
+        "model": plain(asdict(model)),
+        "sequence": plain(asdict(SequenceConfig())),
+        "vocab": {"image": None},
+        "vocab_spec": VOCAB.to_dict(),
+        "vocab_size": VOCAB.vocab_size,
+        "n_types": VOCAB.n_types,
+        "grid_width": 3,
+    }
     return {"model_state_dict": network.state_dict(), "config": config}
 
 
@@ -48,9 +54,17 @@ def test_any_other_value_is_one_line_or_builds_a_model_of_these_weights(state):
             continue
         model = settings.model
         network = CausalTransformerLM(
-            settings.vocab_size, settings.n_types, model.d_model, model.n_layers, 1, model.d_ff, 0.0,
-            max_len=model.max_len, tie_head=model.tie_head, grid_width=settings.grid_width,
-        )  # fmt: skip
+            settings.vocab_size,
+            settings.n_types,
+            model.d_model,
+            model.n_layers,
+            1,
+            model.d_ff,
+            0.0,
+            max_len=model.max_len,
+            tie_head=model.tie_head,
+            grid_width=settings.grid_width,
+        )
         network.load_state_dict(state["model_state_dict"])
     assert time.process_time() - start < 30
 

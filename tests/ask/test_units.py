@@ -41,8 +41,9 @@ def test_features_without_a_unit_keep_values_apart(factor):
 
 
 def test_the_physical_validation_compares_with_the_file():
-    vocab = build_vocab_spec(v_image=4, v_scalar=8, v_spectra=4, spectrum_groups=("b",), scalar_columns=("jd",),
-                             n_bins=(8,))  # fmt: skip
+    vocab = build_vocab_spec(
+        v_image=4, v_scalar=8, v_spectra=4, spectrum_groups=("b",), scalar_columns=("jd",), n_bins=(8,)
+    )
     centers = 2459000.5 + np.arange(8.0)[None] / 8
     book = ScalarCodebook(("jd",), centers, np.ones((1, 8)), np.array([8]))
     same = {"jd": lambda x: x}

@@ -70,34 +70,54 @@ def gaussian_bins(mean: np.ndarray, std: float, edges: np.ndarray = EDGES) -> np
 
 
 def write_catalogue(
-    folder: Path, store: ToyStore, *, bias: float = 0.0, stated: float = SIGMA, blur: float = 0.0,
-    posterior: bool = True, seed: int = 1, metadata: bool = True,
-) -> Path:  # fmt: skip
+    folder: Path,
+    store: ToyStore,
+    *,
+    bias: float = 0.0,
+    stated: float = SIGMA,
+    blur: float = 0.0,
+    posterior: bool = True,
+    seed: int = 1,
+    metadata: bool = True,
+) -> Path:
     """A catalogue of ``z`` by a model whose centre is off by ``bias`` and a Gaussian ``blur``; it states ``stated``."""
     rng = np.random.default_rng(seed)
     columns: dict[str, list] = {}
     for field in store:
         centre = store.truth[field.field] + bias + blur * rng.normal(size=len(field))
         part = {
-            "id": field.ids, "field": np.full(len(field), field.field),
-            "split": np.array(["train", "val", "test"])[field.split], "z": field.scalar["values"][:, 2],
-            "z_err": field.scalar["errors"][:, 2], "z_mean": centre, "z_median": centre,
-            "z_std": np.full(len(field), stated), "z_pit": ndtr((field.scalar["values"][:, 2] - centre) / stated),
+            "id": field.ids,
+            "field": np.full(len(field), field.field),
+            "split": np.array(["train", "val", "test"])[field.split],
+            "z": field.scalar["values"][:, 2],
+            "z_err": field.scalar["errors"][:, 2],
+            "z_mean": centre,
+            "z_median": centre,
+            "z_std": np.full(len(field), stated),
+            "z_pit": ndtr((field.scalar["values"][:, 2] - centre) / stated),
             **{quantile_name("z", level): centre + stated * ndtri(level) for level in LEVELS},
             "z_flag": np.zeros(len(field), np.uint8),
-        }  # fmt: skip
+        }
         if posterior:
             part["z_posterior"] = gaussian_bins(centre, stated).astype(np.float32)
         for name, values in part.items():
             columns.setdefault(name, []).append(values)
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
     bins = pa.list_(pa.float32(), len(EDGES) - 1)
-    fields = [pa.field(n, bins if n == "z_posterior" else pa.from_numpy_dtype(a.dtype))
-              for n, a in arrays.items() if n not in ("id", "field", "split")]  # fmt: skip
+    fields = [
+        pa.field(n, bins if n == "z_posterior" else pa.from_numpy_dtype(a.dtype))
+        for n, a in arrays.items()
+        if n not in ("id", "field", "split")
+    ]
     meaning = {"model": "toy", "questions": {"z": {"unit": "", "given": ["mag_g", "mag_r"]}}} if metadata else {}
     schema = make_schema(fields, meaning)
-    table = pa.table([pa.array(arrays[f.name].tolist() if f.name == "z_posterior" else arrays[f.name], f.type,
-                               from_pandas=True) for f in schema], schema=schema)  # fmt: skip
+    table = pa.table(
+        [
+            pa.array(arrays[f.name].tolist() if f.name == "z_posterior" else arrays[f.name], f.type, from_pandas=True)
+            for f in schema
+        ],
+        schema=schema,
+    )
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, folder / "catalogue.parquet", row_group_size=700)
     if posterior:

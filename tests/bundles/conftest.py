@@ -50,12 +50,22 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     write_survey(folder, n=70)
     with undrawn(folder):
         for stage, overrides in (
-            ("train_tokenizers", ("tokenizer.image.codec.training.max_steps=4",)), ("encode", ()),
+            ("train_tokenizers", ("tokenizer.image.codec.training.max_steps=4",)),
+            ("encode", ()),
             ("train_lm", ("sequence=random", "training.max_steps=12")),
-            ("evaluate", ("evaluate.predict=[scalar,desi_b]", "evaluate.embeddings=[mean,last]", "evaluate.n_samples=2",
-                          "evaluate.familiarity=true", "evaluate.posterior=true", "evaluate.judge.n_resamples=5",
-                          "evaluate.judge.baselines=[marginal]")),
-        ):  # fmt: skip
+            (
+                "evaluate",
+                (
+                    "evaluate.predict=[scalar,desi_b]",
+                    "evaluate.embeddings=[mean,last]",
+                    "evaluate.n_samples=2",
+                    "evaluate.familiarity=true",
+                    "evaluate.posterior=true",
+                    "evaluate.judge.n_resamples=5",
+                    "evaluate.judge.baselines=[marginal]",
+                ),
+            ),
+        ):
             with mock.patch("astromodal.judge.report.draw", draw):
                 getattr(stages, stage)(configuration(stage, folder, *overrides))
         yield Trained(folder)

@@ -101,8 +101,16 @@ def test_the_card_has_what_hubs_and_people_read(bundle):
     }
     assert by_name["teff"]["mae"] == judged["teff"]["figures"]["mae"]["value"]
     plot = "![predicted](judgement/plots/predicted.png)"
-    for part in ("## Use", "## Trained on", "## Limits", plot, "Not judged: desi", "UNFAMILIAR",
-                 "1e-17 erg/s/cm2/Angstrom", "astromodal.load("):  # fmt: skip
+    for part in (
+        "## Use",
+        "## Trained on",
+        "## Limits",
+        plot,
+        "Not judged: desi",
+        "UNFAMILIAR",
+        "1e-17 erg/s/cm2/Angstrom",
+        "astromodal.load(",
+    ):
         assert part in body, part
     assert (bundle / "judgement/plots/predicted.png").read_bytes() == PNG
     cited = yaml.safe_load((bundle / "CITATION.cff").read_text())
@@ -131,8 +139,16 @@ def test_evaluate_and_init_from_take_a_bundle_as_they_take_a_run(bundle, trained
 # ------------------------------------------------------------------------------- damage, and harm
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "examples.npz", "README.md",
-                                  "tokenizers/scalar_tokenizers/scalar_tokenizer_config.npz"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "model.safetensors",
+        "examples.npz",
+        "README.md",
+        "tokenizers/scalar_tokenizers/scalar_tokenizer_config.npz",
+    ],
+)
 def test_a_changed_byte_or_a_missing_file_is_refused(copy, name):
     path = copy / name
     content = bytearray(path.read_bytes())
@@ -190,16 +206,19 @@ def changed(folder: Path, change) -> None:
     write_hashes(folder)
 
 
-@pytest.mark.parametrize(("change", "match"), [
-    (lambda c: c["trained"]["model"].update(d_model=10**9), "d_model"),
-    (lambda c: c["trained"]["model"].update(n_layers=7), "7 layers"),
-    (lambda c: c.update(trained=[1]), "a file without its configuration"),
-    (lambda c: c["data"].update(name="${oc.env:HOME}"), "would have to be resolved"),
-    (lambda c: c["data"].update(id_column=[7.5]), "settings of a DataConfig"),
-    (lambda c: c["data"]["images"].update(zero_point_file="/etc/passwd"), "zero points in zero_points.csv"),
-    (lambda c: c["data"]["scalars"].pop("teff"), "teff"),
-    (lambda c: c.pop("data"), "settings of a DataConfig"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda c: c["trained"]["model"].update(d_model=10**9), "d_model"),
+        (lambda c: c["trained"]["model"].update(n_layers=7), "7 layers"),
+        (lambda c: c.update(trained=[1]), "a file without its configuration"),
+        (lambda c: c["data"].update(name="${oc.env:HOME}"), "would have to be resolved"),
+        (lambda c: c["data"].update(id_column=[7.5]), "settings of a DataConfig"),
+        (lambda c: c["data"]["images"].update(zero_point_file="/etc/passwd"), "zero points in zero_points.csv"),
+        (lambda c: c["data"]["scalars"].pop("teff"), "teff"),
+        (lambda c: c.pop("data"), "settings of a DataConfig"),
+    ],
+)
 def test_a_strangers_settings_are_compared_with_what_is_there(copy, change, match):
     changed(copy, change)
     with pytest.raises(ArtifactError, match=match):
@@ -209,9 +228,10 @@ def test_a_strangers_settings_are_compared_with_what_is_there(copy, change, matc
 def test_weights_are_not_larger_than_their_file(copy):
     path = copy / "model.safetensors"
     for header in (
-        b"{" + b" " * 40, json.dumps({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4]}}).encode(),
+        b"{" + b" " * 40,
+        json.dumps({"a": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4]}}).encode(),
         json.dumps({"a": {"dtype": "F32", "shape": [0, 10**15], "data_offsets": [0, 0]}}).encode(),
-    ):  # fmt: skip
+    ):
         path.write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 4)
         with pytest.raises(ArtifactError, match="a whole file of safetensors"):
             load_tensors(path)
@@ -297,11 +317,16 @@ def test_one_file_is_loaded_as_the_folder_is(trained, bundle, model, tmp_path, c
     assert "got something else" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("arguments", "match"), [
-    (["export", "x", "--push", "a/b", "--to", "x.zip"], "a folder to be pushed, got one file"),
-    (["exprt"], "did you mean export|export"), (["export"], "RUN"), (["export", "nothing"], "a run directory"),
-    (["export", "x", "--push", "no-org"], "hf://<org>/<name>"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["export", "x", "--push", "a/b", "--to", "x.zip"], "a folder to be pushed, got one file"),
+        (["exprt"], "did you mean export|export"),
+        (["export"], "RUN"),
+        (["export", "nothing"], "a run directory"),
+        (["export", "x", "--push", "no-org"], "hf://<org>/<name>"),
+    ],
+)
 def test_mistakes_are_one_line(arguments, match, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)

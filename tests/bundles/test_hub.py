@@ -30,8 +30,9 @@ def test_what_is_pushed_is_what_is_loaded(trained, model, hub, tmp_path, capsys)
     main(["export", str(trained.run), "--to", str(tmp_path / "bundle"), "--push", "org/name"])
     assert "pushed: " in capsys.readouterr().out
     files = hub.repositories["org/name"]
-    assert set(files) == {p.relative_to(tmp_path / "bundle").as_posix() for p in (tmp_path / "bundle").rglob("*")
-                          if p.is_file()}  # fmt: skip
+    assert set(files) == {
+        p.relative_to(tmp_path / "bundle").as_posix() for p in (tmp_path / "bundle").rglob("*") if p.is_file()
+    }
     files["harm.py"] = b"raise SystemExit"
     for name in ("hf://org/name", f"hf://org/name@{COMMIT}"):
         found = load(name, check=True, **HARDWARE)

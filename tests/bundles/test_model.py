@@ -27,8 +27,9 @@ def catalogue(trained, name: str = "catalogue", field: str = "F0") -> pa.Table:
 
 @pytest.mark.parametrize("field", [0, 1])
 def test_the_numbers_are_those_of_evaluate_to_the_bit(trained, model, field):
-    found = model.predict(trained.cube(field), ["scalar", "desi_b"], quantiles=QUANTILES, n_samples=2,
-                          posterior=True, familiarity=True)  # fmt: skip
+    found = model.predict(
+        trained.cube(field), ["scalar", "desi_b"], quantiles=QUANTILES, n_samples=2, posterior=True, familiarity=True
+    )
     expected = catalogue(trained, field=f"F{field}")
     assert found.column_names == expected.column_names and found.num_rows == 70
     differs = [name for name in expected.column_names if not found[name].equals(expected[name])]
@@ -114,8 +115,11 @@ def test_spectra_may_be_arrays_and_have_units(model):
     flux = rng.normal(3, 0.1, (4, 64))
     plain = {"id": [1, 2, 3, 4], "flux_b": flux, "ivar_b": np.full((4, 64), 25.0)}
     unit = 1e-17 * u.erg / u.s / u.cm**2 / u.AA
-    si = {"id": [1, 2, 3, 4], "flux_b": (flux * unit).to(u.W / u.m**2 / u.nm),
-          "ivar_b": (plain["ivar_b"] / unit**2).to((u.W / u.m**2 / u.nm) ** -2)}  # fmt: skip
+    si = {
+        "id": [1, 2, 3, 4],
+        "flux_b": (flux * unit).to(u.W / u.m**2 / u.nm),
+        "ivar_b": (plain["ivar_b"] / unit**2).to((u.W / u.m**2 / u.nm) ** -2),
+    }
     ours, theirs = model.encode(plain), model.encode(si)
     np.testing.assert_array_equal(ours["desi_b"], theirs["desi_b"])
     assert np.isfinite(ours["desi_b"]).all() and np.isnan(ours["desi_r"]).all()
@@ -159,9 +163,11 @@ def test_a_table_without_what_is_to_be_given_is_refused_and_what_else_it_lacks_i
 
 def test_an_option_or_question_that_cannot_be_is_one_line(model, tmp_path):
     for keywords, named in (
-        ({"predict": "redshift"}, "got redshift"), ({"quantiles": [0.5, 1.0]}, "between 0 and 1"),
-        ({"n_sample": 3}, "n_samples"), ({"n_samples": 0}, "n_samples >= 1"),
-    ):  # fmt: skip
+        ({"predict": "redshift"}, "got redshift"),
+        ({"quantiles": [0.5, 1.0]}, "between 0 and 1"),
+        ({"n_sample": 3}, "n_samples"),
+        ({"n_samples": 0}, "n_samples >= 1"),
+    ):
         with pytest.raises(ConfigError, match=named):
             model.predict({"id": [1], "mag_r": [20.0]}, **keywords)
     with pytest.raises(DataError, match="got no such file"):
@@ -200,6 +206,11 @@ def test_a_model_says_what_it_is(trained, model):
 def test_importing_is_quick_and_loads_no_torch():
     code = "import sys, astromodal; assert 'load' in dir(astromodal); print({'torch', 'numpy'} & set(sys.modules))"
     source = Path(__file__).resolve().parents[2] / "src"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          env={"PYTHONPATH": str(source), "PATH": ""})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(source), "PATH": ""},
+    )
     assert done.stdout.strip() == "set()"

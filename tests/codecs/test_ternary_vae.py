@@ -68,8 +68,13 @@ def test_latents_are_trits_and_fsq_codes_them_without_loss(shape):
 
 def test_trits_of_any_frequency_are_coded_without_loss():
     rng = np.random.default_rng(0)
-    rows = np.stack([rng.choice([-1.0, 0, 1], 5000, p=p) for p in ((0.02, 0.5, 0.48), (0.001, 0.998, 0.001),
-                     (0.5, 0.0, 0.5), (0.0, 0.3, 0.7), (0.0, 1.0, 0.0))], 1)  # fmt: skip
+    rows = np.stack(
+        [
+            rng.choice([-1.0, 0, 1], 5000, p=p)
+            for p in ((0.02, 0.5, 0.48), (0.001, 0.998, 0.001), (0.5, 0.0, 0.5), (0.0, 0.3, 0.7), (0.0, 1.0, 0.0))
+        ],
+        1,
+    )
     fsq = FSQ(FSQConfig(levels=[3] * 5)).fit(rows)
     np.testing.assert_allclose(fsq.decode(fsq.encode(rows)), rows, atol=1e-6)
 

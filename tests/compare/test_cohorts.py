@@ -110,8 +110,12 @@ def test_the_one_key_that_matters_is_found(tmp_path):
 def test_a_forest_that_explains_nothing_says_so(tmp_path):
     rng = np.random.default_rng(3)
     for i in range(16):
-        make_run(tmp_path, f"r{i}", score=0.5 + rng.normal(0, 0.01),
-                 changes={"loss.weight_image": float(i), "loss.sample_k": 2 ** (i % 4)})  # fmt: skip
+        make_run(
+            tmp_path,
+            f"r{i}",
+            score=0.5 + rng.normal(0, 0.01),
+            changes={"loss.weight_image": float(i), "loss.sample_k": 2 ** (i % 4)},
+        )
     (cohort,) = cohorts_of(tmp_path)
     found = importance(cohort)
     assert found.explained <= 0 and "explain nothing" in found.says
@@ -124,7 +128,9 @@ def test_few_runs_are_judged_by_the_spread_of_means(tmp_path):
     found = importance(cohort)
     assert found.method == "spread" and "Fewer than 8" in found.says
     assert dict(zip(found.names, found.values, strict=True)) == {
-        "loss.weight_image": pytest.approx(0.2), "optimizer.learning_rate": pytest.approx(0.02)}  # fmt: skip
+        "loss.weight_image": pytest.approx(0.2),
+        "optimizer.learning_rate": pytest.approx(0.02),
+    }
 
 
 # --------------------------------------------------------------------------------------- differences
@@ -137,8 +143,15 @@ def pair(folder, shift, *, seeds=4, noise=0.01, with_errors=False, object_shift=
         for name, gain in (("a", 0.0), ("b", shift)):
             moved = -(gain if object_shift is None or name == "a" else object_shift)
             errors = object_errors(rng, shift=moved) if with_errors else None
-            make_run(folder, name, f"s{seed}", seed=seed, score=0.6 - gain + rng.normal(0, noise), errors=errors,
-                     changes={"loss.ce": name})  # fmt: skip
+            make_run(
+                folder,
+                name,
+                f"s{seed}",
+                seed=seed,
+                score=0.6 - gain + rng.normal(0, noise),
+                errors=errors,
+                changes={"loss.ce": name},
+            )
 
 
 @pytest.mark.parametrize("with_errors", [False, True])
@@ -195,8 +208,14 @@ def test_many_comparisons_widen_the_intervals(tmp_path):
     for seed in range(4):
         rng = np.random.default_rng(seed)
         for i in range(12):
-            make_run(tmp_path, f"n{i}", f"s{seed}", seed=seed, score=0.5 + rng.normal(0, 0.01),
-                     changes={"loss.weight_image": float(i)})  # fmt: skip
+            make_run(
+                tmp_path,
+                f"n{i}",
+                f"s{seed}",
+                seed=seed,
+                score=0.5 + rng.normal(0, 0.01),
+                changes={"loss.weight_image": float(i)},
+            )
     found = verdicts(tmp_path)
     assert {d.verdict for d in found.values()} == {"no difference"}  # although the reference is the luckiest of 12
 

@@ -24,14 +24,29 @@ def test_all_that_differs_is_told_and_nothing_else(tmp_path):
     rng = np.random.default_rng(0)
     a = make_run(tmp_path, "a", score=0.5, errors=object_errors(rng))
     code = {"git": {"revision": "f00", "dirty": True}, "versions": {"python": "3.11.7", "numpy": "2.0"}}
-    b = make_run(tmp_path, "b", seed=4, score=0.4, changes={"loss.weight_image": 0.2, "new.key": None},
-                 errors=object_errors(rng, shift=-0.1), record=code)  # fmt: skip
+    b = make_run(
+        tmp_path,
+        "b",
+        seed=4,
+        score=0.4,
+        changes={"loss.weight_image": 0.2, "new.key": None},
+        errors=object_errors(rng, shift=-0.1),
+        record=code,
+    )
     found = sections(diff_text(a, b))
-    assert found["configuration:"] == [["loss.weight_image", "0.1", "0.2"], ["name", '"a"', '"b"'], ["seed", "0", "4"],
-                                       ["new.key", "(none)", "null"]]  # fmt: skip
+    assert found["configuration:"] == [
+        ["loss.weight_image", "0.1", "0.2"],
+        ["name", '"a"', '"b"'],
+        ["seed", "0", "4"],
+        ["new.key", "(none)", "null"],
+    ]
     assert found["inputs (fingerprints): no difference"] == []
-    assert found["code:"] == [["git", "revision", '"abcdef0123456789"', '"f00"'], ["git", "dirty", "false", "true"],
-                              ["torch", '"2.6.0"', "(none)"], ["numpy", "(none)", '"2.0"']]  # fmt: skip
+    assert found["code:"] == [
+        ["git", "revision", '"abcdef0123456789"', '"f00"'],
+        ["git", "dirty", "false", "true"],
+        ["torch", '"2.6.0"', "(none)"],
+        ["numpy", "(none)", '"2.0"'],
+    ]
     assert found["metrics:"][0] == ["val/score", "0.5", "0.4", "-0.1", "0.55", "0.45", "-0.1"]
     objects = {row[0]: row[-1] for row in found["by object, B - A (95 %):"]}
     assert objects == {"ce": "differs", "error_image": "differs", "error_scalar": "differs"}

@@ -20,8 +20,15 @@ from tests.compare.fake_runs import INPUTS, make_run, object_errors, sweep
 from tests.pipeline.conftest import contents
 
 EVIL = "$a_b$ <script>alert(\"x\")</script> & 'q' <img src=x onerror=1>"
-FIGURES = {"Differences", "Cross-entropy against reconstruction", "Swept keys", "Importance", "sample_k",
-           "Gradient shares", "Curves"}  # fmt: skip
+FIGURES = {
+    "Differences",
+    "Cross-entropy against reconstruction",
+    "Swept keys",
+    "Importance",
+    "sample_k",
+    "Gradient shares",
+    "Curves",
+}
 
 
 class Page(HTMLParser):
@@ -60,9 +67,17 @@ def written(tmp_path_factory):
     for seed in range(3):
         for name, shift in (("plain", 0.0), (EVIL, -0.1)):
             rng = np.random.default_rng(seed)
-            make_run(runs, name.replace("/", "_"), f"s{seed}", seed=seed, score=0.6 + shift + rng.normal(0, 0.005),
-                     errors=object_errors(rng, shift=shift), inputs=INPUTS | {"sequences": "f" * 32},
-                     changes={"loss.ce": name, "name": name}, record={"name": name})  # fmt: skip
+            make_run(
+                runs,
+                name.replace("/", "_"),
+                f"s{seed}",
+                seed=seed,
+                score=0.6 + shift + rng.normal(0, 0.005),
+                errors=object_errors(rng, shift=shift),
+                inputs=INPUTS | {"sequences": "f" * 32},
+                changes={"loss.ce": name, "name": name},
+                record={"name": name},
+            )
     make_run(runs, EVIL.replace("/", "_") + "2", status="RUNNING", record={"name": EVIL})
     (make_run(runs, "broken") / "run.json").write_text(f'{{"{EVIL}')
     before = contents(runs)
@@ -129,8 +144,13 @@ def test_the_table_has_the_best_first_and_names_what_was_skipped(tmp_path, capsy
 def test_stages_can_be_chosen_and_tokenizers_ranked_by_their_summary(tmp_path, capsys):
     make_run(tmp_path, "lm")
     for name, value in (("a", 0.3), ("b", 0.2)):
-        folder = make_run(tmp_path, name, record={"stage": "train_tokenizers"}, inputs={"datacube_X": "1" * 32},
-                          changes={"tokenizer.name": name})  # fmt: skip
+        folder = make_run(
+            tmp_path,
+            name,
+            record={"stage": "train_tokenizers"},
+            inputs={"datacube_X": "1" * 32},
+            changes={"tokenizer.name": name},
+        )
         (folder / "metrics.jsonl").unlink()
         (folder / "summary.json").write_text(f'{{"image": {{"variance": {value}}}}}')
     main(
@@ -151,11 +171,19 @@ def test_stages_can_be_chosen_and_tokenizers_ranked_by_their_summary(tmp_path, c
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["nowhere"], "got nothing"), (["."], "run.json"), (["runs", "--metric", "val/scoer"], "val/score"),
-     (["runs", "--baseline", "nobody"], "--baseline"), (["runs", "--out", "runs/a/20260101-000000-000/x"], "--out"),
-     (["runs", "--stage", "encode"], "runs of encode"), ([], "RUNS"), (["runs", "--colour"], "--colour"),
-     (["diff", "runs"], "RUN_B"), (["diff", "runs", "nowhere"], "run.json")],
-)  # fmt: skip
+    [
+        (["nowhere"], "got nothing"),
+        (["."], "run.json"),
+        (["runs", "--metric", "val/scoer"], "val/score"),
+        (["runs", "--baseline", "nobody"], "--baseline"),
+        (["runs", "--out", "runs/a/20260101-000000-000/x"], "--out"),
+        (["runs", "--stage", "encode"], "runs of encode"),
+        ([], "RUNS"),
+        (["runs", "--colour"], "--colour"),
+        (["diff", "runs"], "RUN_B"),
+        (["diff", "runs", "nowhere"], "run.json"),
+    ],
+)
 def test_mistakes_are_one_line_with_exit_code_1(tmp_path, monkeypatch, capsys, arguments, message):
     (tmp_path / "empty").mkdir()
     make_run(tmp_path / "runs", "a")
@@ -193,19 +221,32 @@ def test_nothing_usable_is_a_list_and_not_a_crash(tmp_path, capsys):
 def test_a_damaged_file_of_object_errors_falls_back_to_the_seeds(tmp_path, capsys):
     for name in "ab":
         for seed in range(2):
-            folder = make_run(tmp_path, name, f"s{seed}", seed=seed, changes={"loss.ce": name},
-                              errors=object_errors(np.random.default_rng(seed)))  # fmt: skip
+            folder = make_run(
+                tmp_path,
+                name,
+                f"s{seed}",
+                seed=seed,
+                changes={"loss.ce": name},
+                errors=object_errors(np.random.default_rng(seed)),
+            )
     (folder / OBJECT_ERRORS).write_bytes(b"")
     main(["compare", str(tmp_path)])
     assert "without object_errors.npz on both sides" in capsys.readouterr().out
 
 
 def test_help_is_fast_and_loads_nothing_heavy(repo):
-    code = ("import sys\ntry:\n    from astromodal.__main__ import main; main(['compare', '--help'])\n"
-            "except SystemExit as stop:\n    assert stop.code == 0\n"
-            "print({'torch', 'matplotlib', 'sklearn', 'pyarrow', 'hydra', 'numpy'} & set(sys.modules))")  # fmt: skip
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                            env={"PYTHONPATH": str(repo / "src"), "PATH": ""})  # fmt: skip
+    code = (
+        "import sys\ntry:\n    from astromodal.__main__ import main; main(['compare', '--help'])\n"
+        "except SystemExit as stop:\n    assert stop.code == 0\n"
+        "print({'torch', 'matplotlib', 'sklearn', 'pyarrow', 'hydra', 'numpy'} & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(repo / "src"), "PATH": ""},
+    )
     assert result.stdout.strip().endswith("set()") and "astromodal diff" in result.stdout
 
 
@@ -227,19 +268,34 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "ch
 @pytest.mark.parametrize("width", [390, 1400])
 def test_a_browser_shows_the_page_without_overflow(written, tmp_path, width):
     """The page as a browser lays it out: nothing but tables and figures is wider than the window."""
-    measure = ("<script>document.title = [document.documentElement.scrollWidth, innerWidth, "
-               "[...document.querySelectorAll('svg')].filter(s => s.getBoundingClientRect().height > 50).length,"
-               "getComputedStyle(document.querySelector('.scroll')).overflowX].join('|')</script></body>")  # fmt: skip
+    measure = (
+        "<script>document.title = [document.documentElement.scrollWidth, innerWidth, "
+        "[...document.querySelectorAll('svg')].filter(s => s.getBoundingClientRect().height > 50).length,"
+        "getComputedStyle(document.querySelector('.scroll')).overflowX].join('|')</script></body>"
+    )
     page = tmp_path / "page.html"
     page.write_text((written / "report.html").read_text().replace("</body>", measure))
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     # A window is at least 500 px wide, so the page is put into a frame of the wanted width.
     frame = tmp_path / "frame.html"
-    frame.write_text(f'<iframe src="page.html" style="width:{width}px;height:2000px;border:0" '
-                     'onload="document.title=this.contentDocument.title"></iframe>')  # fmt: skip
-    result = subprocess.run([*command, "--allow-file-access-from-files", "--window-size=1600,2200",
-                             "--virtual-time-budget=5000", "--dump-dom", frame.as_uri()],
-                            capture_output=True, text=True, timeout=180, check=True)  # fmt: skip
+    frame.write_text(
+        f'<iframe src="page.html" style="width:{width}px;height:2000px;border:0" '
+        'onload="document.title=this.contentDocument.title"></iframe>'
+    )
+    result = subprocess.run(
+        [
+            *command,
+            "--allow-file-access-from-files",
+            "--window-size=1600,2200",
+            "--virtual-time-budget=5000",
+            "--dump-dom",
+            frame.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=True,
+    )
     found = re.search(r"<title>([^<]*)</title>", result.stdout)
     assert found, result.stdout[:500]
     content, window, drawings, overflow = found[1].split("|")

@@ -17,18 +17,40 @@ from tests.compare.fake_runs import INPUTS, make_run, sweep
 
 
 def test_a_row_has_what_the_run_directory_says(tmp_path):
-    make_run(tmp_path, "a", seed=3, score=0.5, grad_shares={"image": 0.02}, ms=10.0,
-             record={"attempts": [{"seconds": 100.0}], "peak_memory_mb": 512.5})  # fmt: skip
+    make_run(
+        tmp_path,
+        "a",
+        seed=3,
+        score=0.5,
+        grad_shares={"image": 0.02},
+        ms=10.0,
+        record={"attempts": [{"seconds": 100.0}], "peak_memory_mb": 512.5},
+    )
     make_run(tmp_path, "b", score=0.4, changes={"loss.weight_image": 1.0, "paths.store": "elsewhere"})
     row = read_ledger([tmp_path]).rows()[0]
     expected = {
-        "path": str(tmp_path / "a" / "20260101-000000-000"), "run_id": "20260101-000000-000", "name": "a",
-        "stage": "train_lm", "status": "done", "seed": 3, "steps": 30, "best_step": 20, "seconds": 112.5,
-        "ms_per_step": 10.0, "git_revision": "abcdef0123456789", "git_dirty": False, "peak_memory_mb": 512.5,
-        "input.sequences": INPUTS["sequences"], "config.loss.weight_image": 0.1, "grad_share/image": 0.02,
+        "path": str(tmp_path / "a" / "20260101-000000-000"),
+        "run_id": "20260101-000000-000",
+        "name": "a",
+        "stage": "train_lm",
+        "status": "done",
+        "seed": 3,
+        "steps": 30,
+        "best_step": 20,
+        "seconds": 112.5,
+        "ms_per_step": 10.0,
+        "git_revision": "abcdef0123456789",
+        "git_dirty": False,
+        "peak_memory_mb": 512.5,
+        "input.sequences": INPUTS["sequences"],
+        "config.loss.weight_image": 0.1,
+        "grad_share/image": 0.02,
         "config.paths.store": "artifacts/synthetic/default",
-        "best/val/score": 0.5, "final/val/score": 0.55, "best/val/error_image": 0.6, "best/val/accuracy_image": 0.5,
-    }  # fmt: skip
+        "best/val/score": 0.5,
+        "final/val/score": 0.55,
+        "best/val/error_image": 0.6,
+        "best/val/accuracy_image": 0.5,
+    }
     assert {key: row[key] for key in expected} == pytest.approx(expected)
     assert "config.loss.sample_k" not in row and "config.run_dir" not in row  # equal, or a name
 
@@ -61,8 +83,12 @@ def test_how_a_run_ended(tmp_path):
         make_run(tmp_path, status, status=status, record={"error": {"type": "E", "message": "of\nno  use"}})
     rows = {row["name"]: row for row in read_ledger([tmp_path]).rows()}
     found = {name: (row["status"], row["reason"]) for name, row in rows.items()}
-    assert found == {"DONE": ("done", None), "FAILED": ("failed", "E: of no use"),
-                     "INTERRUPTED": ("killed", "E: of no use"), "RUNNING": ("killed", "E: of no use")}  # fmt: skip
+    assert found == {
+        "DONE": ("done", None),
+        "FAILED": ("failed", "E: of no use"),
+        "INTERRUPTED": ("killed", "E: of no use"),
+        "RUNNING": ("killed", "E: of no use"),
+    }
     folder = tmp_path / "RUNNING" / "20260101-000000-000"
     with FileLock(folder / ".run"):
         assert read_run(folder).status == "running"
@@ -71,10 +97,13 @@ def test_how_a_run_ended(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "best_step", "accuracy"),
-    [({}, 20, 0.5), ({"training.monitor": "val/accuracy_image"}, 20, 0.5),
-     ({"training.monitor": "val/accuracy_image", "training.monitor_mode": "min"}, 10, 0.3),
-     ({"training.monitor": "val/unknown"}, None, None)],
-)  # fmt: skip
+    [
+        ({}, 20, 0.5),
+        ({"training.monitor": "val/accuracy_image"}, 20, 0.5),
+        ({"training.monitor": "val/accuracy_image", "training.monitor_mode": "min"}, 10, 0.3),
+        ({"training.monitor": "val/unknown"}, None, None),
+    ],
+)
 def test_without_a_summary_the_monitor_tells_the_best_step(tmp_path, changes, best_step, accuracy):
     run = read_run(make_run(tmp_path, "a", status="INTERRUPTED", changes=changes))
     assert run.best_step == best_step
@@ -121,13 +150,18 @@ def damage(folder, kind):
 
 
 DAMAGE = {
-    "truncated run.json": ("unreadable", "run.json"), "run.json is a list": ("unreadable", "got list"),
-    "run.json without an id": ("unreadable", "run_id"), "garbage": ("unreadable", "run.json"),
-    "no run.json": ("half-written", "no run.json"), "no config.json": ("half-written", "config.json"),
-    "config.json is text": ("unreadable", "got str"), "truncated summary.json": ("unreadable", "summary.json"),
-    "damaged line": ("unreadable", "metrics.jsonl"), "line is a number": ("unreadable", "metrics.jsonl"),
+    "truncated run.json": ("unreadable", "run.json"),
+    "run.json is a list": ("unreadable", "got list"),
+    "run.json without an id": ("unreadable", "run_id"),
+    "garbage": ("unreadable", "run.json"),
+    "no run.json": ("half-written", "no run.json"),
+    "no config.json": ("half-written", "config.json"),
+    "config.json is text": ("unreadable", "got str"),
+    "truncated summary.json": ("unreadable", "summary.json"),
+    "damaged line": ("unreadable", "metrics.jsonl"),
+    "line is a number": ("unreadable", "metrics.jsonl"),
     "empty metrics": ("half-written", "without a single metric"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
@@ -187,8 +221,9 @@ def test_csv_and_parquet_say_the_same_as_the_table(tmp_path):
         "runs",
     ]
     assert pyarrow.parquet.read_table(parquet).equals(table)
-    options = pa.csv.ConvertOptions(column_types=table.schema, strings_can_be_null=True, null_values=[""],
-                                    quoted_strings_can_be_null=False)  # fmt: skip
+    options = pa.csv.ConvertOptions(
+        column_types=table.schema, strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=False
+    )
     again = pa.csv.read_csv(csv, convert_options=options, parse_options=pa.csv.ParseOptions(newlines_in_values=True))
     assert again.equals(table)
     kinds = {name: table.schema.field(name).type for name in ("seed", "git_dirty", "best/val/score", "best_step")}

@@ -115,8 +115,10 @@ def test_help_is_fast_and_lists_the_groups(stage, script, tmp_path):
 def test_what_a_dictionary_may_be_given_is_given_as_the_repair_says(command):
     refused = command("train_tokenizers", "tokenizer.spectrum.patch_sizes.desi_b=8")
     assert "a new one: +tokenizer.spectrum.patch_sizes.desi_b=" in refused.stderr and refused.returncode == 1
-    for override, expected in (("+tokenizer.spectrum.patch_sizes.desi_b=8", "desi_b: 8"),
-                               ("+data.scalars={photz_z:{min:0.25}}", "min: 0.25")):  # fmt: skip
+    for override, expected in (
+        ("+tokenizer.spectrum.patch_sizes.desi_b=8", "desi_b: 8"),
+        ("+data.scalars={photz_z:{min:0.25}}", "min: 0.25"),
+    ):
         assert expected in command("train_tokenizers", override, "--cfg", "job").stdout
 
 

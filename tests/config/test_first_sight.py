@@ -48,11 +48,24 @@ TOGETHER = {  # fine one by one
     "data=splus data.splits.val_fraction=0.6 data.splits.test_fraction=0.5": "val_fraction + test_fraction < 1",
 }
 ACCEPTED = [
-    "model=tiny", "data=splus", "+data.scalars={y:{min:0,column:z}}", "~data.scalars.z", "loss.sample_k=null",
-    "training.max_steps=1_000", "optimizer.learning_rate=${seed}", "data@data=splus", "experiment=null", "recipe=null",
-    "hydra.run.dir=x", "hydra/launcher=slurm", "evaluate.judge=null", "data.scalars.z.sentinels=[1,2]",
-    "seed=choice(1,2)", "loss.image.form=energy", "training.pin_memory=yes",
-]  # fmt: skip
+    "model=tiny",
+    "data=splus",
+    "+data.scalars={y:{min:0,column:z}}",
+    "~data.scalars.z",
+    "loss.sample_k=null",
+    "training.max_steps=1_000",
+    "optimizer.learning_rate=${seed}",
+    "data@data=splus",
+    "experiment=null",
+    "recipe=null",
+    "hydra.run.dir=x",
+    "hydra/launcher=slurm",
+    "evaluate.judge=null",
+    "data.scalars.z.sentinels=[1,2]",
+    "seed=choice(1,2)",
+    "loss.image.form=energy",
+    "training.pin_memory=yes",
+]
 
 
 @pytest.mark.parametrize("override", REFUSED)
@@ -77,9 +90,17 @@ def test_what_is_asked_is_looked_at_by_the_stage_that_asks():
 
 @pytest.mark.parametrize(
     "other",
-    ["experiment=demo", "hparams=seeds", "++model.n_heads=1", "model.n_heads=${seed}", "model={n_heads:1}", "--cfg job",
-     "-m", "--config-dir conf"],
-)  # fmt: skip
+    [
+        "experiment=demo",
+        "hparams=seeds",
+        "++model.n_heads=1",
+        "model.n_heads=${seed}",
+        "model={n_heads:1}",
+        "--cfg job",
+        "-m",
+        "--config-dir conf",
+    ],
+)
 def test_sections_that_something_else_may_change_are_left_to_hydra(other):
     """The later of two values counts, and what follows may be one that is not read here."""
     given = ["model=tiny", "model.n_heads=3", *other.split(), *(["-m"] if other == "hparams=seeds" else [])]
@@ -93,7 +114,7 @@ OPTIONS = [
     ["model=base", "loss=reconstruction", "model.values=null", "loss.scalar.form=crps", "data.splits.method=hash"],
     ["loss=cross_entropy", "sequence.missing=token", "evaluate.quantiles=[0.1,0.9]", "evaluate.judge=null"],
     ["evaluate.judge.n_bins=3", "evaluate.splits=[val]", "evaluate.calibration=off", "evaluate.given=[]"],
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("overrides", OPTIONS, ids=" ".join)
@@ -140,9 +161,14 @@ def test_options_of_the_users_folders_count_and_unknown_folders_are_left_to_hydr
 
 # ------------------------------------------------------------------------------------------------ time
 
-ERRORS = (["loss.weight_imag=1"], ["model=smal"], ["training.epochs=many"], ["loss=null"],
-          ["model=tiny", "model.n_heads=3"],
-          ["data.splits.val_fraction=0.6", "data.splits.test_fraction=0.5"])  # fmt: skip
+ERRORS = (
+    ["loss.weight_imag=1"],
+    ["model=smal"],
+    ["training.epochs=many"],
+    ["loss=null"],
+    ["model=tiny", "model.n_heads=3"],
+    ["data.splits.val_fraction=0.6", "data.splits.test_fraction=0.5"],
+)
 
 
 def cpu_seconds(*command: str, cwd: Path) -> float:

@@ -39,8 +39,15 @@ def sweep(folder: Path, *arguments: str, env: dict[str, str] | None = None) -> s
     script = folder / "script.py"
     script.write_text(f"import sys\nsys.path.insert(0, {str(REPO / 'src')!r})\n" + SCRIPT)
     environment = {k: v for k, v in os.environ.items() if k not in ("ASTROMODAL_RUN_ID", "OMP_NUM_THREADS")}
-    return subprocess.run([sys.executable, str(script), "-m", *arguments], cwd=folder, env=environment | (env or {}),
-                          capture_output=True, text=True, timeout=120, check=False)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, str(script), "-m", *arguments],
+        cwd=folder,
+        env=environment | (env or {}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
 
 def installed(plugin: str) -> bool:

@@ -8,9 +8,14 @@ from astromodal.config.checks.levels import check_image_levels, check_levels, ch
 from astromodal.errors import ConfigError
 
 
-@pytest.mark.parametrize("levels, message", [
-    ([], "levels of 2 or more"), ([4, 1], r"got \[4, 1\]"), ([256, 257], "at most 65536 codes, got 65792"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "levels, message",
+    [
+        ([], "levels of 2 or more"),
+        ([4, 1], r"got \[4, 1\]"),
+        ([256, 257], "at most 65536 codes, got 65792"),
+    ],
+)
 def test_levels_that_are_no_code_are_refused(levels, message):
     def of_patches(levels):
         check_patch_levels(levels, {"a": 1}, 0.0)

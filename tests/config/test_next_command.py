@@ -18,10 +18,11 @@ def run(monkeypatch):
     def make(task=(), hydra=(), mode="RUN", sources=(), config_name="train_tokenizers"):
         main = SimpleNamespace(provider="main", schema="file", path=str(conf_dir()))
         found = SimpleNamespace(
-            mode=mode, overrides=SimpleNamespace(task=list(task), hydra=list(hydra)),
+            mode=mode,
+            overrides=SimpleNamespace(task=list(task), hydra=list(hydra)),
             job=SimpleNamespace(config_name=config_name),
             runtime=SimpleNamespace(config_sources=[main, *sources], choices=SimpleNamespace(data="mine")),
-        )  # fmt: skip
+        )
         monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
         monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: found))
         monkeypatch.setattr("sys.argv", ["../my code/train_tokenizers.py"])
@@ -31,8 +32,20 @@ def run(monkeypatch):
 
 
 def test_what_the_next_stage_reads_is_kept_and_what_it_does_not_is_left(run):
-    cfg = run(["data=splus", "tokenizer=image", "name='1_0'", "seed=3", "experiment=demo", "run_id=x", "hardware=ddp",
-               "~data.scalars.z", "data.root='a=b'"], ["hydra.searchpath=[file:///x]", "hydra.mode=RUN"])  # fmt: skip
+    cfg = run(
+        [
+            "data=splus",
+            "tokenizer=image",
+            "name='1_0'",
+            "seed=3",
+            "experiment=demo",
+            "run_id=x",
+            "hardware=ddp",
+            "~data.scalars.z",
+            "data.root='a=b'",
+        ],
+        ["hydra.searchpath=[file:///x]", "hydra.mode=RUN"],
+    )
     assert next_command(cfg, "encode", "seed=4") == (
         "python '../my code/encode.py' 'hydra.searchpath=[file:///x]' data=splus name=1_0 experiment=demo "
         "'~data.scalars.z' data.root=a=b seed=4"

@@ -27,10 +27,15 @@ def test_stages_for_one_process_refuse_several_and_only_the_first_says_so(script
 
 def test_all_processes_of_torchrun_take_the_id_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    server = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False,
-                                        timeout=timedelta(seconds=20))  # fmt: skip
-    launched = {"TORCHELASTIC_USE_AGENT_STORE": "True", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(server.port)}  # fmt: skip
+    server = torch.distributed.TCPStore(
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=20)
+    )
+    launched = {
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(server.port),
+    }
     assert run_id.shared("run_id", "first", launched | {"RANK": "0"}) == "first"
     assert run_id.shared("run_id", "second", launched | {"RANK": "1"}) == "first"
     again = launched | {"TORCHELASTIC_RESTART_COUNT": "1"}

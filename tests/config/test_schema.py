@@ -49,7 +49,8 @@ def test_any_module_can_be_imported_first():
         "    import_module(f'astromodal.config.schema.{name}')\n"
         "print({'torch', 'hydra', 'sklearn', 'wandb'} & set(sys.modules))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                            env={"PYTHONPATH": str(SOURCE), "PATH": ""})  # fmt: skip
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": str(SOURCE), "PATH": ""}
+    )
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "set()"

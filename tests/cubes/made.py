@@ -15,18 +15,33 @@ from astromodal.config.schema import CubesConfig, DataConfig
 SIZE, SCALE = 16, 0.5  # px, arcsec
 RA, DEC = 359.999, -0.01  # the sky is around 0 h, where right ascension wraps
 DATA = {
-    "name": "made", "root": "cubes",
+    "name": "made",
+    "root": "cubes",
     "scalars": {"mag_r": {"unit": "mag", "min": 5, "max": 35}, "z": {"column": "specz_z"}, "parallax": {"unit": "mas"}},
     "spectra": {
         "desi_b": {"flux": "flux_b", "ivar": "ivar_b", "wave": "wave_b", "wave_min": 3600.0, "wave_max": 3680.0},
         "desi_r": {"flux": "flux_r", "ivar": "ivar_r", "wave": "wave_r", "wave_min": 3672.0, "wave_max": 3752.0},
         "xp": {"kind": "coefficients", "flux": "xp", "error": "xp_error", "n_coefficients": 5},
-        "sampled": {"flux": "s_flux", "error": "s_error", "wave": "s_wave", "wave_min": 336.0, "wave_max": 344.0,
-                    "wave_step": 2.0, "wave_unit": "nm", "unit": "W/m2/nm"},
+        "sampled": {
+            "flux": "s_flux",
+            "error": "s_error",
+            "wave": "s_wave",
+            "wave_min": 336.0,
+            "wave_max": 344.0,
+            "wave_step": 2.0,
+            "wave_unit": "nm",
+            "unit": "W/m2/nm",
+        },
     },
-    "images": {"size": SIZE, "pixel_scale": SCALE, "a": None, "b": None, "theta": None, "bands": {
-        "g": {"column": "cut_g", "zero_point": 22.5}, "r": {"column": "cut_r", "zero_point": 25.0}}},
-}  # fmt: skip
+    "images": {
+        "size": SIZE,
+        "pixel_scale": SCALE,
+        "a": None,
+        "b": None,
+        "theta": None,
+        "bands": {"g": {"column": "cut_g", "zero_point": 22.5}, "r": {"column": "cut_r", "zero_point": 25.0}},
+    },
+}
 
 
 def data(root: Path | str = "cubes", **changes) -> DataConfig:
@@ -95,10 +110,18 @@ def draw(wcs: WCS, shape: tuple[int, int], ra: np.ndarray, dec: np.ndarray, flux
 
 
 def write_tile(
-    path: Path, ra: float, dec: float, sources: tuple[np.ndarray, np.ndarray, np.ndarray], *, shape=(200, 260),
-    zero_point: float | None = None, compress: bool = False, weight: np.ndarray | None = None,
-    mask: np.ndarray | None = None, scale: float = SCALE,
-) -> np.ndarray:  # fmt: skip
+    path: Path,
+    ra: float,
+    dec: float,
+    sources: tuple[np.ndarray, np.ndarray, np.ndarray],
+    *,
+    shape=(200, 260),
+    zero_point: float | None = None,
+    compress: bool = False,
+    weight: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    scale: float = SCALE,
+) -> np.ndarray:
     """A tile; returns its pixels."""
     wcs = wcs_at(ra, dec, shape[1], shape[0], scale)
     image, header = draw(wcs, shape, *sources), wcs.to_header()
@@ -123,8 +146,16 @@ def write_tile(
 def write_desi(path: Path, target: np.ndarray, ra: np.ndarray, dec: np.ndarray, seed: int = 0, **extra) -> dict:
     """A file as DESI's: FIBERMAP, and per arm wavelength, flux, ivar, mask; returns what is in it."""
     rng, n = np.random.default_rng(seed), len(target)
-    fibermap = Table({"TARGETID": target, "TARGET_RA": ra, "TARGET_DEC": dec, "OBJTYPE": ["TGT"] * n,
-                      "COADD_FIBERSTATUS": np.zeros(n, np.int32)} | extra)  # fmt: skip
+    fibermap = Table(
+        {
+            "TARGETID": target,
+            "TARGET_RA": ra,
+            "TARGET_DEC": dec,
+            "OBJTYPE": ["TGT"] * n,
+            "COADD_FIBERSTATUS": np.zeros(n, np.int32),
+        }
+        | extra
+    )
     hdus = [fits.PrimaryHDU(), fits.BinTableHDU(fibermap, name="FIBERMAP")]
     inside = {}
     for arm, first, last, compressed in (("B", 3600.0, 3680.0, True), ("R", 3672.0, 3752.0, False)):

@@ -318,8 +318,15 @@ def test_gaia_xp_coefficients_of_every_format(tmp_path: Path, form: str):
     source_id = 5853498713190525696 + np.arange(24)  # beyond what a float holds
     made.write_catalogue(root, gaia_id=np.where(np.arange(24) % 3, source_id, 0))
     values, errors = rng.normal(size=(24, 5)), rng.uniform(0.1, 1, (24, 5))
-    table = Table({"source_id": source_id[::-1], "bp_coefficients": values[::-1], "bp_coefficient_errors": errors[::-1],
-                   "parallax": np.arange(24.0)[::-1]}, units={"parallax": "arcsec"})  # fmt: skip
+    table = Table(
+        {
+            "source_id": source_id[::-1],
+            "bp_coefficients": values[::-1],
+            "bp_coefficient_errors": errors[::-1],
+            "parallax": np.arange(24.0)[::-1],
+        },
+        units={"parallax": "arcsec"},
+    )
     path = root / f"XP_CONTINUOUS.{form}"
     if form == "csv":  # as Gaia's archive writes arrays; a csv has no units
         lines = ["source_id,bp_coefficients,bp_coefficient_errors,parallax"]
@@ -437,9 +444,13 @@ def whole(root: Path) -> dict:
     ra, dec, _ = two_tiles(root)
     made.write_desi(root / "coadd-1.fits", np.arange(24), ra, dec)
     Table({"a": ra[:5], "d": dec[:5], "z": np.arange(5.0)}).write(root / "z.fits", overwrite=True)
-    return {"images": IMAGES, "spectra": {"desi": {"path": "coadd-*.fits", "groups": ["desi_b", "desi_r"]}},
-            "matches": {"z": {"path": "z.fits", "ra": "a", "dec": "d", "columns": {"specz_z": "z"}}},
-            "fields": {"column": "patch"}, "chunk_rows": 5}  # fmt: skip
+    return {
+        "images": IMAGES,
+        "spectra": {"desi": {"path": "coadd-*.fits", "groups": ["desi_b", "desi_r"]}},
+        "matches": {"z": {"path": "z.fits", "ra": "a", "dec": "d", "columns": {"specz_z": "z"}}},
+        "fields": {"column": "patch"},
+        "chunk_rows": 5,
+    }
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -17,8 +17,14 @@ TOKENIZERS = {"scalar_tokenizer": "1" * 32, "image_tokenizer": "2" * 32}
 
 
 def context(folder, stage: str, mode: str = "offline", **tracking) -> RunContext:
-    config = {"stage": stage, "name": "n", "run_id": "r", "run_dir": str(folder), "data": {"name": "my sky"},
-              "tracking": {"wandb": mode} | tracking}  # fmt: skip
+    config = {
+        "stage": stage,
+        "name": "n",
+        "run_id": "r",
+        "run_dir": str(folder),
+        "data": {"name": "my sky"},
+        "tracking": {"wandb": mode} | tracking,
+    }
     return RunContext.open(config, stage)
 
 
@@ -97,8 +103,11 @@ def online(monkeypatch):
         run = Online(fails, documented)
         artifact = types.SimpleNamespace(add_reference=lambda *a, **k: None)
         monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-        monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(
-            init=lambda **k: run, Settings=lambda **k: k, Artifact=lambda *a, **k: artifact))  # fmt: skip
+        monkeypatch.setitem(
+            sys.modules,
+            "wandb",
+            types.SimpleNamespace(init=lambda **k: run, Settings=lambda **k: k, Artifact=lambda *a, **k: artifact),
+        )
         return run
 
     return make
@@ -155,8 +164,13 @@ def test_a_job_that_is_resumed_alone_stays_in_its_sweep(tmp_path, monkeypatch):
     with context(tmp_path / "r", "train_lm"):
         pass
     monkeypatch.setattr(runs, "sweep_job", lambda: None)
-    config = {"stage": "train_lm", "name": "n", "run_id": "later", "run_dir": str(tmp_path / "r"),
-              "tracking": {"wandb": "disabled"}}  # fmt: skip
+    config = {
+        "stage": "train_lm",
+        "name": "n",
+        "run_id": "later",
+        "run_dir": str(tmp_path / "r"),
+        "tracking": {"wandb": "disabled"},
+    }
     with RunContext.open(config, "train_lm", resume=True) as run:
         assert runs.mirror_options(run._record, run.config)["group"] == "r"
     record = read_json(tmp_path / "r" / "run.json")

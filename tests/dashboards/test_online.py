@@ -42,10 +42,23 @@ def call(server: Server, repo: Path, tmp_path: Path):
     """Run Python on the arguments with an account at the server; returns the finished process."""
 
     def run(*arguments: object) -> subprocess.CompletedProcess:
-        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "PYTHONPATH": str(repo / "src"),
-                       "WANDB_BASE_URL": server.url, "WANDB_API_KEY": "k" * 40, "OMP_NUM_THREADS": "1"}  # fmt: skip
-        return subprocess.run([sys.executable, *map(str, arguments)], cwd=repo, env=environment, timeout=120,
-                              capture_output=True, text=True, check=False)  # fmt: skip
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path / "home"),
+            "PYTHONPATH": str(repo / "src"),
+            "WANDB_BASE_URL": server.url,
+            "WANDB_API_KEY": "k" * 40,
+            "OMP_NUM_THREADS": "1",
+        }
+        return subprocess.run(
+            [sys.executable, *map(str, arguments)],
+            cwd=repo,
+            env=environment,
+            timeout=120,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     return run
 

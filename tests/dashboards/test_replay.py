@@ -80,8 +80,14 @@ def test_every_record_the_summary_and_the_configuration_arrive(tmp_path, capsys)
 
 
 def test_a_replay_is_what_the_run_itself_would_have_sent(tmp_path, capsys, monkeypatch):
-    config = {"stage": "train_lm", "name": "n", "run_id": "r", "seed": 1, "data": {"name": "sky"},
-              "tracking": {"wandb": "offline", "tags": ["x"], "project": "p", "entity": "e"}}  # fmt: skip
+    config = {
+        "stage": "train_lm",
+        "name": "n",
+        "run_id": "r",
+        "seed": 1,
+        "data": {"name": "sky"},
+        "tracking": {"wandb": "offline", "tags": ["x"], "project": "p", "entity": "e"},
+    }
     folder = tmp_path / "live"
     with RunContext.open(config | {"run_dir": str(folder)}, "train_lm") as run:
         run.add_input("tokens", "0" * 32)
@@ -108,7 +114,8 @@ def test_a_replay_is_what_the_run_itself_would_have_sent(tmp_path, capsys, monke
     ]
     assert same(own[0], own[1]) and own[0]["model/score"] == 0.25 and sent.exit_code == live.exit_code == 0
     assert [(a.name, a.digest, a.use_after_commit) for a in sent.artifacts] == [
-        (a.name, a.digest, a.use_after_commit) for a in live.artifacts] and len(sent.artifacts) == 2  # fmt: skip
+        (a.name, a.digest, a.use_after_commit) for a in live.artifacts
+    ] and len(sent.artifacts) == 2
 
 
 def test_jobs_of_a_sweep_are_one_group_and_runs_of_an_agent_keep_their_sweep(tmp_path, capsys):
@@ -186,8 +193,10 @@ def test_a_run_that_went_back_is_not_mixed_with_what_was_sent(tmp_path, capsys):
     assert "--again" in out[0] and "1 of 1 runs" in error and len(replayed(run)) == 1
 
 
-@pytest.mark.parametrize(("folder", "says"), [("run-20260101_000000-x", "online"), ("", "online"),
-                                              ("offline-run-20260101_000000-x", "synced")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("folder", "says"),
+    [("run-20260101_000000-x", "online"), ("", "online"), ("offline-run-20260101_000000-x", "synced")],
+)
 def test_what_the_run_itself_has_sent_is_not_sent_again(tmp_path, capsys, monkeypatch, folder, says):
     run = make_run(
         tmp_path, "a", "r1", record={"wandb_id": "x"} if folder else {"wandb_id": "x", "wandb_mode": "online"}
@@ -274,8 +283,14 @@ def test_help_imports_nothing_heavy_from_a_checkout_and_installed(repo, module):
         "except SystemExit as stop: assert stop.code == 0\n"
         "print({'torch', 'wandb', 'matplotlib', 'pyarrow'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, check=True,
-                          env={"PYTHONPATH": str(repo / "src"), "PATH": ""})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=repo,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(repo / "src"), "PATH": ""},
+    )
     assert done.stdout.rstrip().endswith("set()") and "replay" in done.stdout
 
 

@@ -42,8 +42,11 @@ def test_the_view_has_every_comparison(package, capsys):
     coordinates, importance = shown["Swept keys"]
     assert coordinates["viewType"] == "Parallel Coordinates Plot"
     assert [column["accessor"] for column in coordinates["config"]["columns"]] == [
-        "config:loss.value.weight_image", "config:loss.value.sample_k", "config:optimizer.value.learning_rate",
-        "summary:model/score"]  # fmt: skip
+        "config:loss.value.weight_image",
+        "config:loss.value.sample_k",
+        "config:optimizer.value.learning_rate",
+        "summary:model/score",
+    ]
     assert importance["viewType"] == "Parameter Importance" and importance["config"]["targetKey"] == "model/score"
     trade_off = [(p["config"]["xAxis"], p["config"]["yAxis"]) for p in shown["Cross-entropy against reconstruction"]]
     assert trade_off == [("summary:model/ce", f"summary:model/error_{m}") for m in ("image", "scalar", "spectrum")]
@@ -79,7 +82,11 @@ def test_the_view_is_written_without_account(package, tmp_path, capsys):
     out = tmp_path / "view.json"
     main(["wandb", "workspace", "--entity", "e", "--out", str(out)])
     assert set(panels(json.loads(out.read_text()))) == {
-        "Swept keys", "Cross-entropy against reconstruction", "Curves", "sample_k and cost"}  # fmt: skip
+        "Swept keys",
+        "Cross-entropy against reconstruction",
+        "Curves",
+        "sample_k and cost",
+    }
     assert capsys.readouterr().out == ""
     assert "wandb login" in refused(capsys=capsys)
 
@@ -97,7 +104,8 @@ def test_what_is_saved_is_what_is_printed(package, monkeypatch, capsys):
     monkeypatch.setattr(internal, "upsert_view2", save)
     view = workspace.build("e", "p", "mine", KEYS, "val/score")
     assert json.loads(workspace.spec(view)) == json.loads(
-        view._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))  # fmt: skip
+        view._to_model().spec.model_dump_json(by_alias=True, exclude_none=True)
+    )
     with monkeypatch.context() as patch:
         patch.setattr(type(view), "url", property(lambda self: f"https://wandb.ai/e/p?nw={self._internal_name}"))
         main(["wandb", "workspace", "--entity", "e", "--project", "p", "--name", "mine"])

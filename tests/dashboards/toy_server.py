@@ -65,20 +65,35 @@ class Server:
     def _RunResumeStatus(self, values: dict[str, Any]) -> dict[str, Any]:
         run = self.runs.get(values["name"])
         bucket = run and {
-            "id": values["name"], "name": values["name"], "displayName": "x", "summaryMetrics": "{}", "config": "{}",
-            "logLineCount": 0, "historyLineCount": len(run["history"]), "eventsLineCount": 0, "eventsTail": "[]",
-            "historyTail": json.dumps([json.dumps(row) for row in run["history"][-1:]]), "tags": [],
+            "id": values["name"],
+            "name": values["name"],
+            "displayName": "x",
+            "summaryMetrics": "{}",
+            "config": "{}",
+            "logLineCount": 0,
+            "historyLineCount": len(run["history"]),
+            "eventsLineCount": 0,
+            "eventsTail": "[]",
+            "historyTail": json.dumps([json.dumps(row) for row in run["history"][-1:]]),
+            "tags": [],
             "wandbConfig": '{"t": 1}',
-        }  # fmt: skip
+        }
         return {"model": {"id": "m", "name": "p", "entity": {"id": "e", "name": ENTITY}, "bucket": bucket}}
 
     def _UpsertBucket(self, values: dict[str, Any]) -> dict[str, Any]:
         new = values["name"] not in self.runs
         self._run(values["name"])["upsert"] |= {k: v for k, v in values.items() if v is not None}
         project = {"id": "p", "name": values["project"], "entity": {"id": "e", "name": ENTITY}}
-        bucket = {"id": values["name"], "name": values["name"], "displayName": values.get("displayName"),
-                  "description": None, "config": None, "sweepName": None, "historyLineCount": 0,
-                  "project": project}  # fmt: skip
+        bucket = {
+            "id": values["name"],
+            "name": values["name"],
+            "displayName": values.get("displayName"),
+            "description": None,
+            "config": None,
+            "sweepName": None,
+            "historyLineCount": 0,
+            "project": project,
+        }
         return {"upsertBucket": {"bucket": bucket, "inserted": new}}
 
     def _CreateArtifact(self, values: dict[str, Any]) -> dict[str, Any]:
@@ -99,8 +114,18 @@ class Server:
 
     def _UseArtifact(self, values: dict[str, Any]) -> dict[str, Any]:
         self.used.append((values["runName"], values["artifactID"].split("@")[0]))
-        return {"useArtifact": {"artifact": {"id": values["artifactID"], "digest": "d", "description": None,
-                "state": "COMMITTED", "createdAt": "2026-01-01T00:00:00", "metadata": "{}"}}}  # fmt: skip
+        return {
+            "useArtifact": {
+                "artifact": {
+                    "id": values["artifactID"],
+                    "digest": "d",
+                    "description": None,
+                    "state": "COMMITTED",
+                    "createdAt": "2026-01-01T00:00:00",
+                    "metadata": "{}",
+                }
+            }
+        }
 
     def _CreateRunFiles(self, values: dict[str, Any]) -> dict[str, Any]:
         files = [{"name": name, "uploadUrl": f"{self.url}/upload"} for name in values.get("files", [])]

@@ -23,10 +23,12 @@ def survey(root, **changes) -> DataConfig:
 
 def write(path, n=10, first=0, row_group_size=4, **changes):
     columns = {
-        "id": [f"o{first + i}" for i in range(n)], "ra": np.arange(n) * 1.0, "dec": np.zeros(n),
+        "id": [f"o{first + i}" for i in range(n)],
+        "ra": np.arange(n) * 1.0,
+        "dec": np.zeros(n),
         "mag": pa.array(np.linspace(15, 20, n), pa.float32()),
         "cut_r": pa.array([None if i % 3 == 1 else [i, i + 1, i + 2, i + 3] for i in range(n)], pa.list_(pa.float32())),
-    }  # fmt: skip
+    }
     columns = {name: values for name, values in (columns | changes).items() if values is not None}
     pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
     return path
@@ -224,8 +226,12 @@ def test_memory_is_bounded_by_the_batch_and_not_by_the_row_group(tmp_path):
     n, length = 1500, 9216
     values = pa.array(np.random.default_rng(0).standard_normal(n * length).astype(np.float32))
     cut = pa.ListArray.from_arrays(pa.array(np.arange(n + 1, dtype=np.int32) * length), values)
-    pq.write_table(pa.table({"id": np.arange(n), "cut_r": cut}), tmp_path / "datacube_A.parquet", row_group_size=n,
-                   use_dictionary=False)  # fmt: skip
+    pq.write_table(
+        pa.table({"id": np.arange(n), "cut_r": cut}),
+        tmp_path / "datacube_A.parquet",
+        row_group_size=n,
+        use_dictionary=False,
+    )
     del values, cut
     data = DataConfig(name="t", root="x", ra_column=None, dec_column=None)
     before, most = pa.total_allocated_bytes(), 0

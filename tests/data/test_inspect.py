@@ -122,9 +122,13 @@ def test_the_command_says_writes_and_does_not_overwrite(folder, tmp_path, capsys
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["inspect", "nowhere"], "no such file"), (["inspcet"], "inspect"), (["inspect"], "PATH"),
-     (["inspect", ".", "--rows", "0"], "--rows")],
-)  # fmt: skip
+    [
+        (["inspect", "nowhere"], "no such file"),
+        (["inspcet"], "inspect"),
+        (["inspect"], "PATH"),
+        (["inspect", ".", "--rows", "0"], "--rows"),
+    ],
+)
 def test_mistakes_are_one_line(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="1"):
@@ -214,9 +218,17 @@ def test_other_tables_and_images_of_a_fits_file_are_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "marks"),
-    [([15, 16, 99, 17, -99, 99], [-99, 99]), ([0, 0, 0, 0.1, 0.2], []), ([1, 2, 3, 1e20], [1e20]), ([1, 2, 50], []),
-     ([-9999, -9999, 5, 6, 7], [-9999]), ([1, 2, 3, 4, 77, 77, 77], [77]), ([98, 99, 100, 97], []), ([5, 5, 5], [])],
-)  # fmt: skip
+    [
+        ([15, 16, 99, 17, -99, 99], [-99, 99]),
+        ([0, 0, 0, 0.1, 0.2], []),
+        ([1, 2, 3, 1e20], [1e20]),
+        ([1, 2, 50], []),
+        ([-9999, -9999, 5, 6, 7], [-9999]),
+        ([1, 2, 3, 4, 77, 77, 77], [77]),
+        ([98, 99, 100, 97], []),
+        ([5, 5, 5], []),
+    ],
+)
 def test_sentinels_stand_apart(values, marks):
     assert suspected_marks(np.array(values, float)) == marks
 

@@ -27,11 +27,14 @@ N = 6
 
 def config():
     return DataConfig(
-        name="x", root="", ra_column=None, dec_column=None,
+        name="x",
+        root="",
+        ra_column=None,
+        dec_column=None,
         scalars={"z": ScalarConfig(error="z_err"), "mag": ScalarConfig()},
         spectra={"xp": SpectrumGroupConfig(kind=SpectrumKind.coefficients, flux="xp", n_coefficients=3)},
         images=ImageConfig(bands={"r": BandConfig(column="cut")}, size=4, a=None, b=None, theta=None),
-    )  # fmt: skip
+    )
 
 
 def cube(tmp_path, **columns):

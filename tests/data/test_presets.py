@@ -29,8 +29,10 @@ def spectra(wave: np.ndarray, name: str = "wavelength") -> list[dict]:
     flux[2, 7] = 1e9
     mask = np.zeros((N, len(wave)), int)
     mask[2, 7] = 4
-    return [{name: wave.tolist(), "flux": f.tolist(), "ivar": np.ones(len(wave)).tolist(), "mask": m.tolist()}
-            for f, m in zip(flux, mask, strict=True)]  # fmt: skip
+    return [
+        {name: wave.tolist(), "flux": f.tolist(), "ivar": np.ones(len(wave)).tolist(), "mask": m.tolist()}
+        for f, m in zip(flux, mask, strict=True)
+    ]
 
 
 def hats(folder: Path, columns: dict) -> str:
@@ -43,8 +45,13 @@ def hats(folder: Path, columns: dict) -> str:
 
 def desi_dr1_hats(folder: Path) -> str:
     arms = {"b": (3600.0, 2751), "r": (5760.0, 2326), "z": (7520.0, 2881)}
-    columns = {"TARGETID": 39627785483846048 + np.arange(N), "TARGET_RA": np.full(N, 45.0), "TARGET_DEC": np.zeros(N),
-               "Z": np.linspace(0, 3, N), "ZERR": np.full(N, 1e-4)}  # fmt: skip
+    columns = {
+        "TARGETID": 39627785483846048 + np.arange(N),
+        "TARGET_RA": np.full(N, 45.0),
+        "TARGET_DEC": np.zeros(N),
+        "Z": np.linspace(0, 3, N),
+        "ZERR": np.full(N, 1e-4),
+    }
     for arm, (first, n) in arms.items():
         columns[f"spectra_{arm}"] = pa.array(spectra(first + 0.8 * np.arange(n)))
     return hats(folder, columns)
@@ -53,8 +60,15 @@ def desi_dr1_hats(folder: Path) -> str:
 def mmu_desi(folder: Path) -> str:
     rows = [row | {"mask": [bool(m) for m in row["mask"]], "lsf_sigma": [1.0]} for row in spectra(MMU, "lambda")]
     fluxes = {f"{kind}_{band}": RNG.normal(size=N) for kind in ("FLUX", "FIBERFLUX") for band in "GRZ"}
-    columns = {"object_id": [str(i) for i in range(N)], "ra": np.zeros(N), "dec": np.zeros(N), "Z": np.full(N, 0.1),
-               "ZERR": np.full(N, 1e-4), "EBV": np.full(N, 0.02), "spectrum": pa.array(rows)} | fluxes  # fmt: skip
+    columns = {
+        "object_id": [str(i) for i in range(N)],
+        "ra": np.zeros(N),
+        "dec": np.zeros(N),
+        "Z": np.full(N, 0.1),
+        "ZERR": np.full(N, 1e-4),
+        "EBV": np.full(N, 0.02),
+        "spectrum": pa.array(rows),
+    } | fluxes
     return hats(folder, columns)
 
 
@@ -64,9 +78,16 @@ def mmu_sdss(folder: Path) -> str:
     for row in rows[:2]:  # padded, as shorter spectra are
         row["lambda"][-50:], row["mask"][-50:] = [-1.0] * 50, [1] * 50
     rows = [row | {"mask": [bool(m) for m in row["mask"]]} for row in rows]
-    columns = {"object_id": [str(i) for i in range(N)], "ra": np.zeros(N), "dec": np.zeros(N), "Z": np.full(N, 0.1),
-               "Z_ERR": np.full(N, 1e-4), "VDISP": np.full(N, 150.0), "VDISP_ERR": np.full(N, 9.0),
-               "spectrum": pa.array(rows)}  # fmt: skip
+    columns = {
+        "object_id": [str(i) for i in range(N)],
+        "ra": np.zeros(N),
+        "dec": np.zeros(N),
+        "Z": np.full(N, 0.1),
+        "Z_ERR": np.full(N, 1e-4),
+        "VDISP": np.full(N, 150.0),
+        "VDISP_ERR": np.full(N, 9.0),
+        "spectrum": pa.array(rows),
+    }
     return hats(folder, columns | {f"SPECTROFLUX_{band}": RNG.normal(size=N) for band in "UGRIZ"})
 
 
@@ -78,20 +99,25 @@ def mmu_legacysurvey(folder: Path) -> str:
     ]
     kind = pa.struct({"band": pa.list_(pa.string()), "flux": pa.list_(pa.list_(pa.list_(pa.float32())))})
     names = [f"FLUX_{band}" for band in ("G", "R", "I", "Z", "W1", "W2")] + ["SHAPE_R", "SHAPE_E1", "SHAPE_E2", "EBV"]
-    columns = {"object_id": [str(i) for i in range(N)], "ra": np.zeros(N), "dec": np.zeros(N),
-               "image": pa.array(images, kind)}  # fmt: skip
+    columns = {
+        "object_id": [str(i) for i in range(N)],
+        "ra": np.zeros(N),
+        "dec": np.zeros(N),
+        "image": pa.array(images, kind),
+    }
     return hats(folder, columns | {name: np.full(N, 0.1) for name in names})
 
 
 def mmu_gaia(folder: Path) -> str:
     parts = {
         "astrometry": {name: 1.0 for n in ("parallax", "pmra", "pmdec") for name in (n, f"{n}_error")},
-        "photometry": {name: 100.0 for b in ("g", "bp", "rp")
-                       for name in (f"phot_{b}_mean_flux", f"phot_{b}_mean_flux_error")},
+        "photometry": {
+            name: 100.0 for b in ("g", "bp", "rp") for name in (f"phot_{b}_mean_flux", f"phot_{b}_mean_flux_error")
+        },
         "radial_velocity": {"radial_velocity": 99.0, "radial_velocity_error": 1.0},
         "gspphot": {"teff_gspphot": 5000.0, "logg_gspphot": 4.0, "mh_gspphot": 0.0},
         "spectral_coefficients": {"coeff": RNG.normal(size=110).tolist(), "coeff_error": [0.1] * 110},
-    }  # fmt: skip
+    }
     columns = {"object_id": 2**60 + np.arange(N), "ra": np.zeros(N), "dec": np.zeros(N)}
     return hats(folder, columns | {name: pa.array([part] * N) for name, part in parts.items()})
 
@@ -122,8 +148,15 @@ def gaia_xp(folder: Path) -> str:
 
 
 def gaia_xp_sampled(folder: Path) -> str:
-    found = Table({"source_id": 2**60 + np.arange(N), "ra": np.zeros(N), "dec": np.zeros(N),
-                   "flux": 1e-17 * (1 + RNG.random((N, 343))), "flux_error": np.full((N, 343), 1e-18)})  # fmt: skip
+    found = Table(
+        {
+            "source_id": 2**60 + np.arange(N),
+            "ra": np.zeros(N),
+            "dec": np.zeros(N),
+            "flux": 1e-17 * (1 + RNG.random((N, 343))),
+            "flux_error": np.full((N, 343), 1e-18),
+        }
+    )
     found["flux"].unit = found["flux_error"].unit = "W m-2 nm-1"
     found.write(folder / "XP_SAMPLED.xml", format="votable")
     return str(folder)
@@ -147,8 +180,18 @@ def kids_dr4(folder: Path) -> str:
     return str(folder)
 
 
-PRESETS = [desi_dr1_hats, mmu_desi, mmu_sdss, mmu_legacysurvey, mmu_gaia, gaia_dr3, gaia_xp, gaia_xp_sampled, splus_dr4,
-           kids_dr4]  # fmt: skip
+PRESETS = [
+    desi_dr1_hats,
+    mmu_desi,
+    mmu_sdss,
+    mmu_legacysurvey,
+    mmu_gaia,
+    gaia_dr3,
+    gaia_xp,
+    gaia_xp_sampled,
+    splus_dr4,
+    kids_dr4,
+]
 
 
 @pytest.mark.parametrize("write", PRESETS, ids=lambda write: write.__name__)

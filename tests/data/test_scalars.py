@@ -32,9 +32,19 @@ def test_every_reason_is_told_apart_and_counted():
     assert np.flatnonzero(np.isfinite(got.errors[:, 0])).tolist() == [0, 7]
     assert np.flatnonzero(got.fit[:, 0]).tolist() == [0, 8, 10, 11]
     assert got.reasons["mag"] == {
-        "null": 1, "masked": 0, "nan": 1, "inf": 1, "sentinel": 1, "nondetected": 1, "out_of_range": 1,
-        "not_positive": 0, "outside_fit_range": 1, "no_error": 2, "bad_error": 1, "large_error": 1,
-    }  # fmt: skip
+        "null": 1,
+        "masked": 0,
+        "nan": 1,
+        "inf": 1,
+        "sentinel": 1,
+        "nondetected": 1,
+        "out_of_range": 1,
+        "not_positive": 0,
+        "outside_fit_range": 1,
+        "no_error": 2,
+        "bad_error": 1,
+        "large_error": 1,
+    }
 
 
 def test_99_is_a_sentinel_where_no_nondetection_is_configured():
@@ -137,6 +147,13 @@ def test_both_real_families_open_with_their_configuration(realdata):
             assert ImageReader(config, "STRIPE82-0001").columns[:12] == columns
     assert complete == 6
     assert rows == {
-        "BOSS3655": 68, "DESI": 30, "GAIAXP": 2815, "SPLUSDR4": 6962, "STRIPE82-0001": 17,
-        "KIDS-A": 108, "KIDS-B": 108, "KIDS-C": 108, "KIDS-D": 108,
-    }  # fmt: skip
+        "BOSS3655": 68,
+        "DESI": 30,
+        "GAIAXP": 2815,
+        "SPLUSDR4": 6962,
+        "STRIPE82-0001": 17,
+        "KIDS-A": 108,
+        "KIDS-B": 108,
+        "KIDS-C": 108,
+        "KIDS-D": 108,
+    }

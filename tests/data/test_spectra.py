@@ -155,9 +155,14 @@ def test_falling_wavelengths_are_turned_round_and_pixels_without_one_are_left_ou
 
 def test_spectra_outside_of_the_grid_are_counted_by_what_their_wavelengths_look_like():
     wave = grid(GROUP)
-    waves = {"outside_grid_nm": wave / 10, "outside_grid_log10": np.log10(wave), "outside_grid_ln": np.log(wave),
-             "outside_grid_micron": wave / 1e4, "outside_grid_angstrom": wave * 10,
-             "outside_grid": wave + 50}  # fmt: skip
+    waves = {
+        "outside_grid_nm": wave / 10,
+        "outside_grid_log10": np.log10(wave),
+        "outside_grid_ln": np.log(wave),
+        "outside_grid_micron": wave / 1e4,
+        "outside_grid_angstrom": wave * 10,
+        "outside_grid": wave + 50,
+    }
     ones = [[1.0] * P] * 8
     lists = [w.tolist() for w in (wave, *waves.values(), wave)]
     batch = batch_of(ones, [*ones[:7], [0.0] * P], lists)

@@ -77,12 +77,19 @@ def test_objects_of_one_cell_stand_together(tmp_path):
 
 def test_neighbours_are_found_at_the_seam_the_poles_and_by_friends_of_friends():
     second = 1 / 3600
-    positions = np.array([
-        [0.2 * second, 10.0], [360 - 0.2 * second, 10.0],  # RA 0 = 360
-        [10.0, 90 - 0.3 * second], [190.0, 90 - 0.3 * second],  # over the pole
-        [50.0, 0.0], [50.0, 0.9 * second], [50.0, 1.8 * second],  # a chain
-        [80.0, 0.0], [80.0, 1.2 * second],  # too far
-    ])  # fmt: skip
+    positions = np.array(
+        [
+            [0.2 * second, 10.0],
+            [360 - 0.2 * second, 10.0],  # RA 0 = 360
+            [10.0, 90 - 0.3 * second],
+            [190.0, 90 - 0.3 * second],  # over the pole
+            [50.0, 0.0],
+            [50.0, 0.9 * second],
+            [50.0, 1.8 * second],  # a chain
+            [80.0, 0.0],
+            [80.0, 1.2 * second],  # too far
+        ]
+    )
     ids = np.array([9, 8, 7, 6, 5, 4, 3, 2, 1], np.uint64)
     assert friends(positions, ids).tolist() == [1, 1, 3, 3, 6, 6, 6, 7, 8]
 

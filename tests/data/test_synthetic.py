@@ -195,8 +195,10 @@ def test_neighbouring_fields_share_objects_within_an_arcsecond_and_splits_keep_t
         before, after = true_parameters(sky, k - 1), true_parameters(sky, k)
         for name in ("kind", "mag_r", "redshift", "temperature"):
             np.testing.assert_array_equal(before[name][first], after[name][second], "one object, seen twice")
-        assert (tables[k - 1].column("mag_pstotal_r").to_numpy()[first]
-                != tables[k].column("mag_pstotal_r").to_numpy()[second]).all(), "with noise of its own"  # fmt: skip
+        assert (
+            tables[k - 1].column("mag_pstotal_r").to_numpy()[first]
+            != tables[k].column("mag_pstotal_r").to_numpy()[second]
+        ).all(), "with noise of its own"
         for i, j in zip(first, second, strict=True):
             assert splits[f"SYN-{k:04d}"][i] == splits[f"SYN-{k + 1:04d}"][j]
 

@@ -223,8 +223,12 @@ def test_spectra_scatter_about_the_truth_as_ivar_says(sky):
 def test_arms_and_magnitudes_have_one_flux_scale(sky, flux):
     rows = np.flatnonzero((sky["kind"] == 0) & (sky["mag_r"] < 19))[:10]
     wave = np.concatenate([spectra.arm_wave("b")[:2700], spectra.arm_wave("r")])  # up to 5760, then on
-    f = np.concatenate([spectra.noiseless_arm("b", take(sky, rows))[:, :2700],
-                        spectra.noiseless_arm("r", take(sky, rows))], axis=1) * 1e-17  # fmt: skip
+    f = (
+        np.concatenate(
+            [spectra.noiseless_arm("b", take(sky, rows))[:, :2700], spectra.noiseless_arm("r", take(sky, rows))], axis=1
+        )
+        * 1e-17
+    )
     response = transmission(SPLUS["r"], wave)
     f_nu = (f * response * wave).sum(1) / (response * 2.99792458e18 / wave).sum()
     np.testing.assert_allclose(f_nu / 3.631e-29, flux["splus"][rows, 7], rtol=0.01)

@@ -142,8 +142,11 @@ for n in (256, 768):
 def test_memory_does_not_grow_with_the_number_of_objects(repo, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", _MEASURE, str(tmp_path / "cube.parquet")],
-        capture_output=True, text=True, check=True, env={"PYTHONPATH": str(repo / "src"), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(repo / "src"), "OMP_NUM_THREADS": "1"},
+    )
     few, many = map(int, done.stdout.split())
     cutouts = 0.35 * 768 * 12 * 9216 * 4 / 2**20  # MiB, if all of them were held
     assert many - few < 0.3 * cutouts, (few, many)

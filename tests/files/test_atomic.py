@@ -89,13 +89,16 @@ def test_a_folder_that_cannot_be_written_to_is_one_clear_error(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("place", ["open", "fsync", "replace"])
-@pytest.mark.parametrize(("code", "line"), [
-    (errno.ESTALE, r"a file server that answers, got Stale file handle .*mounted"),
-    (errno.EXDEV, r"a folder on one file system, got Invalid cross-device link .*choose a folder"),
-    (errno.EBUSY, r"a file that nothing else holds, got Device or resource busy .*close what uses it"),
-    (errno.EROFS, r"a folder that can be written to, got Read-only file system"),
-    (errno.EMFILE, r"fewer open files, got Too many open files .*ulimit -n"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("code", "line"),
+    [
+        (errno.ESTALE, r"a file server that answers, got Stale file handle .*mounted"),
+        (errno.EXDEV, r"a folder on one file system, got Invalid cross-device link .*choose a folder"),
+        (errno.EBUSY, r"a file that nothing else holds, got Device or resource busy .*close what uses it"),
+        (errno.EROFS, r"a folder that can be written to, got Read-only file system"),
+        (errno.EMFILE, r"fewer open files, got Too many open files .*ulimit -n"),
+    ],
+)
 def test_what_a_system_can_answer_to_a_write_is_one_line(tmp_path, monkeypatch, place, code, line):
     path = tmp_path / "a.json"
     path.write_text("old")

@@ -62,7 +62,7 @@ def colliding_keys(n: int) -> bytes:
 JOBLIB = {
     "shared lists": pickle.dumps(lists_of_two(40), 2),
     "shared dicts": b"}" + b"q\x00}(X\x01\x00\x00\x00ah\x00X\x01\x00\x00\x00bh\x00u" + b"q\x00}(X\x01\x00\x00\x00ah\x00"
-                    b"X\x01\x00\x00\x00bh\x00u" * 40 + b".",
+    b"X\x01\x00\x00\x00bh\x00u" * 40 + b".",
     "nested": b"]" * 50_000 + b"a" * 49_999 + b".",
     "one hash": colliding_keys(20_000),
     "one hash in a set": b"\x8f(" + b"".join(b"L%dL\n" % (k * PRIME) for k in range(20_000)) + b"\x90.",
@@ -71,11 +71,14 @@ JOBLIB = {
     "a long text": b"\x8d" + struct.pack("<Q", 1 << 40) + b"ab.",
     "a long bytearray": b"\x96" + struct.pack("<Q", 1 << 38) + b"ab.",
     "a long frame": b"\x80\x04\x95" + struct.pack("<Q", 1 << 40) + b"N.",
-    "copied often": b"X\x40\x42\x0f\x00" + b"a" * 1_000_000 + b"q\x000X\x06\x00\x00\x00latin1q\x010]("
-                    + b"c_codecs\nencode\nh\x00h\x01\x86R" * 1000 + b"e.",
+    "copied often": b"X\x40\x42\x0f\x00"
+    + b"a" * 1_000_000
+    + b"q\x000X\x06\x00\x00\x00latin1q\x010]("
+    + b"c_codecs\nencode\nh\x00h\x01\x86R" * 1000
+    + b"e.",
     "zlib": zlib.compress(pickle.dumps({"a": "x" * 60_000_000}, 4), 9),
     "gzip": gzip.compress(pickle.dumps({"a": b"\0" * 60_000_000}, 4), 9),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", list(JOBLIB))
@@ -131,15 +134,16 @@ def overlapping(path: Path, n: int) -> None:
 
 NPZ = {
     "inflated": lambda p: write_zip(p, {"x.npy": npy((8_000_000,), data=bytes(64_000_000))}, zipfile.ZIP_DEFLATED),
-    "many inflated": lambda p: write_zip(p, {f"{k}.npy": npy((250_000,), data=bytes(2_000_000)) for k in range(20)},
-                                         zipfile.ZIP_DEFLATED),
+    "many inflated": lambda p: write_zip(
+        p, {f"{k}.npy": npy((250_000,), data=bytes(2_000_000)) for k in range(20)}, zipfile.ZIP_DEFLATED
+    ),
     "overlapping": lambda p: overlapping(p, 300),
     "a long shape": lambda p: write_zip(p, {"x.npy": npy((1 << 40,))}),
     "a long shape of nothing": lambda p: write_zip(p, {"x.npy": npy((1 << 40, 0))}),
     "a long shape of empty texts": lambda p: write_zip(p, {"x.npy": npy((1 << 33,), "<U0")}),
     "a number of ten thousand digits": lambda p: write_zip(p, {"x.npy": npy((10**4000,) * 2)}),
     "a sparse file": lambda p: (p.touch(), os.truncate(p, 1 << 40)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", list(NPZ))
@@ -186,12 +190,13 @@ TORCH = {  # K\x04 is 4 as the number of values in the storage, then as the shap
     "a storage of 10^9 values": replaced(b"K\x04tq", b"J\x00\xca\x9a\x3btq"),
     "a tensor of 10^9 values": replaced(b"K\x04\x85", b"J\x00\xca\x9a\x3b\x85"),
     "a tensor of one value 10^9 times": lambda d: d.replace(b"K\x04\x85", b"J\x00\xca\x9a\x3b\x85").replace(
-        b"K\x01\x85", b"K\x00\x85"),
+        b"K\x01\x85", b"K\x00\x85"
+    ),
     "a tensor beyond its storage": replaced(b"QK\x00K\x04\x85", b"QK\x02K\x04\x85"),
     "shared lists": lambda d: pickle.dumps(lists_of_two(40), 2),
     "one hash": lambda d: colliding_keys(20_000),
     "nested": lambda d: b"]" * 50_000 + b"a" * 49_999 + b".",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", list(TORCH))
@@ -220,13 +225,27 @@ def test_everything_that_training_saves_is_read_back(tmp_path):
     optimizer.step()
     base = torch.arange(12.0).reshape(3, 4)
     state = {
-        "model": model.state_dict(), "optimizer": optimizer.state_dict(), "rng": torch.get_rng_state(),
-        "view": base[1:, ::2], "transposed": base.t(), "same": base, "expanded": torch.zeros(1).expand(5),
-        "scalar": torch.tensor(3), "empty": torch.zeros(0, 7), "parameter": torch.nn.Parameter(base.clone()),
-        "size": base.shape, "float": 1e300, "int": 1 << 70, "none": None, "text": "é", "bytes": b"\xff",
-        **{str(d): torch.zeros(3, dtype=d) for d in (torch.bfloat16, torch.float16, torch.uint16, torch.bool,
-                                                     torch.complex64, torch.int8)},
-    }  # fmt: skip
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "rng": torch.get_rng_state(),
+        "view": base[1:, ::2],
+        "transposed": base.t(),
+        "same": base,
+        "expanded": torch.zeros(1).expand(5),
+        "scalar": torch.tensor(3),
+        "empty": torch.zeros(0, 7),
+        "parameter": torch.nn.Parameter(base.clone()),
+        "size": base.shape,
+        "float": 1e300,
+        "int": 1 << 70,
+        "none": None,
+        "text": "é",
+        "bytes": b"\xff",
+        **{
+            str(d): torch.zeros(3, dtype=d)
+            for d in (torch.bfloat16, torch.float16, torch.uint16, torch.bool, torch.complex64, torch.int8)
+        },
+    }
     save_torch(tmp_path / "a.pt", state)
     found = load_torch(tmp_path / "a.pt")
     assert list(found) == list(state) and found["int"] == 1 << 70 and found["bytes"] == b"\xff"

@@ -36,12 +36,19 @@ def test_utf8_is_read_with_and_without_a_mark(tmp_path, encoding):
 
 
 OTHER = {
-    "UTF-16": TEXT.encode("utf-16"), "utf-16-be": b"\xfe\xff" + TEXT.encode("utf-16-be"),
-    "UTF-16 without a mark": TEXT.encode("utf-16-le"), ".zip": zipped(), ".tar": tarred(),
-    "gzip": gzip.compress(TEXT.encode()), "bzip2": bz2.compress(TEXT.encode()), "xz": lzma.compress(TEXT.encode()),
-    "Parquet": b"PAR1\x15\x00", "FITS": b"SIMPLE  =                    T", "HDF5": b"\x89HDF\r\n\x1a\n", 
+    "UTF-16": TEXT.encode("utf-16"),
+    "utf-16-be": b"\xfe\xff" + TEXT.encode("utf-16-be"),
+    "UTF-16 without a mark": TEXT.encode("utf-16-le"),
+    ".zip": zipped(),
+    ".tar": tarred(),
+    "gzip": gzip.compress(TEXT.encode()),
+    "bzip2": bz2.compress(TEXT.encode()),
+    "xz": lzma.compress(TEXT.encode()),
+    "Parquet": b"PAR1\x15\x00",
+    "FITS": b"SIMPLE  =                    T",
+    "HDF5": b"\x89HDF\r\n\x1a\n",
     "binary": b"a\x00\x01\x02bc",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", OTHER)

@@ -12,8 +12,14 @@ from astromodal.judge.any_to_any import any_to_any, read_results
 
 
 def record(crps: float, marginal: float = 2.0) -> dict:
-    difference = {"model": crps, "baseline": marginal, "difference": crps - marginal, "low": crps - marginal - 0.2,
-                  "high": crps - marginal + 0.1, "n_objects": 50}  # fmt: skip
+    difference = {
+        "model": crps,
+        "baseline": marginal,
+        "difference": crps - marginal,
+        "low": crps - marginal - 0.2,
+        "high": crps - marginal + 0.1,
+        "n_objects": 50,
+    }
     return {
         "figures": {"r2": {"value": 0.5, "low": 0.4, "high": None, "n_objects": 60}},
         "against": {"baselines": {"marginal": {"differences": {"crps": difference}}}},

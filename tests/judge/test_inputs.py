@@ -98,8 +98,10 @@ def test_training_rows_have_something_given_as_a_loop_finds_it(store, codebooks,
     wanted = []
     for tokens in store:
         for row in np.flatnonzero((tokens.split == 0) & np.isfinite(tokens.scalar["values"][:, 2])):
-            scalars = {c: np.isfinite(tokens.scalar["values"][row, j]) or tokens.scalar["nondetected"][row, j]
-                       for j, c in enumerate(tokens.columns)}  # fmt: skip
+            scalars = {
+                c: np.isfinite(tokens.scalar["values"][row, j]) or tokens.scalar["nondetected"][row, j]
+                for j, c in enumerate(tokens.columns)
+            }
             has = scalars | {"arm": tokens.spectra["arm"].present[row], "image": tokens.image["present"][row]}
             given = {"scalar": ["mag_g", "mag_r"], "spectrum": ["arm"]}
             if not names or any(has[part] for name in names for part in given.get(name, [name])):
@@ -125,8 +127,11 @@ def test_the_marginal_is_that_of_objects_with_the_same_inputs(codebooks):
 
 def test_rows_of_a_catalogue_are_found_by_field_and_id(store):
     fields, ids = np.array(["B", "A", "A", "", "C"]), np.array(["B_00003", "A_00001", "B_00003", "A_00009", "A_00001"])
-    found = {(t.field, int(m)): int(r) for t, mine, rows in places_in_store(store, fields, ids)
-             for m, r in zip(mine, rows, strict=True)}  # fmt: skip
+    found = {
+        (t.field, int(m)): int(r)
+        for t, mine, rows in places_in_store(store, fields, ids)
+        for m, r in zip(mine, rows, strict=True)
+    }
     assert found == {("B", 0): 3, ("A", 1): 1, ("A", 3): 9}
 
 

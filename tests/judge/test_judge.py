@@ -58,8 +58,10 @@ def test_a_perfect_model_has_the_figures_of_its_noise(perfect):
 
 def test_a_perfect_model_beats_the_baselines_and_a_blurred_one_loses_to_boosting(perfect, blurred):
     assert perfect.result["loses"] == []
-    verdicts = {b: entry["differences"]["crps"]["verdict"]
-                for b, entry in perfect.result["columns"]["z"]["against"]["baselines"].items()}  # fmt: skip
+    verdicts = {
+        b: entry["differences"]["crps"]["verdict"]
+        for b, entry in perfect.result["columns"]["z"]["against"]["baselines"].items()
+    }
     assert verdicts == {"marginal": "wins", "boosting": "wins"}
     lost = {(loss["against"], loss["figure"]) for loss in blurred.result["loses"]}
     assert {("boosting", "crps"), ("boosting", "absolute error"), ("boosting", "squared error")} <= lost

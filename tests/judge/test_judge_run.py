@@ -35,11 +35,18 @@ def run(tmp_path_factory):
     OmegaConf.save(config, home / "config.yaml", resolve=True)
     raw = pa.concat_tables([pq.read_table(path) for path in sorted((folder / "cubes").glob("*.parquet"))])
     teff = raw["teff"].to_numpy()
-    table = pa.table({
-        "id": raw["id"], "field": np.repeat(["F0", "F1"], 120), "split": ["val", "test"] * 120, "teff": teff,
-        "teff_mean": teff + 300.0, "teff_q16": teff + 100.0, "teff_q84": teff + 500.0,
-        "desi_b_mean": pa.array([[1.0] * N_PIXELS] * 240, pa.list_(pa.float32(), N_PIXELS)),
-    })  # fmt: skip
+    table = pa.table(
+        {
+            "id": raw["id"],
+            "field": np.repeat(["F0", "F1"], 120),
+            "split": ["val", "test"] * 120,
+            "teff": teff,
+            "teff_mean": teff + 300.0,
+            "teff_q16": teff + 100.0,
+            "teff_q84": teff + 500.0,
+            "desi_b_mean": pa.array([[1.0] * N_PIXELS] * 240, pa.list_(pa.float32(), N_PIXELS)),
+        }
+    )
     pq.write_table(table, home / "catalogue.parquet")
     return folder, home
 

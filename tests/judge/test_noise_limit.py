@@ -39,7 +39,10 @@ class Store:
 
 def test_observables_are_those_that_are_given():
     assert observables(Inputs(PHOTOMETRY, ("desi_b",), ("gaiaxp",))) == {
-        "photometry": (), "spectrum": ("desi_b",), "xp": ("gaiaxp",)}  # fmt: skip
+        "photometry": (),
+        "spectrum": ("desi_b",),
+        "xp": ("gaiaxp",),
+    }
     assert observables(Inputs(PHOTOMETRY[:11], (), ())) == {}
 
 

@@ -22,8 +22,15 @@ def write(path, **columns):
 
 
 def test_columns_quantiles_and_splits_are_found_whatever_their_spelling(tmp_path):
-    path = write(tmp_path / "c.parquet", z=np.arange(6.0), z_mean=np.arange(6.0), z_q2_5=np.zeros(6), z_q84=np.ones(6),
-                 t_median=np.arange(6.0), spectrum_mean=[[1.0]] * 6)  # fmt: skip
+    path = write(
+        tmp_path / "c.parquet",
+        z=np.arange(6.0),
+        z_mean=np.arange(6.0),
+        z_q2_5=np.zeros(6),
+        z_q84=np.ones(6),
+        t_median=np.arange(6.0),
+        spectrum_mean=[[1.0]] * 6,
+    )
     catalogue = PredictionCatalogue(path)
     assert catalogue.columns == ("z", "t")  # a list of numbers is not a scalar
     assert catalogue.split.tolist() == [0, 1, 2] * 2
@@ -40,12 +47,20 @@ def test_columns_quantiles_and_splits_are_found_whatever_their_spelling(tmp_path
 
 
 def test_rows_left_out_are_counted_by_their_first_reason_and_clipped_ones_are_judged(tmp_path):
-    path = write(tmp_path / "c.parquet", z=[1.0, None, 2.0, None, 3.0, 4.0], z_mean=[1.0, 1.0, None, None, None, 1.0],
-                 z_flag=[CLIPPED, 0, LACKS_GIVEN, NOT_DETECTED, 0, 0])  # fmt: skip
+    path = write(
+        tmp_path / "c.parquet",
+        z=[1.0, None, 2.0, None, 3.0, 4.0],
+        z_mean=[1.0, 1.0, None, None, None, 1.0],
+        z_flag=[CLIPPED, 0, LACKS_GIVEN, NOT_DETECTED, 0, 0],
+    )
     column, rows = PredictionCatalogue(path).column("z"), np.ones(N, bool)
     assert column.judged(rows).tolist() == [True, False, False, False, False, True]
-    assert column.left_out(rows) == {"not detected": 1, "not observed": 1, "nothing of what was to be given": 1,
-                                     "no prediction": 1}  # fmt: skip
+    assert column.left_out(rows) == {
+        "not detected": 1,
+        "not observed": 1,
+        "nothing of what was to be given": 1,
+        "no prediction": 1,
+    }
     assert column.remarks(rows) == {"clipped": 1}
     rows[0] = False
     assert column.judged(rows).sum() == 1 and column.remarks(rows) == {}
@@ -56,8 +71,12 @@ def test_posteriors_come_in_batches_of_the_wanted_rows_over_several_files(tmp_pa
     p = np.random.default_rng(0).dirichlet(np.ones(3), 2 * N).astype(np.float32)
     for k in range(2):
         part = [row if i != 1 else None for i, row in enumerate(p[N * k : N * k + N].tolist())]
-        write(tmp_path / f"part{k}.parquet", z=np.zeros(N), z_mean=np.zeros(N),
-              z_posterior=pa.array(part, pa.list_(pa.float32(), 3)))  # fmt: skip
+        write(
+            tmp_path / f"part{k}.parquet",
+            z=np.zeros(N),
+            z_mean=np.zeros(N),
+            z_posterior=pa.array(part, pa.list_(pa.float32(), 3)),
+        )
     np.savez(tmp_path / "posterior_bins.npz", edges_z=np.arange(4.0))
     catalogue = PredictionCatalogue(tmp_path)
     wanted = np.ones(2 * N, bool)

@@ -31,8 +31,15 @@ FLUX = ScalarConfig(unit="nJy", transform=Transform.log10)
 
 
 def test_colours_are_differences_of_columns_of_one_unit_and_space():
-    configs = {"u": MAG, "g": MAG, "z": ScalarConfig(), "f1": FLUX, "r": MAG, "f2": FLUX,
-               "area": ScalarConfig(unit="nJy")}  # fmt: skip
+    configs = {
+        "u": MAG,
+        "g": MAG,
+        "z": ScalarConfig(),
+        "f1": FLUX,
+        "r": MAG,
+        "f2": FLUX,
+        "area": ScalarConfig(unit="nJy"),
+    }
     pairs = colour_pairs(list(configs), configs)
     assert set(pairs) == {("u", "g"), ("g", "r"), ("u", "r"), ("f1", "f2")}  # none without a unit, none across spaces
     columns = ["u", "f2", "r", "g", "f1", "z"]
@@ -202,9 +209,11 @@ def difference(model: float, baseline: float) -> dict:
 
 
 def test_the_best_baseline_is_that_of_least_crps_else_of_least_absolute_error():
-    entries = {"marginal": {"differences": {"crps": difference(2, 3), "absolute error": difference(2, 1)}},
-               "network": {"differences": {"crps": difference(2, 1.5), "absolute error": difference(2, 4)}},
-               "tabicl": {"skipped": "not installed"}}  # fmt: skip
+    entries = {
+        "marginal": {"differences": {"crps": difference(2, 3), "absolute error": difference(2, 1)}},
+        "network": {"differences": {"crps": difference(2, 1.5), "absolute error": difference(2, 4)}},
+        "tabicl": {"skipped": "not installed"},
+    }
     assert best(entries)["name"] == "network" and best(entries)["figure"] == "crps"
     for entry in entries.values():
         entry.get("differences", {}).pop("crps", None)

@@ -27,13 +27,20 @@ def judged(tmp_path_factory):
     from astromodal.config.schema import Baseline, JudgeConfig
 
     folder, store = tmp_path_factory.mktemp("judged"), ToyStore(900)
-    options = JudgeConfig(n_resamples=60, redshifts=["z"], baselines=[Baseline.marginal, Baseline.neighbours],
-                          magnitude="mag_r")  # fmt: skip
+    options = JudgeConfig(
+        n_resamples=60, redshifts=["z"], baselines=[Baseline.marginal, Baseline.neighbours], magnitude="mag_r"
+    )
     for name, how in (("sharp", {}), ("blurred", {"blur": 0.07, "stated": 0.03})):
         path = write_catalogue(folder / f"catalogue_{name}", store, **how)
-        result = judge_catalogue(path, folder / name, store=store, weights="abc", options=options,
-                                 per_object={"chi2": np.linspace(0, 2, 1800)},
-                                 calibration_path=folder / f"beside_{name}.json")  # fmt: skip
+        result = judge_catalogue(
+            path,
+            folder / name,
+            store=store,
+            weights="abc",
+            options=options,
+            per_object={"chi2": np.linspace(0, 2, 1800)},
+            calibration_path=folder / f"beside_{name}.json",
+        )
     return folder, result
 
 
@@ -45,8 +52,17 @@ def test_the_folder_holds_figures_tables_plots_and_the_calibration(judged):
         table = pq.read_table(folder / "blurred" / "tables" / f"{name}.parquet")
         assert table.num_rows == pa_csv.read_csv(folder / "blurred" / "tables" / f"{name}.csv").num_rows > 0
     plots = {path.stem: path for path in (folder / "blurred" / "plots").glob("*.png")}
-    assert set(plots) == {"predicted", "pit", "coverage", "recalibration", "against_crps", "against_absolute_error",
-                          "by_signal_to_noise", "by_magnitude", "photo_z_z"}  # fmt: skip
+    assert set(plots) == {
+        "predicted",
+        "pit",
+        "coverage",
+        "recalibration",
+        "against_crps",
+        "against_absolute_error",
+        "by_signal_to_noise",
+        "by_magnitude",
+        "photo_z_z",
+    }
     assert all(is_png(path) for path in plots.values())
     for path in (folder / "blurred" / "calibration.json", folder / "beside_blurred.json"):
         [fitted] = Calibration.load(path, "abc").questions.values()
@@ -111,8 +127,15 @@ def test_errors_by_wavelength_are_drawn(tmp_path):
 
 def test_a_report_without_judged_objects_says_so():
     record = {"unit": "K", "n": 0, "left_out": {"not observed": 7}, "remarks": {}}
-    result = {"n_judged": 7, "n_rows": 9, "split": "test", "columns": {"t": record}, "figures": {}, "loses": [],
-              "score": None}  # fmt: skip
+    result = {
+        "n_judged": 7,
+        "n_rows": 9,
+        "split": "test",
+        "columns": {"t": record},
+        "figures": {},
+        "loses": [],
+        "score": None,
+    }
     text = judgement_text(result)
     assert "no column has an object that can be judged" in text and "t: 7 not observed" in text
     assert "not compared" in text

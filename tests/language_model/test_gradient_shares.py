@@ -142,9 +142,14 @@ def loop_of(loss: LossConfig, tracker=None, dropout: float = 0.1, extra: tuple[C
     objective = LanguageModelObjective(model, VOCAB, make_codebooks(), loss)
     own = {k: settings.pop(k) for k in ("output_dir", "resume") if k in settings}
     return TrainingLoop(
-        objective, Batches(), tracker=tracker, callbacks=[*ledger_of(objective), *extra], seed=1, **own,
+        objective,
+        Batches(),
+        tracker=tracker,
+        callbacks=[*ledger_of(objective), *extra],
+        seed=1,
+        **own,
         **options(**({"epochs": 8, "grad_accum_steps": 2} | settings)),
-    )  # fmt: skip
+    )
 
 
 def test_measuring_changes_nothing():
@@ -170,8 +175,10 @@ def test_a_target_share_is_met_at_once_and_followed_slowly():
     loss = LossConfig(sample_k=None, share_image=0.3, share_scalar=0.1, share_rate=0.25, ledger_every=1)
     loop = loop_of(loss, tracker, dropout=0.0, epochs=30)
     loop.fit()
-    logged = {name: tracker.column(f"grad_share/{name}") for name in
-              ("image", "weight_image", "norm_image", "norm_ce_image", "weight_spectrum")}  # fmt: skip
+    logged = {
+        name: tracker.column(f"grad_share/{name}")
+        for name in ("image", "weight_image", "norm_image", "norm_ce_image", "weight_spectrum")
+    }
     assert list(set(logged["weight_spectrum"].values())) == [pytest.approx(0.1)]  # no target: as configured
     steps = sorted(logged["image"])
     weight = 0.3 / 0.7 * logged["norm_ce_image"][steps[0]] / logged["norm_image"][steps[0]]
@@ -230,9 +237,14 @@ def test_a_model_without_hidden_states_trains_without_a_ledger_and_refuses_share
 
 @pytest.mark.parametrize(
     "change",
-    [{"share_image": 0.0}, {"share_scalar": 1.0}, {"share_image": 0.1, "ledger_every": None},
-     {"share_spectrum": 0.1, "use_ce": False}, {"share_image": 0.1, "enabled": False}],
-)  # fmt: skip
+    [
+        {"share_image": 0.0},
+        {"share_scalar": 1.0},
+        {"share_image": 0.1, "ledger_every": None},
+        {"share_spectrum": 0.1, "use_ce": False},
+        {"share_image": 0.1, "enabled": False},
+    ],
+)
 def test_shares_that_cannot_be_held_are_refused(change):
     with pytest.raises(ConfigError, match="share_"):
         make(LossConfig(**change))

@@ -45,9 +45,15 @@ class Known:
     """A model and what it knows."""
 
     def __init__(
-        self, columns: dict[str, int], groups: dict[str, int], image: int = 5, changed: str = "", seed: int = 0,
-        max_len: int = 32, **sizes,
-    ) -> None:  # fmt: skip
+        self,
+        columns: dict[str, int],
+        groups: dict[str, int],
+        image: int = 5,
+        changed: str = "",
+        seed: int = 0,
+        max_len: int = 32,
+        **sizes,
+    ) -> None:
         self.books = books(columns, groups, image, changed)
         self.vocab = build_vocab_spec(
             image, max(columns.values()), groups, tuple(groups), tuple(columns), list(columns.values())
@@ -55,8 +61,15 @@ class Known:
         torch.manual_seed(seed)
         self.sizes = {**SIZES, **sizes}
         values = token_values(self.vocab, self.books, VALUES)
-        self.network = CausalTransformerLM(self.vocab.vocab_size, self.vocab.n_types, dropout=0.0, max_len=max_len,
-                                           grid_width=2, values=values, **self.sizes).eval()  # fmt: skip
+        self.network = CausalTransformerLM(
+            self.vocab.vocab_size,
+            self.vocab.n_types,
+            dropout=0.0,
+            max_len=max_len,
+            grid_width=2,
+            values=values,
+            **self.sizes,
+        ).eval()
         with torch.no_grad():
             for weight in self.network.parameters():
                 weight.mul_(8)
@@ -64,9 +77,15 @@ class Known:
 
     def save(self, path) -> str:
         model = asdict(ModelConfig(**self.sizes, dropout=0.0, max_len=self.max_len, values=VALUES))
-        config = {"model": model, "sequence": asdict(SequenceConfig()), "vocab": asdict(VocabConfig()), "grid_width": 2,
-                  "vocab_size": self.vocab.vocab_size, "n_types": self.vocab.n_types,
-                  "vocab_spec": self.vocab.to_dict()}  # fmt: skip
+        config = {
+            "model": model,
+            "sequence": asdict(SequenceConfig()),
+            "vocab": asdict(VocabConfig()),
+            "grid_width": 2,
+            "vocab_size": self.vocab.vocab_size,
+            "n_types": self.vocab.n_types,
+            "vocab_spec": self.vocab.to_dict(),
+        }
         save_torch(path, {"model_state_dict": self.network.state_dict(), "config": plain(config)})
         return str(path)
 
@@ -109,8 +128,10 @@ def test_what_both_know_is_answered_as_before(tmp_path, caplog, tie_head):
         for key in ("type_embedding.weight", "next_type_embedding.weight"):
             assert torch.equal(new.network.state_dict()[key][kind], start[key][kind])
     block = new.vocab.block("desi")
-    assert torch.equal(new.network.token_embedding.weight[block.start : block.stop],
-                       start["token_embedding.weight"][block.start : block.stop])  # fmt: skip
+    assert torch.equal(
+        new.network.token_embedding.weight[block.start : block.stop],
+        start["token_embedding.weight"][block.start : block.stop],
+    )
 
 
 def test_another_codebook_of_the_same_name_starts_fresh(tmp_path):

@@ -41,9 +41,11 @@ def test_it_is_crps_over_that_of_the_marginal_of_validation_objects_that_have_co
         edges = inverse_transform(bins.edges[j, : n + 1], hand.COLUMNS[question.name])
         known = tokens.scalar["present"][:, j] & (tokens.split == VAL) & slots.has_given(question)
         assert known.sum() > 2 and not known[tokens.split == VAL].all()
-        scores = [(crps_by_sum(edges, p[question.name][row], float(tokens.scalar["values"][row, j])))
-                  for p in (posterior, {question.name: np.tile(tokenizers.scalar.binners[j].counts_, (120, 1))})
-                  for row in np.flatnonzero(known)]  # fmt: skip
+        scores = [
+            (crps_by_sum(edges, p[question.name][row], float(tokens.scalar["values"][row, j])))
+            for p in (posterior, {question.name: np.tile(tokenizers.scalar.binners[j].counts_, (120, 1))})
+            for row in np.flatnonzero(known)
+        ]
         model, marginal = np.reshape(scores, (2, -1)).sum(1)
         ratios[question.name] = model / marginal
         assert found[f"question_{question.name}"] == pytest.approx(model / marginal, rel=1e-3)
@@ -52,8 +54,10 @@ def test_it_is_crps_over_that_of_the_marginal_of_validation_objects_that_have_co
 
 def test_of_many_objects_a_fixed_choice_is_asked():
     asked, tokens = hand.plan(predict=["z"]), hand.field(300)
-    few = [QuestionScore(asked, [tokens, tokens], hand.layout(), hand.tokenizers(), max_objects=30, seed=s)
-           for s in (0, 0, 1)]  # fmt: skip
+    few = [
+        QuestionScore(asked, [tokens, tokens], hand.layout(), hand.tokenizers(), max_objects=30, seed=s)
+        for s in (0, 0, 1)
+    ]
     sizes = [sum(len(slots.tokens) for slots, _ in score.asked) for score in few]
     assert 8 < sizes[0] < 45 and sizes[0] == sizes[1]
     assert few[0].on_validation_end(loop(), {}) == few[1].on_validation_end(loop(), {})

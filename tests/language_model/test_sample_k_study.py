@@ -56,8 +56,12 @@ def make_batch(seed: int = 0, n: int = N_OBJECTS, *, scalars: bool = True) -> di
     columns += [*(VOCAB.base_image + rng.integers(0, N_CODES, (N_IMAGE, n))), np.full(n, EOS)]
     tokens = torch.from_numpy(np.stack(columns, axis=1).astype(np.int64))
     types = torch.tensor([*types, *[1] * N_IMAGE, 0]).expand(tokens.shape)
-    return {"tokens": tokens, "types": types, "attn_mask": torch.ones_like(tokens, dtype=torch.bool),
-            "object_index": torch.arange(n) + 1000 * seed}  # fmt: skip
+    return {
+        "tokens": tokens,
+        "types": types,
+        "attn_mask": torch.ones_like(tokens, dtype=torch.bool),
+        "object_index": torch.arange(n) + 1000 * seed,
+    }
 
 
 def make_objective(model: nn.Module | None = None, **loss) -> LanguageModelObjective:
@@ -109,8 +113,12 @@ def test_a_k_that_covers_everything_is_exact_and_says_so():
     assert all_of_them["sampled"] == {"image": False, "scalar": False, "spectrum": False}
     assert all_of_them["drawn"] == {"image": N_OBJECTS * N_IMAGE, "scalar": N_OBJECTS * 2, "spectrum": 0}
     for part in ("total", "reconstruction", "image", "scalar"):
-        assert all_of_them[part] == {"cosine": pytest.approx(1), "cosine_lowest": pytest.approx(1),
-                                     "error": pytest.approx(0, abs=1e-9), "error_predicted": 0}  # fmt: skip
+        assert all_of_them[part] == {
+            "cosine": pytest.approx(1),
+            "cosine_lowest": pytest.approx(1),
+            "error": pytest.approx(0, abs=1e-9),
+            "error_predicted": 0,
+        }
         assert few[part]["cosine"] < 0.999 and few[part]["error"] > 0.05
     assert "spectrum" not in few and all_of_them["bias"]["measured"] is None
 

@@ -38,9 +38,12 @@ def batches(n: int = 6, seed: int = 0) -> list[dict[str, Tensor]]:
     generator = np.random.default_rng(seed)
     made = []
     for _ in range(n):
-        parts = [np.full((4, 1), 1), generator.integers(VOCAB.base_image, VOCAB.base_image + 16, (4, 5)),
-                 generator.integers(VOCAB.base_scalar, VOCAB.base_scalar + 8, (4, 2)),
-                 generator.integers(VOCAB.base_spectrum, VOCAB.base_spectrum + 8, (4, 3))]  # fmt: skip
+        parts = [
+            np.full((4, 1), 1),
+            generator.integers(VOCAB.base_image, VOCAB.base_image + 16, (4, 5)),
+            generator.integers(VOCAB.base_scalar, VOCAB.base_scalar + 8, (4, 2)),
+            generator.integers(VOCAB.base_spectrum, VOCAB.base_spectrum + 8, (4, 3)),
+        ]
         types = np.repeat([0, 1, 3, 2], [1, 5, 2, 3])[None].repeat(4, 0)
         tokens = torch.from_numpy(np.concatenate(parts, 1))
         mask = torch.ones(4, 11, dtype=torch.bool)
@@ -50,11 +53,26 @@ def batches(n: int = 6, seed: int = 0) -> list[dict[str, Tensor]]:
 
 def training_view(**changes) -> SimpleNamespace:
     """As ``load_config().training``: attributes, nested ones too."""
-    meaningful = SimpleNamespace(enabled=True, sample_k_per_modality=64, weight_image=0.2, weight_scalar=0.1,
-                                 weight_spectrum=0.1)  # fmt: skip
-    values = {"seed": 0, "batch_size": 4, "epochs": 2, "learning_rate": 0.01, "weight_decay": 0.05, "warmup_steps": 2,
-              "grad_clip": 1.0, "grad_accum_steps": 1, "num_workers": 0, "pin_memory": True, "persistent_workers": True,
-              "prefetch_factor": 2, "log_every": 50, "save_every_steps": 6, "meaningful_loss": meaningful}  # fmt: skip
+    meaningful = SimpleNamespace(
+        enabled=True, sample_k_per_modality=64, weight_image=0.2, weight_scalar=0.1, weight_spectrum=0.1
+    )
+    values = {
+        "seed": 0,
+        "batch_size": 4,
+        "epochs": 2,
+        "learning_rate": 0.01,
+        "weight_decay": 0.05,
+        "warmup_steps": 2,
+        "grad_clip": 1.0,
+        "grad_accum_steps": 1,
+        "num_workers": 0,
+        "pin_memory": True,
+        "persistent_workers": True,
+        "prefetch_factor": 2,
+        "log_every": 50,
+        "save_every_steps": 6,
+        "meaningful_loss": meaningful,
+    }
     return SimpleNamespace(**(values | changes))
 
 

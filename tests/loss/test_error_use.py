@@ -129,9 +129,18 @@ def test_the_documented_loss_weighs_by_target_sigma():
     shares = 1 / (1 + sigma[0].double() ** 2)
     for chosen in (None, torch.tensor([0, 2])):
         loss, stats = combined_loss(
-            logits, codes + vocab.base_scalar, vocab, None, None, centers, {"scalar": {"errors": "weight"}}, False,
-            target_types=types, target_sigma=sigma, selection=None if chosen is None else {"scalar": chosen},
-        )  # fmt: skip
+            logits,
+            codes + vocab.base_scalar,
+            vocab,
+            None,
+            None,
+            centers,
+            {"scalar": {"errors": "weight"}},
+            False,
+            target_types=types,
+            target_sigma=sigma,
+            selection=None if chosen is None else {"scalar": chosen},
+        )
         here = slice(None) if chosen is None else chosen
         expected = (shares[here] * errors[here]).sum() / shares[here].sum()
         assert float(stats["loss_sca"]) == pytest.approx(float(expected), rel=1e-7)
@@ -154,8 +163,11 @@ def test_widened_targets_have_the_same_value_and_gradient_in_closed_form(options
     table, n_bins = (entries.T, torch.tensor([len(entries)])) if scalar else (entries, None)
     columns = torch.zeros_like(codes) if scalar else None
     rows = Rows(codes, table, columns, constants(options.form, options, table, n_bins), options.beta, sigma)
-    for ours, theirs in zip(value_and_grad(options.form, torch.log_softmax(logits.detach(), 1), rows),
-                            (value.detach(), gradient), strict=True):  # fmt: skip
+    for ours, theirs in zip(
+        value_and_grad(options.form, torch.log_softmax(logits.detach(), 1), rows),
+        (value.detach(), gradient),
+        strict=True,
+    ):
         assert float((ours - theirs).abs().max()) <= 1e-10 * float(theirs.abs().max())
     plain = values(replace(options, errors=ErrorUse.ignore), logits, codes, entries, sigma)
     torch.testing.assert_close(value[:1], plain[:1], rtol=1e-14, atol=0)  # an exact target
@@ -266,8 +278,9 @@ def test_a_batch_without_errors_is_refused_with_what_to_do(loss):
     off = make_objective(replace(loss, enabled=False))
     assert math.isfinite(gradients(off, [batch])[0]["ce"])
     with pytest.raises(ConfigError, match="without sigma"):
-        combined_loss(torch.zeros(1, 1, VOCAB.vocab_size), torch.zeros(1, 1, dtype=torch.int64), VOCAB, None, None,
-                      None, loss)  # fmt: skip
+        combined_loss(
+            torch.zeros(1, 1, VOCAB.vocab_size), torch.zeros(1, 1, dtype=torch.int64), VOCAB, None, None, None, loss
+        )
 
 
 def test_widths_compile_to_one_graph():

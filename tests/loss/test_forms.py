@@ -284,20 +284,27 @@ def test_the_fit_to_a_known_distribution(form, beta, bounds, scalar):
     options = LossFormConfig(form=form, beta=beta)
     found = fit(lambda logits, codes: values(options, logits, codes, entries), truth)
     found_mean, found_spread = moments(found, entries)
-    print(f"{form.value} beta={beta}: mean {found_mean.tolist()} (true {mean.tolist()}), "
-          f"spread {found_spread:.4f} (true {spread:.4f})")  # fmt: skip
+    print(
+        f"{form.value} beta={beta}: mean {found_mean.tolist()} (true {mean.tolist()}), "
+        f"spread {found_spread:.4f} (true {spread:.4f})"
+    )
     assert bounds[0] <= found_spread / spread <= bounds[1]
     # a collapse is to one code, which may be as far from the mean as codes are from each other
     assert float((found_mean - mean).norm()) < (0.03 if bounds in (PROPER, WIDENED, FREE) else 0.2)
     if bounds == PROPER:
         assert float((found - truth).abs().sum() / 2) < 0.03  # the distribution itself
     if bounds == FREE:  # as many minima as starts: the same mean and value, another spread
-        narrow = fit(lambda logits, codes: values(options, logits, codes, entries), truth,
-                     start=-8 * (entries - mean).square().sum(1))  # fmt: skip
+        narrow = fit(
+            lambda logits, codes: values(options, logits, codes, entries),
+            truth,
+            start=-8 * (entries - mean).square().sum(1),
+        )
         other_mean, other_spread = moments(narrow, entries)
         assert float((other_mean - mean).norm()) < 0.01 and other_spread < 0.5 * found_spread
-        a, b = ((truth * values(options, p.log().expand(len(p), -1), torch.arange(len(p)), entries)).sum()
-                for p in (found, narrow))  # fmt: skip
+        a, b = (
+            (truth * values(options, p.log().expand(len(p), -1), torch.arange(len(p)), entries)).sum()
+            for p in (found, narrow)
+        )
         assert float(a) == pytest.approx(float(b), rel=1e-3)
 
 

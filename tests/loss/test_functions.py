@@ -256,8 +256,14 @@ def test_positions_can_be_given():
 
 def test_nothing_valid_gives_exactly_zero_with_a_gradient():
     logits = torch.randn(2, 3, VOCAB.vocab_size, requires_grad=True)
-    loss, stats = combined_loss(logits, torch.zeros(2, 3, dtype=torch.int64), VOCAB, *books(), ALL,
-                                target_types=torch.zeros(2, 3, dtype=torch.int64))  # fmt: skip
+    loss, stats = combined_loss(
+        logits,
+        torch.zeros(2, 3, dtype=torch.int64),
+        VOCAB,
+        *books(),
+        ALL,
+        target_types=torch.zeros(2, 3, dtype=torch.int64),
+    )
     loss.backward()
     assert float(loss.detach()) == 0 and not logits.grad.any() and int(stats["n_ce"]) == 0
 

@@ -81,10 +81,18 @@ def both(tokens, types, loss: LossConfig, dtype=torch.float64, seed=0, codebooks
     context = torch.autocast("cpu", dtype=autocast) if autocast else torch.autocast("cpu", enabled=False)
     with context:
         given = fused.LossInput(
-            torch.from_numpy(tokens), torch.from_numpy(targets.columns), torch.from_numpy(layout.order),
-            torch.from_numpy(weights.ce).to(dtype), torch.from_numpy(weights.reconstruction).to(dtype),
-            torch.from_numpy(layout.segments), factors, entries, n_bins, torch.zeros(0), head,
-        )  # fmt: skip
+            torch.from_numpy(tokens),
+            torch.from_numpy(targets.columns),
+            torch.from_numpy(layout.order),
+            torch.from_numpy(weights.ce).to(dtype),
+            torch.from_numpy(weights.reconstruction).to(dtype),
+            torch.from_numpy(layout.segments),
+            factors,
+            entries,
+            n_bins,
+            torch.zeros(0),
+            head,
+        )
         total, terms = fused.fused_loss(hidden, weight, given)
     results.append((total, terms, *torch.autograd.grad(total, (hidden, weight))))
     return results
@@ -146,8 +154,9 @@ def with_form(loss: LossConfig, form: LossForm) -> LossConfig:
     """``form`` for all modalities that can have it, the energy score for the others; weights that tell them apart."""
     own = LossFormConfig(form=form, beta=0.3, n_neighbours=4)
     vector = LossFormConfig(form=LossForm.energy) if form in SCALAR_FORMS else own
-    return replace(loss, image=vector, scalar=own, spectrum=vector,
-                   weight_image=0.5, weight_scalar=2.0, weight_spectrum=1.0)  # fmt: skip
+    return replace(
+        loss, image=vector, scalar=own, spectrum=vector, weight_image=0.5, weight_scalar=2.0, weight_spectrum=1.0
+    )
 
 
 @pytest.mark.parametrize("form", list(LossForm))

@@ -372,9 +372,10 @@ def test_a_trained_model_beats_the_mean():
 
 
 @pytest.mark.parametrize(
-    ("loss", "order"), [(LossConfig(sample_k=4), dict), *((loss, dict) for loss in LOSSES[5:]), (LossConfig(), asked)],
+    ("loss", "order"),
+    [(LossConfig(sample_k=4), dict), *((loss, dict) for loss in LOSSES[5:]), (LossConfig(), asked)],
     ids=["expectation", "forms", "more forms", "asked order"],
-)  # fmt: skip
+)
 def test_it_compiles_to_one_graph_that_does_not_change_with_counts_and_lengths(loss, order):
     graphs = []
 

@@ -14,11 +14,18 @@ from astromodal.runs.run import RunContext
 
 
 def test_a_large_array_shows_and_stays(repo):
-    code = ("import json, numpy as np; from astromodal.machine.memory import peak_memory\n"
-            "before = peak_memory(); a = np.ones(200_000_000, np.uint8); del a\n"
-            "print(json.dumps([before['peak_memory_mb'], peak_memory()['peak_memory_mb']]))")  # fmt: skip
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                            env={"PYTHONPATH": str(repo / "src"), "OMP_NUM_THREADS": "1"})  # fmt: skip
+    code = (
+        "import json, numpy as np; from astromodal.machine.memory import peak_memory\n"
+        "before = peak_memory(); a = np.ones(200_000_000, np.uint8); del a\n"
+        "print(json.dumps([before['peak_memory_mb'], peak_memory()['peak_memory_mb']]))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": str(repo / "src"), "OMP_NUM_THREADS": "1"},
+    )
     before, after = json.loads(result.stdout)
     assert 150 < after - before < 201 and before > 5  # importing left a peak of its own
 

@@ -77,6 +77,11 @@ def test_a_configured_count_holds_for_all_libraries(monkeypatch: pytest.MonkeyPa
 def test_every_command_passes_here_before_torch(repo: Path) -> None:
     code = "import astromodal, os, sys; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
     environment = {k: v for k, v in os.environ.items() if k not in threads.WAITING}
-    done = subprocess.run([sys.executable, "-c", code], env=environment | {"PYTHONPATH": str(repo / "src")},
-                          capture_output=True, text=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | {"PYTHONPATH": str(repo / "src")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.split() == [threads.SPINS, "False"]

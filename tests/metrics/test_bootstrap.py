@@ -84,9 +84,13 @@ def test_several_columns_resample_whole_objects():
 
 @pytest.mark.parametrize(
     ("a", "b"),
-    [(np.zeros(3), np.zeros(4)), (np.full(3, np.nan), np.zeros(3)), (np.zeros(0), np.zeros(0)),
-     (np.array([[0.0, np.nan]]), np.zeros((1, 2)))],
-)  # fmt: skip
+    [
+        (np.zeros(3), np.zeros(4)),
+        (np.full(3, np.nan), np.zeros(3)),
+        (np.zeros(0), np.zeros(0)),
+        (np.array([[0.0, np.nan]]), np.zeros((1, 2))),
+    ],
+)
 def test_what_cannot_be_compared_is_refused(a, b):
     with pytest.raises(DataError):
         paired_bootstrap(a, b, 10)

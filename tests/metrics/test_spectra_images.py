@@ -66,8 +66,9 @@ def test_images_in_units_of_noise():
     rms, n = noise_units(image, truth, sigma, mask)
     assert n[0].tolist() == [64, 0] and n[1].tolist() == [63, 64] and np.isnan(rms[0, 1])
     assert np.nanmean(rms) == pytest.approx(1.0, abs=0.05)
-    slow = np.sqrt(np.mean([((image[2, 1, i, j] - truth[2, 1, i, j]) / 2) ** 2 for i in range(4, 12)
-                            for j in range(4, 12)]))  # fmt: skip
+    slow = np.sqrt(
+        np.mean([((image[2, 1, i, j] - truth[2, 1, i, j]) / 2) ** 2 for i in range(4, 12) for j in range(4, 12)])
+    )
     assert rms[2, 1] == pytest.approx(slow)
     everywhere = noise_units(image, truth, np.broadcast_to(sigma, (6, 2)))[1]
     assert everywhere[2].tolist() == [256, 256]

@@ -13,8 +13,17 @@ from astromodal.models.values import TokenValues
 
 V, T, LENGTH = 40, 6, 12
 # columns are types 1 and 2, of 20 bins each; ids from 30 on are codes of vectors
-VALUES = TokenValues({30: np.eye(10, 3, dtype=np.float32)}, 10, 1, np.ones((2, 20, 3), np.float32),
-                     np.ones((20, 3), np.float32), True, True, V, T)  # fmt: skip
+VALUES = TokenValues(
+    {30: np.eye(10, 3, dtype=np.float32)},
+    10,
+    1,
+    np.ones((2, 20, 3), np.float32),
+    np.ones((20, 3), np.float32),
+    True,
+    True,
+    V,
+    T,
+)
 
 
 def make(**options) -> CausalTransformerLM:

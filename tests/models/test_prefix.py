@@ -94,11 +94,13 @@ def test_the_states_are_those_of_attention_written_out(model):
             index, given = t - start, t < prefix
             told = T if given else int(after[row, t])
             x.append(
-                model.token_embedding.weight[tokens[row, t]] + model.type_embedding.weight[types[row, t]]
+                model.token_embedding.weight[tokens[row, t]]
+                + model.type_embedding.weight[types[row, t]]
                 + model.position_embedding.weight[0 if given else t - prefix]
-                + model.row_embedding.weight[index // 4] + model.column_embedding.weight[index % 4]
+                + model.row_embedding.weight[index // 4]
+                + model.column_embedding.weight[index % 4]
                 + model.next_type_embedding.weight[told]
-            )  # fmt: skip
+            )
         x = torch.stack(x).detach()
         for block in model.blocks:
             q, k, v = (part.view(LENGTH, 4, 4) for part in block.qkv(block.norm_attention(x)).split(16, dim=1))
@@ -124,8 +126,9 @@ def test_recomputed_activations_give_the_same_gradients(model):
     tokens, types, after = inputs()
     grads = []
     for recompute in (False, True):
-        again = CausalTransformerLM(V, T, 16, 2, 4, 32, dropout=0.0, max_len=32, grid_width=4,
-                                    activation_checkpointing=recompute)  # fmt: skip
+        again = CausalTransformerLM(
+            V, T, 16, 2, 4, 32, dropout=0.0, max_len=32, grid_width=4, activation_checkpointing=recompute
+        )
         again.load_state_dict(model.state_dict())
         again.train().hidden(tokens, types, next_types=after, prefix=PREFIX).square().sum().backward()
         grads.append([p.grad for p in again.parameters() if p.grad is not None])

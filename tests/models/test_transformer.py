@@ -228,6 +228,16 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 @pytest.mark.slow
 def test_activation_checkpointing_lowers_the_peak_of_memory(repo):
     environment = os.environ | {"PYTHONPATH": str(repo / "src")}
-    peak = [int(subprocess.run([sys.executable, "-c", _PEAK, str(recompute)], env=environment, capture_output=True,
-                               text=True, check=True).stdout) for recompute in (False, True)]  # fmt: skip
+    peak = [
+        int(
+            subprocess.run(
+                [sys.executable, "-c", _PEAK, str(recompute)],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+        for recompute in (False, True)
+    ]
     assert peak[1] < 0.5 * peak[0]  # kB: 1.24 GB and 0.41 GB

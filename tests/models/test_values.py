@@ -26,8 +26,10 @@ COUNTS = np.array([[3, 4, 5, 0, 0, 0], [1, 9, 2, 8, 3, 7]])
 
 def codebooks() -> tuple[Codebook, dict[str, Codebook], ScalarCodebook]:
     rng = np.random.default_rng(0)
-    groups = {g: Codebook(rng.normal(3, 2, (n, k)), rng.integers(1, 9, n)) for g, n, k in
-              (("blue", 5, 3), ("blue.1", 4, 3), ("red", 8, 2))}  # fmt: skip
+    groups = {
+        g: Codebook(rng.normal(3, 2, (n, k)), rng.integers(1, 9, n))
+        for g, n, k in (("blue", 5, 3), ("blue.1", 4, 3), ("red", 8, 2))
+    }
     image = Codebook(rng.normal(size=(7, 2)), rng.integers(1, 9, 7))
     return image, groups, ScalarCodebook(("z", "mag"), CENTERS, COUNTS, (3, 6))
 
@@ -38,8 +40,9 @@ def values(**options) -> TokenValues:
 
 def make(known: TokenValues | None, tie_head: bool = True) -> CausalTransformerLM:
     torch.manual_seed(0)
-    return CausalTransformerLM(VOCAB.vocab_size, VOCAB.n_types, D, 1, 2, 16, 0.0, max_len=16, tie_head=tie_head,
-                               values=known).eval()  # fmt: skip
+    return CausalTransformerLM(
+        VOCAB.vocab_size, VOCAB.n_types, D, 1, 2, 16, 0.0, max_len=16, tie_head=tie_head, values=known
+    ).eval()
 
 
 def value_part(model: CausalTransformerLM, token: int, type_: int) -> np.ndarray:
@@ -63,8 +66,7 @@ def features_by_hand(kind: ValueFeatures, x: np.ndarray, counts: np.ndarray, k: 
         return [x[k], *np.sin(waves), *np.cos(waves)]
     middle = [(counts[:i].sum() + counts[i] / 2) / counts.sum() for i in range(len(x))]
     knots = [float(np.interp(i / 4, middle, x)) for i in range(5)]
-    return [min(max((x[k] - a) / (b - a), 0.0), 1.0) if b > a else float(x[k] > a) for a, b in
-            pairwise(knots)]  # fmt: skip
+    return [min(max((x[k] - a) / (b - a), 0.0), 1.0) if b > a else float(x[k] > a) for a, b in pairwise(knots)]
 
 
 @pytest.mark.parametrize("kind", list(ValueFeatures))
@@ -85,8 +87,10 @@ def test_the_embedding_of_a_bin_is_its_columns_map_of_the_features_of_its_centre
 def test_the_embedding_of_a_code_is_a_map_of_its_standardised_entry_for_every_group_stage_and_the_image():
     model = make(values())
     image, groups, _ = codebooks()
-    maps = {start: w.detach().numpy() for start, w in zip(model.value_embedding.vectors.starts,
-                                                          model.value_embedding.vectors.maps, strict=True)}  # fmt: skip
+    maps = {
+        start: w.detach().numpy()
+        for start, w in zip(model.value_embedding.vectors.starts, model.value_embedding.vectors.maps, strict=True)
+    }
     for name, book in {"image": image, **groups}.items():
         start, entries = VOCAB.block(name).start, standardised(book.entries.astype(float), book.counts)
         type_ = 1 if name == "image" else VOCAB.type_of_group(name)
@@ -97,9 +101,16 @@ def test_the_embedding_of_a_code_is_a_map_of_its_standardised_entry_for_every_gr
 
 def test_what_has_no_value_is_embedded_by_name():
     model = make(values(head=True))
-    nothing = [(PAD, 0), (BOS, 0), (EOS, 0), (MISS, 1), (MISS, VOCAB.type_of_column("mag")),
-               (NONDET, VOCAB.type_of_column("mag")), (VOCAB.block("red").stop - 1, VOCAB.type_of_group("red")),
-               (VOCAB.base_scalar + 4, VOCAB.type_of_column("z"))]  # fmt: skip
+    nothing = [
+        (PAD, 0),
+        (BOS, 0),
+        (EOS, 0),
+        (MISS, 1),
+        (MISS, VOCAB.type_of_column("mag")),
+        (NONDET, VOCAB.type_of_column("mag")),
+        (VOCAB.block("red").stop - 1, VOCAB.type_of_group("red")),
+        (VOCAB.base_scalar + 4, VOCAB.type_of_column("z")),
+    ]
     for token, type_ in nothing:  # the last two: ids without an entry and without a bin
         np.testing.assert_array_equal(value_part(model, token, type_), 0.0)
     learned = model.token_embedding.weight

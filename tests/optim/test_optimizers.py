@@ -70,7 +70,9 @@ def test_muon_gets_the_hidden_matrices_and_nothing_else(tied: bool) -> None:
     covered = [p for g in optimizer.param_groups for p in g["params"]]
     assert len({id(p) for p in covered}) == len(covered) == len(list(model.parameters()))
     assert names_of(model, [p for g in optimizer.parts["muon"].param_groups for p in g["params"]]) == {
-        "up.weight", "down.weight"}  # fmt: skip
+        "up.weight",
+        "down.weight",
+    }
 
 
 def test_muons_update_is_the_orthogonalised_momentum_scaled_by_the_shape() -> None:
@@ -225,7 +227,9 @@ def test_points_stay_on_their_manifold_and_the_rest_gets_adamw() -> None:
     model = hyperbolic()
     optimizer = build_optimizer(model, RIEMANNIAN)
     assert names_of(model, [p for g in optimizer.parts["riemannian"].param_groups for p in g["params"]]) == {
-        "points", "directions"}  # fmt: skip
+        "points",
+        "directions",
+    }
     assert all(g["weight_decay"] == 0 for g in optimizer.parts["riemannian"].param_groups)
     assert all(g["initial_lr"] == 0.02 for g in optimizer.param_groups)
     first = descend(model, optimizer, 1)

@@ -46,8 +46,9 @@ class Group:
 
     def __init__(self, n_ranks: int, timeout_s: float) -> None:
         self.store, self.ended = Store(), {}
-        self.beats = [Heartbeat(rank, n_ranks, timeout_s, store=self.store, end=self._end(rank))
-                      for rank in range(n_ranks)]  # fmt: skip
+        self.beats = [
+            Heartbeat(rank, n_ranks, timeout_s, store=self.store, end=self._end(rank)) for rank in range(n_ranks)
+        ]
         for beat in self.beats:
             beat.start()
 

@@ -19,14 +19,22 @@ from unittest import mock
 import pytest
 
 SURVEY = (
-    "data.synthetic.n_fields=2", "data.synthetic.n_objects_per_field=60", "data.synthetic.image_fraction=0.4",
-    "data.synthetic.spectrum_fraction=0.3", "tracking=off", "hardware=cpu", "hardware.n_threads=1",
-)  # fmt: skip
+    "data.synthetic.n_fields=2",
+    "data.synthetic.n_objects_per_field=60",
+    "data.synthetic.image_fraction=0.4",
+    "data.synthetic.spectrum_fraction=0.3",
+    "tracking=off",
+    "hardware=cpu",
+    "hardware.n_threads=1",
+)
 TOKENIZERS = (
-    "tokenizer.scalar.n_bins=16", "tokenizer.spectrum.quantizer.n_codes=16", "tokenizer.image.codec.width=8",
-    "tokenizer.image.codec.n_blocks=1", "tokenizer.image.codec.training.max_steps=4",
+    "tokenizer.scalar.n_bins=16",
+    "tokenizer.spectrum.quantizer.n_codes=16",
+    "tokenizer.image.codec.width=8",
+    "tokenizer.image.codec.n_blocks=1",
+    "tokenizer.image.codec.training.max_steps=4",
     "tokenizer.image.quantizer.n_codes=16",
-)  # fmt: skip
+)
 MODEL = ("model=tiny", "model.d_model=32", "model.n_layers=1", "model.n_heads=2", "model.d_ff=64", "training.epochs=1")
 EXTRA = {"train_tokenizers": TOKENIZERS, "encode": (), "train_lm": MODEL}
 

@@ -81,8 +81,10 @@ def test_an_empty_folder(workplace: Workplace, stage: str):
 
 @pytest.mark.parametrize("stage", ["train_tokenizers", "encode"])
 def test_a_missing_column(workplace: Workplace, stage: str):
-    path = rewrite(workplace, lambda table: table.rename_columns(
-        ["specz_zz" if name == "specz_z" else name for name in table.column_names]))  # fmt: skip
+    path = rewrite(
+        workplace,
+        lambda table: table.rename_columns(["specz_zz" if name == "specz_z" else name for name in table.column_names]),
+    )
     line = refused(workplace, stage)
     assert "expected column specz_z, got no such column; the nearest is specz_zz" in line
     assert path.name in line and "to repair" in line
@@ -98,7 +100,7 @@ WRONG = (
     ("evaluate", "evaluate.run={run}", "evaluate.predict=[nothing]"),
     ("evaluate", "evaluate.run={run}", "data.fields=[SYN-9999]"),
     ("evaluate", "evaluate.run={run}", "evaluate.input=datacubes", "paths.datacube_template='no/{field}.parquet'"),
-)  # fmt: skip
+)
 
 
 def test_a_command_that_fails_has_changed_nothing(workplace: Workplace, pipeline: Workplace):
@@ -157,8 +159,13 @@ def test_a_cutout_of_a_wrong_length_among_good_ones_is_left_out_and_said(pipelin
 
 
 def test_coefficients_of_a_wrong_length(workplace: Workplace):
-    line = refused(workplace, "train_tokenizers", "data.spectra.gaiaxp_bp.n_coefficients=54",
-                   "tokenizer=spectrum", "tokenizer.spectrum.groups=[gaiaxp_bp]")  # fmt: skip
+    line = refused(
+        workplace,
+        "train_tokenizers",
+        "data.spectra.gaiaxp_bp.n_coefficients=54",
+        "tokenizer=spectrum",
+        "tokenizer.spectrum.groups=[gaiaxp_bp]",
+    )
     assert "spectra whose length is not 54" in line and "gaiaxp_bp_coefficients" in line and "data.spectra" in line
 
 
@@ -290,8 +297,9 @@ def test_training_before_fitting_or_encoding_names_the_command(workplace: Workpl
 
 
 def test_tokens_made_with_other_codebooks(workplace: Workplace):
-    outcome = launch_stage("train_tokenizers", *BASE, "tokenizer=scalar", "tokenizer.scalar.n_bins=12",
-                           cwd=workplace.folder)  # fmt: skip
+    outcome = launch_stage(
+        "train_tokenizers", *BASE, "tokenizer=scalar", "tokenizer.scalar.n_bins=12", cwd=workplace.folder
+    )
     assert outcome.returncode == 0, outcome.stderr
     line = refused(workplace, "train_lm")
     assert "expected tokens made with the scalar tokenizer " in line and "got tokens made with " in line
@@ -394,8 +402,9 @@ def test_a_full_disk_while_encoding(workplace: Workplace, monkeypatch: pytest.Mo
 def test_a_full_disk_while_saving_tokenizers(workplace: Workplace, monkeypatch: pytest.MonkeyPatch, at: int):
     monkeypatch.setattr(os, "fsync", FullDisk(workplace.store / "tokenizers" / "scalar_tokenizers", at))
     before = contents(workplace.store)
-    outcome = launch_stage("train_tokenizers", *BASE, "tokenizer=scalar", "tokenizer.scalar.n_bins=16",
-                           cwd=workplace.folder)  # fmt: skip
+    outcome = launch_stage(
+        "train_tokenizers", *BASE, "tokenizer=scalar", "tokenizer.scalar.n_bins=16", cwd=workplace.folder
+    )
     assert "room on the disk" in outcome.error()
     monkeypatch.undo()
     assert sorted(contents(workplace.store)) == sorted(before)
@@ -433,9 +442,12 @@ def test_an_interrupted_encoding_is_repeated(workplace: Workplace, number: int):
     before = contents(workplace.store / "tokens")
     process = subprocess.Popen(
         [sys.executable, str(REPO / "encode.py"), *BASE, "encode.overwrite=true", "data.batch_rows=1"],
-        cwd=workplace.folder, env=os.environ | {"OMP_NUM_THREADS": "1"}, text=True, stderr=subprocess.PIPE,
+        cwd=workplace.folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        text=True,
+        stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let jobs in the background ignore it
-    )  # fmt: skip
+    )
     deadline = time.monotonic() + 180
     while not list((workplace.store / "tokens").glob(".staging/*/*/*")):
         assert process.poll() is None and time.monotonic() < deadline
@@ -502,13 +514,18 @@ def trust(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["tokenizers/scalar_tokenizers/scalar_tokenizer_config.npz",
-     "tokenizers/spectrum_tokenizers/spectrum_tokenizer_config.npz",
-     "tokenizers/spectrum_tokenizers/spectrum_kmeans_desi_b.joblib",
-     "tokenizers/codecs/autoencoder_splus_cuts.pt", "tokenizers/codecs/codebook_kmeans_16.joblib",
-     "tokens/scalar_tokens/datacube_SYN-0001_scalar_tokens.npz", "tokens/image_tokens/datacube_SYN-0001_tokens.npz",
-     "tokens/spectrum_tokens/datacube_SYN-0001_spectrum_tokens.npz", "sequences/*/train.npz"],
-)  # fmt: skip
+    [
+        "tokenizers/scalar_tokenizers/scalar_tokenizer_config.npz",
+        "tokenizers/spectrum_tokenizers/spectrum_tokenizer_config.npz",
+        "tokenizers/spectrum_tokenizers/spectrum_kmeans_desi_b.joblib",
+        "tokenizers/codecs/autoencoder_splus_cuts.pt",
+        "tokenizers/codecs/codebook_kmeans_16.joblib",
+        "tokens/scalar_tokens/datacube_SYN-0001_scalar_tokens.npz",
+        "tokens/image_tokens/datacube_SYN-0001_tokens.npz",
+        "tokens/spectrum_tokens/datacube_SYN-0001_spectrum_tokens.npz",
+        "sequences/*/train.npz",
+    ],
+)
 def test_a_malicious_artifact_executes_nothing(workplace: Workplace, tmp_path: Path, name: str):
     (path,) = workplace.store.glob(name)
     if not name.startswith("sequences"):

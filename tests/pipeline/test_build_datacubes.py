@@ -40,8 +40,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ra, dec = made.positions(n)
     flux = np.random.default_rng(3).uniform(500, 3000, n)
     for band in "gr":
-        made.write_tile(root / f"a_{band}.fits.fz", made.RA + 50 / 3600, made.DEC + 120 / 3600, (ra, dec, flux),
-                        shape=(560, 400), zero_point=25.0, compress=True)  # fmt: skip
+        made.write_tile(
+            root / f"a_{band}.fits.fz",
+            made.RA + 50 / 3600,
+            made.DEC + 120 / 3600,
+            (ra, dec, flux),
+            shape=(560, 400),
+            zero_point=25.0,
+            compress=True,
+        )
     some = np.arange(0, n, 2)
     made.write_desi(root / "coadd-1.fits", 1000 + some, ra[some], dec[some])
     survey = {key: value for key, value in made.DATA.items() if key != "spectra"}

@@ -19,11 +19,26 @@ from .conftest import MODEL, SURVEY, TOKENIZERS, Workplace, contents, launch_sta
 REPO = Path(__file__).resolve().parents[2]
 PNG = b"\x89PNG\r\n\x1a\n"
 LM_FILES = (
-    ".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/hydra.yaml", "config.yaml", "config.json", "run.json",
-    "train_lm.log", "metrics.jsonl", "training_history.json", "vocab_spec.json", "summary.json", "checkpoints/last.pt",
-    "checkpoints/best.pt", "best_model.pt", "final_model.pt", "plots/curves.png", "plots/scalars.png",
-    "plots/spectra.png", "plots/cutouts.png",
-)  # fmt: skip
+    ".hydra/config.yaml",
+    ".hydra/overrides.yaml",
+    ".hydra/hydra.yaml",
+    "config.yaml",
+    "config.json",
+    "run.json",
+    "train_lm.log",
+    "metrics.jsonl",
+    "training_history.json",
+    "vocab_spec.json",
+    "summary.json",
+    "checkpoints/last.pt",
+    "checkpoints/best.pt",
+    "best_model.pt",
+    "final_model.pt",
+    "plots/curves.png",
+    "plots/scalars.png",
+    "plots/spectra.png",
+    "plots/cutouts.png",
+)
 GROUPS = ("desi_b", "desi_r", "desi_z", "gaiaxp_bp", "gaiaxp_rp")
 
 
@@ -87,9 +102,12 @@ def test_artifacts_have_the_documented_names(pipeline: Workplace):
     names += ["codecs/autoencoder_splus_cuts.pt", "codecs/codebook_kmeans_16.joblib"]
     assert [name for name in names if not (tokenizers / name).is_file()] == []
     for field in ("SYN-0001", "SYN-0002"):
-        for name in ("image_tokens/datacube_{}_tokens.npz", "image_latents/datacube_{}_latents.npz",
-                     "scalar_tokens/datacube_{}_scalar_tokens.npz",
-                     "spectrum_tokens/datacube_{}_spectrum_tokens.npz"):  # fmt: skip
+        for name in (
+            "image_tokens/datacube_{}_tokens.npz",
+            "image_latents/datacube_{}_latents.npz",
+            "scalar_tokens/datacube_{}_scalar_tokens.npz",
+            "spectrum_tokens/datacube_{}_spectrum_tokens.npz",
+        ):
             assert (tokens / name.format(field)).is_file(), name
     folders = {path.parent for path in pipeline.store.rglob("*.npz")} - {p for p in tokens.glob("*")}
     assert [str(f) for f in [*folders, tokens, pipeline.cubes] if not (f / "manifest.json").is_file()] == []
@@ -122,9 +140,22 @@ def test_the_summary_compares_the_model_with_two_baselines(run_dir: Path):
 def test_metrics_are_named_as_documented(run_dir: Path):
     records = read_jsonl(run_dir / "metrics.jsonl")
     names = {name for record in records for name in record} - {"step", "time"}
-    assert names >= {"train/loss", "train/ce", "train/image", "train/scalar", "train/spectrum", "val/ce",
-                     "val/score", "val/ce_image", "val/error_spectrum", "val/accuracy_scalar", "optim/lr",
-                     "optim/grad_norm", "grad_share/scalar", "train/n_image"}  # fmt: skip
+    assert names >= {
+        "train/loss",
+        "train/ce",
+        "train/image",
+        "train/scalar",
+        "train/spectrum",
+        "val/ce",
+        "val/score",
+        "val/ce_image",
+        "val/error_spectrum",
+        "val/accuracy_scalar",
+        "optim/lr",
+        "optim/grad_norm",
+        "grad_share/scalar",
+        "train/n_image",
+    }
     assert {name.split("/")[0] for name in names} <= {"train", "val", "optim", "perf", "grad_share"}
     assert all(isinstance(record["step"], int) for record in records)
 
@@ -263,14 +294,17 @@ def combinations() -> list[tuple[str, ...]]:
     """As few runs as there are options of a group; every option of each group is in one of them."""
     groups = {group: options(group) for group in ("model", "loss", "optimizer", "schedule", "sequence")}
     groups["optimizer"].remove("riemannian_adam")  # for models with manifold parameters, which the transformer has not
-    return [tuple(f"{group}={names[k % len(names)]}" for group, names in groups.items())
-            for k in range(max(map(len, groups.values())))]  # fmt: skip
+    return [
+        tuple(f"{group}={names[k % len(names)]}" for group, names in groups.items())
+        for k in range(max(map(len, groups.values())))
+    ]
 
 
 @pytest.mark.parametrize("chosen", combinations(), ids=" ".join)
 def test_every_option_trains(workplace: Workplace, chosen: tuple[str, ...]):
-    outcome = launch_stage("train_lm", *SURVEY, *chosen, *SHRINK, "training.max_steps=2", "training.batch_size=4",
-                           cwd=workplace.folder)  # fmt: skip
+    outcome = launch_stage(
+        "train_lm", *SURVEY, *chosen, *SHRINK, "training.max_steps=2", "training.batch_size=4", cwd=workplace.folder
+    )
     assert outcome.returncode == 0, outcome.stderr
     (folder,) = workplace.runs("train_lm")
     summary = json.loads((folder / "summary.json").read_text())
@@ -321,8 +355,16 @@ def test_a_sweep_makes_one_run_directory_per_job(workplace: Workplace):
                 (run.dir / name).parent.mkdir(exist_ok=True)
                 (run.dir / name).touch()
 
-    result = launch_stage("train_lm", "-m", *SURVEY, *MODEL, "training.max_steps=2", "loss.weight_image=0.05,0.1",
-                          cwd=workplace.folder, draw=draw)  # fmt: skip
+    result = launch_stage(
+        "train_lm",
+        "-m",
+        *SURVEY,
+        *MODEL,
+        "training.max_steps=2",
+        "loss.weight_image=0.05,0.1",
+        cwd=workplace.folder,
+        draw=draw,
+    )
     assert result.returncode == 0, result.stderr
     (sweep,) = (workplace.folder / "runs" / "train_lm" / "sweeps").iterdir()
     jobs = sorted(p.name for p in sweep.iterdir() if p.is_dir())
@@ -335,8 +377,9 @@ def test_a_sweep_makes_one_run_directory_per_job(workplace: Workplace):
 
 
 def test_one_failing_job_of_a_sweep_gives_one_line_and_exit_code_1(workplace: Workplace):
-    outcome = launch_stage("train_lm", "-m", *SURVEY, *MODEL, "training.max_steps=1", "model.max_len=2048,100",
-                           cwd=workplace.folder)  # fmt: skip
+    outcome = launch_stage(
+        "train_lm", "-m", *SURVEY, *MODEL, "training.max_steps=1", "model.max_len=2048,100", cwd=workplace.folder
+    )
     assert "1 of 2 jobs failed" in outcome.error()
     assert "job 1 (model.max_len=100) failed: ConfigError: expected sequences of at most" in outcome.stdout
     (sweep,) = (workplace.folder / "runs" / "train_lm" / "sweeps").iterdir()

@@ -90,8 +90,14 @@ def test_the_newest_run_answers_for_every_object_of_every_field(place: Workplace
 def test_figures_are_those_of_the_training_run_where_both_mean_the_same(place: Workplace):
     """Given what stands before it, a column's expectation is that of validation: the same error on the same objects."""
     run = fixed_run(place)
-    found, folder = catalogue(place, f"evaluate.run={run}", "evaluate.given=[before]", "evaluate.splits=[val]",
-                              "evaluate.posterior=true", "run_id=before")  # fmt: skip
+    found, folder = catalogue(
+        place,
+        f"evaluate.run={run}",
+        "evaluate.given=[before]",
+        "evaluate.splits=[val]",
+        "evaluate.posterior=true",
+        "run_id=before",
+    )
     expected = json.loads((run / "summary.json").read_text())["columns"]
     tokenizer = TokenizerSet.load(place.store / "tokenizers").scalar
     bins, book = load_npz(folder / "posterior_bins.npz"), tokenizer.codebook
@@ -154,9 +160,15 @@ def new_sky(place: Workplace, folder: Path) -> tuple[str, ...]:
 def test_never_seen_cubes_are_held_out_as_a_whole_and_leave_the_training_run_as_it_is(place: Workplace, tmp_path: Path):
     run = place.folder / "runs/train_lm/default/random"
     before = contents(run)
-    outcome = evaluate(place, *new_sky(place, tmp_path / "new"), f"evaluate.run={run}", "run_id=foreign",
-                       "evaluate.predict=[mag_pstotal_r]", "evaluate.given=[scalar]",
-                       "evaluate.judge.baselines=[marginal,neighbours]")  # fmt: skip
+    outcome = evaluate(
+        place,
+        *new_sky(place, tmp_path / "new"),
+        f"evaluate.run={run}",
+        "run_id=foreign",
+        "evaluate.predict=[mag_pstotal_r]",
+        "evaluate.given=[scalar]",
+        "evaluate.judge.baselines=[marginal,neighbours]",
+    )
     assert outcome.returncode == 0, outcome.stderr
     assert contents(run) == before
     assert "60 objects that the model never saw, 0 that it trained on" in outcome.stderr
@@ -182,19 +194,32 @@ def test_never_seen_cubes_are_held_out_as_a_whole_and_leave_the_training_run_as_
 
 def test_a_name_that_does_not_exist_is_refused_before_any_work(place: Workplace, tmp_path: Path):
     """Before the cubes are opened, or made: the folder of the survey does not exist yet."""
-    line = evaluate(place, f"data.root={tmp_path / 'cubes'}", "evaluate.input=datacubes", "run_id=typo",
-                    "evaluate.given=[mag_pstotal_q]").error()  # fmt: skip
+    line = evaluate(
+        place,
+        f"data.root={tmp_path / 'cubes'}",
+        "evaluate.input=datacubes",
+        "run_id=typo",
+        "evaluate.given=[mag_pstotal_q]",
+    ).error()
     assert "did you mean mag_pstotal_" in line and not (tmp_path / "cubes").exists()
-    outcome = launch_stage("train_lm", *SURVEY, *MODEL, "evaluate.predict=[mag_pstotal_q]", "run_id=typo",
-                           cwd=place.folder)  # fmt: skip
+    outcome = launch_stage(
+        "train_lm", *SURVEY, *MODEL, "evaluate.predict=[mag_pstotal_q]", "run_id=typo", cwd=place.folder
+    )
     assert "did you mean mag_pstotal_" in outcome.error()
     assert not list((place.folder / "runs/train_lm/default/typo").glob("**/*.pt"))
     shutil.rmtree(place.folder / "runs/train_lm/default/typo", ignore_errors=True)
 
 
 def test_cutouts_are_drawn(place: Workplace):
-    found, folder = catalogue(place, "evaluate.predict=[image]", "evaluate.given=[scalar]", "evaluate.splits=[test]",
-                              "evaluate.n_samples=2", "data.fields=[SYN-0001]", "run_id=image")  # fmt: skip
+    found, folder = catalogue(
+        place,
+        "evaluate.predict=[image]",
+        "evaluate.given=[scalar]",
+        "evaluate.splits=[test]",
+        "evaluate.n_samples=2",
+        "data.fields=[SYN-0001]",
+        "run_id=image",
+    )
     summary = json.loads((folder / "prediction.json").read_text())
     shape = summary["questions"]["image"]["shape"]
     rows = [row for row in found["image_mean"] if row is not None]
@@ -203,8 +228,13 @@ def test_cutouts_are_drawn(place: Workplace):
 
 
 def test_the_catalogue_is_judged_against_baselines_on_held_out_sky(place: Workplace):
-    outcome = evaluate(place, "evaluate.predict=[mag_pstotal_r,specz_z]", "run_id=judged",
-                       "evaluate.judge.baselines=[marginal,neighbours]", "evaluate.posterior=true")  # fmt: skip
+    outcome = evaluate(
+        place,
+        "evaluate.predict=[mag_pstotal_r,specz_z]",
+        "run_id=judged",
+        "evaluate.judge.baselines=[marginal,neighbours]",
+        "evaluate.posterior=true",
+    )
     assert outcome.returncode == 0, outcome.stderr
     folder = place.folder / "runs/evaluate/default/judged"
     found = json.loads((folder / "judgement/evaluation.json").read_text())
@@ -253,9 +283,20 @@ def test_a_sweep_of_losses_is_compared_by_the_judged_answer_to_a_question(place:
     """What train_lm.py returns is what evaluate.py finds for the same weights on the same objects."""
     place = Workplace(shutil.copytree(place.folder, tmp_path / "place"))  # whose newest run stays the newest
     ask = ("evaluate.predict=[mag_pstotal_r,mag_pstotal_g]", "evaluate.given=[spectrum]")
-    outcome = launch_stage("train_lm", "-m", *SURVEY, *MODEL, "sequence=random", "objective=prediction", *ask,
-                           "training.monitor=val/question", "sequence.redraw=1", "loss.weight_scalar=0.1,3",
-                           "run_id=asked", cwd=place.folder)  # fmt: skip
+    outcome = launch_stage(
+        "train_lm",
+        "-m",
+        *SURVEY,
+        *MODEL,
+        "sequence=random",
+        "objective=prediction",
+        *ask,
+        "training.monitor=val/question",
+        "sequence.redraw=1",
+        "loss.weight_scalar=0.1,3",
+        "run_id=asked",
+        cwd=place.folder,
+    )
     assert outcome.returncode == 0, outcome.stderr
     jobs = sorted((place.folder / "runs/train_lm/sweeps/asked").glob("*/summary.json"))
     assert len(jobs) == 2
@@ -272,8 +313,16 @@ def test_a_sweep_of_losses_is_compared_by_the_judged_answer_to_a_question(place:
     ranked = launch_report(place.folder / "runs/train_lm/sweeps/asked", capsys)
     assert "prediction/score" in ranked and f"{min(scores):.4g}"[:5] in ranked
     assert not list((place.folder / "runs/train_lm/sweeps/asked").glob("*/calibration.json"))
-    again = launch_stage("evaluate", *SURVEY, *ask, "evaluate.splits=[val]", "evaluate.judge.baselines=[marginal]",
-                         f"evaluate.run={jobs[1].parent}", "run_id=again", cwd=place.folder)  # fmt: skip
+    again = launch_stage(
+        "evaluate",
+        *SURVEY,
+        *ask,
+        "evaluate.splits=[val]",
+        "evaluate.judge.baselines=[marginal]",
+        f"evaluate.run={jobs[1].parent}",
+        "run_id=again",
+        cwd=place.folder,
+    )
     assert again.returncode == 0, again.stderr
     found = json.loads((place.folder / "runs/evaluate/default/again/summary.json").read_text())
     assert found["prediction/score"] == pytest.approx(scores[1], rel=1e-9)
@@ -290,8 +339,16 @@ def test_a_sweep_of_losses_is_compared_by_the_judged_answer_to_a_question(place:
     ],
 )
 def test_a_question_that_cannot_be_asked_is_refused_before_the_training(place: Workplace, overrides, message):
-    outcome = launch_stage("train_lm", *SURVEY, *MODEL, "sequence=random", "objective=prediction", *overrides,
-                           "run_id=refused", cwd=place.folder)  # fmt: skip
+    outcome = launch_stage(
+        "train_lm",
+        *SURVEY,
+        *MODEL,
+        "sequence=random",
+        "objective=prediction",
+        *overrides,
+        "run_id=refused",
+        cwd=place.folder,
+    )
     assert message in outcome.error()
     folder = place.folder / "runs/train_lm/default/refused"
     assert not list(folder.glob("**/*.pt"))
@@ -301,10 +358,16 @@ def test_a_question_that_cannot_be_asked_is_refused_before_the_training(place: W
 @pytest.mark.slow
 def test_a_sweep_over_what_is_given_becomes_the_any_to_any_matrix(place: Workplace, tmp_path, capsys, monkeypatch):
     outcome = launch_stage(
-        "evaluate", "-m", *SURVEY, "evaluate.given=[scalar],[spectrum],[image]", "evaluate.splits=[val,test]",
-        "evaluate.predict=[mag_pstotal_r,mag_pstotal_g]", "evaluate.judge.baselines=[marginal]", "run_id=matrix",
+        "evaluate",
+        "-m",
+        *SURVEY,
+        "evaluate.given=[scalar],[spectrum],[image]",
+        "evaluate.splits=[val,test]",
+        "evaluate.predict=[mag_pstotal_r,mag_pstotal_g]",
+        "evaluate.judge.baselines=[marginal]",
+        "run_id=matrix",
         cwd=place.folder,
-    )  # fmt: skip
+    )
     assert outcome.returncode == 0, outcome.stderr
     sweep = place.folder / "runs/evaluate/sweeps/matrix"
     judged = sorted(sweep.glob("*/judgement/evaluation.json"))
@@ -318,8 +381,10 @@ def test_a_sweep_over_what_is_given_becomes_the_any_to_any_matrix(place: Workpla
     table = pq.read_table(tmp_path / "matrix" / "any_to_any_crps_skill.parquet").to_pylist()
     assert len(table) == 6 and {row["asked"] for row in table} == {"mag_pstotal_r", "mag_pstotal_g"}
     assert {row["given"] for row in table} == {"scalar", "spectrum", "image"}  # as asked, the same for every column
-    means = {given: np.mean([1 - row["crps_skill"] for row in table if row["given"] == given])
-             for given in dict.fromkeys(row["given"] for row in table)}  # fmt: skip
+    means = {
+        given: np.mean([1 - row["crps_skill"] for row in table if row["given"] == given])
+        for given in dict.fromkeys(row["given"] for row in table)
+    }
     assert sorted(means.values()) == pytest.approx(sorted(scores), rel=1e-6)
     assert (tmp_path / "matrix" / "any_to_any_crps_skill.png").is_file()
     assert "crps_skill of each quantity" in capsys.readouterr().out
@@ -405,8 +470,14 @@ def test_weights_alone_are_enough_where_the_tokenizers_fit(place: Workplace, tmp
 
 
 def test_the_script_runs(place: Workplace, script):
-    result = script("evaluate", *SURVEY, "evaluate.predict=[mag_pstotal_r]", "evaluate.judge.baselines=[marginal]",
-                    "run_id=script", cwd=place.folder)  # fmt: skip
+    result = script(
+        "evaluate",
+        *SURVEY,
+        "evaluate.predict=[mag_pstotal_r]",
+        "evaluate.judge.baselines=[marginal]",
+        "run_id=script",
+        cwd=place.folder,
+    )
     assert result.returncode == 0, result.stderr
     assert "done in" in result.stderr and "next: " in result.stderr
     assert "evaluate" not in EXTRA

@@ -38,8 +38,13 @@ def place(tmp_path_factory) -> Path:
     (folder / "my conf" / "data" / "mine.yaml").write_text(SURVEY)
     rng, n, n_pixels = np.random.default_rng(0), 120, 64
     flux = 10 + np.sin(np.arange(n_pixels) / 5 + rng.uniform(0, 6, (n, 1))) + 0.1 * rng.normal(size=(n, n_pixels))
-    table = {"mag": rng.normal(18, 1, n), "z": rng.exponential(0.5, n), "flux": list(flux),
-             "ivar": [np.full(n_pixels, 100.0)] * n, "wave": [3600 + 2.0 * np.arange(n_pixels)] * n}  # fmt: skip
+    table = {
+        "mag": rng.normal(18, 1, n),
+        "z": rng.exponential(0.5, n),
+        "flux": list(flux),
+        "ivar": [np.full(n_pixels, 100.0)] * n,
+        "wave": [3600 + 2.0 * np.arange(n_pixels)] * n,
+    }
     for field in ("1_0", "B,1"):
         rows = {"id": [f"{field}{i}" for i in range(n)], **table}
         pq.write_table(pa.table(rows), cubes / f"datacube_{field}.parquet")
@@ -56,8 +61,16 @@ def pasted(outcome: Outcome) -> tuple[str, list[str]]:
 
 
 def test_each_printed_command_runs_on_what_the_one_before_has_made(place: Path):
-    given = ["--config-dir", "my conf", "data=mine", f"data.root={place}/My [Data]=1 é", "data.fields=[1_0,'B,1']",
-             "name=1_1", "tokenizer_id=1_2", *CHEAP]  # fmt: skip
+    given = [
+        "--config-dir",
+        "my conf",
+        "data=mine",
+        f"data.root={place}/My [Data]=1 é",
+        "data.fields=[1_0,'B,1']",
+        "name=1_1",
+        "tokenizer_id=1_2",
+        *CHEAP,
+    ]
     stage, arguments = pasted(launch_stage("train_tokenizers", *given, "tokenizer.scalar.n_bins=16", cwd=place))
     assert stage == "encode" and "name=1_1" in arguments and not any("n_bins" in a for a in arguments)
     stage, arguments = pasted(launch_stage(stage, *arguments, cwd=place))
@@ -77,8 +90,16 @@ def test_each_printed_command_runs_on_what_the_one_before_has_made(place: Path):
 
 
 def test_paths_mean_the_folder_of_the_command_with_chdir_too(place: Path):
-    given = ["--config-dir", "my conf", "data=mine", "data.root=My [Data]=1 é", "tokenizer=scalar", *CHEAP,
-             "tokenizer_id=chdir", "hydra.job.chdir=true"]  # fmt: skip
+    given = [
+        "--config-dir",
+        "my conf",
+        "data=mine",
+        "data.root=My [Data]=1 é",
+        "tokenizer=scalar",
+        *CHEAP,
+        "tokenizer_id=chdir",
+        "hydra.job.chdir=true",
+    ]
     assert launch_stage("train_tokenizers", *given, cwd=place).returncode == 0
     assert (place / "artifacts/2026_11/chdir/tokenizers/scalar_tokenizers").is_dir()
     assert not list((place / "runs").rglob("artifacts"))

@@ -28,8 +28,21 @@ def probed(pipeline: Workplace, tmp_path_factory: pytest.TempPathFactory) -> tup
     place = Workplace(folder)
     run = place.runs("train_lm")[-1]
     with contextlib.chdir(folder):
-        main(["probe", str(run.relative_to(folder)), "--label", LABEL, "--epochs", "1", "--max-train", "40",
-                     "--embed-all", "--device", "cpu"])  # fmt: skip
+        main(
+            [
+                "probe",
+                str(run.relative_to(folder)),
+                "--label",
+                LABEL,
+                "--epochs",
+                "1",
+                "--max-train",
+                "40",
+                "--embed-all",
+                "--device",
+                "cpu",
+            ]
+        )
     return place, run / "probes"
 
 
@@ -50,9 +63,16 @@ def test_mean_embeddings_are_those_that_evaluate_writes(probed):
     place, folder = probed
     mine, meaning = cat.read_catalogue(folder / "embeddings.parquet")
     given = ",".join(meaning["given"])
-    outcome = launch_stage("evaluate", *SURVEY, "evaluate.judge=null", "evaluate.embeddings=[mean]",
-                           f"evaluate.given=[{given}]", "evaluate.predict=[]", f"evaluate.run={folder.parent}",
-                           cwd=place.folder)  # fmt: skip
+    outcome = launch_stage(
+        "evaluate",
+        *SURVEY,
+        "evaluate.judge=null",
+        "evaluate.embeddings=[mean]",
+        f"evaluate.given=[{given}]",
+        "evaluate.predict=[]",
+        f"evaluate.run={folder.parent}",
+        cwd=place.folder,
+    )
     assert outcome.returncode == 0, outcome.stderr
     theirs, _ = cat.read_catalogue(place.runs("evaluate")[-1] / "embeddings.parquet")
     assert theirs["id"] == mine["id"]

@@ -19,12 +19,18 @@ from astromodal.vocabulary.vocab import VocabSpec
 from .conftest import MODEL, SURVEY, Workplace, launch_stage
 
 TOKENIZERS = (
-    "tokenizer.scalar.n_bins=16", "tokenizer/spectrum/quantizer=residual_kmeans",
-    "tokenizer.spectrum.quantizer.n_stages=2", "tokenizer.spectrum.quantizer.n_codes=16",
-    "tokenizer.spectrum.groups=[desi_b,gaiaxp_bp]", "tokenizer.spectrum.patch_sizes={gaiaxp_bp: 5}",
-    "tokenizer/image/quantizer=fsq", "tokenizer.image.quantizer.levels=[5,4]", "tokenizer.image.codec.width=8",
-    "tokenizer.image.codec.n_blocks=1", "tokenizer.image.codec.training.max_steps=4",
-)  # fmt: skip
+    "tokenizer.scalar.n_bins=16",
+    "tokenizer/spectrum/quantizer=residual_kmeans",
+    "tokenizer.spectrum.quantizer.n_stages=2",
+    "tokenizer.spectrum.quantizer.n_codes=16",
+    "tokenizer.spectrum.groups=[desi_b,gaiaxp_bp]",
+    "tokenizer.spectrum.patch_sizes={gaiaxp_bp: 5}",
+    "tokenizer/image/quantizer=fsq",
+    "tokenizer.image.quantizer.levels=[5,4]",
+    "tokenizer.image.codec.width=8",
+    "tokenizer.image.codec.n_blocks=1",
+    "tokenizer.image.codec.training.max_steps=4",
+)
 PARTS = ["desi_b", "desi_b.1", "gaiaxp_bp", "gaiaxp_bp.1"]
 ARGUMENTS = {"train_tokenizers": TOKENIZERS, "encode": (), "train_lm": (*MODEL, "model.max_len=1024")}
 
@@ -103,8 +109,13 @@ def test_the_model_is_trained_and_judged_on_every_stage(staged: Workplace):
 
 
 def test_spectra_of_several_stages_are_predicted(staged: Workplace):
-    arguments = ("evaluate.predict=[desi_b]", "evaluate.given=[before]", "evaluate.n_samples=3",
-                 "evaluate.judge.baselines=[marginal]", "run_id=staged")  # fmt: skip
+    arguments = (
+        "evaluate.predict=[desi_b]",
+        "evaluate.given=[before]",
+        "evaluate.n_samples=3",
+        "evaluate.judge.baselines=[marginal]",
+        "run_id=staged",
+    )
     outcome = launch_stage("evaluate", *SURVEY, *arguments, cwd=staged.folder)
     assert outcome.returncode == 0, outcome.stderr
     folder = staged.folder / "runs" / "evaluate" / "default" / "staged"
@@ -116,11 +127,20 @@ def test_spectra_of_several_stages_are_predicted(staged: Workplace):
     assert meaning["questions"]["desi_b"]["wave_step"] > 0 and len({tuple(row) for row in known}) == len(known)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (("tokenizer=image", "tokenizer/image/quantizer=fsq"), r"got vectors of 2 \(tokenizer.image.codec.latent_chann"),
-    (("tokenizer=spectrum", "tokenizer/spectrum/quantizer=fsq"), r"got vectors of 32 .*flux of 32 pixels per patch"),
-    (("tokenizer=spectrum", "experiment=demo"), r"option of tokenizer/image/codec, got .*image=null"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            ("tokenizer=image", "tokenizer/image/quantizer=fsq"),
+            r"got vectors of 2 \(tokenizer.image.codec.latent_chann",
+        ),
+        (
+            ("tokenizer=spectrum", "tokenizer/spectrum/quantizer=fsq"),
+            r"got vectors of 32 .*flux of 32 pixels per patch",
+        ),
+        (("tokenizer=spectrum", "experiment=demo"), r"option of tokenizer/image/codec, got .*image=null"),
+    ],
+)
 def test_impossible_quantizers_are_refused_before_any_work(tmp_path, arguments, message):
     result = launch_stage("train_tokenizers", *SURVEY, *arguments, cwd=tmp_path)
     assert re.search(message, result.error()), result.stderr

@@ -52,8 +52,20 @@ def test_the_readme_has_commands_for_every_stage():
 
 
 def test_every_line_of_the_bash_blocks_is_tested():
-    known = ("python train_tokenizers.py", "python encode.py", "python train_lm.py", "python evaluate.py", "make demo",
-             "make test", "pip install", "source ", "git clone", "cd ", "python benchmarks/", "wandb sync")  # fmt: skip
+    known = (
+        "python train_tokenizers.py",
+        "python encode.py",
+        "python train_lm.py",
+        "python evaluate.py",
+        "make demo",
+        "make test",
+        "pip install",
+        "source ",
+        "git clone",
+        "cd ",
+        "python benchmarks/",
+        "wandb sync",
+    )
     assert [line for line in bash_lines() if not line.startswith(known)] == []
 
 
@@ -108,8 +120,9 @@ def test_make_targets_exist(target: str):
 
 
 def test_make_demo_runs_a_module_that_exists():
-    result = subprocess.run(["make", "-n", "-o", ".venv/.ready", "demo"], cwd=REPO, capture_output=True, text=True,
-                            check=True)  # fmt: skip
+    result = subprocess.run(
+        ["make", "-n", "-o", ".venv/.ready", "demo"], cwd=REPO, capture_output=True, text=True, check=True
+    )
     for line in result.stdout.splitlines():
         if module := re.search(r"python -m (\S+)", line):
             name = module[1].replace(".", os.sep)

@@ -19,14 +19,21 @@ from .conftest import MODEL, Outcome, launch_stage
 
 COMMON = ("tracking=off", "hardware=cpu", "hardware.n_threads=1", "data.splits.val_fraction=0.02")
 IMAGE = (
-    "tokenizer.image.codec.width=8", "tokenizer.image.codec.n_blocks=1", "tokenizer.image.codec.training.max_steps=4",
-    "tokenizer.image.codec.training.batch_size=8", "tokenizer.image.quantizer.n_codes=32",
+    "tokenizer.image.codec.width=8",
+    "tokenizer.image.codec.n_blocks=1",
+    "tokenizer.image.codec.training.max_steps=4",
+    "tokenizer.image.codec.training.batch_size=8",
+    "tokenizer.image.quantizer.n_codes=32",
     "tokenizer.image.quantizer.max_iter=5",
-)  # fmt: skip
+)
 SETTINGS = {
     "splus": {
-        "train_tokenizers": ("tokenizer.scalar.n_bins=64", "tokenizer.spectrum.quantizer.n_codes=64",
-                             "tokenizer.spectrum.quantizer.max_iter=5", *IMAGE),
+        "train_tokenizers": (
+            "tokenizer.scalar.n_bins=64",
+            "tokenizer.spectrum.quantizer.n_codes=64",
+            "tokenizer.spectrum.quantizer.max_iter=5",
+            *IMAGE,
+        ),
         "encode": (),
         "train_lm": (*MODEL, "training.max_steps=3"),
     },
@@ -35,7 +42,7 @@ SETTINGS = {
         "encode": (),
         "train_lm": (*MODEL, "training.max_steps=3"),
     },
-}  # fmt: skip
+}
 FOLDERS = {"splus": "splus", "kids_viking": "kids"}
 # README: rows per file
 ROWS = {
@@ -112,8 +119,20 @@ def test_images_are_present_where_the_files_have_them(splus: Survey, kids: Surve
 
 
 def test_magnitudes_sentinels_and_redshifts_are_those_of_the_files(splus: Survey):
-    sentinels = {"u": 129, "J0378": 88, "J0395": 172, "J0410": 96, "J0430": 49, "g": 6, "J0515": 15, "J0660": 7,
-                 "J0861": 13, "i": 1, "z": 1, "r": 0}  # fmt: skip
+    sentinels = {
+        "u": 129,
+        "J0378": 88,
+        "J0395": 172,
+        "J0410": 96,
+        "J0430": 49,
+        "g": 6,
+        "J0515": 15,
+        "J0660": 7,
+        "J0861": 13,
+        "i": 1,
+        "z": 1,
+        "r": 0,
+    }
     for band, n in sentinels.items():
         assert splus.column("SPLUSDR4", f"mag_pstotal_{band}", "nondetected") == n, band
         seen = splus.column("SPLUSDR4", f"mag_pstotal_{band}")
@@ -145,8 +164,14 @@ def test_objects_are_not_written_to_the_repository_or_beside_the_data(splus: Sur
 
 
 def test_a_subset_of_real_fields_is_one_override(splus: Survey):
-    outcome = launch_stage("train_lm", *splus.data, *SETTINGS["splus"]["train_lm"], "name=subset",
-                           "data.fields=[DESI,BOSS3655]", cwd=splus.folder)  # fmt: skip
+    outcome = launch_stage(
+        "train_lm",
+        *splus.data,
+        *SETTINGS["splus"]["train_lm"],
+        "name=subset",
+        "data.fields=[DESI,BOSS3655]",
+        cwd=splus.folder,
+    )
     assert outcome.returncode == 0, outcome.stderr
 
 
@@ -156,9 +181,16 @@ def test_a_subset_of_real_fields_is_one_override(splus: Survey):
 )
 def test_real_objects_are_predicted_with_units_and_flags(name: str, field: str, asked: str, fraction: float, request):
     survey = request.getfixturevalue(name)
-    arguments = (f"data.fields=[{field}]", f"evaluate.predict=[scalar,{asked}]", "evaluate.given=[before]",
-                 "evaluate.n_samples=2", "evaluate.batch_size=256", f"evaluate.fraction={fraction}", "run_id=real",
-                 "evaluate.judge.baselines=[marginal]")  # fmt: skip
+    arguments = (
+        f"data.fields=[{field}]",
+        f"evaluate.predict=[scalar,{asked}]",
+        "evaluate.given=[before]",
+        "evaluate.n_samples=2",
+        "evaluate.batch_size=256",
+        f"evaluate.fraction={fraction}",
+        "run_id=real",
+        "evaluate.judge.baselines=[marginal]",
+    )
     outcome = launch_stage("evaluate", *survey.data, *arguments, cwd=survey.folder)
     assert outcome.returncode == 0, outcome.stderr
     table, meaning = read_catalogue(survey.folder / "runs" / "evaluate" / "default" / "real")

@@ -19,9 +19,19 @@ from .conftest import MODEL, SURVEY, Workplace
 
 REPO = Path(__file__).resolve().parents[2]
 # every step is recorded and saved, so that a kill falls between any two of them
-RUN = (*SURVEY, *MODEL, "training.epochs=3", "training.batch_size=8", "training.log_every=1", "training.save_every=1",
-       "training.val_every=4", "training.ema_decay=0.9", "training.grad_accum_steps=2", "sequence=ask",
-       "sequence.questions=[{predict: [specz_z], given: [scalar], share: 0.3}]")  # fmt: skip
+RUN = (
+    *SURVEY,
+    *MODEL,
+    "training.epochs=3",
+    "training.batch_size=8",
+    "training.log_every=1",
+    "training.save_every=1",
+    "training.val_every=4",
+    "training.ema_decay=0.9",
+    "training.grad_accum_steps=2",
+    "sequence=ask",
+    "sequence.questions=[{predict: [specz_z], given: [scalar], share: 0.3}]",
+)
 
 
 def results(folder: Path) -> tuple[list[dict], list[dict], dict]:
@@ -29,8 +39,9 @@ def results(folder: Path) -> tuple[list[dict], list[dict], dict]:
     records = read_jsonl(folder / "metrics.jsonl")
     plain = [{k: v for k, v in r.items() if k != "time" and not k.startswith("perf/")} for r in records]
     history = json.loads((folder / "training_history.json").read_text())
-    history = [{k: v for k, v in r.items() if not k.startswith("perf/") and "second" not in k and k != "time"}
-               for r in history]  # fmt: skip
+    history = [
+        {k: v for k, v in r.items() if not k.startswith("perf/") and "second" not in k and k != "time"} for r in history
+    ]
     return plain, history, json.loads((folder / "summary.json").read_text())
 
 
@@ -46,9 +57,14 @@ def assert_same_results(a: Path, b: Path) -> None:
 
 def start(place: Workplace, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, str(REPO / "train_lm.py"), *RUN, *arguments], cwd=place.folder, start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, str(REPO / "train_lm.py"), *RUN, *arguments],
+        cwd=place.folder,
+        start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def kill_at(place: Workplace, step: int, *arguments: str) -> None:

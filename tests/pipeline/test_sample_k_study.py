@@ -72,8 +72,19 @@ def test_another_checkpoint_folder_and_place_to_be(pipeline, tmp_path):
     """A run in its own place finds its tokens from anywhere; with --out nothing at all is written into it."""
     run_dir = pipeline.runs("train_lm")[-1]
     before = contents(run_dir)
-    outcome = study(tmp_path, str(run_dir), "--checkpoint", str(run_dir / "final_model.pt"), "--out", "there",
-                    "--k", "4", "--cosine", "0.999999", *FEW)  # fmt: skip
+    outcome = study(
+        tmp_path,
+        str(run_dir),
+        "--checkpoint",
+        str(run_dir / "final_model.pt"),
+        "--out",
+        "there",
+        "--k",
+        "4",
+        "--cosine",
+        "0.999999",
+        *FEW,
+    )
     assert outcome.returncode == 0, outcome.stderr
     assert "No k of these is enough" in outcome.stdout
     result = json.loads((tmp_path / "there" / "sample_k_study.json").read_text())
@@ -97,8 +108,11 @@ def test_another_checkpoint_folder_and_place_to_be(pipeline, tmp_path):
     ],
 )
 def test_mistakes_are_one_line(pipeline, run_dir, arguments, said):
-    places = {"RUN": str(run_dir), "TOKENIZERS": str(pipeline.runs("train_tokenizers")[-1]),
-              "vocab_spec.json": str(run_dir / "vocab_spec.json")}  # fmt: skip
+    places = {
+        "RUN": str(run_dir),
+        "TOKENIZERS": str(pipeline.runs("train_tokenizers")[-1]),
+        "vocab_spec.json": str(run_dir / "vocab_spec.json"),
+    }
     assert said in study(pipeline.folder, *(places.get(a, a) for a in arguments)).error()
 
 
@@ -117,8 +131,10 @@ def test_help_works_from_a_checkout_and_imports_nothing_heavy(repo):
     result = subprocess.run(command_line, cwd=repo, capture_output=True, text=True, timeout=60)
     assert result.returncode == 0, result.stderr
     assert " sample-k [-h]" in result.stdout.splitlines()[0]
-    code = ("import argparse, sys; from src.astromodal.commands import sample_k as command\n"
-            "parser = argparse.ArgumentParser(); command.add_arguments(parser); parser.parse_args(['somewhere'])\n"
-            "print({'torch', 'hydra', 'matplotlib', 'numpy'} & set(sys.modules))")  # fmt: skip
+    code = (
+        "import argparse, sys; from src.astromodal.commands import sample_k as command\n"
+        "parser = argparse.ArgumentParser(); command.add_arguments(parser); parser.parse_args(['somewhere'])\n"
+        "print({'torch', 'hydra', 'matplotlib', 'numpy'} & set(sys.modules))"
+    )
     result = subprocess.run([sys.executable, "-c", code], cwd=repo, capture_output=True, text=True, timeout=60)
     assert result.stdout.strip() == "set()", result.stderr

@@ -17,11 +17,15 @@ from astromodal.tokens import TokenStore
 from tests.tiny_survey import configuration, undrawn, write_survey
 
 CODEC = (
-    "tokenizer/spectrum/codec=masked_autoencoder", "tokenizer.spectrum.codec.width=16",
-    "tokenizer.spectrum.codec.n_heads=2", "tokenizer.spectrum.codec.n_layers=1",
-    "tokenizer.spectrum.codec.decoder_layers=1", "tokenizer.spectrum.codec.training.epochs=2",
-    "tokenizer.spectrum.patch_sizes={gaiaxp_bp: 4, gaiaxp_rp: 4}", "tokenizer.image=null",
-)  # fmt: skip
+    "tokenizer/spectrum/codec=masked_autoencoder",
+    "tokenizer.spectrum.codec.width=16",
+    "tokenizer.spectrum.codec.n_heads=2",
+    "tokenizer.spectrum.codec.n_layers=1",
+    "tokenizer.spectrum.codec.decoder_layers=1",
+    "tokenizer.spectrum.codec.training.epochs=2",
+    "tokenizer.spectrum.patch_sizes={gaiaxp_bp: 4, gaiaxp_rp: 4}",
+    "tokenizer.image=null",
+)
 MODEL = ("training.epochs=1", "sequence.modalities=[scalar,spectrum]", "loss.spectrum.errors=weight")
 STORE = "artifacts/synthetic/default"
 

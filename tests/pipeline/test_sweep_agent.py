@@ -13,9 +13,20 @@ import pytest
 from tests.offline_runs import read_offline
 from tests.sweep_points import REPO, command, draw, read
 
-SIZE = ("data.synthetic.n_fields=2", "data.synthetic.n_objects_per_field=60", "data.synthetic.image_fraction=0.4",
-        "data.synthetic.spectrum_fraction=0.3", "hardware=cpu", "hardware.n_threads=1", "training.max_steps=4",
-        "model=tiny", "model.d_model=32", "model.n_layers=1", "model.n_heads=2", "model.d_ff=64")  # fmt: skip
+SIZE = (
+    "data.synthetic.n_fields=2",
+    "data.synthetic.n_objects_per_field=60",
+    "data.synthetic.image_fraction=0.4",
+    "data.synthetic.spectrum_fraction=0.3",
+    "hardware=cpu",
+    "hardware.n_threads=1",
+    "training.max_steps=4",
+    "model=tiny",
+    "model.d_model=32",
+    "model.n_layers=1",
+    "model.n_heads=2",
+    "model.d_ff=64",
+)
 
 
 def test_a_sweep_agent_runs_a_point_through_the_real_command(workplace, tmp_path):
@@ -27,12 +38,24 @@ def test_a_sweep_agent_runs_a_point_through_the_real_command(workplace, tmp_path
     parameters = folder / "wandb" / "sweep-s9" / "config-abc123.yaml"
     config_util.save_config_file_from_dict(str(parameters), {key: {"value": float(v)} for key, v in point.items()})
     environment = {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "HOME": str(tmp_path),
-        "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", "WANDB_SWEEP_ID": "s9", "WANDB_RUN_ID": "abc123",
-        "WANDB_DIR": str(folder), "WANDB_SWEEP_PARAM_PATH": str(parameters),
-    }  # fmt: skip
-    done = subprocess.run([*command(sweep, point), *SIZE], cwd=folder, env=environment, capture_output=True,
-                          text=True, timeout=300, check=False)  # fmt: skip
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "OMP_NUM_THREADS": "1",
+        "WANDB_MODE": "offline",
+        "WANDB_SWEEP_ID": "s9",
+        "WANDB_RUN_ID": "abc123",
+        "WANDB_DIR": str(folder),
+        "WANDB_SWEEP_PARAM_PATH": str(parameters),
+    }
+    done = subprocess.run(
+        [*command(sweep, point), *SIZE],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     (run,) = (folder / "runs" / "train_lm").glob("*/*/run.json")
     record = json.loads(run.read_text())

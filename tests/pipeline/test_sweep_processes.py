@@ -37,9 +37,14 @@ def torchrun(place: Workplace, *arguments: str, script: Path = REPO / "train_lm.
     """What a user types, with two processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script), "-m"]
     done = subprocess.run(
-        [*command, *arguments], cwd=place.folder, capture_output=True, text=True, timeout=300, check=False,
+        [*command, *arguments],
+        cwd=place.folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
-    )  # fmt: skip
+    )
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
@@ -63,8 +68,9 @@ def test_two_processes_run_every_job_once_and_as_one_process_does(place: Workpla
     assert {name for name, value in contents(folder).items() if before.get(name) != value} <= {"multirun.yaml"}
     assert statuses(go_on(place)) == statuses(again)  # to one process they are done as well
 
-    alone = launch_stage("train_lm", "-m", *SURVEY, *EXTRA["train_lm"], *RATES, WHOLE,
-                         "hydra.sweep.dir=alone", cwd=place.folder)  # fmt: skip
+    alone = launch_stage(
+        "train_lm", "-m", *SURVEY, *EXTRA["train_lm"], *RATES, WHOLE, "hydra.sweep.dir=alone", cwd=place.folder
+    )
     assert statuses(alone) == [("0", "done"), ("1", "done")], alone.stderr
     for job in "01":
         assert_same_results(folder / job, place.folder / "alone" / job)

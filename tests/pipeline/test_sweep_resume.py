@@ -223,8 +223,10 @@ def test_a_sweep_of_another_stage_or_a_damaged_one_is_refused(stage: Stage):
     assert stage.run("seed=0").returncode == 0
     outcome = launch_stage("encode", "-m", "sweep.resume=runs/train_lm/sweeps/s", cwd=stage.folder)
     assert "expected a sweep of encode.py, got one of train_lm.py" in outcome.error()
-    assert "expected -m with sweep.resume" in launch_stage(
-        "train_lm", "sweep.resume=runs/train_lm/sweeps/s", cwd=stage.folder).error()  # fmt: skip
+    assert (
+        "expected -m with sweep.resume"
+        in launch_stage("train_lm", "sweep.resume=runs/train_lm/sweeps/s", cwd=stage.folder).error()
+    )
     (stage.job(0).parent / "sweep.json").write_text("{")
     assert "a readable record of a sweep" in stage.go_on().error()
 
@@ -237,8 +239,10 @@ def test_a_strangers_sweep_executes_nothing(stage: Stage):
     evil = f"+hydra.callbacks.x={{_target_:pathlib.Path.touch,self:{{_target_:pathlib.Path,_args_:[{marker}]}}}}"
     write_json(file, whole | {"arguments": [*whole["arguments"], evil]})
     assert "expected recorded arguments that choose options" in stage.go_on("preview=true").error()
-    assert not marker.exists() and launch_stage(
-        "train_lm", "-m", "seed=0", evil, "preview=true", cwd=stage.folder).returncode is not None  # fmt: skip
+    assert (
+        not marker.exists()
+        and launch_stage("train_lm", "-m", "seed=0", evil, "preview=true", cwd=stage.folder).returncode is not None
+    )
     assert marker.exists(), "the reader's own command line stays Hydra's"
     write_json(file, whole | {"jobs": [{"number": "../../x", "config_fingerprint": "a"}]})
     assert "the record of a sweep" in stage.go_on().error()
@@ -284,10 +288,23 @@ def go_on(place: Workplace) -> Outcome:
 
 def kill_when(place: Workplace, path: str) -> None:
     """Start the sweep as a user does, in a new process, and kill it when ``path`` exists below its folder."""
-    command = [sys.executable, str(REPO / "train_lm.py"), "-m", *SURVEY, *EXTRA["train_lm"], "training.epochs=3",
-               "training.save_every=1", RATES]  # fmt: skip
-    process = subprocess.Popen(command, cwd=place.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    command = [
+        sys.executable,
+        str(REPO / "train_lm.py"),
+        "-m",
+        *SURVEY,
+        *EXTRA["train_lm"],
+        "training.epochs=3",
+        "training.save_every=1",
+        RATES,
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=place.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     try:
         deadline = time.monotonic() + 120
         while not list(folder_of(place).glob(path)):
@@ -311,8 +328,15 @@ def test_a_killed_sweep_goes_on_where_it_was_and_ends_as_if_nothing_had_happened
     assert (folder_of(place) / "0/run.json").read_text() == first
     record = json.loads((folder_of(place) / "1" / "run.json").read_text())
     assert record["resumed"] and record["job"] == "1" and record["run_id"] == "s"
-    alone = place.run("train_lm", "training.epochs=3", "training.save_every=1", "optimizer.learning_rate=2e-3",
-                      "run_id=alone", "name=alone", "hydra.run.dir=alone")  # fmt: skip
+    alone = place.run(
+        "train_lm",
+        "training.epochs=3",
+        "training.save_every=1",
+        "optimizer.learning_rate=2e-3",
+        "run_id=alone",
+        "name=alone",
+        "hydra.run.dir=alone",
+    )
     assert alone.returncode == 0, alone.stderr
     ours, expected = weights(folder_of(place) / "1"), weights(place.folder / "alone")
     assert ours.keys() == expected.keys() and all(torch.equal(ours[name], expected[name]) for name in ours)
@@ -351,10 +375,23 @@ def test_a_job_is_the_same_alone_and_after_others(place: Workplace):
 
 
 def test_an_interrupted_sweep_prints_its_table_and_how_to_go_on(place: Workplace):
-    command = [sys.executable, str(REPO / "train_lm.py"), "-m", *SURVEY, *EXTRA["train_lm"], "training.epochs=50",
-               "seed=0,1"]  # fmt: skip
-    process = subprocess.Popen(command, cwd=place.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                               env=os.environ | {"OMP_NUM_THREADS": "1"})  # fmt: skip
+    command = [
+        sys.executable,
+        str(REPO / "train_lm.py"),
+        "-m",
+        *SURVEY,
+        *EXTRA["train_lm"],
+        "training.epochs=50",
+        "seed=0,1",
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=place.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
     deadline = time.monotonic() + 120
     while not (folder_of(place) / "0" / "metrics.jsonl").exists():
         assert process.poll() is None and time.monotonic() < deadline

@@ -43,11 +43,16 @@ def frozen(labels=("z",), given=None, batch_size=5) -> Frozen:
 def attention(*labels: str, n_queries: int = 3, given=None) -> FittedAttention:
     """Queries that are sharp enough for the tokens to weigh very differently."""
     rng = np.random.default_rng(3)
-    return FittedAttention("f", given, {
-        label: AttentionPooling(rng.normal(size=WIDTH).astype(np.float32),
-                                rng.normal(size=(WIDTH, n_queries)).astype(np.float32))
-        for label in labels
-    })  # fmt: skip
+    return FittedAttention(
+        "f",
+        given,
+        {
+            label: AttentionPooling(
+                rng.normal(size=WIDTH).astype(np.float32), rng.normal(size=(WIDTH, n_queries)).astype(np.float32)
+            )
+            for label in labels
+        },
+    )
 
 
 def shown_states(one: Frozen, tokens, row: int) -> np.ndarray | None:
@@ -103,8 +108,11 @@ def test_small_windows_and_batches_give_what_one_window_gives(tmp_path, monkeypa
     write_embeddings(tmp_path / "whole.parquet", frozen(batch_size=64), fitted)
     original = embedding.Slots.read
     monkeypatch.setattr(embedding, "SLOT_CELLS", 100)
-    monkeypatch.setattr(embedding.Slots, "read", lambda field, start, stop, *a: read.append(stop - start)
-                        or original(field, start, stop, *a))  # fmt: skip
+    monkeypatch.setattr(
+        embedding.Slots,
+        "read",
+        lambda field, start, stop, *a: read.append(stop - start) or original(field, start, stop, *a),
+    )
     write_embeddings(tmp_path / "windows.parquet", frozen(batch_size=3), fitted)
     assert len(read) > 10 and max(read) <= 5  # rows that memory holds together
     whole, windows = (cat.read_catalogue(tmp_path / f"{name}.parquet")[0] for name in ("whole", "windows"))
@@ -158,9 +166,14 @@ def test_the_poolings_are_not_the_same_search(tmp_path):
     assert found[0] != found[1]
 
 
-@pytest.mark.parametrize(("how", "repair"), [
-    ("attention", "probe RUN --label"), ("last", r"embeddings=\[last\]"), ("nothing", "name another"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("how", "repair"),
+    [
+        ("attention", "probe RUN --label"),
+        ("last", r"embeddings=\[last\]"),
+        ("nothing", "name another"),
+    ],
+)
 def test_a_pooling_that_is_not_there_is_said_with_those_that_are(how, repair, tmp_path):
     write_embeddings(tmp_path / "embeddings.parquet", frozen(("z", "t")), attention("z", "t"))
     with pytest.raises(ArtifactError, match=f"embedding_mean, embedding_attention_z.*{repair}"):

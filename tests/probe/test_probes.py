@@ -163,8 +163,16 @@ def test_the_probe_ends_with_the_weights_that_were_best_on_validation():
     train, val = ((rows[k], np.log10(values[rows[k]]) * 10 - 30) for k in (TRAIN, VAL))
     pooled, *moments = mean_states(states, train[0], 32)
     linear = fit_ridge(pooled, train[1], mean_states(states, val[0], 32)[0], val[1])
-    probe, found = fit_attention(states, train, val, linear, tuple(moments), replace(QUICK, epochs=6),
-                                 HardwareConfig(device="cpu"), logging.getLogger())  # fmt: skip
+    probe, found = fit_attention(
+        states,
+        train,
+        val,
+        linear,
+        tuple(moments),
+        replace(QUICK, epochs=6),
+        HardwareConfig(device="cpu"),
+        logging.getLogger(),
+    )
     again = ((attention_predictions(probe, states, val[0], 32) - val[1]) ** 2).mean()
     assert again == pytest.approx(found["val_mse"], rel=1e-5) and found["val_mse"] <= linear.val_mse
 
@@ -266,12 +274,20 @@ def test_objects_are_drawn_up_to_the_cap_and_counted(monkeypatch):
     train = every.counts["train"]
     assert train["available"] == has.sum() == train["used"] + train["without_input"]
     few = chosen(fields=fields, limits=LIMITS | {TRAIN: 10})
-    assert few.counts["train"] == {"available": has.sum(), "used": len(few.rows(TRAIN)),
-                                   "without_input": 10 - len(few.rows(TRAIN))}  # fmt: skip
+    assert few.counts["train"] == {
+        "available": has.sum(),
+        "used": len(few.rows(TRAIN)),
+        "without_input": 10 - len(few.rows(TRAIN)),
+    }
     assert set(few.ids) < set(every.ids) and len({name[:3] for name in few.ids[few.rows(TRAIN)]}) == 2
     assert set(chosen(fields=fields, limits=LIMITS | {TRAIN: 10}, seed=1).ids) != set(few.ids)
-    values = dict(zip(np.concatenate([f.ids for f in fields]),
-                      np.concatenate([f.scalar["values"][:, 1] for f in fields]), strict=True))  # fmt: skip
+    values = dict(
+        zip(
+            np.concatenate([f.ids for f in fields]),
+            np.concatenate([f.scalar["values"][:, 1] for f in fields]),
+            strict=True,
+        )
+    )
     assert every.values.tolist() == [values[name] for name in every.ids]
     assert every.ids.tolist() == [fields[number].ids[row] for number, row in every.places]
     monkeypatch.setattr("astromodal.probe.states.SLOT_CELLS", 100)  # windows of a few objects

@@ -29,8 +29,14 @@ def weights(tmp_path, monkeypatch):
     """A file of weights; loading it gives the model built by hand, its tokens are one field."""
     path = tmp_path / "w.pt"
     path.write_bytes(b"weights")
-    trained = SimpleNamespace(model=hand.model(torch.float32), layout=hand.layout(), tokenizers=hand.tokenizers(),
-                              sequence=SEQUENCE, fingerprint=probes.fingerprint_file(path), run_id="run")  # fmt: skip
+    trained = SimpleNamespace(
+        model=hand.model(torch.float32),
+        layout=hand.layout(),
+        tokenizers=hand.tokenizers(),
+        sequence=SEQUENCE,
+        fingerprint=probes.fingerprint_file(path),
+        run_id="run",
+    )
     monkeypatch.setattr(frozen, "load_trained", lambda *_: trained)
     monkeypatch.setattr(frozen, "TokenStore", lambda _: Store([hand.field(120)]))
     return path
@@ -79,11 +85,16 @@ def test_what_was_fitted_embeds_without_fitting_again(weights, tmp_path, monkeyp
     assert "attention fitted on the model" in capsys.readouterr().err and not (tmp_path / "third").exists()
 
 
-@pytest.mark.parametrize(("wrong", "said"), [
-    (["--label", "nothing"], "one of r, z, t"), (["--label", "t", "--queries", "0"], "1 or more"),
-    (["--label", "t,t"], "every label once"), (["--label", "r"], "r in both"),
-    (["--fitted", "a.npz"], "--fitted without --given"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (["--label", "nothing"], "one of r, z, t"),
+        (["--label", "t", "--queries", "0"], "1 or more"),
+        (["--label", "t,t"], "every label once"),
+        (["--label", "r"], "r in both"),
+        (["--fitted", "a.npz"], "--fitted without --given"),
+    ],
+)
 def test_mistakes_are_one_line_and_nothing_is_written(wrong, said, weights, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["probe", str(weights), *COMMAND, *wrong])
@@ -92,19 +103,38 @@ def test_mistakes_are_one_line_and_nothing_is_written(wrong, said, weights, tmp_
 
 
 def result(difference: float, low: float, high: float, is_mean: bool = False) -> dict:
-    return {"unit": "K", "attention": {"is_mean": is_mean}, "probes": {"linear": {"mae": {"value": 200.0}}},
-            "attention_minus_linear": {"mae": difference, "low": low, "high": high}}  # fmt: skip
+    return {
+        "unit": "K",
+        "attention": {"is_mean": is_mean},
+        "probes": {"linear": {"mae": {"value": 200.0}}},
+        "attention_minus_linear": {"mae": difference, "low": low, "high": high},
+    }
 
 
-@pytest.mark.parametrize(("entry", "said"), [
-    (result(-50, -60, -40), "Attention pooling predicts better than mean pooling by the mean absolute error "
-                            "(attention minus mean: -50 K (-25 %), 95 % interval -60 to -40)."),
-    (result(10, 2, 18), "Attention pooling predicts worse than mean pooling by the mean absolute error "
-                        "(attention minus mean: +10 K (+5 %), 95 % interval +2 to +18)."),
-    (result(10, -2, 18), "Attention and mean pooling cannot be told apart by the mean absolute error "
-                         "(attention minus mean: +10 K (+5 %), 95 % interval -2 to +18)."),
-    (result(0, 0, 0, True), "Attention found nothing better than the mean on validation objects and stayed the mean."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        (
+            result(-50, -60, -40),
+            "Attention pooling predicts better than mean pooling by the mean absolute error "
+            "(attention minus mean: -50 K (-25 %), 95 % interval -60 to -40).",
+        ),
+        (
+            result(10, 2, 18),
+            "Attention pooling predicts worse than mean pooling by the mean absolute error "
+            "(attention minus mean: +10 K (+5 %), 95 % interval +2 to +18).",
+        ),
+        (
+            result(10, -2, 18),
+            "Attention and mean pooling cannot be told apart by the mean absolute error "
+            "(attention minus mean: +10 K (+5 %), 95 % interval -2 to +18).",
+        ),
+        (
+            result(0, 0, 0, True),
+            "Attention found nothing better than the mean on validation objects and stayed the mean.",
+        ),
+    ],
+)
 def test_one_sentence_says_what_attention_adds(entry, said):
     assert probes.comparison(entry) == said
 
@@ -114,8 +144,13 @@ def test_one_sentence_says_what_attention_adds(entry, said):
 
 def panel(observed: np.ndarray, **changes) -> dict:
     predicted = {"linear": 0.9 * observed, "attention": observed}
-    return {"label": "z", "unit": "", "observed": observed, "predicted": predicted,
-            "r2": {"linear": 0.5, "attention": 0.7}} | changes  # fmt: skip
+    return {
+        "label": "z",
+        "unit": "",
+        "observed": observed,
+        "predicted": predicted,
+        "r2": {"linear": 0.5, "attention": 0.7},
+    } | changes
 
 
 def drawn(monkeypatch) -> list:

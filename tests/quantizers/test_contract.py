@@ -42,12 +42,14 @@ CASES = {
     "kmeans-16d": Case(lambda seed=0: KMeans(KMeansConfig(n_codes=N_CODES), seed), 16),
     "residual-1": Case(lambda seed=0: ResidualKMeans(ResidualKMeansConfig(n_stages=1, n_codes=N_CODES), seed), 2),
     "residual-3": Case(
-        lambda seed=0: ResidualKMeans(ResidualKMeansConfig(n_stages=3, n_codes=N_CODES), seed), 4, (N_CODES,) * 3,
+        lambda seed=0: ResidualKMeans(ResidualKMeansConfig(n_stages=3, n_codes=N_CODES), seed),
+        4,
+        (N_CODES,) * 3,
         idempotent=False,
     ),
     "fsq": Case(lambda seed=0: FSQ(FSQConfig(levels=[4, 2, 4])), 3, learned=False),
     "fsq-trits": Case(lambda seed=0: FSQ(FSQConfig(levels=[3] * 4)), 4, (81,), learned=False),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module", params=CASES, ids=list(CASES))

@@ -61,8 +61,9 @@ def test_bounds_are_near_the_best_of_a_gaussian_for_its_number_of_levels():
     X = np.random.default_rng(0).normal(size=(100_000, 3)).astype(np.float32)
     quantizer = FSQ(FSQConfig(levels=[3, 5, 8])).fit(X)
     # step sizes of the optimal uniform quantizer of a Gaussian: Max 1960, table II
-    np.testing.assert_allclose((quantizer.high_ - quantizer.low_) / 2, [3 * 1.224 / 2, 5 * 0.843 / 2, 8 * 0.586 / 2],
-                               rtol=0.12)  # fmt: skip
+    np.testing.assert_allclose(
+        (quantizer.high_ - quantizer.low_) / 2, [3 * 1.224 / 2, 5 * 0.843 / 2, 8 * 0.586 / 2], rtol=0.12
+    )
     error = ((X - quantizer.decode(quantizer.encode(X))) ** 2).mean(0)
     assert (error < 1.03 * np.array([0.1902, 0.0822, 0.0374])).all()  # the errors there, within three percent
 
@@ -87,9 +88,14 @@ def test_weights_decide_where_the_bounds_are():
     assert quantizer.high_[0] < 1.01 and quantizer.codebook.counts.sum() == len(X)
 
 
-@pytest.mark.parametrize("levels, message", [
-    ([], "levels of 2 or more"), ([4, 1], r"got \[4, 1\]"), ([256, 257], "at most 65536 codes, got 65792"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "levels, message",
+    [
+        ([], "levels of 2 or more"),
+        ([4, 1], r"got \[4, 1\]"),
+        ([256, 257], "at most 65536 codes, got 65792"),
+    ],
+)
 def test_levels_that_are_no_code_are_refused(levels, message):
     with pytest.raises(ConfigError, match=message):
         FSQ(FSQConfig(levels=levels))

@@ -32,9 +32,17 @@ def entries_of(kind: str, rng: np.random.Generator) -> np.ndarray:
 def always(monkeypatch):
     monkeypatch.setattr(assign, "GRID_AFTER", 0)
     made = []
-    monkeypatch.setattr(assign, "CellGrid", type("Counted", (CellGrid,), {
-        "__init__": lambda self, *args: made.append(1) or CellGrid.__init__(self, *args),
-    }))  # fmt: skip
+    monkeypatch.setattr(
+        assign,
+        "CellGrid",
+        type(
+            "Counted",
+            (CellGrid,),
+            {
+                "__init__": lambda self, *args: made.append(1) or CellGrid.__init__(self, *args),
+            },
+        ),
+    )
     return made
 
 
@@ -43,11 +51,15 @@ def test_codes_are_those_of_the_distances(kind, always):
     rng = np.random.default_rng(0)
     entries = entries_of(kind, rng).astype(np.float32)
     low, high = entries.min(0), entries.max(0)
-    X = np.concatenate([
-        rng.uniform(low, high, (1500, 2)), low + (high - low) * rng.uniform(-1, 2, (200, 2)),
-        entries[rng.integers(len(entries), size=1500)] + 0.01 * rng.normal(size=(1500, 2)), entries,
-        0.5 * (entries[:-1] + entries[1:]),
-    ]).astype(np.float32)  # fmt: skip
+    X = np.concatenate(
+        [
+            rng.uniform(low, high, (1500, 2)),
+            low + (high - low) * rng.uniform(-1, 2, (200, 2)),
+            entries[rng.integers(len(entries), size=1500)] + 0.01 * rng.normal(size=(1500, 2)),
+            entries,
+            0.5 * (entries[:-1] + entries[1:]),
+        ]
+    ).astype(np.float32)
     assert np.array_equal(NearestEntry(entries).codes(X), slowly(X, entries))
     assert always
 

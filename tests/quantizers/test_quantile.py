@@ -44,8 +44,13 @@ def test_a_heavy_value_takes_one_bin_and_leaves_none_empty():
     assert (np.diff(binner.edges_[1:]) > 0).all() and binner.counts_[1:].max() <= 6
 
 
-HEAVY = {"low end": [-9.0], "high end": [9.0], "both ends": [-9.0, 9.0], "middle": [0.1],
-         "several": [-9.0, -0.2, 0.1, 0.3, 9.0]}  # fmt: skip
+HEAVY = {
+    "low end": [-9.0],
+    "high end": [9.0],
+    "both ends": [-9.0, 9.0],
+    "middle": [0.1],
+    "several": [-9.0, -0.2, 0.1, 0.3, 9.0],
+}
 
 
 @pytest.mark.parametrize("weighted", [False, True])

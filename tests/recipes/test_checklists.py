@@ -76,8 +76,13 @@ def test_it_finds_what_the_obvious_reader_finds(files, with_sampling, block_byte
     found, counts = slowly(path, sampling)
     assert as_sets(checklists) == found
     assert len(set(checklists.ids)) == len(checklists.ids) and len(checklists) > 350
-    names = {"rows": "rows", "incomplete": "incomplete", "other_protocol": "other_protocol", "spuh": "category_spuh",
-             "X": "count_X"}  # fmt: skip
+    names = {
+        "rows": "rows",
+        "incomplete": "incomplete",
+        "other_protocol": "other_protocol",
+        "spuh": "category_spuh",
+        "X": "count_X",
+    }
     assert {ours: checklists.counts[theirs] for ours, theirs in names.items()} == counts
 
 
@@ -88,8 +93,18 @@ def test_every_quirk_is_in_the_files_and_counted(files):
     for category in ("species", "issf", "intergrade", "form", "domestic", "spuh", "slash", "hybrid"):
         assert f"\t{category}\t" in text
     counts = read_checklists(path, sampling).counts
-    dropped = ("malformed", "rescued", "incomplete", "other_protocol", "category_spuh", "category_slash",
-               "category_hybrid", "count_X", "merged", "without_observations")  # fmt: skip
+    dropped = (
+        "malformed",
+        "rescued",
+        "incomplete",
+        "other_protocol",
+        "category_spuh",
+        "category_slash",
+        "category_hybrid",
+        "count_X",
+        "merged",
+        "without_observations",
+    )
     assert all(counts[name] > 0 for name in dropped), counts
     kept = counts["rows"] - counts["incomplete"] - counts["other_protocol"] - counts["merged"]
     kept -= counts["category_spuh"] + counts["category_slash"] + counts["category_hybrid"]
@@ -132,8 +147,17 @@ def test_presences_have_the_known_probabilities(files):
 
 # ------------------------------------------------------------------------------------ rows by hand
 
-HEADER = ("CATEGORY", "COMMON NAME", "SCIENTIFIC NAME", "OBSERVATION COUNT", "SAMPLING EVENT IDENTIFIER",
-          "PROTOCOL TYPE", "ALL SPECIES REPORTED", "GROUP IDENTIFIER", "TRIP COMMENTS")  # fmt: skip
+HEADER = (
+    "CATEGORY",
+    "COMMON NAME",
+    "SCIENTIFIC NAME",
+    "OBSERVATION COUNT",
+    "SAMPLING EVENT IDENTIFIER",
+    "PROTOCOL TYPE",
+    "ALL SPECIES REPORTED",
+    "GROUP IDENTIFIER",
+    "TRIP COMMENTS",
+)
 JAY = ("species", "Blue Jay", "Cyanocitta cristata", "2", "S1", "Traveling", "1", "", "")
 
 
@@ -263,8 +287,13 @@ def test_memory_does_not_grow_with_what_is_dropped(tmp_path):
     )
     sizes = []
     for name in ("small.txt", "large.txt"):
-        done = subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], capture_output=True, text=True,
-                              check=True, env={"PYTHONPATH": str(Path(__file__).parents[2] / "src")})  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / name)],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={"PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+        )
         sizes.append([int(word) for word in done.stdout.split()])
     grown_bytes = (tmp_path / "large.txt").stat().st_size - (tmp_path / "small.txt").stat().st_size
     assert sizes[0][:2] == sizes[1][:2] and grown_bytes > 35e6
@@ -321,8 +350,16 @@ def test_batches_are_a_function_of_seed_and_epoch_and_can_be_started_at():
     assert list(EpochBatches(4, 3, shuffle=False)) == [[0, 1, 2], [3]]
 
 
-EBD_HEADER = ("CATEGORY", "COMMON NAME", "SCIENTIFIC NAME", "OBSERVATION COUNT", "SAMPLING EVENT IDENTIFIER",
-          "PROTOCOL NAME", "ALL SPECIES REPORTED", "GROUP IDENTIFIER")  # fmt: skip
+EBD_HEADER = (
+    "CATEGORY",
+    "COMMON NAME",
+    "SCIENTIFIC NAME",
+    "OBSERVATION COUNT",
+    "SAMPLING EVENT IDENTIFIER",
+    "PROTOCOL NAME",
+    "ALL SPECIES REPORTED",
+    "GROUP IDENTIFIER",
+)
 
 
 def write_taxa(path: Path, rows: list[tuple[str, ...]], header=EBD_HEADER, encoding: str = "utf-8") -> Path:
@@ -338,27 +375,51 @@ TAXA = [  # category, common name, scientific name -> the species that eBird's t
     ("species", "Mallard", "Anas platyrhynchos", "Anas platyrhynchos"),
     ("issf", "Mallard", "Anas platyrhynchos", "Anas platyrhynchos"),
     ("domestic", "Mallard (Domestic type)", "Anas platyrhynchos (Domestic type)", "Anas platyrhynchos"),
-    ("intergrade", "Spruce Grouse (A x B)", "Canachites canadensis [canadensis Group] x franklinii/isleibi",
-     "Canachites canadensis"),
+    (
+        "intergrade",
+        "Spruce Grouse (A x B)",
+        "Canachites canadensis [canadensis Group] x franklinii/isleibi",
+        "Canachites canadensis",
+    ),
     ("form", "Brant (Gray-bellied)", "Branta bernicla (Gray-bellied)", "Branta bernicla"),
     ("form", "Iceland Gull (thayeri/kumlieni)", "Larus glaucoides thayeri/kumlieni", "Larus glaucoides"),
     ("form", "Flightless Steamer-Duck (Chiloe form)", "Tachyeres pteneres [undescribed form]", "Tachyeres pteneres"),
     ("form", "Azuero Warbler (undescribed form)", "Basileuterus [undescribed form]", "Basileuterus [undescribed form]"),
-    ("form", "Cali Antpitta (undescribed form)", "Grallaricula [undescribed Cali form]",
-     "Grallaricula [undescribed Cali form]"),
-    ("form", "Lambayeque Tapaculo (undescribed form)", "Scytalopus [undescribed Lambayeque form]",
-     "Scytalopus [undescribed Lambayeque form]"),
-    ("form", "Turimiquire Tapaculo (undescribed form)", "Scytalopus [undescribed Turimiquire form]",
-     "Scytalopus [undescribed Turimiquire form]"),
-    ("form", "Mindanao Shortwing", "Brachypteryx (undescribed submontane Mindanao form)",
-     "Brachypteryx (undescribed submontane Mindanao form)"),
-    ("form", "Andean Storm-Petrel (unrecognized species)", "Oceanites barrosi [unrecognized species]",
-     "Oceanites barrosi [unrecognized species]"),
+    (
+        "form",
+        "Cali Antpitta (undescribed form)",
+        "Grallaricula [undescribed Cali form]",
+        "Grallaricula [undescribed Cali form]",
+    ),
+    (
+        "form",
+        "Lambayeque Tapaculo (undescribed form)",
+        "Scytalopus [undescribed Lambayeque form]",
+        "Scytalopus [undescribed Lambayeque form]",
+    ),
+    (
+        "form",
+        "Turimiquire Tapaculo (undescribed form)",
+        "Scytalopus [undescribed Turimiquire form]",
+        "Scytalopus [undescribed Turimiquire form]",
+    ),
+    (
+        "form",
+        "Mindanao Shortwing",
+        "Brachypteryx (undescribed submontane Mindanao form)",
+        "Brachypteryx (undescribed submontane Mindanao form)",
+    ),
+    (
+        "form",
+        "Andean Storm-Petrel (unrecognized species)",
+        "Oceanites barrosi [unrecognized species]",
+        "Oceanites barrosi [unrecognized species]",
+    ),
     ("spuh", "duck sp.", "Anatidae sp.", None),
     ("slash", "Greater/Lesser Scaup", "Aythya marila/affinis", None),
     ("hybrid", "Mallard x Gadwall (hybrid)", "Anas platyrhynchos x Mareca strepera", None),
     ("domestic", "Domestic goose sp. (Domestic type)", "Anser sp. (Domestic type)", None),
-]  # fmt: skip
+]
 
 
 def test_every_category_resolves_as_in_ebirds_taxonomy(tmp_path):
@@ -376,10 +437,18 @@ def test_an_empty_group_identifier_is_empty_however_it_is_written(tmp_path, empt
     """As R and pandas write tables back: NA, TRUE for 1, names in small letters, all events of a shared checklist."""
     header = tuple(name.lower().replace(" ", "_") for name in EBD_HEADER)
     rows = [
-        ("species", "Great Tit", "Parus major", "2", f"S{k}, S{90 + k}" if k % 5 == 0 else "", "Stationary",
-         "TRUE" if k else "FALSE", f"G{k}" if k % 5 == 0 else empty)
+        (
+            "species",
+            "Great Tit",
+            "Parus major",
+            "2",
+            f"S{k}, S{90 + k}" if k % 5 == 0 else "",
+            "Stationary",
+            "TRUE" if k else "FALSE",
+            f"G{k}" if k % 5 == 0 else empty,
+        )
         for k in range(20)
-    ]  # fmt: skip
+    ]
     found = read_checklists(write_taxa(tmp_path / "e.txt", rows, header))
     assert len(found) == 19 and found.counts["malformed"] == 0 and found.counts["incomplete"] == 1
     assert sorted(key for key in found.ids if key.startswith("G")) == ["G10", "G15", "G5"]

@@ -36,10 +36,21 @@ elif cfg.loss_type == "sse":
 """,
 }
 DEFAULTS = {
-    "out_dir": "runs", "device": None, "amp": True, "amp_dtype": "bf16", "enable_tf32": False, "grad_clip": 1.0,
-    "use_ema": True, "ema_decay": 0.999, "loss_type": "mse", "reduction": "mean", "early_stop_patience": 20,
-    "early_stop_start_ratio": 0.5, "early_stop_min_delta": 0.0, "resume_from": "auto",
-}  # fmt: skip
+    "out_dir": "runs",
+    "device": None,
+    "amp": True,
+    "amp_dtype": "bf16",
+    "enable_tf32": False,
+    "grad_clip": 1.0,
+    "use_ema": True,
+    "ema_decay": 0.999,
+    "loss_type": "mse",
+    "reduction": "mean",
+    "early_stop_patience": 20,
+    "early_stop_start_ratio": 0.5,
+    "early_stop_min_delta": 0.0,
+    "resume_from": "auto",
+}
 
 
 def run(section: str, names: dict, epochs: int) -> None:

@@ -316,9 +316,11 @@ def names(loaders, tmp_path, monkeypatch) -> dict:
     set_seed(1)
     model = VariationalAutoencoder(467, 16, 512)
     return loaders | {
-        "VariationalAutoencoder": VariationalAutoencoder, "torch": torch, "model": model,
+        "VariationalAutoencoder": VariationalAutoencoder,
+        "torch": torch,
+        "model": model,
         "train_variational_autoencoder": train_variational_autoencoder,
-    }  # fmt: skip
+    }
 
 
 def test_quick_start(folder, monkeypatch, capsys):
@@ -381,16 +383,29 @@ def test_saving_in_a_loop_of_ones_own(names, tmp_path):
     }
     run("save", names)
     content = torch.load(tmp_path / "checkpoints/best_model.pt", weights_only=True)
-    assert list(content) == ["epoch", "model_state_dict", "optimizer_state_dict", "train_loss", "val_loss", "history",
-                             "metadata"]  # fmt: skip
+    assert list(content) == [
+        "epoch",
+        "model_state_dict",
+        "optimizer_state_dict",
+        "train_loss",
+        "val_loss",
+        "history",
+        "metadata",
+    ]
     assert (content["epoch"], content["train_loss"], content["val_loss"]) == (50, 120.5, 125.3)
     assert content["metadata"] == {"latent_dim": 16, "noise_std": 0.1}
 
 
 def test_a_loaded_checkpoint_is_gone_on_from(names, tmp_path):
     train = names["train_variational_autoencoder"]
-    train(names["model"], names["train_loader"], names["val_loader"], num_epochs=2, checkpoint_dir="checkpoints",
-          save_every=2)  # fmt: skip
+    train(
+        names["model"],
+        names["train_loader"],
+        names["val_loader"],
+        num_epochs=2,
+        checkpoint_dir="checkpoints",
+        save_every=2,
+    )
     (tmp_path / "checkpoints/checkpoint_epoch_2.pt").rename(tmp_path / "checkpoints/checkpoint_epoch_50.pt")
     found = run("load", names, num_epochs="5")
     assert found["start_epoch"] == 3 and list(found["previous_history"]) == KEYS

@@ -89,12 +89,15 @@ def test_basic_training_loop_clipping_and_checkpointing(here, dataloader, capsys
     assert validate_as_documented(model, dataloader, loss_registry) < before
 
     # Save
-    torch.save({
-        "epoch": epoch,
-        "model_state_dict": model.state_dict(),
-        "optimizer_state_dict": optimizer.state_dict(),
-        "config": config.to_dict(),
-    }, "checkpoint.pt")  # fmt: skip
+    torch.save(
+        {
+            "epoch": epoch,
+            "model_state_dict": model.state_dict(),
+            "optimizer_state_dict": optimizer.state_dict(),
+            "config": config.to_dict(),
+        },
+        "checkpoint.pt",
+    )
 
     # Load
     saved = model.state_dict()["encoder.0.weight"].clone()
@@ -146,16 +149,20 @@ def test_using_callbacks(here):
     model = torch.nn.Linear(2, 1)
     dataloader, epochs = torch.randn(6, 4, 2), 40
 
-    callbacks = CallbackList([
-        EarlyStoppingCallback(patience=20, monitor="val_loss"),
-        CheckpointCallback(save_dir="checkpoints/", save_interval=10),
-        MetricsCallback(log_interval=100),
-    ])  # fmt: skip
-    callbacks.append(CoveragePlateauCallback(
-        patience=10,
-        threshold=0.95,        # Target coverage
-        min_improvement=0.01,
-    ))  # fmt: skip
+    callbacks = CallbackList(
+        [
+            EarlyStoppingCallback(patience=20, monitor="val_loss"),
+            CheckpointCallback(save_dir="checkpoints/", save_interval=10),
+            MetricsCallback(log_interval=100),
+        ]
+    )
+    callbacks.append(
+        CoveragePlateauCallback(
+            patience=10,
+            threshold=0.95,  # Target coverage
+            min_improvement=0.01,
+        )
+    )
     callbacks.attach(model=model)
 
     for epoch in range(epochs):

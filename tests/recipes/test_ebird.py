@@ -39,8 +39,10 @@ def data(n: int = 60) -> torch.utils.data.TensorDataset:
 def loaders(kind: str = "ours"):
     train, val = torch.utils.data.Subset(data(), range(45)), torch.utils.data.Subset(data(), range(45, 60))
     if kind == "torch":  # shuffled by the global generator
-        return (torch.utils.data.DataLoader(train, batch_size=10, shuffle=True),
-                torch.utils.data.DataLoader(val, batch_size=10))  # fmt: skip
+        return (
+            torch.utils.data.DataLoader(train, batch_size=10, shuffle=True),
+            torch.utils.data.DataLoader(val, batch_size=10),
+        )
     return create_dataloaders(*split_train_val(data().tensors[0].numpy(), [str(i) for i in range(SIZE)]), batch_size=10)
 
 
@@ -258,11 +260,23 @@ def test_baselines():
 def configuration(folder, *overrides):
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("train_tokenizers", overrides=[
-            "experiment=ebird_vae", "hardware=cpu", "hardware.n_threads=1", "tracking=off", f"paths.store={folder}/a",
-            "recipe.made_up.n_checklists=500", "recipe.made_up.n_species=40", "recipe.made_up.n_habitats=3",
-            "recipe.hidden_dimension=32", "recipe.latent_dimension=4", "recipe.batch_size=32", *overrides,
-        ])  # fmt: skip
+        return compose(
+            "train_tokenizers",
+            overrides=[
+                "experiment=ebird_vae",
+                "hardware=cpu",
+                "hardware.n_threads=1",
+                "tracking=off",
+                f"paths.store={folder}/a",
+                "recipe.made_up.n_checklists=500",
+                "recipe.made_up.n_species=40",
+                "recipe.made_up.n_habitats=3",
+                "recipe.hidden_dimension=32",
+                "recipe.latent_dimension=4",
+                "recipe.batch_size=32",
+                *overrides,
+            ],
+        )
 
 
 def run(folder, name, *overrides) -> dict:
@@ -307,8 +321,14 @@ def test_the_experiment_reads_a_file_of_ones_own(tmp_path):
     from astromodal.recipes.ebird.checklist_generator import ChecklistGenerator
 
     ChecklistGenerator(300, 30, 2, seed=9, layout="old").write(tmp_path / "ebd.txt")
-    figures = run(tmp_path, "own", "recipe.epochs=1", f"recipe.path={tmp_path}/ebd.txt", "recipe.nrows=3000",
-                  "recipe.corruption=flip")  # fmt: skip
+    figures = run(
+        tmp_path,
+        "own",
+        "recipe.epochs=1",
+        f"recipe.path={tmp_path}/ebd.txt",
+        "recipe.nrows=3000",
+        "recipe.corruption=flip",
+    )
     assert "nats_best_possible" not in figures and figures["species"] <= 30
     matrix, species = create_species_matrix(load_ebird_data(tmp_path / "ebd.txt", nrows=3000), 30)
     assert figures["species"] == len(species) and figures["checklists_train"] + figures["checklists_val"] == len(matrix)

@@ -25,10 +25,13 @@ def test_the_figure_of_tokenizers_is_the_mean_of_those_that_were_fitted():
     assert tokenizer_error({"image": {"variance_fraction": math.nan}}) is None
 
 
-@pytest.mark.parametrize("target, refused", [
-    ("hydra_plugins.hydra_optuna_sweeper.x.OptunaSweeper", True),
-    ("hydra_plugins.astromodal_sweeper.AstromodalSweeper", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "target, refused",
+    [
+        ("hydra_plugins.hydra_optuna_sweeper.x.OptunaSweeper", True),
+        ("hydra_plugins.astromodal_sweeper.AstromodalSweeper", False),
+    ],
+)
 def test_a_sweeper_from_outside_gets_a_figure_or_one_line(monkeypatch, target, refused):
     monkeypatch.setattr(launch, "_is_sweep", lambda: True)
     hydra = SimpleNamespace(sweeper=SimpleNamespace(_target_=target))

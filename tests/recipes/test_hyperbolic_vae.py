@@ -23,8 +23,14 @@ def test_shapes_and_keys():
     model = small().train()
     outputs = model(torch.tensor([0, 5, 80]))
     shapes = {name: tuple(value.shape) for name, value in outputs.items() if name != "curvature"}
-    assert shapes == {"index": (3,), "mean": (3, 3), "log_variance": (3, 3), "z": (3, 3), "z_mean": (3, 3),
-                      "logits": (3, 4, 3)}  # fmt: skip
+    assert shapes == {
+        "index": (3,),
+        "mean": (3, 3),
+        "log_variance": (3, 3),
+        "z": (3, 3),
+        "z_mean": (3, 3),
+        "logits": (3, 4, 3),
+    }
     assert outputs["curvature"] == 0.7
     assert (outputs["z"].norm(dim=1) < 1 / math.sqrt(0.7)).all()
     assert not torch.equal(outputs["z"], outputs["z_mean"])
@@ -37,8 +43,17 @@ def test_every_form_of_a_batch_is_the_same_batch():
     trits = torch.from_numpy(operation_trits(index.numpy(), 4))
     one_hot = torch.nn.functional.one_hot(index, 81).float()
     expected = model(index)
-    for batch in (trits, trits.float(), one_hot, one_hot.double().float(), index.int(), {"index": index},
-                  {"trits": trits}, {"x": one_hot}, index.tolist()):  # fmt: skip
+    for batch in (
+        trits,
+        trits.float(),
+        one_hot,
+        one_hot.double().float(),
+        index.int(),
+        {"index": index},
+        {"trits": trits},
+        {"x": one_hot},
+        index.tolist(),
+    ):
         outputs = model(batch)
         assert torch.equal(outputs["index"], index)
         torch.testing.assert_close(outputs["logits"], expected["logits"])
@@ -59,9 +74,17 @@ def test_a_one_hot_batch_enters_linearly_and_gets_a_gradient():
 
 @pytest.mark.parametrize(
     "wrong",
-    [torch.tensor([81]), torch.tensor([-1]), torch.tensor([0.5]), torch.tensor([[0, 1, 2, 0]]), torch.zeros(2, 7),
-     torch.full((2, 4), 0.5), {"y": torch.tensor([1])}, torch.full((1, 4), float("nan"))],
-)  # fmt: skip
+    [
+        torch.tensor([81]),
+        torch.tensor([-1]),
+        torch.tensor([0.5]),
+        torch.tensor([[0, 1, 2, 0]]),
+        torch.zeros(2, 7),
+        torch.full((2, 4), 0.5),
+        {"y": torch.tensor([1])},
+        torch.full((1, 4), float("nan")),
+    ],
+)
 def test_other_batches_are_refused(wrong):
     with pytest.raises(DataError, match="expected"):
         small()(wrong)
@@ -174,8 +197,9 @@ def test_riemannian_adam_moves_the_points_within_the_ball():
     before = model.points().detach().clone()
     for _ in range(20):
         outputs = model(torch.arange(81))
-        loss = torch.nn.functional.cross_entropy(outputs["logits"].flatten(0, 1),
-                                                 (model.trit_table.long() + 1).flatten())  # fmt: skip
+        loss = torch.nn.functional.cross_entropy(
+            outputs["logits"].flatten(0, 1), (model.trit_table.long() + 1).flatten()
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -18,15 +18,32 @@ from astromodal.recipes.chemomae.measures import filled_by_lines, principal_comp
 from astromodal.recipes.chemomae.models import ChemoMAE
 from astromodal.recipes.chemomae.nir import normalised, read_spectra_set, split_rows, synthetic_spectra
 
-SMALL = ("recipe.d_model=16", "recipe.n_layers=2", "recipe.n_heads=2", "recipe.patch_size=35", "recipe.epochs=4",
-         "recipe.n_synthetic=120", "recipe.warmup_epochs=1", "recipe.batch_size=16")  # fmt: skip
+SMALL = (
+    "recipe.d_model=16",
+    "recipe.n_layers=2",
+    "recipe.n_heads=2",
+    "recipe.patch_size=35",
+    "recipe.epochs=4",
+    "recipe.n_synthetic=120",
+    "recipe.warmup_epochs=1",
+    "recipe.batch_size=16",
+)
 
 
 def run(*overrides: str, run_id: str = "r1"):
     """The stage in this process, in the working directory; returns the run's folder."""
     register()
-    given = ["experiment=spectrum_mae", "hardware=cpu", "hardware.n_threads=1", "tracking=off", f"run_id={run_id}",
-             f"run_dir=runs/{run_id}", "tokenizer_id=default", *SMALL, *overrides]  # fmt: skip
+    given = [
+        "experiment=spectrum_mae",
+        "hardware=cpu",
+        "hardware.n_threads=1",
+        "tracking=off",
+        f"run_id={run_id}",
+        f"run_dir=runs/{run_id}",
+        "tokenizer_id=default",
+        *SMALL,
+        *overrides,
+    ]
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
         stages.train_tokenizers(compose("train_tokenizers", given))
 
@@ -42,8 +59,14 @@ def test_the_experiment_runs_on_made_up_spectra_and_goes_on_where_it_was_left(tm
 
     run("recipe.epochs=4", "recipe.resume_from=runs/r1", run_id="r2")
     old, folder = tmp_path / "runs/r1", tmp_path / "runs/r2"
-    files = ("training_history.json", "best_model.pt", "checkpoints/last.pt", "metrics.jsonl", "plots/learning.png",
-             "plots/examples.png")  # fmt: skip
+    files = (
+        "training_history.json",
+        "best_model.pt",
+        "checkpoints/last.pt",
+        "metrics.jsonl",
+        "plots/learning.png",
+        "plots/examples.png",
+    )
     assert [name for name in files if not (folder / name).stat().st_size] == []
     history = json.loads((folder / "training_history.json").read_text())
     assert [record["epoch"] for record in history] == [1, 2, 3, 4] and found["epochs"] == 4
@@ -68,8 +91,13 @@ def write(path, x, **columns):
 
 def test_rows_that_cannot_be_used_are_left_out_and_counted(tmp_path):
     good = np.arange(12.0).reshape(3, 4).tolist()
-    write(tmp_path / "a.parquet", [good[0], None, good[1], [1.0], [1.0, float("nan"), 2.0, 3.0]],
-          label=[1.0, 2.0, None, 4.0, 5.0], train=[1, 1, 0, 1, 1], name=list("abcde"))  # fmt: skip
+    write(
+        tmp_path / "a.parquet",
+        [good[0], None, good[1], [1.0], [1.0, float("nan"), 2.0, 3.0]],
+        label=[1.0, 2.0, None, 4.0, 5.0],
+        train=[1, 1, 0, 1, 1],
+        name=list("abcde"),
+    )
     write(tmp_path / "b.parquet", [good[2]], label=[7], train=[1])
     found = read_spectra_set(tmp_path / "*.parquet")
     assert found.x.tolist() == good and found.counts == {"null": 1, "other_length": 1, "not_finite": 1}

@@ -31,10 +31,13 @@ SHORT = ("recipe.epochs=24", "tracking=off", "hardware=cpu", "hardware.n_threads
 
 def tiny(**changes) -> TernaryVAERecipeConfig:
     recipe = TernaryVAERecipeConfig(
-        n_trits=4, epochs=12, batch_size=20, network=TernaryNetworkConfig(width=16, n_layers=1),
+        n_trits=4,
+        epochs=12,
+        batch_size=20,
+        network=TernaryNetworkConfig(width=16, n_layers=1),
         geometry=TernaryGeometryConfig(latent_dim=3, n_points=4),
         homeostasis=HomeostasisConfig(target_kl=2.0, kl_tolerance=0.1),
-    )  # fmt: skip
+    )
     return replace(recipe, **changes)
 
 
@@ -113,8 +116,15 @@ def test_a_resume_with_other_settings_is_refused(tmp_path):
     ],
 )
 def test_mistakes_end_in_one_line(tmp_path, override, message):
-    outcome = launch_stage("train_tokenizers", "experiment=ternary_vae", "tracking=off", "hardware=cpu",
-                           "hardware.n_threads=1", override, cwd=tmp_path)  # fmt: skip
+    outcome = launch_stage(
+        "train_tokenizers",
+        "experiment=ternary_vae",
+        "tracking=off",
+        "hardware=cpu",
+        "hardware.n_threads=1",
+        override,
+        cwd=tmp_path,
+    )
     assert message in outcome.error()
 
 

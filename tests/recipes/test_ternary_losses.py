@@ -31,8 +31,15 @@ def outputs(n: int = 12, seed: int = 0, dtype=torch.float64) -> dict:
 
     mean = (0.6 * normal(n, 3)).requires_grad_()
     z = torch.tanh(mean.norm(dim=1, keepdim=True) * C**0.5) * mean / (mean.norm(dim=1, keepdim=True) * C**0.5)
-    return {"index": index, "mean": mean, "log_variance": normal(n, 3).requires_grad_(), "z": z, "z_mean": z,
-            "logits": normal(n, N_TRITS, 3).requires_grad_(), "curvature": C}  # fmt: skip
+    return {
+        "index": index,
+        "mean": mean,
+        "log_variance": normal(n, 3).requires_grad_(),
+        "z": z,
+        "z_mean": z,
+        "logits": normal(n, N_TRITS, 3).requires_grad_(),
+        "curvature": C,
+    }
 
 
 def slow_distance(x: np.ndarray, y: np.ndarray) -> float:
@@ -128,8 +135,10 @@ def test_repulsion_against_a_loop():
 
 
 def test_entropy_of_even_and_of_collapsed_outputs():
-    even = outputs(81) | {"logits": 40.0 * torch.nn.functional.one_hot(
-        torch.from_numpy(operation_trits(np.arange(81), N_TRITS)).long() + 1, 3)}  # fmt: skip
+    even = outputs(81) | {
+        "logits": 40.0
+        * torch.nn.functional.one_hot(torch.from_numpy(operation_trits(np.arange(81), N_TRITS)).long() + 1, 3)
+    }
     assert float(losses.entropy(even)) == pytest.approx(0.0, abs=1e-6)
     collapsed = outputs(81) | {"logits": torch.tensor([40.0, 0, 0]).expand(81, N_TRITS, 3)}
     assert float(losses.entropy(collapsed)) == pytest.approx(N_TRITS * math.log(3), rel=1e-6)

@@ -42,8 +42,10 @@ def test_lines_reach_terminal_and_file_once_however_often_it_is_set_up(tmp_path,
     logging.getLogger("somebody.else").warning("not ours")
     assert capsys.readouterr().err.splitlines()[:2] == ["hello 1", "from inside"]
     lines = (tmp_path / "logs/astromodal.log").read_text().splitlines()
-    assert [line.split(" ", 1)[1] for line in lines] == ["INFO astromodal.my.module hello 1",
-                                                         "INFO astromodal.training from inside"]  # fmt: skip
+    assert [line.split(" ", 1)[1] for line in lines] == [
+        "INFO astromodal.my.module hello 1",
+        "INFO astromodal.training from inside",
+    ]
 
 
 def test_levels(tmp_path, capsys):
@@ -109,8 +111,9 @@ def test_a_folder_gets_metrics_jsonl_with_tensorboard_or_without(tmp_path, caplo
         assert "pip install tensorboard" in caplog.text
 
 
-@pytest.mark.parametrize("arguments", [{}, {"tensorboard_dir": "x", "tracker": NullTracker()},
-                                       {"tracker": NullTracker(), "flush_every": 0}])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments", [{}, {"tensorboard_dir": "x", "tracker": NullTracker()}, {"tracker": NullTracker(), "flush_every": 0}]
+)
 def test_impossible_arguments_are_refused(arguments):
     with pytest.raises(ConfigError):
         MetricsBuffer(**arguments)

@@ -99,8 +99,10 @@ def test_errors_move_with_their_tokens(packed):
     asked = SequenceDataset(sequences, "train", order="ask", with_sigma=True).__getitems__(np.arange(12))
     assert (plain["sigma"] > 0).any()
     for b in range(12):
-        pairs = [sorted(zip(x["types"][b].tolist(), x["tokens"][b].tolist(), x["sigma"][b].tolist(), strict=True))
-                 for x in (plain, asked)]  # fmt: skip
+        pairs = [
+            sorted(zip(x["types"][b].tolist(), x["tokens"][b].tolist(), x["sigma"][b].tolist(), strict=True))
+            for x in (plain, asked)
+        ]
         assert pairs[0] == pairs[1]
 
 
@@ -214,13 +216,16 @@ def test_names_are_those_of_evaluate():
     assert found.given == ()
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"predict": ["zz"], "given": ["scalar"]}, "nearest|did you mean|one of"),
-    ({"predict": ["z"], "given": ["scala"]}, r"sequence\.questions\[0\]\.given"),
-    ({"predict": [], "given": ["scalar"]}, "a quantity to ask"),
-    ({"predict": ["z"], "given": ["z"]}, "besides what is asked"),
-    ({"predict": ["z"], "share": 1.5}, "share above 0 and up to 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"predict": ["zz"], "given": ["scalar"]}, "nearest|did you mean|one of"),
+        ({"predict": ["z"], "given": ["scala"]}, r"sequence\.questions\[0\]\.given"),
+        ({"predict": [], "given": ["scalar"]}, "a quantity to ask"),
+        ({"predict": ["z"], "given": ["z"]}, "besides what is asked"),
+        ({"predict": ["z"], "share": 1.5}, "share above 0 and up to 1"),
+    ],
+)
 def test_a_question_that_cannot_be_asked_is_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         question(hand.layout(), **changes)

@@ -19,7 +19,7 @@ from astromodal.sequences import (
     build_layout,
     build_sequences,
     packing,
-)  # fmt: skip
+)
 from astromodal.tokens import TokenStore, encode_survey, token_paths
 from astromodal.vocabulary.vocab import BOS, EOS, MISS, NONDET
 from tests.tokens.fake_survey import FakeTokenizers, make_survey

@@ -24,18 +24,21 @@ def survey() -> tuple[SimpleNamespace, dict[str, np.ndarray]]:
     rng = np.random.default_rng(0)
     binners = [QuantileBinner(64, 1).fit(rng.normal(0, 1, 5000).astype(np.float32)) for _ in CONFIGS]
     scale = np.array([1.0, 0.5])
-    scalar = SimpleNamespace(columns=tuple(CONFIGS), configs=CONFIGS, binners=binners,
-                             codebook=SimpleNamespace(scale=scale))  # fmt: skip
+    scalar = SimpleNamespace(
+        columns=tuple(CONFIGS), configs=CONFIGS, binners=binners, codebook=SimpleNamespace(scale=scale)
+    )
     physical = np.array([0.3, float(inverse_transform(np.array([-0.2]), CONFIGS["flux"])[0])])
     bins = [binners[j].encode(np.float32([[0.3, -0.2][j]]))[0] for j in range(2)]
     codes = [VOCAB.base_scalar + bins[0], VOCAB.base_scalar + bins[1], VOCAB.base_spectrum, VOCAB.base_spectrum]
     sequence = [BOS, *codes, EOS]
     types = [0, *(VOCAB.type_of_column(c) for c in CONFIGS), 2, 2, 0]
     batch = {
-        "tokens": np.tile(np.array(sequence), (N, 1)), "types": np.tile(types, (N, 1)),
+        "tokens": np.tile(np.array(sequence), (N, 1)),
+        "types": np.tile(types, (N, 1)),
         "sigma": np.tile(np.float32([0, 0.4, 0.6, 0.5, 0.5, 0]), (N, 1)),
-        "values": np.tile(physical.astype(np.float32), (N, 1)), "object_index": np.arange(N),
-    }  # fmt: skip
+        "values": np.tile(physical.astype(np.float32), (N, 1)),
+        "object_index": np.arange(N),
+    }
     return scalar, batch
 
 

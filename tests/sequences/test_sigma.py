@@ -103,8 +103,10 @@ def test_shown_tokens_stand_where_the_tokens_stand_and_change_with_the_epoch(pac
         return tokens + (1000 + epoch) * (sigma > 0)
 
     for order in ("fixed", "random", "ask"):
-        plain, redrawn = (SequenceDataset(packed, "train", order=order, seed=3, with_sigma=True, redraw=r)
-                          for r in (None, one_further))  # fmt: skip
+        plain, redrawn = (
+            SequenceDataset(packed, "train", order=order, seed=3, with_sigma=True, redraw=r)
+            for r in (None, one_further)
+        )
         redrawn.set_epoch(2), plain.set_epoch(2)
         a, b = plain.__getitems__([1, 5, 2]), redrawn.__getitems__([1, 5, 2])
         assert set(b) - set(a) == {"shown"} and all(torch.equal(a[name], b[name]) for name in a)

@@ -25,8 +25,15 @@ def survey_config(root: Path) -> DataConfig:
         dec_column=None,
         batch_rows=32,
         scalars={
-            "mag": ScalarConfig(error="mag_error", unit="mag", nondetection=99.0, sentinels=[-99.0], fit_min=14.0,
-                                fit_max=22.0, max_error=0.5),
+            "mag": ScalarConfig(
+                error="mag_error",
+                unit="mag",
+                nondetection=99.0,
+                sentinels=[-99.0],
+                fit_min=14.0,
+                fit_max=22.0,
+                max_error=0.5,
+            ),
             "flux": ScalarConfig(unit="counts", transform=Transform.log10),
             "redshift": ScalarConfig(unit="", transform=Transform.asinh, softening=0.1, min=-0.1, max=8.0),
             "never": ScalarConfig(unit="K"),
@@ -36,7 +43,7 @@ def survey_config(root: Path) -> DataConfig:
             "red": SpectrumGroupConfig(flux="red_flux", ivar="red_ivar", **grid),
             "xp": SpectrumGroupConfig(kind=SpectrumKind.coefficients, flux="xp_coefficients", n_coefficients=10),
         },
-    )  # fmt: skip
+    )
 
 
 def make_rows(n: int, seed: int) -> dict[str, list]:

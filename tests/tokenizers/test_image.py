@@ -35,9 +35,13 @@ CPU = HardwareConfig(device="cpu", n_threads=1)
 def survey(root, bands=BANDS, size=SIZE):
     entries = {name: BandConfig(column=f"cut_{name}", zero_point=22.5) for name in bands}
     return DataConfig(
-        name="blobs", root=str(root), ra_column=None, dec_column=None, batch_rows=50,
+        name="blobs",
+        root=str(root),
+        ra_column=None,
+        dec_column=None,
+        batch_rows=50,
         images=ImageConfig(bands=entries, size=size),
-    )  # fmt: skip
+    )
 
 
 def write_cube(path, seed):
@@ -72,10 +76,11 @@ def write_cube(path, seed):
 def settings(**training):
     chosen = {"epochs": 60, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 20} | training
     return ImageTokenizerConfig(
-        ellipse_scale=3.0, min_radius=4.0,
+        ellipse_scale=3.0,
+        min_radius=4.0,
         codec=AutoencoderConfig(width=16, n_blocks=1, training=CodecTrainingConfig(**chosen)),
         quantizer=KMeansConfig(n_codes=128),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -321,9 +326,12 @@ def test_real_nine_band_cutouts_go_from_cube_to_tokens(realdata, tmp_path):
     points = {"u": 0.0, "g": 0.0, "r": 0.0, "i": 0.0, "Z": 30.0, "Y": 30.0, "J": 30.0, "H": 30.0, "Ks": 30.0}
     bands = {name: BandConfig(column=f"kids_cut_{name}", zero_point=point) for name, point in points.items()}
     data = DataConfig(
-        name="kids", root=str(realdata / "kids"), ra_column=None, dec_column=None,
+        name="kids",
+        root=str(realdata / "kids"),
+        ra_column=None,
+        dec_column=None,
         images=ImageConfig(bands=bands, pixel_scale=0.2),
-    )  # fmt: skip
+    )
     cubes = [Datacube(realdata / "kids" / f"datacube_KIDS-{name}.parquet", data) for name in "AB"]
     splits = {cube.field: (np.arange(cube.n_rows) % 6 == 5).astype(np.uint8) for cube in cubes}
     tokenizer = ImageTokenizer(settings(epochs=10), hardware=CPU)

@@ -21,11 +21,18 @@ from astromodal.tokenizers.spectrum.sample import SATURATION, SpectrumLoader, Sp
 from tests.tokenizers.survey import N_PIXELS, whole
 
 TRAINING = CodecTrainingConfig(epochs=15, batch_size=32, learning_rate=5e-3, warmup_steps=10)
-CODEC = MaskedAutoencoderConfig(width=24, n_layers=2, decoder_layers=1, n_heads=2, patch_size=4, n_blocks=8, n_mask=1,
-                                latent_channels=3, training=TRAINING)  # fmt: skip
-CONFIG = SpectrumTokenizerConfig(
-    patch_size=8, quantizer=KMeansConfig(n_codes=128), patch_sizes={"xp": 10}, codec=CODEC
-)  # fmt: skip
+CODEC = MaskedAutoencoderConfig(
+    width=24,
+    n_layers=2,
+    decoder_layers=1,
+    n_heads=2,
+    patch_size=4,
+    n_blocks=8,
+    n_mask=1,
+    latent_channels=3,
+    training=TRAINING,
+)
+CONFIG = SpectrumTokenizerConfig(patch_size=8, quantizer=KMeansConfig(n_codes=128), patch_sizes={"xp": 10}, codec=CODEC)
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +112,9 @@ def test_a_saved_bundle_gives_the_same_tokens_and_spectra(fitted, blue, tmp_path
     again = SpectrumTokenizer.load(tmp_path).use(schema.HardwareConfig(device="cpu"))
     tokens, present = tokenizer.encode("blue", blue)
     assert np.array_equal(again.encode("blue", blue)[0], tokens)
-    assert np.array_equal(again.decode_normalized("blue", tokens[present]),
-                          tokenizer.decode_normalized("blue", tokens[present]))  # fmt: skip
+    assert np.array_equal(
+        again.decode_normalized("blue", tokens[present]), tokenizer.decode_normalized("blue", tokens[present])
+    )
     sent = pickle.loads(pickle.dumps(again))  # to the worker processes of encode.py
     assert np.array_equal(sent.encode("blue", blue)[0], tokens)
     assert again.config.codec == CODEC and again.codecs["blue"].figures == tokenizer.codecs["blue"].figures
@@ -178,10 +186,13 @@ def test_any_codec_of_one_dimensional_arrays_serves(name, survey, blue, tmp_path
     assert np.array_equal(SpectrumTokenizer.load(tmp_path).encode("blue", blue)[0], tokens)
 
 
-@pytest.mark.parametrize(("quantizer", "parts"), [
-    (schema.FSQConfig(levels=[5, 5, 5]), ["blue"]),
-    (schema.ResidualKMeansConfig(n_stages=2, n_codes=16), ["blue", "blue.1"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("quantizer", "parts"),
+    [
+        (schema.FSQConfig(levels=[5, 5, 5]), ["blue"]),
+        (schema.ResidualKMeansConfig(n_stages=2, n_codes=16), ["blue", "blue.1"]),
+    ],
+)
 def test_latents_go_with_any_quantizer(survey, blue, quantizer, parts):
     data, cubes, splits = survey
     codec = dataclasses.replace(CODEC, training=dataclasses.replace(TRAINING, max_steps=10))

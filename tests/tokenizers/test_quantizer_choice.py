@@ -183,10 +183,14 @@ def images_with(quantizer, latent_channels: int = 2) -> ImageTokenizer:
     return ImageTokenizer(dataclasses.replace(config, codec=codec, quantizer=quantizer), CPU)
 
 
-@pytest.mark.parametrize("quantizer, channels, stages, label", [
-    (RESIDUAL, 2, (3,), "residual_kmeans_3x24"), (FSQConfig(levels=[5, 4, 3]), 3, (), "fsq_5-4-3"),
-    (FSQConfig(levels=[3] * 9), 9, (), "fsq_3-3-3-3-3-3-3-3-3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "quantizer, channels, stages, label",
+    [
+        (RESIDUAL, 2, (3,), "residual_kmeans_3x24"),
+        (FSQConfig(levels=[5, 4, 3]), 3, (), "fsq_5-4-3"),
+        (FSQConfig(levels=[3] * 9), 9, (), "fsq_3-3-3-3-3-3-3-3-3"),
+    ],
+)
 def test_cutouts_become_codes_of_any_quantizer_and_back(blobs, tmp_path, quantizer, channels, stages, label):
     data, cubes, splits = blobs
     tokenizer = images_with(quantizer, channels)

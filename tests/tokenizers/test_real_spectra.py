@@ -25,11 +25,15 @@ ARMS = {"b": (3600.0, 5800.0), "r": (5760.0, 7620.0), "z": (7520.0, 9824.0)}
 def survey(realdata):
     spectra = {
         f"desi_{arm}": SpectrumGroupConfig(
-            flux=f"desi_flux_{arm}", ivar=f"desi_ivar_{arm}", wave=f"desi_wave_{arm}", wave_min=low, wave_max=high,
+            flux=f"desi_flux_{arm}",
+            ivar=f"desi_ivar_{arm}",
+            wave=f"desi_wave_{arm}",
+            wave_min=low,
+            wave_max=high,
             wave_step=0.8,
         )
         for arm, (low, high) in ARMS.items()
-    }  # fmt: skip
+    }
     for arm in ("bp", "rp"):
         spectra[f"gaiaxp_{arm}"] = SpectrumGroupConfig(
             kind=SpectrumKind.coefficients, flux=f"gaiaxp_{arm}_coefficients", n_coefficients=55
@@ -37,11 +41,17 @@ def survey(realdata):
     bands = ("u", "J0378", "g", "r", "i", "z")
     scalars = {
         f"mag_{band}": ScalarConfig(
-            column=f"mag_pstotal_{band}", error=f"err_mag_pstotal_{band}", unit="mag", nondetection=99.0,
-            sentinels=[-99.0], fit_min=14, fit_max=22, max_error=0.5,
+            column=f"mag_pstotal_{band}",
+            error=f"err_mag_pstotal_{band}",
+            unit="mag",
+            nondetection=99.0,
+            sentinels=[-99.0],
+            fit_min=14,
+            fit_max=22,
+            max_error=0.5,
         )
         for band in bands
-    }  # fmt: skip
+    }
     scalars["redshift"] = ScalarConfig(column="specz_z", error="specz_e_z")
     scalars["parallax"] = ScalarConfig(column="gaia_parallax", unit="mas")
     data = DataConfig(name="splus", root=str(realdata / "splus"), scalars=scalars, spectra=spectra)

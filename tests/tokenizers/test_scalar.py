@@ -50,9 +50,8 @@ def test_decoded_values_are_close_to_what_was_encoded(fitted, survey):
 def test_bins_are_learned_from_good_training_values_only(fitted, survey):
     tokenizer, (data, cubes, splits) = fitted[0], survey
     values = np.concatenate(
-        [np.where(b.fit[:, 0] & (splits[c.field] == 0), b.values[:, 0], np.nan)
-         for c in cubes for b in [read(c, data)]]
-    )  # fmt: skip
+        [np.where(b.fit[:, 0] & (splits[c.field] == 0), b.values[:, 0], np.nan) for c in cubes for b in [read(c, data)]]
+    )
     values = values[np.isfinite(values)]
     binner = tokenizer.binners[0]
     assert binner.edges_[[0, -1]].tolist() == [values.min(), values.max()]

@@ -49,11 +49,18 @@ def test_scalars_by_hand():
     }
     data = DataConfig(name="t", root="x", scalars=columns)
     batch = read_scalars(
-        pa.record_batch({
-            "teff": [5000.0, 4000.0, NAN, 1e-3], "e_teff": [100.0, 0.0, 50.0, 1e9],
-            "mag": [20.0, 21.0, 22.0, 99.0], "e_mag": [0.1, 4.7e5, NAN, 0.1], "z": [0.5, 1.0, 2.0, 3.0],
-        }), data, columns,
-    )  # fmt: skip
+        pa.record_batch(
+            {
+                "teff": [5000.0, 4000.0, NAN, 1e-3],
+                "e_teff": [100.0, 0.0, 50.0, 1e9],
+                "mag": [20.0, 21.0, 22.0, 99.0],
+                "e_mag": [0.1, 4.7e5, NAN, 0.1],
+                "z": [0.5, 1.0, 2.0, 3.0],
+            }
+        ),
+        data,
+        columns,
+    )
     found = scalar_sigma(batch, columns, np.array([0.2, 2.0, 1.0]), batch.present)
     by_hand = [[100 / (5000 * np.log(10)) / 0.2, 0, 0, MAX_SIGMA], [0.05, 0.5, 0, 0], [0, 0, 0, 0]]
     assert found.dtype == np.float16
@@ -97,9 +104,11 @@ def test_a_patch_by_hand():
 def test_noise_in_the_flux_moves_the_features_by_sigma(survey, denoise, tolerance):
     """The oracle: draw the noise that ivar promises, make the features, take their scatter in the codebook's scale."""
     data, cubes, splits = survey
-    tokenizer = SpectrumTokenizer(SpectrumTokenizerConfig(
-        patch_size=8, quantizer=KMeansConfig(n_codes=64), patch_sizes={"xp": 10}, denoise=denoise
-    ))  # fmt: skip
+    tokenizer = SpectrumTokenizer(
+        SpectrumTokenizerConfig(
+            patch_size=8, quantizer=KMeansConfig(n_codes=64), patch_sizes={"xp": 10}, denoise=denoise
+        )
+    )
     tokenizer.fit(cubes, splits, data)
     batch = read_spectra(whole(cubes[0]), data, "blue")
     seen = np.flatnonzero(batch.present & (batch.precision > 0).all(1))[:3]

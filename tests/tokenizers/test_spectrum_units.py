@@ -38,8 +38,13 @@ def survey(unit: float) -> tuple[pa.Table, DataConfig]:
     flux *= rng.lognormal(0, 2, (N, 1))
     wave = np.arange(100.0, 140.0) + rng.choice([0.0, 0.3], (N, 1))
     xp = np.exp(-np.arange(10)) * rng.lognormal(0, 1, (N, 1)) * (1 + 0.1 * rng.normal(size=(N, 10)))
-    columns = {"flux": flux * unit, "ivar": sigma**-2 / unit / unit, "wave": wave, "xp": xp * unit,
-               "error": 0.01 * np.abs(xp) * unit}  # fmt: skip
+    columns = {
+        "flux": flux * unit,
+        "ivar": sigma**-2 / unit / unit,
+        "wave": wave,
+        "xp": xp * unit,
+        "error": 0.01 * np.abs(xp) * unit,
+    }
     lists = {name: pa.array(list(rows), pa.list_(pa.float64())) for name, rows in columns.items()}
     data = DataConfig(name="t", root="x", ra_column=None, dec_column=None, scalars={}, spectra=GROUPS)
     return pa.table({"id": [f"o{i}" for i in range(N)]} | lists), data

@@ -32,9 +32,18 @@ def columns(factor):
 
 def survey(folder, factor):
     folder.mkdir()
-    config = {"jd": {}, "unix": {}, "luminosity": {"transform": Transform.log10, "min": 1e41 * factor},
-              "flux": {"transform": Transform.asinh, "softening": 1e-17 * factor, "sentinels": [-99e-17 * factor],
-                       "max": 1e-14 * factor, "max_error": 1e-15 * factor}}  # fmt: skip
+    config = {
+        "jd": {},
+        "unix": {},
+        "luminosity": {"transform": Transform.log10, "min": 1e41 * factor},
+        "flux": {
+            "transform": Transform.asinh,
+            "softening": 1e-17 * factor,
+            "sentinels": [-99e-17 * factor],
+            "max": 1e-14 * factor,
+            "max_error": 1e-15 * factor,
+        },
+    }
     scalars = {name: ScalarConfig(error=f"{name}_e", **options) for name, options in config.items()}
     data = DataConfig(name="x", root=str(folder), ra_column=None, dec_column=None, scalars=scalars)
     table = columns(factor)

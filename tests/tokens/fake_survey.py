@@ -105,10 +105,14 @@ class FakeScalar(FakePart):
         tokens = np.where(batch.present, np.clip(np.nan_to_num(batch.values), 0, V_SCALAR - 1), 0).astype(np.uint16)
         clipped = batch.present & (batch.values > V_SCALAR - 1)
         return SimpleNamespace(
-            tokens=tokens, present=batch.present, clipped=clipped, nondetected=batch.nondetected,
-            values=batch.values, errors=batch.errors,
+            tokens=tokens,
+            present=batch.present,
+            clipped=clipped,
+            nondetected=batch.nondetected,
+            values=batch.values,
+            errors=batch.errors,
             sigma=np.where(batch.present, np.nan_to_num(batch.values) / 64 + 0.125, 0.0).astype(np.float16),
-        )  # fmt: skip
+        )
 
 
 class FakeSpectrum(FakePart):

@@ -43,9 +43,15 @@ def measured(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize(
     ("wanted", "ratio", "precision"),
-    [("auto", 0.5, "bf16"), ("auto", 5.0, "float32"), ("bf16", 0.5, "bf16"), ("bf16", 5.0, "float32"),
-     ("fp16", 5.0, "fp16"), ("float32", 0.5, "float32")],
-)  # fmt: skip
+    [
+        ("auto", 0.5, "bf16"),
+        ("auto", 5.0, "float32"),
+        ("bf16", 0.5, "bf16"),
+        ("bf16", 5.0, "float32"),
+        ("fp16", 5.0, "fp16"),
+        ("float32", 0.5, "float32"),
+    ],
+)
 def test_low_precision_where_it_pays(measured, wanted: str, ratio: float, precision: str) -> None:
     asked = measured(ratio)
     hardware = HardwareConfig(precision=Precision(wanted))

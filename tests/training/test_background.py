@@ -43,8 +43,14 @@ def test_later_changes_do_not_reach_the_copy() -> None:
 def test_a_copy_has_the_types_and_bits_of_the_state_and_needs_no_longer_file(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(300, 300), nn.BatchNorm1d(300), nn.Linear(300, 300))
     model[2].weight = model[0].weight  # tied
-    state = {"model": model.state_dict(), "t": torch.arange(12).reshape(3, 4).t(), "bits": torch.tensor([True]),
-             "empty": torch.zeros(0, 3), "nothing": torch.zeros(0), "half": torch.ones(3).bfloat16()}  # fmt: skip
+    state = {
+        "model": model.state_dict(),
+        "t": torch.arange(12).reshape(3, 4).t(),
+        "bits": torch.tensor([True]),
+        "empty": torch.zeros(0, 3),
+        "nothing": torch.zeros(0),
+        "half": torch.ones(3).bfloat16(),
+    }
     copy = Snapshot().take(state)
     assert type(copy["model"]) is OrderedDict and copy["model"]._metadata == state["model"]._metadata
     assert copy["model"]["0.weight"] is copy["model"]["2.weight"]
@@ -123,9 +129,16 @@ def test_an_error_of_the_block_goes_before_one_of_the_writer(caplog: pytest.LogC
 def make(folder: Path, *callbacks: Callback, **training) -> TrainingLoop:
     torch.manual_seed(3)
     folder.mkdir(exist_ok=True)
-    return TrainingLoop(ToyObjective(), ToyLoader(), output_dir=folder, tracker=Tracker(folder), callbacks=callbacks,
-                        resume="auto", config_record={"a": 1},
-                        **options(**({"epochs": 1, "save_every": 2, "ema_decay": 0.9} | training)))  # fmt: skip
+    return TrainingLoop(
+        ToyObjective(),
+        ToyLoader(),
+        output_dir=folder,
+        tracker=Tracker(folder),
+        callbacks=callbacks,
+        resume="auto",
+        config_record={"a": 1},
+        **options(**({"epochs": 1, "save_every": 2, "ema_decay": 0.9} | training)),
+    )
 
 
 class Gate(Callback):

@@ -95,8 +95,15 @@ class Physical(Callback):
 
 def test_a_callbacks_metrics_are_recorded_and_can_be_monitored(tmp_path) -> None:
     callback, tracker = Physical(), MemoryTracker()
-    loop = TrainingLoop(ToyObjective(), ToyLoader(), val_loader=ToyLoader(8), tracker=tracker, callbacks=[callback],
-                        output_dir=tmp_path, **options(epochs=3, monitor="val/mag_error", patience=1))  # fmt: skip
+    loop = TrainingLoop(
+        ToyObjective(),
+        ToyLoader(),
+        val_loader=ToyLoader(8),
+        tracker=tracker,
+        callbacks=[callback],
+        output_dir=tmp_path,
+        **options(epochs=3, monitor="val/mag_error", patience=1),
+    )
     result = loop.fit()
     assert tracker.column("val/mag_error") == {10: 0.1, 20: 0.05, 30: 1 / 30}
     assert result.best_metric == 1 / 30 and not result.stopped_early
@@ -111,8 +118,15 @@ def test_a_callback_can_stop_the_run_and_the_last_step_is_validated(tmp_path) ->
                 loop.stop("seven is enough")
 
     tracker = MemoryTracker()
-    loop = TrainingLoop(ToyObjective(), ToyLoader(), val_loader=ToyLoader(8), tracker=tracker, callbacks=[StopAt7()],
-                        output_dir=tmp_path, **options(epochs=3))  # fmt: skip
+    loop = TrainingLoop(
+        ToyObjective(),
+        ToyLoader(),
+        val_loader=ToyLoader(8),
+        tracker=tracker,
+        callbacks=[StopAt7()],
+        output_dir=tmp_path,
+        **options(epochs=3),
+    )
     result = loop.fit()
     assert result.steps == 7 and result.stopped_early and list(tracker.column("val/loss")) == [7]
     assert (tmp_path / "final_model.pt").exists()
@@ -127,10 +141,21 @@ def test_the_hooks_are_called_in_order() -> None:
                 calls.append(name)
             return super().__getattribute__(name)
 
-    TrainingLoop(ToyObjective(), ToyLoader(8), val_loader=ToyLoader(8), callbacks=[Listing()],
-                 **options(epochs=1, log_every=2)).fit()  # fmt: skip
-    assert calls == ["on_fit_start", "on_epoch_start", "on_step_begin", "on_step_end", "on_step_begin", "on_log",
-                     "on_step_end", "on_validation_end", "on_epoch_recorded", "on_epoch_end"]  # fmt: skip
+    TrainingLoop(
+        ToyObjective(), ToyLoader(8), val_loader=ToyLoader(8), callbacks=[Listing()], **options(epochs=1, log_every=2)
+    ).fit()
+    assert calls == [
+        "on_fit_start",
+        "on_epoch_start",
+        "on_step_begin",
+        "on_step_end",
+        "on_step_begin",
+        "on_log",
+        "on_step_end",
+        "on_validation_end",
+        "on_epoch_recorded",
+        "on_epoch_end",
+    ]
 
 
 def test_logged_values_are_those_of_the_record() -> None:
@@ -141,20 +166,24 @@ def test_logged_values_are_those_of_the_record() -> None:
             seen[loop.global_step] = dict(values)
 
     tracker = MemoryTracker()
-    TrainingLoop(ToyObjective(), ToyLoader(), tracker=tracker, callbacks=[Reading()],
-                 **options(epochs=1, log_every=5)).fit()  # fmt: skip
+    TrainingLoop(
+        ToyObjective(), ToyLoader(), tracker=tracker, callbacks=[Reading()], **options(epochs=1, log_every=5)
+    ).fit()
     assert list(seen.items()) == tracker.records and list(seen) == [5, 10]
 
 
 # ---------------------------------------------------------------------------------- from configuration
 
 
-@pytest.mark.parametrize(("settings", "steps"), [
-    ({"patience": 2}, 20),  # val/mag_error falls without end
-    ({"patience": 2, "monitor_mode": MonitorMode.max}, 6),  # the first is the highest: then two that are not
-    ({"patience": 2, "monitor_mode": "max", "early_stop_start_ratio": 0.5}, 12),  # counting begins at step 10
-    ({"patience": 2, "min_delta": 0.02}, 18),  # 1/10 - 1/14 is the last gain of more: 1/14 - 1/18 is 0.016
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"patience": 2}, 20),  # val/mag_error falls without end
+        ({"patience": 2, "monitor_mode": MonitorMode.max}, 6),  # the first is the highest: then two that are not
+        ({"patience": 2, "monitor_mode": "max", "early_stop_start_ratio": 0.5}, 12),  # counting begins at step 10
+        ({"patience": 2, "min_delta": 0.02}, 18),  # 1/10 - 1/14 is the last gain of more: 1/14 - 1/18 is 0.016
+    ],
+)
 def test_early_stopping_is_a_matter_of_configuration(settings: dict, steps: int) -> None:
     settings = options(epochs=2, val_every=2, monitor="val/mag_error", **settings)
     loop = TrainingLoop(ToyObjective(), ToyLoader(), val_loader=ToyLoader(8), callbacks=[Physical()], **settings)
@@ -187,8 +216,10 @@ def test_epochs_without_a_validation_do_not_count() -> None:
     assert stopping.n_bad == 2
 
 
-@pytest.mark.parametrize(("monitor", "value"), [("val_loss", 1.0), ("val/loss", 1.0), ("loss", 1.0), ("ce", None),
-                                                ("val_coverage", 0.5), ("coverage", 0.5)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("monitor", "value"),
+    [("val_loss", 1.0), ("val/loss", 1.0), ("loss", 1.0), ("ce", None), ("val_coverage", 0.5), ("coverage", 0.5)],
+)
 def test_metrics_are_found_with_and_without_their_prefix(monitor: str, value: float | None) -> None:
     assert look_up({"val/loss": 1.0, "coverage": 0.5}, monitor) == value
 
@@ -225,8 +256,10 @@ def test_a_plateau_may_be_only_reported_and_a_missing_metric_is_said_once(caplog
     assert coverages(plateau, [0.9, 0.9, 0.9]) is None and plateau.plateaued
     plateau.on_epoch_end(3, {"val_loss": 1.0})
     plateau.on_epoch_end(4, {"val_loss": 1.0})
-    assert [r.getMessage() for r in caplog.records] == ["coverage has stopped rising at 0.9",
-                                                        "no metric coverage to watch among val_loss"]  # fmt: skip
+    assert [r.getMessage() for r in caplog.records] == [
+        "coverage has stopped rising at 0.9",
+        "no metric coverage to watch among val_loss",
+    ]
     for wrong in ({"patience": 0}, {"min_improvement": -1.0}):
         with pytest.raises(ConfigError):
             CoveragePlateau(**wrong)
@@ -238,8 +271,9 @@ def test_a_plateau_ends_the_training_loop() -> None:
             return {"coverage_image": min(1.0, loop.global_step / 12)}
 
     callbacks = [Coverage(), CoveragePlateau(2, monitor="val/coverage_image")]
-    loop = TrainingLoop(ToyObjective(), ToyLoader(), val_loader=ToyLoader(8), callbacks=callbacks,
-                        **options(epochs=3, val_every=2))  # fmt: skip
+    loop = TrainingLoop(
+        ToyObjective(), ToyLoader(), val_loader=ToyLoader(8), callbacks=callbacks, **options(epochs=3, val_every=2)
+    )
     assert loop.fit().steps == 16 and "val/coverage_image has stopped rising at 1" in loop.stop_reason
 
 
@@ -253,8 +287,14 @@ def test_a_checkpoint_callback_saves_the_documented_keys_of_the_bare_model(tmp_p
     optimizer = torch.optim.Adam(model.parameters())
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    callback = CheckpointCallback(tmp_path, save_interval=2, keep_last=1, model=torch.compile(model, backend="eager"),
-                                  optimizer=optimizer, config=Config())  # fmt: skip
+    callback = CheckpointCallback(
+        tmp_path,
+        save_interval=2,
+        keep_last=1,
+        model=torch.compile(model, backend="eager"),
+        optimizer=optimizer,
+        config=Config(),
+    )
     for epoch in range(4):
         callback.on_epoch_start(epoch)
         callback.on_epoch_end(epoch, {"val_loss": 1.0 / (epoch + 1)})

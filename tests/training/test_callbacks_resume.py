@@ -66,9 +66,17 @@ def watchers(folder: Path) -> list[Callback]:
 def loop_in(folder: Path, *extra: Callback) -> TrainingLoop:
     torch.manual_seed(3)
     settings = options(epochs=6, grad_accum_steps=3, ema_decay=0.9, save_every=3, log_every=2, val_every=3)
-    return TrainingLoop(Weighted(), ToyLoader(), val_loader=ToyLoader(8, 4, 9, False), tracker=Tracker(folder),
-                        output_dir=folder, callbacks=[*watchers(folder), *extra], resume="auto", seed=5,
-                        **settings)  # fmt: skip
+    return TrainingLoop(
+        Weighted(),
+        ToyLoader(),
+        val_loader=ToyLoader(8, 4, 9, False),
+        tracker=Tracker(folder),
+        output_dir=folder,
+        callbacks=[*watchers(folder), *extra],
+        resume="auto",
+        seed=5,
+        **settings,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +111,13 @@ def assert_same_files(whole: Path, cut: Path) -> None:
 
 def test_what_the_callbacks_have_left_behind(whole: Path) -> None:
     mine = sorted(p.name for p in (whole / "mine").iterdir())
-    assert mine == ["best.pt", "checkpoint_epoch_3.pt", "checkpoint_epoch_4.pt", "checkpoint_step_00000012.pt",
-                    "checkpoint_step_00000016.pt"]  # fmt: skip
+    assert mine == [
+        "best.pt",
+        "checkpoint_epoch_3.pt",
+        "checkpoint_epoch_4.pt",
+        "checkpoint_step_00000012.pt",
+        "checkpoint_step_00000016.pt",
+    ]
     assert load_torch(whole / "mine/checkpoint_epoch_3.pt")["epoch"] == 3
     best = load_torch(whole / "checkpoints/best_val_coverage.pt")
     assert best["global_step"] == 9
@@ -131,9 +144,14 @@ def test_a_checkpoint_callback_resumes_from_each_of_its_files(whole: Path, tmp_p
         loop.resume = whole / name
         result = loop.fit()
         assert result.steps == 18
-        assert all(torch.equal(a, b) for a, b in zip(
-            loop.model.state_dict().values(), load_torch(whole / "checkpoints/last.pt")["model"].values(), strict=True
-        ))  # fmt: skip
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(
+                loop.model.state_dict().values(),
+                load_torch(whole / "checkpoints/last.pt")["model"].values(),
+                strict=True,
+            )
+        )
 
 
 def test_a_checkpoint_callback_serialises_nothing_twice(tmp_path: Path, monkeypatch) -> None:
@@ -159,10 +177,17 @@ def test_a_checkpoint_callback_needs_the_loops_checkpoints() -> None:
 
 def test_a_missing_state_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(Killed):
-        TrainingLoop(ToyObjective(), ToyLoader(), output_dir=tmp_path, callbacks=[KillAt(12)],
-                     **options(save_every=5)).fit()  # fmt: skip
-    loop = TrainingLoop(ToyObjective(), ToyLoader(), output_dir=tmp_path, callbacks=[MetricsCallback()],
-                        resume="auto", **options(save_every=5))  # fmt: skip
+        TrainingLoop(
+            ToyObjective(), ToyLoader(), output_dir=tmp_path, callbacks=[KillAt(12)], **options(save_every=5)
+        ).fit()
+    loop = TrainingLoop(
+        ToyObjective(),
+        ToyLoader(),
+        output_dir=tmp_path,
+        callbacks=[MetricsCallback()],
+        resume="auto",
+        **options(save_every=5),
+    )
     loop.fit()
     assert "no state of MetricsCallback" in caplog.text
 
@@ -171,12 +196,14 @@ def test_a_missing_state_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 
 
 def own_callbacks(folder: Path, model) -> CallbackList:
-    return CallbackList([
-        EarlyStopping(patience=3),
-        CheckpointCallback(folder, 2, save_every=7, keep_last=2, model=model),
-        MetricsCallback(log_interval=2, path=folder / "history.json"),
-        CoveragePlateau(2, 0.5, 0.05),
-    ])  # fmt: skip
+    return CallbackList(
+        [
+            EarlyStopping(patience=3),
+            CheckpointCallback(folder, 2, save_every=7, keep_last=2, model=model),
+            MetricsCallback(log_interval=2, path=folder / "history.json"),
+            CoveragePlateau(2, 0.5, 0.05),
+        ]
+    )
 
 
 def own_loop(callbacks: CallbackList, stop_after: int | None = None, start: int = 0) -> int:
@@ -210,8 +237,17 @@ def test_a_loop_of_ones_own_can_be_interrupted_anywhere(tmp_path: Path, stop_aft
     assert second.state_dict() == whole.state_dict()
     assert (tmp_path / "cut/history.json").read_text() == (tmp_path / "whole/history.json").read_text()
     names = [sorted(p.name for p in (tmp_path / n).iterdir()) for n in ("cut", "whole")]
-    assert names[0] == names[1] == ["best.pt", "checkpoint_epoch_6.pt", "checkpoint_epoch_8.pt",
-                                    "checkpoint_step_00000028.pt", "checkpoint_step_00000035.pt",
-                                    "history.json"]  # fmt: skip
+    assert (
+        names[0]
+        == names[1]
+        == [
+            "best.pt",
+            "checkpoint_epoch_6.pt",
+            "checkpoint_epoch_8.pt",
+            "checkpoint_step_00000028.pt",
+            "checkpoint_step_00000035.pt",
+            "history.json",
+        ]
+    )
     with pytest.raises(ConfigError, match="MetricsCallback_0"):
         CallbackList([MetricsCallback()]).load_state_dict({})

@@ -35,9 +35,14 @@ class Colour(Enum):
 
 
 def fitted(folder: Path, **training) -> TrainingLoop:
-    loop = TrainingLoop(ToyObjective(), ToyLoader(), val_loader=ToyLoader(8, 4, 1, False), output_dir=folder,
-                        config_record={"name": "toy", "path": Path("x"), "colour": Colour.red, "nested": {"a": (1, 2)}},
-                        **options(epochs=2, **training))  # fmt: skip
+    loop = TrainingLoop(
+        ToyObjective(),
+        ToyLoader(),
+        val_loader=ToyLoader(8, 4, 1, False),
+        output_dir=folder,
+        config_record={"name": "toy", "path": Path("x"), "colour": Colour.red, "nested": {"a": (1, 2)}},
+        **options(epochs=2, **training),
+    )
     loop.fit()
     return loop
 
@@ -73,7 +78,11 @@ def test_best_model_holds_the_weights_that_were_validated(tmp_path: Path) -> Non
 def test_only_the_newest_numbered_checkpoints_are_kept(tmp_path: Path) -> None:
     fitted(tmp_path, save_every=3, keep_last=2)
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
-        "best.pt", "last.pt", "step_00000015.pt", "step_00000018.pt"]  # fmt: skip
+        "best.pt",
+        "last.pt",
+        "step_00000015.pt",
+        "step_00000018.pt",
+    ]
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
@@ -178,8 +187,13 @@ def test_a_kill_before_old_checkpoints_were_removed_leaves_none_after_the_resume
             fitted(tmp_path, save_every=5, keep_last=2, checkpoint_async=False)
     numbered = CheckpointStore(tmp_path).numbered
     assert [p.stem for p in numbered()] == ["step_00000015", "step_00000010", "step_00000005"]
-    loop = TrainingLoop(ToyObjective(), ToyLoader(), output_dir=tmp_path, resume="auto",
-                        **options(epochs=2, save_every=None, keep_last=2))  # fmt: skip
+    loop = TrainingLoop(
+        ToyObjective(),
+        ToyLoader(),
+        output_dir=tmp_path,
+        resume="auto",
+        **options(epochs=2, save_every=None, keep_last=2),
+    )
     loop.config_record = load_checkpoint(tmp_path / "checkpoints/last.pt")["config"]
     loop.fit()
     assert [p.stem for p in numbered()] == ["step_00000015", "step_00000010"]

@@ -34,12 +34,21 @@ def start(folder: Path, *cases: str) -> list[subprocess.Popen]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    base = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-                         "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{REPO / 'src'}{os.pathsep}{REPO}"}  # fmt: skip
+    base = os.environ | {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{REPO / 'src'}{os.pathsep}{REPO}",
+    }
     command = [sys.executable, two_processes.__file__, str(folder), *cases]
     environments = [base | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    return [subprocess.Popen(command, cwd=REPO, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                             text=True) for environment in environments]  # fmt: skip
+    return [
+        subprocess.Popen(
+            command, cwd=REPO, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        for environment in environments
+    ]
 
 
 def half(folder: Path) -> None:
@@ -236,6 +245,7 @@ def test_a_lost_process_ends_the_other_with_one_line_and_the_run_goes_on(tmp_pat
     lines = [line for line in error.splitlines() if "resume=auto" in line]
     assert first.returncode == 1 and len(lines) == 1 and took < 60, error
     step = load_checkpoint(last)["global_step"]
-    loop, _ = build(last.parents[1], ToyLoader(), objective=ToyObjective(), batch_size=32, epochs=10**6,
-                    max_steps=step + 3)  # fmt: skip
+    loop, _ = build(
+        last.parents[1], ToyLoader(), objective=ToyObjective(), batch_size=32, epochs=10**6, max_steps=step + 3
+    )
     assert loop.fit().steps == step + 3

@@ -27,11 +27,13 @@ def test_using_callbacks(tmp_path, monkeypatch, caplog):
     x = torch.randn(40, 3)
     dataloader = (x @ torch.tensor([[1.0], [2.0], [-1.0]])).split(4)
     epochs = 50
-    callbacks = CallbackList([
-        EarlyStoppingCallback(patience=20, monitor="val_loss"),
-        CheckpointCallback(save_dir="checkpoints/", save_interval=10),
-        MetricsCallback(log_interval=100),
-    ])  # fmt: skip
+    callbacks = CallbackList(
+        [
+            EarlyStoppingCallback(patience=20, monitor="val_loss"),
+            CheckpointCallback(save_dir="checkpoints/", save_interval=10),
+            MetricsCallback(log_interval=100),
+        ]
+    )
     callbacks.attach(model=model, optimizer=optimizer)  # what the document leaves out
     for epoch in range(epochs):
         callbacks.on_epoch_start(epoch)
@@ -66,22 +68,22 @@ def test_callback_types():
     )
 
     early_stop = EarlyStoppingCallback(
-        patience=20,           # Epochs to wait
-        monitor="val_loss",    # Metric to watch
-        mode="min",            # "min" or "max"
-        min_delta=1e-4,        # Minimum improvement
-    )  # fmt: skip
+        patience=20,  # Epochs to wait
+        monitor="val_loss",  # Metric to watch
+        mode="min",  # "min" or "max"
+        min_delta=1e-4,  # Minimum improvement
+    )
     checkpoint = CheckpointCallback(
         save_dir="checkpoints/",
-        save_interval=10,      # Save every N epochs
-        save_best=True,        # Save best model
+        save_interval=10,  # Save every N epochs
+        save_best=True,  # Save best model
         monitor="val_loss",
-    )  # fmt: skip
+    )
     coverage = CoveragePlateauCallback(
         patience=10,
-        threshold=0.95,        # Target coverage
+        threshold=0.95,  # Target coverage
         min_improvement=0.01,
-    )  # fmt: skip
+    )
     assert (early_stop.patience, early_stop.best.min_delta, checkpoint.save_interval) == (20, 1e-4, 10)
     for epoch in range(11):
         coverage.on_epoch_end(epoch, {"coverage": 0.96})
@@ -163,14 +165,22 @@ def test_documented_callbacks_run_in_the_training_loop_too(tmp_path):
             return len(self.seen) >= 6
 
     own, metrics = Own(), MetricsCallback(log_interval=100, path=tmp_path / "mine.json")
-    callbacks = CallbackList([
-        EarlyStoppingCallback(patience=20, monitor="val_loss"),
-        CheckpointCallback(save_dir=tmp_path / "mine", save_interval=2),
-        metrics,
-        own,
-    ])  # fmt: skip
-    loop = TrainingLoop(ToyObjective(), ToyLoader(), val_loader=ToyLoader(8), callbacks=callbacks,
-                        output_dir=tmp_path / "run", **options(epochs=9))  # fmt: skip
+    callbacks = CallbackList(
+        [
+            EarlyStoppingCallback(patience=20, monitor="val_loss"),
+            CheckpointCallback(save_dir=tmp_path / "mine", save_interval=2),
+            metrics,
+            own,
+        ]
+    )
+    loop = TrainingLoop(
+        ToyObjective(),
+        ToyLoader(),
+        val_loader=ToyLoader(8),
+        callbacks=callbacks,
+        output_dir=tmp_path / "run",
+        **options(epochs=9),
+    )
     result = loop.fit()
     assert result.epochs == 3 and result.stopped_early and loop.stop_reason == "Own asks for it"
     assert own.seen == [("start", 0), ("end", 0, True), ("start", 1), ("end", 1, True), ("start", 2), ("end", 2, True)]

@@ -28,8 +28,10 @@ class Broken(ToyObjective):
         self.bad, self.value = bad, value
 
     def prepare(self, batches: list[dict], step: int) -> list[dict]:
-        return [b | {"bad": step in self.bad and i == 1, "object_index": torch.arange(4) + 100 * step + 10 * i}
-                for i, b in enumerate(super().prepare(batches, step))]  # fmt: skip
+        return [
+            b | {"bad": step in self.bad and i == 1, "object_index": torch.arange(4) + 100 * step + 10 * i}
+            for i, b in enumerate(super().prepare(batches, step))
+        ]
 
     def forward(self, batch: dict) -> tuple[Tensor, dict[str, Tensor]]:
         loss, stats = super().forward(batch)
@@ -43,8 +45,17 @@ def make(folder: Path | None, objective: ToyObjective, *callbacks: Callback, **t
     settings = {"epochs": 3, "grad_accum_steps": 2, "ema_decay": 0.9, "save_every": 1, "log_every": 1} | training
     tracker = MemoryTracker() if folder is None else Tracker(folder)
     val = ToyLoader(8, 4, 9, False) if "val_every" in training else None
-    return TrainingLoop(objective, ToyLoader(), val_loader=val, output_dir=folder, tracker=tracker, callbacks=callbacks,
-                        seed=5, resume="auto" if folder else None, **options(**settings))  # fmt: skip
+    return TrainingLoop(
+        objective,
+        ToyLoader(),
+        val_loader=val,
+        output_dir=folder,
+        tracker=tracker,
+        callbacks=callbacks,
+        seed=5,
+        resume="auto" if folder else None,
+        **options(**settings),
+    )
 
 
 def weights(loop: TrainingLoop) -> Tensor:
@@ -172,16 +183,25 @@ def test_the_optimizer_is_as_if_the_skipped_step_had_not_been() -> None:
     objective = Broken(set())
     torch.manual_seed(3)
     objective.model.load_state_dict(ToyNet().state_dict())
-    other = Without(objective, ToyLoader(), seed=5,
-                    **options(epochs=3, grad_accum_steps=2, ema_decay=0.9, save_every=1, log_every=1))  # fmt: skip
+    other = Without(
+        objective,
+        ToyLoader(),
+        seed=5,
+        **options(epochs=3, grad_accum_steps=2, ema_decay=0.9, save_every=1, log_every=1),
+    )
     other.fit()
     assert torch.equal(weights(skipping), weights(other))
 
 
 def test_overflows_of_fp16_are_counted_too_and_leave_no_bundle(tmp_path: Path) -> None:
     arguments = options(epochs=1, log_every=1) | {"hardware": HardwareConfig(device="cpu", precision=Precision.fp16)}
-    loop = TrainingLoop(Broken({4, 5}), ToyLoader(), output_dir=tmp_path, tracker=MemoryTracker(),
-                        **{**arguments, "training": replace(arguments["training"], grad_accum_steps=2)})  # fmt: skip
+    loop = TrainingLoop(
+        Broken({4, 5}),
+        ToyLoader(),
+        output_dir=tmp_path,
+        tracker=MemoryTracker(),
+        **{**arguments, "training": replace(arguments["training"], grad_accum_steps=2)},
+    )
     loop.fit()
     skipped = loop.tracker.column("optim/skipped")
     assert loop.total_skipped >= 2 and skipped[5] == skipped[3] + 2 if 3 in skipped else skipped[5] == 2

@@ -52,8 +52,16 @@ def test_a_loss_that_stays_high_becomes_the_level() -> None:
     assert not watch.in_spike and list(reported(watch, [50.0])) == [0]
 
 
-@pytest.mark.parametrize("losses", [[2.0] * 40, [2.0 + 1e-7 * (i % 3) for i in range(40)], [0.0] * 40,
-                                    list(np.linspace(9, 1, 80)), [1.0, 1.0, 1.0, 500.0]])  # fmt: skip
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [2.0] * 40,
+        [2.0 + 1e-7 * (i % 3) for i in range(40)],
+        [0.0] * 40,
+        list(np.linspace(9, 1, 80)),
+        [1.0, 1.0, 1.0, 500.0],
+    ],
+)
 def test_constant_falling_and_short_histories_have_no_spikes(losses: list[float]) -> None:
     assert reported(SpikeWatch(10), losses) == {}
 
@@ -89,9 +97,15 @@ class Jumping(ToyObjective):
 def make(folder: Path | None, *callbacks: Callback, **training) -> TrainingLoop:
     torch.manual_seed(0)
     tracker = MemoryTracker() if folder is None else Tracker(folder)
-    return TrainingLoop(Jumping(), ToyLoader(), output_dir=folder, tracker=tracker, callbacks=callbacks,
-                        resume="auto" if folder else None,
-                        **options(**({"epochs": 4, "save_every": 7, "grad_clip": 0.01} | training)))  # fmt: skip
+    return TrainingLoop(
+        Jumping(),
+        ToyLoader(),
+        output_dir=folder,
+        tracker=tracker,
+        callbacks=callbacks,
+        resume="auto" if folder else None,
+        **options(**({"epochs": 4, "save_every": 7, "grad_clip": 0.01} | training)),
+    )
 
 
 def test_the_loop_says_it_once_per_event_and_records_its_height(caplog: pytest.LogCaptureFixture) -> None:

@@ -36,9 +36,14 @@ def test_it_equals_the_obvious_loop() -> None:
     loop = loop_with(epochs=3)
     torch.manual_seed(0)
     model, loader = ToyNet(dropout=0.0), ToyLoader()
-    optimizer = torch.optim.AdamW([{"params": [p for p in model.parameters() if p.ndim > 1]},
-                                   {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}],
-                                  betas=(0.9, 0.95), weight_decay=0.05)  # fmt: skip
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in model.parameters() if p.ndim > 1]},
+            {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.95),
+        weight_decay=0.05,
+    )
     step = 0
     for epoch in range(3):
         loader.set_epoch(epoch)
@@ -161,8 +166,12 @@ def test_a_device_that_is_not_there_is_refused_with_the_remedy() -> None:
 def test_a_compiled_loop_trains_the_same_and_saves_plain_names(tmp_path: Path, monkeypatch) -> None:
     real = torch.compile
     monkeypatch.setattr(torch, "compile", lambda module: real(module, backend="eager"))
-    compiled = TrainingLoop(ToyObjective(ToyNet(dropout=0.0)), ToyLoader(), output_dir=tmp_path,
-                            **(options() | {"hardware": HardwareConfig(device="cpu", compile=True)}))  # fmt: skip
+    compiled = TrainingLoop(
+        ToyObjective(ToyNet(dropout=0.0)),
+        ToyLoader(),
+        output_dir=tmp_path,
+        **(options() | {"hardware": HardwareConfig(device="cpu", compile=True)}),
+    )
     plain = loop_with()
     plain.model.load_state_dict(compiled.model.state_dict())
     compiled.fit(), plain.fit()
@@ -329,8 +338,14 @@ def test_a_state_that_is_already_lost_is_never_saved(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoints/last.pt").read_bytes() == before
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError(),
-                                   RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
 def test_out_of_memory_says_which_settings_to_lower(error: Exception) -> None:
     class Hungry(ToyObjective):
         def forward(self, batch):

@@ -35,8 +35,14 @@ class Weighted(ToyObjective):
 
 def loop_with(*callbacks, objective=None, tracker=None, **training) -> TrainingLoop:
     torch.manual_seed(0)
-    return TrainingLoop(objective or Weighted(), ToyLoader(), val_loader=ToyLoader(8), callbacks=callbacks,
-                        tracker=tracker, **options(**training))  # fmt: skip
+    return TrainingLoop(
+        objective or Weighted(),
+        ToyLoader(),
+        val_loader=ToyLoader(8),
+        callbacks=callbacks,
+        tracker=tracker,
+        **options(**training),
+    )
 
 
 def test_a_scheduled_value_is_set_before_each_step_and_logged() -> None:
@@ -70,9 +76,16 @@ def test_a_quantity_may_be_an_attribute_a_tensor_an_element_a_key_or_a_setting_o
     assert loop.quantities["training.grad_clip"] == 0.5
 
 
-@pytest.mark.parametrize(("name", "message"), [("scal", "did you mean 'scale'"), ("weights.3", r"weights\.3"),
-                                               ("settings.gamma", "settings"), ("model", "a number"),
-                                               ("training.monitor", "a number")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("scal", "did you mean 'scale'"),
+        ("weights.3", r"weights\.3"),
+        ("settings.gamma", "settings"),
+        ("model", "a number"),
+        ("training.monitor", "a number"),
+    ],
+)
 def test_a_quantity_that_is_none_is_refused(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         set_quantity(loop_with(), name, 1.0)
@@ -138,9 +151,13 @@ def test_feedback_reads_training_means_at_the_log_interval_and_validations() -> 
         return SimpleNamespace(value=1.0, update=update, state_dict=dict, load_state_dict=lambda state: None)
 
     tracker = MemoryTracker()
-    loop = loop_with(FeedbackValue("scale", "train/squared", recorder("train")),
-                     FeedbackValue("settings.beta", "val/loss", recorder("val")), tracker=tracker, epochs=1,
-                     log_every=5)  # fmt: skip
+    loop = loop_with(
+        FeedbackValue("scale", "train/squared", recorder("train")),
+        FeedbackValue("settings.beta", "val/loss", recorder("val")),
+        tracker=tracker,
+        epochs=1,
+        log_every=5,
+    )
     loop.fit()
     squared = tracker.column("train/squared")
     assert seen == [("train", squared[5]), ("train", squared[10]), ("val", tracker.column("val/loss")[10])]

@@ -62,14 +62,29 @@ class KillAt(Callback):
 
 def make(folder: Path, *extra: Callback, loader=None, optimizer=None, model_seed: int = 3, **training) -> TrainingLoop:
     torch.manual_seed(model_seed)
-    settings = {"epochs": 3, "grad_accum_steps": 3, "ema_decay": 0.9, "save_every": 2, "log_every": 3, "val_every": 3,
-                "keep_last": 2} | training  # fmt: skip
+    settings = {
+        "epochs": 3,
+        "grad_accum_steps": 3,
+        "ema_decay": 0.9,
+        "save_every": 2,
+        "log_every": 3,
+        "val_every": 3,
+        "keep_last": 2,
+    } | training
     arguments = options(**settings)
     if optimizer is not None:
         arguments["optimizer"] = optimizer
-    return TrainingLoop(ToyObjective(), loader or ToyLoader(), val_loader=ToyLoader(20, 4, 9, False),
-                        tracker=Tracker(folder), output_dir=folder, callbacks=[NoisyCallback(), *extra], seed=5,
-                        resume="auto", **arguments)  # fmt: skip
+    return TrainingLoop(
+        ToyObjective(),
+        loader or ToyLoader(),
+        val_loader=ToyLoader(20, 4, 9, False),
+        tracker=Tracker(folder),
+        output_dir=folder,
+        callbacks=[NoisyCallback(), *extra],
+        seed=5,
+        resume="auto",
+        **arguments,
+    )
 
 
 def outcome(folder: Path) -> tuple[dict, list, list]:
@@ -159,8 +174,13 @@ def test_a_torch_loader_with_its_own_generator_is_resumed_exactly(tmp_path: Path
     data = ToyLoader()
 
     def loader() -> DataLoader:
-        return DataLoader(TensorDataset(data.x, data.y), batch_size=4, shuffle=True, collate_fn=collate,
-                          generator=torch.Generator().manual_seed(4))  # fmt: skip
+        return DataLoader(
+            TensorDataset(data.x, data.y),
+            batch_size=4,
+            shuffle=True,
+            collate_fn=collate,
+            generator=torch.Generator().manual_seed(4),
+        )
 
     make(tmp_path / "whole", loader=loader()).fit()
     with pytest.raises(Killed):

@@ -96,8 +96,9 @@ def test_old_numbered_checkpoints_do_not_crowd_out_the_new_ones(tmp_path: Path) 
 def test_looking_at_an_earlier_checkpoint_changes_no_file(tmp_path: Path) -> None:
     make(tmp_path, keep_last=9).fit()
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    loop = TrainingLoop(ToyObjective(), ToyLoader(), tracker=Tracker(tmp_path), output_dir=tmp_path,
-                        **options(ema_decay=0.9))  # fmt: skip
+    loop = TrainingLoop(
+        ToyObjective(), ToyLoader(), tracker=Tracker(tmp_path), output_dir=tmp_path, **options(ema_decay=0.9)
+    )
     loop.load_checkpoint(tmp_path / "checkpoints/step_00000004.pt")
     loop.evaluate(ToyLoader(8))
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before

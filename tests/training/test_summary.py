@@ -34,9 +34,16 @@ def transformer(**kwargs) -> CausalTransformerLM:
 def test_counts_by_hand(tied: bool) -> None:
     summary = model_summary(transformer(tie_head=tied), L)
     block = 3 * D * D + D * D + 2 * D * FF
-    own = {"token_embedding": V * D, "type_embedding": T * D, "next_type_embedding": (T + 1) * D,
-           "position_embedding": 32 * D, "row_embedding": 2 * D, "column_embedding": 24 * D,
-           "blocks": LAYERS * (block + 2 * D), "norm": D} | ({} if tied else {"head": V * D})  # fmt: skip
+    own = {
+        "token_embedding": V * D,
+        "type_embedding": T * D,
+        "next_type_embedding": (T + 1) * D,
+        "position_embedding": 32 * D,
+        "row_embedding": 2 * D,
+        "column_embedding": 24 * D,
+        "blocks": LAYERS * (block + 2 * D),
+        "norm": D,
+    } | ({} if tied else {"head": V * D})
     assert summary["parts"] == own
     assert summary["parameters"] == summary["trainable"] == sum(own.values())
     assert summary["bytes"] == 4 * sum(own.values())
@@ -101,5 +108,10 @@ def test_the_documented_summary_is_printed(capsys) -> None:
     print_model_summary(model)
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == ["=" * 80, "Model Summary", "=" * 80] and lines[3] == "Sequential("
-    assert lines[-5:] == ["-" * 80, f"Total parameters: {total:,}", f"Trainable parameters: {trainable:,}",
-                          f"Model size: {4 * total / 2**20:.2f} MB", "=" * 80]  # fmt: skip
+    assert lines[-5:] == [
+        "-" * 80,
+        f"Total parameters: {total:,}",
+        f"Trainable parameters: {trainable:,}",
+        f"Model size: {4 * total / 2**20:.2f} MB",
+        "=" * 80,
+    ]

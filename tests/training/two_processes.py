@@ -85,9 +85,12 @@ UNEVEN_HALVES = (Steps([(0, 2), (3, 5)], [(0, 3), (3, 6)]), Steps([(2, 3), (5, 6
 
 def batch(seed: int) -> dict[str, torch.Tensor]:
     generator = np.random.default_rng(seed)
-    parts = [np.full((ROWS, 1), 1), generator.integers(VOCAB.base_image, VOCAB.base_image + 16, (ROWS, 5)),
-             generator.integers(VOCAB.base_scalar, VOCAB.base_scalar + 8, (ROWS, 2)),
-             generator.integers(VOCAB.base_spectrum, VOCAB.base_spectrum + 8, (ROWS, 3))]  # fmt: skip
+    parts = [
+        np.full((ROWS, 1), 1),
+        generator.integers(VOCAB.base_image, VOCAB.base_image + 16, (ROWS, 5)),
+        generator.integers(VOCAB.base_scalar, VOCAB.base_scalar + 8, (ROWS, 2)),
+        generator.integers(VOCAB.base_spectrum, VOCAB.base_spectrum + 8, (ROWS, 3)),
+    ]
     types = np.repeat([0, 1, 3, 2], [1, 5, 2, 3])[None].repeat(ROWS, 0)
     mask = np.arange(LENGTH) < generator.integers(6, LENGTH + 1, (ROWS, 1))
     tokens = np.where(mask, np.concatenate(parts, 1), 0)
@@ -98,25 +101,57 @@ def batch(seed: int) -> dict[str, torch.Tensor]:
 def language_model(recompute: bool = False, dropout: float = 0.0) -> LanguageModelObjective:
     generator = np.random.default_rng(0)
     torch.manual_seed(distributed.this_rank())  # the first process's weights count
-    books = as_codebooks(VOCAB, generator.normal(size=(16, 2)).astype(np.float32),
-                         generator.normal(size=(8, 4)).astype(np.float32),
-                         np.linspace(-1, 1, 8).astype(np.float32), per_column=True)  # fmt: skip
+    books = as_codebooks(
+        VOCAB,
+        generator.normal(size=(16, 2)).astype(np.float32),
+        generator.normal(size=(8, 4)).astype(np.float32),
+        np.linspace(-1, 1, 8).astype(np.float32),
+        per_column=True,
+    )
     values = token_values(VOCAB, books, ValuesConfig(head=True, n_features=4))
-    model = CausalTransformerLM(VOCAB.vocab_size, VOCAB.n_types + 1, 16, 2, 2, 32, dropout, LENGTH,
-                                activation_checkpointing=recompute, values=values)  # fmt: skip
+    model = CausalTransformerLM(
+        VOCAB.vocab_size,
+        VOCAB.n_types + 1,
+        16,
+        2,
+        2,
+        32,
+        dropout,
+        LENGTH,
+        activation_checkpointing=recompute,
+        values=values,
+    )
     return LanguageModelObjective(model, VOCAB, books, {"sample_k": 5, "ledger_every": None}, 0)
 
 
-def build(folder: Path | None, loader: Any, *, parallel: str = "auto", objective: Any = None, val: Any = None,
-          resume: str | None = "auto", optimizer: OptimizerConfig | None = None, compiled: bool = False,
-          callbacks: tuple = (), **training: Any) -> tuple[TrainingLoop, MemoryTracker]:  # fmt: skip
+def build(
+    folder: Path | None,
+    loader: Any,
+    *,
+    parallel: str = "auto",
+    objective: Any = None,
+    val: Any = None,
+    resume: str | None = "auto",
+    optimizer: OptimizerConfig | None = None,
+    compiled: bool = False,
+    callbacks: tuple = (),
+    **training: Any,
+) -> tuple[TrainingLoop, MemoryTracker]:
     tracker = MemoryTracker()
     hardware = HardwareConfig(device="cpu", parallel=Parallel(parallel), rank_timeout_s=20.0, compile=compiled)
     distributed.join_process_group(torch.device("cpu"), 20.0)  # before the weights are drawn
     settings = options(**({"epochs": 2, "ema_decay": 0.9, "save_every": 3, "val_every": 3} | training))
     settings |= {"hardware": hardware, "optimizer": optimizer or OptimizerConfig(learning_rate=0.01)}
-    loop = TrainingLoop(objective or language_model(), loader, val_loader=val, tracker=tracker, output_dir=folder,
-                        callbacks=callbacks, resume=resume, **settings)  # fmt: skip
+    loop = TrainingLoop(
+        objective or language_model(),
+        loader,
+        val_loader=val,
+        tracker=tracker,
+        output_dir=folder,
+        callbacks=callbacks,
+        resume=resume,
+        **settings,
+    )
     return loop, tracker
 
 
@@ -179,8 +214,9 @@ def fsdp(folder: Path, rank: int) -> Any:
 
 @case
 def fsdp_accumulated_and_recomputed(folder: Path, rank: int) -> Any:
-    return _losses(double(folder, UNEVEN_HALVES, parallel="fsdp", grad_accum_steps=2,
-                          objective=language_model(recompute=True))[1])  # fmt: skip
+    return _losses(
+        double(folder, UNEVEN_HALVES, parallel="fsdp", grad_accum_steps=2, objective=language_model(recompute=True))[1]
+    )
 
 
 @case
@@ -206,8 +242,13 @@ def killed_and_resumed(folder: Path, rank: int) -> Any:
     for parallel in ("ddp", "fsdp"):
         for name, steps in (("whole", [99]), ("cut", [2, 5, 99])):
             for step in steps:
-                double(folder / parallel / name, parallel=parallel, callbacks=(KillAt(step),),
-                       objective=language_model(dropout=0.2), save_every=1)  # fmt: skip
+                double(
+                    folder / parallel / name,
+                    parallel=parallel,
+                    callbacks=(KillAt(step),),
+                    objective=language_model(dropout=0.2),
+                    save_every=1,
+                )
 
 
 @case
@@ -243,8 +284,10 @@ def compiled(folder: Path, rank: int) -> Any:
 def refusals(folder: Path, rank: int) -> Any:
     found = []
     fp16 = HardwareConfig(device="cpu", parallel=Parallel.fsdp, precision="fp16")
-    for objective, hardware in ((ToyObjective(ToyNet()), HardwareConfig(device="cpu", parallel=Parallel.fsdp)),
-                                (language_model(), fp16)):  # fmt: skip
+    for objective, hardware in (
+        (ToyObjective(ToyNet()), HardwareConfig(device="cpu", parallel=Parallel.fsdp)),
+        (language_model(), fp16),
+    ):
         try:
             TrainingLoop(objective, WHOLE, **(options() | {"hardware": hardware}))
         except ConfigError as error:

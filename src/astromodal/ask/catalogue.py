@@ -47,8 +47,15 @@ from ..files.io import atomic_path, read_json
 from ..provenance.manifest import changed_files
 
 UNCONDITIONAL, LACKS_GIVEN, CLIPPED, CLIPPED_GIVEN, NOT_DETECTED, SCALE_DRAWN, UNFAMILIAR = 1, 2, 4, 8, 16, 32, 64
-FLAGS = {"UNCONDITIONAL": 1, "LACKS_GIVEN": 2, "CLIPPED": 4, "CLIPPED_GIVEN": 8, "NOT_DETECTED": 16, "SCALE_DRAWN": 32,
-         "UNFAMILIAR": 64}  # fmt: skip
+FLAGS = {
+    "UNCONDITIONAL": 1,
+    "LACKS_GIVEN": 2,
+    "CLIPPED": 4,
+    "CLIPPED_GIVEN": 8,
+    "NOT_DETECTED": 16,
+    "SCALE_DRAWN": 32,
+    "UNFAMILIAR": 64,
+}
 KEY = b"astromodal"
 ID_COLUMNS = ("id", "field", "split")
 SURPRISE, PERCENTILE = "surprise", "surprise_percentile"
@@ -90,8 +97,12 @@ def make_schema(fields: Sequence[pa.Field], meaning: Mapping[str, Any]) -> pa.Sc
     names = [f.name for f in (*ids, *fields)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError("quantities whose columns have different names", got=", ".join(twice),
-                          where="evaluate.predict", repair="ask them in two runs")  # fmt: skip
+        raise ConfigError(
+            "quantities whose columns have different names",
+            got=", ".join(twice),
+            where="evaluate.predict",
+            repair="ask them in two runs",
+        )
     return pa.schema([*ids, *fields], metadata={KEY: json.dumps(dict(meaning))})
 
 
@@ -174,8 +185,12 @@ def _check_written(path: Path) -> None:
         return
     expected = outputs.get(path.stem) if isinstance(outputs, dict) else None
     if expected is not None and changed_files(path.parent, {path.name: expected}, remember=True):
-        raise ArtifactError(f"the file that the run has written (fingerprint {expected})", got="another one",
-                            where=path, repair="run python evaluate.py again")  # fmt: skip
+        raise ArtifactError(
+            f"the file that the run has written (fingerprint {expected})",
+            got="another one",
+            where=path,
+            repair="run python evaluate.py again",
+        )
 
 
 def read_catalogue(path: str | Path, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, Any]]:
@@ -187,8 +202,9 @@ def read_catalogue(path: str | Path, columns: Sequence[str] | None = None) -> tu
     """
     path = Path(path) / "catalogue.parquet" if Path(path).is_dir() else Path(path)
     if not path.is_file():
-        raise ArtifactMissingError("a catalogue of predictions", got="no such file", where=path,
-                                   repair="run python evaluate.py")  # fmt: skip
+        raise ArtifactMissingError(
+            "a catalogue of predictions", got="no such file", where=path, repair="run python evaluate.py"
+        )
     try:
         with ParquetReader(path) as file:
             table = file.read(None if columns is None else list(columns))
@@ -196,6 +212,7 @@ def read_catalogue(path: str | Path, columns: Sequence[str] | None = None) -> tu
     except ArtifactError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise ArtifactError("a catalogue written by evaluate.py", got=str(error).split("\n")[0][:200],
-                            where=path) from error  # fmt: skip
+        raise ArtifactError(
+            "a catalogue written by evaluate.py", got=str(error).split("\n")[0][:200], where=path
+        ) from error
     return table, meaning

@@ -39,10 +39,11 @@ def corrections(
         said.setdefault(fitted.said(), []).append(question.name)
     if not found:
         raise ArtifactMissingError(
-            f"a fitted {mode.value} calibration for one of {', '.join(without) or 'the asked columns'}", got="none",
+            f"a fitted {mode.value} calibration for one of {', '.join(without) or 'the asked columns'}",
+            got="none",
             where=settings.calibration_file or "calibration.json beside the weights",
             repair="fit it: the same command with evaluate.calibration=off evaluate.posterior=true",
-        )  # fmt: skip
+        )
     for fitted_on, names in said.items():
         log.info("corrected by a %s calibration fitted on %s: %s", mode.value, fitted_on, ", ".join(names))
     if without:

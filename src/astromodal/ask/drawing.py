@@ -161,8 +161,9 @@ class Drawer:
         uniform = keyed_uniform(settings.seed, np.arange(settings.n_samples)[:, None], hashes[:, None, None], places)
         if len(parts) > 1 and parts[0].modality == "scalar":
             uniform[..., 0] = stratified(uniform[..., 0], keyed_uniform(settings.seed, _STRATA, hashes, places[0]))
-        uniform = torch.from_numpy(uniform.reshape(len(state), len(steps))).to(torch.float32 if hidden.device.type ==
-                                                                               "mps" else torch.float64)  # fmt: skip
+        uniform = torch.from_numpy(uniform.reshape(len(state), len(steps))).to(
+            torch.float32 if hidden.device.type == "mps" else torch.float64
+        )
         uniform, found, expected = uniform.to(hidden.device), [], {part.name: [] for part in parts}
         for t, (part, _) in enumerate(steps):
             weight = engine.model.head_weight[part.base : part.base + self.n_codes[part.name]]
@@ -196,9 +197,12 @@ class Drawer:
         return self._scaled(question, values.reshape(m, n_draws, -1), codes, factor)
 
     def _flux(
-        self, question: Question, expected: dict[str, np.ndarray], codes: dict[str, np.ndarray],
+        self,
+        question: Question,
+        expected: dict[str, np.ndarray],
+        codes: dict[str, np.ndarray],
         factor: np.ndarray | None,
-    ) -> np.ndarray:  # fmt: skip
+    ) -> np.ndarray:
         """Physical values ``(m, S, X)`` of the expected entries of all stages."""
         entries = sum(expected[part.name] for part in question.parts)
         m, n_draws = entries.shape[:2]

@@ -148,9 +148,15 @@ class Engine:
             yield group
 
     def _branches(
-        self, slots: Slots, rows: np.ndarray, chain: np.ndarray, chained: np.ndarray, kept: dict[str, np.ndarray],
-        questions: Sequence[Question], cache: KeyValueCache,
-    ) -> list[np.ndarray]:  # fmt: skip
+        self,
+        slots: Slots,
+        rows: np.ndarray,
+        chain: np.ndarray,
+        chained: np.ndarray,
+        kept: dict[str, np.ndarray],
+        questions: Sequence[Question],
+        cache: KeyValueCache,
+    ) -> list[np.ndarray]:
         """Posteriors ``(m, V)`` of each question."""
         parts: list[tuple[np.ndarray, ...]] = []
         tails, starts, ends, at = [], [], [], 0
@@ -171,9 +177,18 @@ class Engine:
             at += tail.shape[1]
         shown, of_type, told, index_in_run = (self.tensor(np.concatenate(p, 1)) for p in zip(*parts, strict=True))
         with self.precision.autocast():
-            hidden = branch(self.model, cache, shown, of_type, told, index_in_run, self.tensor(np.stack(starts, 1)),
-                            self.tensor(np.array(branch_of)), self.tensor(np.array(offset)),
-                            self._errors(slots, rows, *tails))  # fmt: skip
+            hidden = branch(
+                self.model,
+                cache,
+                shown,
+                of_type,
+                told,
+                index_in_run,
+                self.tensor(np.stack(starts, 1)),
+                self.tensor(np.array(branch_of)),
+                self.tensor(np.array(offset)),
+                self._errors(slots, rows, *tails),
+            )
         at_end = self.tensor(np.stack(ends, 1))
         states = hidden.gather(1, at_end[:, :, None].expand(-1, -1, hidden.shape[2]))
         return [self.bins(states[:, i], q.name).cpu().numpy() for i, q in enumerate(questions)]

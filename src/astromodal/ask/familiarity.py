@@ -116,8 +116,12 @@ class Familiarity:
         """
         total = sum(int((np.asarray(tokens.split) == VAL).sum()) for tokens in fields)
         if total < MIN_OBJECTS:
-            raise ArtifactMissingError(f"{MIN_OBJECTS} validation objects of the model's run", got=total,
-                                       where="evaluate.familiarity", repair="evaluate.familiarity=false")  # fmt: skip
+            raise ArtifactMissingError(
+                f"{MIN_OBJECTS} validation objects of the model's run",
+                got=total,
+                where="evaluate.familiarity",
+                repair="evaluate.familiarity=false",
+            )
         nats, part = [], np.zeros(0, np.int64)
         for tokens in fields:
             drawn = keyed_uniform(seed, _KEY, hash_ids(np.asarray(tokens.ids)), 0) < MAX_OBJECTS / total
@@ -182,8 +186,13 @@ def fit_familiarity(predictor: Any, run: Any, seed: int) -> Familiarity:
         ArtifactMissingError: these cannot be had.
     """
     if run is None or run.store is None:
-        raise ArtifactMissingError("the validation objects of the model's run", got=run.why if run else "none",
-                                   where="evaluate.familiarity", repair="evaluate.familiarity=false")  # fmt: skip
-    surprises = Surprises(predictor.engine, predictor.layout, predictor.plan, predictor.drawer.n_codes,
-                          predictor.window_rows())  # fmt: skip
+        raise ArtifactMissingError(
+            "the validation objects of the model's run",
+            got=run.why if run else "none",
+            where="evaluate.familiarity",
+            repair="evaluate.familiarity=false",
+        )
+    surprises = Surprises(
+        predictor.engine, predictor.layout, predictor.plan, predictor.drawer.n_codes, predictor.window_rows()
+    )
     return Familiarity.fit(surprises, run.store, seed)

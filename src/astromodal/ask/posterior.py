@@ -75,8 +75,14 @@ class ColumnBins:
             observed = np.asarray(observed, np.float64)
             pit = _at(below, edges, transform(observed, config))
             score = crps(inverse_transform(edges, config), below, observed)
-        return {"mean": mean, "median": physical[:, 0], "std": np.sqrt(variance), "quantiles": physical[:, 1:],
-                "pit": pit, "crps": score}  # fmt: skip
+        return {
+            "mean": mean,
+            "median": physical[:, 0],
+            "std": np.sqrt(variance),
+            "quantiles": physical[:, 1:],
+            "pit": pit,
+            "crps": score,
+        }
 
     def save(self, path: Path, columns: Sequence[str]) -> None:
         """Write what a posterior's entries mean: ``edges_<c> (V + 1,)`` and ``centers_<c> (V,)`` in physical units,
@@ -86,8 +92,11 @@ class ColumnBins:
             j = self.column(name)
             n = self.n_bins[j]
             edges = self.edges[j, : n + 1]
-            arrays |= {f"edges_{name}": inverse_transform(edges, self.configs[j]),
-                       f"centers_{name}": self.centers[j, :n], f"transformed_edges_{name}": edges}  # fmt: skip
+            arrays |= {
+                f"edges_{name}": inverse_transform(edges, self.configs[j]),
+                f"centers_{name}": self.centers[j, :n],
+                f"transformed_edges_{name}": edges,
+            }
         save_npz(path, arrays)
 
 

@@ -71,10 +71,16 @@ class Predictor:
     """
 
     def __init__(
-        self, trained: TrainedModel, settings: EvaluateConfig, hardware: HardwareConfig, device: Any, seed: int = 0,
-        log: logging.Logger | None = None, calibration: Calibration | None = None,
+        self,
+        trained: TrainedModel,
+        settings: EvaluateConfig,
+        hardware: HardwareConfig,
+        device: Any,
+        seed: int = 0,
+        log: logging.Logger | None = None,
+        calibration: Calibration | None = None,
         about: Mapping[str, Any] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.trained, self.settings, self.layout = trained, settings, trained.layout
         self.log = log or logging.getLogger(__name__)
         self.plan: Plan = questions_to(self.layout, trained.tokenizers, trained.sequence, settings, self.log)
@@ -120,14 +126,22 @@ class Predictor:
             given = sorted(q.given, key=self.plan.places.__getitem__)
             questions[q.name] = {"modality": q.modality, "unit": self._unit(q), **self._shape(q), "given": given}
             if (applied := self.corrections.get(q.name)) is not None:
-                questions[q.name]["calibration"] = {"mode": self.settings.calibration.value,
-                    "temperature": applied.temperature, "fitted_on": applied.fitted_on,
-                    "said": applied.said()}  # fmt: skip
+                questions[q.name]["calibration"] = {
+                    "mode": self.settings.calibration.value,
+                    "temperature": applied.temperature,
+                    "fitted_on": applied.fitted_on,
+                    "said": applied.said(),
+                }
         return {
-            "model": self.trained.fingerprint, "run": self.trained.run_id, "precision": self.precision.name,
-            "given": self.settings.given, "questions": questions, "quantiles": list(self.settings.quantiles),
-            "flags": cat.FLAGS, **self.about,
-        }  # fmt: skip
+            "model": self.trained.fingerprint,
+            "run": self.trained.run_id,
+            "precision": self.precision.name,
+            "given": self.settings.given,
+            "questions": questions,
+            "quantiles": list(self.settings.quantiles),
+            "flags": cat.FLAGS,
+            **self.about,
+        }
 
     def _unit(self, question: Question) -> str:
         if question.modality == "scalar":
@@ -176,9 +190,10 @@ class Predictor:
         answers = self.engine.answer(slots, rows, self.settings.embeddings)
         ids = normalize_ids(np.asarray(field.ids[window.of_field]))
         columns: dict[str, np.ndarray] = {
-            "id": ids, "field": np.full(len(rows), field.field),
+            "id": ids,
+            "field": np.full(len(rows), field.field),
             "split": np.array(SPLIT_NAMES)[np.asarray(field.split[window.of_field])],
-        }  # fmt: skip
+        }
         embeddings = dict(columns) | {f"embedding_{how}": array for how, array in answers.embeddings.items()}
         unfamiliar = np.zeros(len(rows), bool)
         if self.familiarity is not None:
@@ -210,8 +225,9 @@ class Predictor:
         found = bins.summary(posterior, bins.column(name), self.settings.quantiles, values)
         if correction is not None and self.settings.calibration == Calibrate.conformal:
             shift(found, correction, self.settings.quantiles, values)
-        quantiles = {cat.quantile_name(name, q): found["quantiles"][:, i]
-                     for i, q in enumerate(self.settings.quantiles)}  # fmt: skip
+        quantiles = {
+            cat.quantile_name(name, q): found["quantiles"][:, i] for i, q in enumerate(self.settings.quantiles)
+        }
         columns = {f"{name}_{key}": found[key] for key in ("mean", "median", "std", "pit", "crps")} | quantiles
         if self.settings.posterior:
             columns[f"{name}_posterior"] = posterior.astype(np.float32)
@@ -271,9 +287,12 @@ def observed(field: FieldTokens, column: str, rows: np.ndarray) -> tuple[np.ndar
 
 
 def write_predictions(
-    predictor: Predictor, fields: Iterable[FieldTokens], folder: Path, splits: Sequence[str] | None = None,
+    predictor: Predictor,
+    fields: Iterable[FieldTokens],
+    folder: Path,
+    splits: Sequence[str] | None = None,
     update: Callable[[int], Any] = lambda n: None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Predict for all fields; ``catalogue.parquet`` in ``folder``, and ``embeddings.parquet`` and
     ``posterior_bins.npz`` where asked for. Returns ``objects``, ``seconds``, ``objects_per_second``, ``flags``.
 
@@ -303,6 +322,9 @@ def write_predictions(
     if settings.posterior and scalars:
         predictor.bins.save(folder / "posterior_bins.npz", scalars)
     return {
-        "objects": n, "seconds": time.perf_counter() - started, "seconds_predicting": seconds,
-        "objects_per_second": n / seconds if seconds else None, "flags": predictor.flags,
-    }  # fmt: skip
+        "objects": n,
+        "seconds": time.perf_counter() - started,
+        "seconds_predicting": seconds,
+        "objects_per_second": n / seconds if seconds else None,
+        "flags": predictor.flags,
+    }

@@ -62,10 +62,17 @@ class Plan:
 
 
 def plan_questions(
-    layout: SequenceLayout, *, order: str, missing: str, next_types: bool, given: Sequence[str] | None,
-    predict: Sequence[str] | None, any_order: bool = False, never: Collection[str] = (),
+    layout: SequenceLayout,
+    *,
+    order: str,
+    missing: str,
+    next_types: bool,
+    given: Sequence[str] | None,
+    predict: Sequence[str] | None,
+    any_order: bool = False,
+    never: Collection[str] = (),
     log: logging.Logger | None = None,
-) -> Plan:  # fmt: skip
+) -> Plan:
     """The questions of a configuration to a model with this layout.
 
     Args:
@@ -77,8 +84,12 @@ def plan_questions(
         ConfigError: an unknown name, nothing that can be asked, or a question that the model cannot answer.
     """
     if not next_types:
-        raise ConfigError("a model that is told what it has to predict", got="sequence.next_types=false",
-                          where="evaluate.run", repair="train with sequence.next_types=true")  # fmt: skip
+        raise ConfigError(
+            "a model that is told what it has to predict",
+            got="sequence.next_types=false",
+            where="evaluate.run",
+            repair="train with sequence.next_types=true",
+        )
     known = quantities(layout)
     log = log or logging.getLogger(__name__)
     places = {segment.name: i for i, segment in enumerate(layout.segments)}
@@ -106,22 +117,34 @@ def plan_questions(
 
 
 def questions_to(
-    layout: SequenceLayout, tokenizers: TokenizerSet, sequence: Mapping[str, Any], settings: EvaluateConfig,
+    layout: SequenceLayout,
+    tokenizers: TokenizerSet,
+    sequence: Mapping[str, Any],
+    settings: EvaluateConfig,
     log: logging.Logger | None = None,
-) -> Plan:  # fmt: skip
+) -> Plan:
     """The questions of ``evaluate.given`` and ``evaluate.predict`` to a model; ``sequence``: as it was trained.
 
     Raises:
         ConfigError: a name that the model does not know, or a question that it cannot answer.
     """
     scalar = tokenizers.scalar
-    never = [] if scalar is None else [
-        name for name, b in zip(scalar.columns, scalar.binners, strict=True) if not b.counts_.sum()
-    ]  # fmt: skip
+    never = (
+        []
+        if scalar is None
+        else [name for name, b in zip(scalar.columns, scalar.binners, strict=True) if not b.counts_.sum()]
+    )
     return plan_questions(
-        layout, order=sequence["order"], missing=sequence["missing"], next_types=sequence["next_types"],
-        given=settings.given, predict=settings.predict, any_order=settings.any_order, never=never, log=log,
-    )  # fmt: skip
+        layout,
+        order=sequence["order"],
+        missing=sequence["missing"],
+        next_types=sequence["next_types"],
+        given=settings.given,
+        predict=settings.predict,
+        any_order=settings.any_order,
+        never=never,
+        log=log,
+    )
 
 
 def check_names(layout: SequenceLayout, settings: EvaluateConfig) -> None:
@@ -133,8 +156,12 @@ def check_names(layout: SequenceLayout, settings: EvaluateConfig) -> None:
     known = quantities(layout)
     for name in expand(settings.predict or (), known, "evaluate.predict"):
         if MODALITIES[known[name][0].modality].outside:
-            raise ConfigError("modalities that can be drawn", got=f"{name}, which can be given, not asked",
-                              where="evaluate.predict", repair="leave it out")  # fmt: skip
+            raise ConfigError(
+                "modalities that can be drawn",
+                got=f"{name}, which can be given, not asked",
+                where="evaluate.predict",
+                repair="leave it out",
+            )
     expand([name for name in settings.given or () if name != BEFORE], known, "evaluate.given", also=[BEFORE])
 
 
@@ -147,15 +174,23 @@ def _asked(predict: Sequence[str] | None, known: Known, never: Collection[str], 
     if predict is None:
         asked = [name for name, parts in known.items() if parts[0].modality == "scalar"]
         if not asked:
-            raise ConfigError("evaluate.predict, as the model has no scalar columns", got="null", where="evaluate",
-                              repair=f"evaluate.predict=[{','.join(known)}]")  # fmt: skip
+            raise ConfigError(
+                "evaluate.predict, as the model has no scalar columns",
+                got="null",
+                where="evaluate",
+                repair=f"evaluate.predict=[{','.join(known)}]",
+            )
     else:
         asked = sorted(expand(predict, known, "evaluate.predict"), key=list(known).index)
     left_out = [name for name in asked if name in never]
     named = [name for name in left_out if name in (predict or ())]
     if named:
-        raise ConfigError("columns with values in the training objects", got=f"{named[0]}, which has none",
-                          where="evaluate.predict", repair="leave it out")  # fmt: skip
+        raise ConfigError(
+            "columns with values in the training objects",
+            got=f"{named[0]}, which has none",
+            where="evaluate.predict",
+            repair="leave it out",
+        )
     if left_out:
         log.warning("not predicted, as no training object has a value: %s", ", ".join(left_out))
     return [name for name in asked if name not in never]
@@ -167,9 +202,13 @@ def _shown(given: Iterable[str], known: Known) -> list[str]:
 
 
 def _given(
-    name: str, given: Sequence[str] | None, known: Known, places: dict[str, int], place: int,
+    name: str,
+    given: Sequence[str] | None,
+    known: Known,
+    places: dict[str, int],
+    place: int,
     scale: Segment | None,
-) -> frozenset[str]:  # fmt: skip
+) -> frozenset[str]:
     """Parts that may be shown when ``name`` is asked: without itself, nor the scale that only it has."""
     own = {name} if scale is None else {name, scale.name}
     if given is None:
@@ -182,8 +221,9 @@ def _given(
         own = {name}  # asked for by name
     found = [other for other in _shown(given, known) if other not in own]
     if given and not found:
-        raise ConfigError(f"something else than {name} to be given when {name} is asked", got=list(given),
-                          where="evaluate.given")  # fmt: skip
+        raise ConfigError(
+            f"something else than {name} to be given when {name} is asked", got=list(given), where="evaluate.given"
+        )
     return parts_of(found, known)
 
 
@@ -201,6 +241,8 @@ def _check_order(question: Question, places: dict[str, int], any_order: bool, lo
         log.warning("%s: the model was trained in one order and never saw this one; do not trust it", got)
         return
     raise ConfigError(
-        "what is given to stand before what is asked, for a model trained with sequence.order=fixed", got=got,
-        where="evaluate.given", repair="train with sequence=ask or sequence=random, or evaluate.given=[before]",
-    )  # fmt: skip
+        "what is given to stand before what is asked, for a model trained with sequence.order=fixed",
+        got=got,
+        where="evaluate.given",
+        repair="train with sequence=ask or sequence=random, or evaluate.given=[before]",
+    )

@@ -71,8 +71,12 @@ class ColumnCalibration:
         known = all(np.isclose(fitted, level, atol=1e-6).any() for level in levels)
         if not known or not np.allclose([levels[j] for j in _ends(levels)], [fitted[j] for j in _ends(fitted)]):
             asked = ",".join(f"{level:g}" for level in self.levels if level != 0.5)
-            raise DataError(f"quantiles at the levels {list(self.levels)}", got=sorted(levels),
-                            where="calibration", repair=f"evaluate.quantiles=[{asked}]")  # fmt: skip
+            raise DataError(
+                f"quantiles at the levels {list(self.levels)}",
+                got=sorted(levels),
+                where="calibration",
+                repair=f"evaluate.quantiles=[{asked}]",
+            )
 
     def shifted(self, quantiles: np.ndarray, levels: Sequence[float] | np.ndarray) -> np.ndarray:
         """Quantiles ``(n, q)`` of posteriors after the temperature, moved to where they are right; rising again.
@@ -108,8 +112,10 @@ class Calibration:
 
     def save(self, path: str | Path) -> None:
         """Write as plain JSON with a checksum, atomically."""
-        entries = [{"column": column, "given": given, **asdict(fitted)}
-                   for (column, given, _), fitted in self.questions.items()]  # fmt: skip
+        entries = [
+            {"column": column, "given": given, **asdict(fitted)}
+            for (column, given, _), fitted in self.questions.items()
+        ]
         write_sealed(path, {"format": FORMAT, "weights": self.weights, "questions": entries})
 
     def merge_into(self, path: str | Path) -> None:
@@ -136,17 +142,26 @@ class Calibration:
         content = read_sealed(path, "fit it again: run evaluate.py")
         try:
             if content["format"] != FORMAT:
-                raise ArtifactError(f"a calibration of format {FORMAT}", got=content["format"], where=path,
-                                    repair="fit it again: run evaluate.py")  # fmt: skip
+                raise ArtifactError(
+                    f"a calibration of format {FORMAT}",
+                    got=content["format"],
+                    where=path,
+                    repair="fit it again: run evaluate.py",
+                )
             found = cls(content["weights"])
             for entry in content["questions"]:
                 found.add(entry.pop("column"), entry.pop("given"), _column(entry))
         except (KeyError, TypeError, AttributeError) as error:
-            raise ArtifactError("a whole calibration", got=repr(error), where=path,
-                                repair="fit it again: run evaluate.py") from error  # fmt: skip
+            raise ArtifactError(
+                "a whole calibration", got=repr(error), where=path, repair="fit it again: run evaluate.py"
+            ) from error
         if weights is not None and found.weights != weights:
-            raise ArtifactError(f"a calibration of the weights {weights}", got=f"one of {found.weights}", where=path,
-                                repair="fit it again: run evaluate.py")  # fmt: skip
+            raise ArtifactError(
+                f"a calibration of the weights {weights}",
+                got=f"one of {found.weights}",
+                where=path,
+                repair="fit it again: run evaluate.py",
+            )
         return found
 
 

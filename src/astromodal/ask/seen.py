@@ -106,8 +106,10 @@ class SeenObjects:
     def said(self) -> str:
         """The objects looked up so far, in words."""
         c = self.counts
-        known = ", ".join(f"{c[name]} {of}" for name, of in zip(
-            SPLIT_NAMES, ("that it trained on", "of its validation", "of its test"), strict=True))  # fmt: skip
+        known = ", ".join(
+            f"{c[name]} {of}"
+            for name, of in zip(SPLIT_NAMES, ("that it trained on", "of its validation", "of its test"), strict=True)
+        )
         other = f"; {c['elsewhere']} have the id of another object" if c["elsewhere"] else ""
         return f"{c['unseen']} objects that the model never saw, {known}{other}"
 
@@ -177,8 +179,9 @@ def _store(bases: Sequence[Path], config: Mapping[str, Any], record: Mapping[str
     store = store if fields is None else store.select(list(fields))
     expected = record.get("inputs", {}).get("tokens")
     if store.fingerprint != expected:
-        raise ArtifactError(f"the token files {expected} that the model was trained on", got=store.fingerprint,
-                            where=store.folder)  # fmt: skip
+        raise ArtifactError(
+            f"the token files {expected} that the model was trained on", got=store.fingerprint, where=store.folder
+        )
     return store
 
 

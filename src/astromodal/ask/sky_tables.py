@@ -84,8 +84,12 @@ def _cubes(content: Any, run: Path) -> list[Datacube]:
 
     data = to_object(OmegaConf.merge(OmegaConf.structured(DataConfig), content.data), DataConfig)
     if not (data.ra_column and data.dec_column):
-        raise DataError("positions (data.ra_column and data.dec_column)", got="none", where=run / "config.yaml",
-                        repair="a catalogue of the sky needs them")  # fmt: skip
+        raise DataError(
+            "positions (data.ra_column and data.dec_column)",
+            got="none",
+            where=run / "config.yaml",
+            repair="a catalogue of the sky needs them",
+        )
     return discover(data, str(content.paths.datacube_template))
 
 
@@ -140,9 +144,10 @@ def token_rows(tokens: FieldTokens, rows: slice) -> pa.RecordBatch:
     """Some objects of a field: ``<column>_token``, ``<group>_tokens``, ``image_tokens``, null where there is none."""
     ids, n = np.asarray(tokens.ids[rows]), rows.stop - rows.start
     columns: dict[str, pa.Array] = {
-        "id": pa.array(ids.tolist(), pa.string()), "field": pa.array([tokens.field] * n),
+        "id": pa.array(ids.tolist(), pa.string()),
+        "field": pa.array([tokens.field] * n),
         "split": pa.array(np.array(SPLITS)[np.asarray(tokens.split[rows])]),
-    }  # fmt: skip
+    }
     if tokens.scalar:
         codes, there = np.asarray(tokens.scalar["tokens"][rows]), np.asarray(tokens.scalar["present"][rows])
         for j, column in enumerate(tokens.columns):

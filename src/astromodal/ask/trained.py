@@ -93,8 +93,9 @@ def _newest(root: Path, store: str | None) -> Path:
             found.append((str(record.get("ended")), path.parent))
     if not found:
         of = "" if store is None else f" on the tokens of {store}"
-        raise ArtifactMissingError(f"a finished run of train_lm.py{of}", got="none", where=root,
-                                   repair=f"run python train_lm.py, or {REPAIR}")  # fmt: skip
+        raise ArtifactMissingError(
+            f"a finished run of train_lm.py{of}", got="none", where=root, repair=f"run python train_lm.py, or {REPAIR}"
+        )
     return max(found)[1]
 
 
@@ -137,9 +138,14 @@ def of_bundle(content: Mapping[str, Any], weights: Path) -> TrainedModel:
 
 
 def build_trained(
-    settings: TrainedSettings, state: Mapping[str, Tensor], tokenizers: TokenizerSet, root: Path, weights: Path,
-    run_id: str | None, made_from: str | None = None,
-) -> TrainedModel:  # fmt: skip
+    settings: TrainedSettings,
+    state: Mapping[str, Tensor],
+    tokenizers: TokenizerSet,
+    root: Path,
+    weights: Path,
+    run_id: str | None,
+    made_from: str | None = None,
+) -> TrainedModel:
     """The model with these settings and weights, from the file ``weights``.
 
     Raises:
@@ -148,13 +154,25 @@ def build_trained(
     model = settings.model
     layout = build_layout(tokenizers, settings.sequence["modalities"], model.max_len, settings.vocab)
     if layout.vocab.to_dict() != settings.vocab_spec or layout.vocab.vocab_size > settings.vocab_size:
-        raise ArtifactError("tokenizers with the vocabulary of the model", got="another vocabulary", where=weights,
-                            repair="set paths.store to the folder of those that it was trained with")  # fmt: skip
+        raise ArtifactError(
+            "tokenizers with the vocabulary of the model",
+            got="another vocabulary",
+            where=weights,
+            repair="set paths.store to the folder of those that it was trained with",
+        )
     network = CausalTransformerLM(
-        settings.vocab_size, settings.n_types, model.d_model, model.n_layers, model.n_heads, model.d_ff, 0.0,
-        max_len=model.max_len, tie_head=model.tie_head, grid_width=settings.grid_width,
+        settings.vocab_size,
+        settings.n_types,
+        model.d_model,
+        model.n_layers,
+        model.n_heads,
+        model.d_ff,
+        0.0,
+        max_len=model.max_len,
+        tie_head=model.tie_head,
+        grid_width=settings.grid_width,
         values=token_values(layout.vocab, tokenizers.codebooks(), model.values),
-    )  # fmt: skip
+    )
     load_model_state(network, state, weights)
     return TrainedModel(network.eval(), layout, tokenizers, settings.sequence, weights, run_id, root, made_from)
 
@@ -179,13 +197,25 @@ def _tokenizers(
     for name, fingerprint in expected.items():
         spoken = name.replace("_", " ")
         if name.removesuffix("_tokenizer") not in MODALITIES:
-            raise ConfigError(f"the plugin that has the {spoken}, which the model was trained with", got="none",
-                              where="plugins", repair="plugins=[<its module>]")  # fmt: skip
+            raise ConfigError(
+                f"the plugin that has the {spoken}, which the model was trained with",
+                got="none",
+                where="plugins",
+                repair="plugins=[<its module>]",
+            )
         if name not in found:
-            raise ArtifactMissingError(f"the {spoken} {fingerprint} that the model was trained with", got="none",
-                                       where=root, repair="set paths.store to the folder that has it")  # fmt: skip
+            raise ArtifactMissingError(
+                f"the {spoken} {fingerprint} that the model was trained with",
+                got="none",
+                where=root,
+                repair="set paths.store to the folder that has it",
+            )
         if found[name] != fingerprint:
-            raise ArtifactError(f"the {spoken} {fingerprint} that the model was trained with", got=found[name],
-                                where=root, repair="evaluate a run trained with it, or train again")  # fmt: skip
+            raise ArtifactError(
+                f"the {spoken} {fingerprint} that the model was trained with",
+                got=found[name],
+                where=root,
+                repair="evaluate a run trained with it, or train again",
+            )
     known = {name: part for name, part in tokenizers.items() if f"{name}_tokenizer" in expected}
     return TokenizerSet(**known), root  # what was fitted since is unknown to the model

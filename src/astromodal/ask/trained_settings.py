@@ -43,8 +43,9 @@ def read_settings(state: Any, where: object, repair: str) -> tuple[TrainedSettin
     config = state.get("config") if isinstance(state, Mapping) else None
     needed = ("vocab_spec", "sequence", "model", "vocab", "grid_width", "vocab_size", "n_types")
     if not isinstance(config, Mapping) or any(key not in config for key in needed):
-        raise ArtifactError("weights that train_lm.py has written", got="a file without its configuration",
-                            where=where, repair=repair)  # fmt: skip
+        raise ArtifactError(
+            "weights that train_lm.py has written", got="a file without its configuration", where=where, repair=repair
+        )
     weights = model_state(state, where)
     model = typed(ModelConfig, config["model"], where, _MODEL)
     sequence = typed(SequenceConfig, config["sequence"], where, ("modalities", "order", "missing", "next_types"))
@@ -73,8 +74,12 @@ def _check_shapes(settings: TrainedSettings, weights: Mapping[str, Tensor], most
     if model.values is not None:
         check_count(model.values.n_features, "model.values.n_features", most, where)
     width = model.d_model
-    rows = {"token_embedding": settings.vocab_size, "type_embedding": settings.n_types,
-            "position_embedding": model.max_len, "column_embedding": settings.grid_width}  # fmt: skip
+    rows = {
+        "token_embedding": settings.vocab_size,
+        "type_embedding": settings.n_types,
+        "position_embedding": model.max_len,
+        "column_embedding": settings.grid_width,
+    }
     expected: dict[str, tuple[int, ...]] = {f"{name}.weight": (n, width) for name, n in rows.items()}
     expected |= {"blocks.0.mlp_in.weight": (model.d_ff, width), "norm.weight": (width,)}
     if not model.tie_head:
@@ -85,5 +90,6 @@ def _check_shapes(settings: TrainedSettings, weights: Mapping[str, Tensor], most
             raise ArtifactError(f"weights {name} of {shape}, as the settings beside them say", got=found, where=where)
     blocks = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
     if len(blocks) != model.n_layers:
-        raise ArtifactError(f"weights of {model.n_layers} layers, as the settings beside them say", got=len(blocks),
-                            where=where)  # fmt: skip
+        raise ArtifactError(
+            f"weights of {model.n_layers} layers, as the settings beside them say", got=len(blocks), where=where
+        )

@@ -45,16 +45,26 @@ def about_run(run_dir: Path, trained: TrainedModel, trained_on: TrainingRun, jud
     summary = read_mapping(run_dir / "summary.json") if (run_dir / "summary.json").is_file() else {}
     arithmetic, size = record.get("arithmetic") or {}, record.get("model") or {}
     return {
-        "survey": (config.get("data") or {}).get("name"), "run": record.get("run_id"), "name": record.get("name"),
-        "ended": record.get("ended"), "fingerprint": trained.fingerprint,
-        "objects": objects_by_split(trained_on), "why_unknown": trained_on.why,
-        "steps": summary.get("steps"), "epochs": summary.get("epochs"), "best_step": summary.get("best_step"),
-        "parameters": size.get("parameters"), "precision": arithmetic.get("precision"),
-        "model": config.get("model"), "sequence": trained.sequence,
-        **{key: config.get(key) for key in TRAINING}, "seed": record.get("seed"),
-        "versions": record.get("versions"), "git": (record.get("git") or {}).get("revision"),
+        "survey": (config.get("data") or {}).get("name"),
+        "run": record.get("run_id"),
+        "name": record.get("name"),
+        "ended": record.get("ended"),
+        "fingerprint": trained.fingerprint,
+        "objects": objects_by_split(trained_on),
+        "why_unknown": trained_on.why,
+        "steps": summary.get("steps"),
+        "epochs": summary.get("epochs"),
+        "best_step": summary.get("best_step"),
+        "parameters": size.get("parameters"),
+        "precision": arithmetic.get("precision"),
+        "model": config.get("model"),
+        "sequence": trained.sequence,
+        **{key: config.get(key) for key in TRAINING},
+        "seed": record.get("seed"),
+        "versions": record.get("versions"),
+        "git": (record.get("git") or {}).get("revision"),
         "judged": None if judgement is None else judged_figures(judgement),
-    }  # fmt: skip
+    }
 
 
 def objects_by_split(trained_on: TrainingRun) -> dict[str, int] | None:
@@ -67,7 +77,7 @@ def objects_by_split(trained_on: TrainingRun) -> dict[str, int] | None:
         return None
     return {"fields": len(trained_on.store.fields())} | {
         name: int(n) for name, n in zip(SPLIT_NAMES, counts, strict=True)
-    }  # fmt: skip
+    }
 
 
 def asks(trained: TrainedModel, data: Any) -> dict[str, dict[str, Any]]:
@@ -88,8 +98,12 @@ def asks(trained: TrainedModel, data: Any) -> dict[str, dict[str, Any]]:
             entry |= {"unit": group["unit"], "column": data.spectra[name].flux}
             entry |= {key: group[key] for key in GRID if group.get(key)}
         else:
-            entry |= {"unit": "nanomaggies per pixel", "bands": list(image.scaling_.bands),
-                      "size": data.images.size, "pixel_scale": data.images.pixel_scale}  # fmt: skip
+            entry |= {
+                "unit": "nanomaggies per pixel",
+                "bands": list(image.scaling_.bands),
+                "size": data.images.size,
+                "pixel_scale": data.images.pixel_scale,
+            }
         found[name] = entry
     return found
 
@@ -106,9 +120,11 @@ def explained(about: Mapping[str, Any]) -> str:
     objects = about.get("objects") or {}
     trained = ", ".join(f"{objects[name]} {name}" for name in SPLIT_NAMES if name in objects)
     fields = f" in {objects['fields']} fields" if "fields" in objects else ""
-    lines = [f"A model of {about.get('survey') or 'a survey'}, run {about.get('run') or 'unknown'}, "
-             f"fingerprint {about.get('fingerprint')}",
-             f"trained on: {trained + ' objects' + fields if trained else 'unknown'}"]  # fmt: skip
+    lines = [
+        f"A model of {about.get('survey') or 'a survey'}, run {about.get('run') or 'unknown'}, "
+        f"fingerprint {about.get('fingerprint')}",
+        f"trained on: {trained + ' objects' + fields if trained else 'unknown'}",
+    ]
     if about.get("sequence"):
         lines.append(f"can be asked: {can_ask(about['sequence'])}")
     rows = [(name, e["kind"], e.get("unit", ""), range_of(e)) for name, e in about.get("asks", {}).items()]

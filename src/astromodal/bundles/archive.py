@@ -48,5 +48,6 @@ def unpack(path: Path, folder: Path) -> None:
                 with archive.open(info) as source, open(target, "xb") as file:
                     shutil.copyfileobj(source, file, 1 << 20)
     except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise ArtifactError("a whole bundle", got=str(error)[:200], where=path,
-                            repair="get the bundle again, or export the run again") from error  # fmt: skip
+        raise ArtifactError(
+            "a whole bundle", got=str(error)[:200], where=path, repair="get the bundle again, or export the run again"
+        ) from error

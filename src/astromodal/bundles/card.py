@@ -14,33 +14,57 @@ from .examples import FILE as EXAMPLES
 from .judged import HEADER, figure_rows
 from .reference import FOLDER as REFERENCE
 
-_METRICS = {"mae": "mean absolute error", "crps": "CRPS", "coverage_68": "share within the 68 % interval",
-            "sigma_nmad": "robust scatter (NMAD)", "outlier_fraction": "share of outliers"}  # fmt: skip
+_METRICS = {
+    "mae": "mean absolute error",
+    "crps": "CRPS",
+    "coverage_68": "share within the 68 % interval",
+    "sigma_nmad": "robust scatter (NMAD)",
+    "outlier_fraction": "share of outliers",
+}
 
 
 def card(about: Mapping[str, Any], folder: Path, license: str | None) -> str:
     """README.md; ``folder`` is the bundle, whose plots and files it speaks of."""
-    parts = [_front_matter(about, license), f"# {about['title']}", _intro(about), _use(about, folder), _trained(about),
-             _asks(about), _judged(about, folder), _limits(about, folder), _files(folder)]  # fmt: skip
+    parts = [
+        _front_matter(about, license),
+        f"# {about['title']}",
+        _intro(about),
+        _use(about, folder),
+        _trained(about),
+        _asks(about),
+        _judged(about, folder),
+        _limits(about, folder),
+        _files(folder),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _front_matter(about: Mapping[str, Any], license: str | None) -> str:
     import yaml
 
-    meta: dict[str, Any] = {"library_name": "astromodal", "pipeline_tag": "tabular-regression",
-                            "tags": ["astronomy", "multimodal", "tabular", "spectra", "images"]}  # fmt: skip
+    meta: dict[str, Any] = {
+        "library_name": "astromodal",
+        "pipeline_tag": "tabular-regression",
+        "tags": ["astronomy", "multimodal", "tabular", "spectra", "images"],
+    }
     if license:
         meta["license"] = license
     judged, results = about.get("judged"), []
     for name, figures in judged["columns"].items() if judged else ():
-        metrics = [{"type": key, "name": text, "value": float(figures[key])} for key, text in _METRICS.items()
-                   if figures.get(key) is not None]  # fmt: skip
+        metrics = [
+            {"type": key, "name": text, "value": float(figures[key])}
+            for key, text in _METRICS.items()
+            if figures.get(key) is not None
+        ]
         if metrics:
             survey = str(about["survey"])
-            results.append({"task": {"type": "tabular-regression", "name": name},
-                            "dataset": {"type": survey, "name": survey, "split": judged["split"]},
-                            "metrics": metrics})  # fmt: skip
+            results.append(
+                {
+                    "task": {"type": "tabular-regression", "name": name},
+                    "dataset": {"type": survey, "name": survey, "split": judged["split"]},
+                    "metrics": metrics,
+                }
+            )
     if results:
         meta["model-index"] = [{"name": about["title"], "results": results}]
     return f"---\n{yaml.safe_dump(meta, sort_keys=False, allow_unicode=True).rstrip()}\n---"
@@ -99,8 +123,10 @@ def _judged(about: Mapping[str, Any], folder: Path) -> str:
     if judged is None:
         return "## Judged\n\nNot judged."
     given = "everything else that an object has" if judged["given"] is None else ", ".join(judged["given"]) or "nothing"
-    plots = "\n".join(f"![{p.stem.replace('_', ' ')}](judgement/plots/{p.name})"
-                      for p in sorted((folder / "judgement" / "plots").glob("*.png")))  # fmt: skip
+    plots = "\n".join(
+        f"![{p.stem.replace('_', ' ')}](judgement/plots/{p.name})"
+        for p in sorted((folder / "judgement" / "plots").glob("*.png"))
+    )
     return (
         f"## Judged\n\nOn {judged['n_judged']} objects of the split {judged['split']}, given {given}. CRPS, the "
         "continuous ranked probability score, is a distribution's error in the unit of the column: 0 is sure and "
@@ -111,8 +137,11 @@ def _judged(about: Mapping[str, Any], folder: Path) -> str:
 
 def _limits(about: Mapping[str, Any], folder: Path) -> str:
     lines = ["It knows objects like those that it was trained on. A posterior says nothing of its own of others: "]
-    lines[0] += ("`surprise_percentile` and the flag UNFAMILIAR do." if (folder / REFERENCE).is_dir()
-                 else "this bundle has no objects to compare with, so nothing flags them.")  # fmt: skip
+    lines[0] += (
+        "`surprise_percentile` and the flag UNFAMILIAR do."
+        if (folder / REFERENCE).is_dir()
+        else "this bundle has no objects to compare with, so nothing flags them."
+    )
     lines.append("No value outside of the ranges above can be predicted. One that is given is clipped, and flagged.")
     if about["sequence"]["order"] == "fixed":
         lines.append("It was trained in one order, and answers only what stands behind what is given.")
@@ -125,8 +154,11 @@ def _limits(about: Mapping[str, Any], folder: Path) -> str:
     else:
         beaten = [f"{name} ({baseline})" for name, baseline in judged["loses"]]
         lines += [f"Worse than a simple baseline in: {', '.join(beaten)}."] if beaten else []
-        off = [f"{name} ({100 * c['coverage_68']:.0f} %)" for name, c in judged["columns"].items()
-               if c["coverage_68"] is not None and abs(c["coverage_68"] - 0.68) > 0.1]  # fmt: skip
+        off = [
+            f"{name} ({100 * c['coverage_68']:.0f} %)"
+            for name, c in judged["columns"].items()
+            if c["coverage_68"] is not None and abs(c["coverage_68"] - 0.68) > 0.1
+        ]
         lines += [f"68 % intervals that hold more than 10 points more or less: {', '.join(off)}."] if off else []
         never = [name for name in about["asks"] if name not in judged["columns"]]
         lines += [f"Not judged: {', '.join(never)}."] if never else []
@@ -135,12 +167,15 @@ def _limits(about: Mapping[str, Any], folder: Path) -> str:
 
 def _files(folder: Path) -> str:
     said = {
-        "model.safetensors": "weights", "config.json": "settings, columns and units", "tokenizers": "codebooks",
-        "calibration.json": "corrections of the posteriors (`predict(…, calibration=\"conformal\")`)",
+        "model.safetensors": "weights",
+        "config.json": "settings, columns and units",
+        "tokenizers": "codebooks",
+        "calibration.json": 'corrections of the posteriors (`predict(…, calibration="conformal")`)',
         REFERENCE: "tokens of validation objects, without ids and values, for the familiarity",
         EXAMPLES: "objects with their answers, which `load(…, check=True)` asks again",
-        "judgement": "figures and plots", "CITATION.cff": "how to cite it",
-    }  # fmt: skip
+        "judgement": "figures and plots",
+        "CITATION.cff": "how to cite it",
+    }
     lines = [f"- `{name}`: {text}" for name, text in said.items() if (folder / name).exists() or name == "CITATION.cff"]
     return "## Files\n\nNothing here is executed; `manifest.json` has the SHA-256 of every file.\n\n" + "\n".join(lines)
 
@@ -151,11 +186,14 @@ def citation(about: Mapping[str, Any], authors: str | None) -> str:
 
     names = [name.strip() for name in (authors or "The authors of this model").split(";") if name.strip()]
     content = {
-        "cff-version": "1.2.0", "message": "If you use this model, please cite it as below.",
-        "title": about["title"], "type": "software", "authors": [{"name": name} for name in names],
+        "cff-version": "1.2.0",
+        "message": "If you use this model, please cite it as below.",
+        "title": about["title"],
+        "type": "software",
+        "authors": [{"name": name} for name in names],
         "version": str(about["fingerprint"]),
         "abstract": f"A model of the survey {about['survey']}, trained with astromodal {__version__}.",
-    }  # fmt: skip
+    }
     if about.get("ended"):
         content["date-released"] = str(about["ended"])[:10]
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

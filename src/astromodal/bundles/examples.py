@@ -100,8 +100,11 @@ def replay(model: Model, folder: Path) -> int:
     for name, values in expected.items():
         other = found.get(name)
         if other is None or other.shape != values.shape:
-            raise ArtifactError(f"an answer {name} of shape {values.shape}", got=None if other is None else other.shape,
-                                where=folder / FILE)  # fmt: skip
+            raise ArtifactError(
+                f"an answer {name} of shape {values.shape}",
+                got=None if other is None else other.shape,
+                where=folder / FILE,
+            )
         if values.dtype.kind not in "fiu":
             continue
         spread = expected.get(f"{name.rpartition('_')[0]}_std", values)
@@ -112,8 +115,12 @@ def replay(model: Model, folder: Path) -> int:
         if not same.all():
             row = int(np.argwhere(~same)[0][0])
             repair = "install the versions of the packages that config.json has"
-            raise ArtifactError(f"{name} of example {row} to be {values[~same][0]:.6g}", got=f"{other[~same][0]:.6g}",
-                                where=folder / FILE, repair=repair)  # fmt: skip
+            raise ArtifactError(
+                f"{name} of example {row} to be {values[~same][0]:.6g}",
+                got=f"{other[~same][0]:.6g}",
+                where=folder / FILE,
+                repair=repair,
+            )
     return rows.num_rows
 
 

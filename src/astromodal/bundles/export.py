@@ -47,9 +47,16 @@ LOG = logging.getLogger("astromodal")
 
 
 def export(
-    run: str | Path, to: str | Path | None = None, *, judgement: str | Path | None = None, examples: bool = True,
-    reference: int = N_OBJECTS, title: str | None = None, authors: str | None = None, license: str | None = None,
-) -> Path:  # fmt: skip
+    run: str | Path,
+    to: str | Path | None = None,
+    *,
+    judgement: str | Path | None = None,
+    examples: bool = True,
+    reference: int = N_OBJECTS,
+    title: str | None = None,
+    authors: str | None = None,
+    license: str | None = None,
+) -> Path:
     """Write the bundle of a run of ``train_lm.py``; returns its folder, or file.
 
     Args:
@@ -71,8 +78,12 @@ def export(
     run_dir = next(p for p in weights.resolve().parents[:2] if (p / "run.json").is_file())
     for modality in MODALITIES.outside():
         if modality in model.trained.tokenizers:
-            raise ConfigError("built-in modalities: a bundle holds no code", got=modality,
-                              where=run, repair="give away run, tokenizers and plugin")  # fmt: skip
+            raise ConfigError(
+                "built-in modalities: a bundle holds no code",
+                got=modality,
+                where=run,
+                repair="give away run, tokenizers and plugin",
+            )
     found = find_judgement(run_dir, model.trained.fingerprint, None if judgement is None else Path(judgement))
     if found is None:
         LOG.warning("not judged: the card has no figures; run python evaluate.py first, or name a judgement")
@@ -113,8 +124,12 @@ def _put(new: Path, folder: Path, old: Path) -> None:
 def _check_place(folder: Path) -> None:
     ours = is_bundle(folder) or is_archive(folder)
     if folder.exists() and not ours and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError("a new folder, an empty one, or a bundle to be replaced", got="something else", where=folder,
-                          repair="--to another folder")  # fmt: skip
+        raise ConfigError(
+            "a new folder, an empty one, or a bundle to be replaced",
+            got="something else",
+            where=folder,
+            repair="--to another folder",
+        )
 
 
 def _write(model: Model, new: Path, judgement: Path | None, examples: bool, reference: int) -> None:

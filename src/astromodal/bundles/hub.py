@@ -40,8 +40,9 @@ def _package() -> Any:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise ConfigError("the package huggingface_hub, for hf://", got="none",
-                          repair="pip install 'astromodal[hub]'") from error  # fmt: skip
+        raise ConfigError(
+            "the package huggingface_hub, for hf://", got="none", repair="pip install 'astromodal[hub]'"
+        ) from error
     return huggingface_hub
 
 
@@ -55,8 +56,9 @@ def _one_line(what: str) -> Iterator[None]:
     except Exception as error:  # its own classes differ between versions
         text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
         repair = "check the name, the revision, the network and the login"
-        raise ArtifactMissingError(f"{what} on the hub", got=f"{type(error).__name__}: {text[:200]}",
-                                   repair=repair) from error  # fmt: skip
+        raise ArtifactMissingError(
+            f"{what} on the hub", got=f"{type(error).__name__}: {text[:200]}", repair=repair
+        ) from error
 
 
 def _endpoint() -> str | None:
@@ -115,6 +117,11 @@ def upload(folder: Path, repository: str, *, private: bool = False) -> str:
     with _one_line(f"a place for {repository}"):
         api = hub.HfApi(endpoint=_endpoint())
         api.create_repo(repository, private=private, exist_ok=True)
-        done = api.upload_folder(repo_id=repository, folder_path=folder, revision=revision, allow_patterns=names,
-                                 commit_message="A model exported by astromodal")  # fmt: skip
+        done = api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            revision=revision,
+            allow_patterns=names,
+            commit_message="A model exported by astromodal",
+        )
     return str(getattr(done, "commit_url", repository))

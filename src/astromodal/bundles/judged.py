@@ -26,8 +26,9 @@ def find_judgement(run_dir: Path, fingerprint: str, chosen: Path | None = None) 
     if chosen is not None:
         folder = next((p for p in (chosen, chosen / FOLDER) if (p / FILE).is_file()), None)
         if folder is None:
-            raise ArtifactMissingError(f"a judgement ({FILE})", got="none", where=chosen,
-                                       repair="run python evaluate.py")  # fmt: skip
+            raise ArtifactMissingError(
+                f"a judgement ({FILE})", got="none", where=chosen, repair="run python evaluate.py"
+            )
         if (own := _model_of(folder.parent)) not in (None, fingerprint):
             raise ArtifactError(f"a judgement of the weights {fingerprint}", got=f"one of {own}", where=folder)
         return folder
@@ -58,25 +59,39 @@ def judged_figures(folder: Path) -> dict[str, Any]:
         crps = {key: values["crps"] for key, values in against.items() if values.get("crps") is not None}
         best = min(crps, key=crps.__getitem__, default=None)
         columns[name] = {
-            "unit": found.get("unit", ""), "n": found.get("n"),
+            "unit": found.get("unit", ""),
+            "n": found.get("n"),
             **{key: _value(figures.get(key)) for key in ("mae", "rmse", "r2")},
             **{key: _value(spread.get(key)) for key in ("crps", "coverage_68", "coverage_95")},
-            "best_baseline": best, "baseline_crps": crps.get(best),
+            "best_baseline": best,
+            "baseline_crps": crps.get(best),
             **{key: _value(found.get("photo_z", {}).get(key)) for key in ("sigma_nmad", "outlier_fraction")},
-        }  # fmt: skip
+        }
     loses = sorted({(entry["column"], entry["against"]) for entry in whole.get("loses", [])})
     return {
-        "split": whole.get("split"), "n_judged": whole.get("n_judged"), "given": whole.get("given_as_asked"),
-        "score": (whole.get("score") or {}).get("value"), "columns": columns, "loses": [list(pair) for pair in loses],
-    }  # fmt: skip
+        "split": whole.get("split"),
+        "n_judged": whole.get("n_judged"),
+        "given": whole.get("given_as_asked"),
+        "score": (whole.get("score") or {}).get("value"),
+        "columns": columns,
+        "loses": [list(pair) for pair in loses],
+    }
 
 
 def _value(figure: Any) -> float | None:
     return figure.get("value") if isinstance(figure, Mapping) else figure
 
 
-HEADER = ("column", "unit", "objects", "mean absolute error", "CRPS", "best baseline", "its CRPS",
-          "68 % interval holds")  # fmt: skip
+HEADER = (
+    "column",
+    "unit",
+    "objects",
+    "mean absolute error",
+    "CRPS",
+    "best baseline",
+    "its CRPS",
+    "68 % interval holds",
+)
 
 
 def figure_rows(judged: Mapping[str, Any]) -> list[tuple[Any, ...]]:

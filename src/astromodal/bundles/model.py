@@ -35,8 +35,16 @@ if TYPE_CHECKING:
     from ..tokens.store import FieldTokens
 
 QUANTILES = (0.16, 0.5, 0.84)
-OPTIONS = ("any_order", "posterior", "n_samples", "temperature", "top_p", "unfamiliar_above", "calibration",
-           "batch_size")  # fmt: skip
+OPTIONS = (
+    "any_order",
+    "posterior",
+    "n_samples",
+    "temperature",
+    "top_p",
+    "unfamiliar_above",
+    "calibration",
+    "batch_size",
+)
 _NOT_SHOWN = ("field", "split")  # columns of a catalogue that say where in a survey an object stands
 
 
@@ -77,10 +85,17 @@ class Model:
     # ------------------------------------------------------------------------------------ asking
 
     def predict(
-        self, table: Any, predict: Sequence[str] | str | None = None, given: Sequence[str] | str | None = None,
-        quantiles: Sequence[float] = QUANTILES, *, familiarity: bool | None = None, seed: int = 0,
-        field: str | None = None, **options: Any,
-    ) -> Any:  # fmt: skip
+        self,
+        table: Any,
+        predict: Sequence[str] | str | None = None,
+        given: Sequence[str] | str | None = None,
+        quantiles: Sequence[float] = QUANTILES,
+        *,
+        familiarity: bool | None = None,
+        seed: int = 0,
+        field: str | None = None,
+        **options: Any,
+    ) -> Any:
         """What the model expects of ``predict``, given what a table has of ``given``, in the survey's units.
 
         Args:
@@ -106,9 +121,14 @@ class Model:
         return self._ask(table, settings, seed, field, familiarity)
 
     def embed(
-        self, table: Any, how: Sequence[str] | str = "mean", given: Sequence[str] | str | None = None, *,
-        field: str | None = None, **options: Any,
-    ) -> Any:  # fmt: skip
+        self,
+        table: Any,
+        how: Sequence[str] | str = "mean",
+        given: Sequence[str] | str | None = None,
+        *,
+        field: str | None = None,
+        **options: Any,
+    ) -> Any:
         """Hidden states behind what is given: ``embedding_mean`` over its tokens and, or, ``embedding_last``.
 
         Args, Raises: as :meth:`predict`; ``how``: ``mean``, ``last``, or both.
@@ -156,8 +176,12 @@ class Model:
     def _settings(self, options: Mapping[str, Any], **asked: Any) -> EvaluateConfig:
         for name, value in options.items():
             if name not in OPTIONS:
-                raise ConfigError(f"an option among {', '.join(OPTIONS)}", got=name, where="predict",
-                                  repair=nearest(name, list(OPTIONS)))  # fmt: skip
+                raise ConfigError(
+                    f"an option among {', '.join(OPTIONS)}",
+                    got=name,
+                    where="predict",
+                    repair=nearest(name, list(OPTIONS)),
+                )
             check_value(f"evaluate.{name}", value)
         settings = typed(EvaluateConfig, {**options, **asked}, "predict")
         check_evaluate(settings)

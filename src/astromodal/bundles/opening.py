@@ -59,8 +59,12 @@ def load(
         model.home = home
     else:
         if check:
-            raise ArtifactError("a bundle, which has example rows, for check=True", got="a run or nothing",
-                                where=source, repair=f"{program()} export {source}")  # fmt: skip
+            raise ArtifactError(
+                "a bundle, which has example rows, for check=True",
+                got="a run or nothing",
+                where=source,
+                repair=f"{program()} export {source}",
+            )
         return open_run(Path(source), machine)
     if check:
         LOG.info("%d example rows are answered as they were", replay(model, folder))
@@ -72,8 +76,12 @@ def open_run(source: Path, hardware: HardwareConfig) -> Model:
     weights = find_weights(str(source), ".")
     folder = run_folder(weights)
     if folder is None or not (folder / "config.json").is_file():
-        raise ArtifactMissingError("config.json of the run beside the weights", got="none", where=weights.parent,
-                                   repair="give the run directory itself")  # fmt: skip
+        raise ArtifactMissingError(
+            "config.json of the run beside the weights",
+            got="none",
+            where=weights.parent,
+            repair="give the run directory itself",
+        )
     config = read_mapping(folder / "config.json")
     data = typed(DataConfig, config.get("data"), folder / "config.json", ("name",))
     if data.images is not None and data.images.zero_point_file:

@@ -46,9 +46,14 @@ class RowEncoder:
     """
 
     def __init__(
-        self, trained: TrainedModel, data: DataConfig, field: str | None, log: logging.Logger,
-        named: Iterable[str] = (), asked: Iterable[str] = (),
-    ) -> None:  # fmt: skip
+        self,
+        trained: TrainedModel,
+        data: DataConfig,
+        field: str | None,
+        log: logging.Logger,
+        named: Iterable[str] = (),
+        asked: Iterable[str] = (),
+    ) -> None:
         if data.images is not None and data.images.zero_point_file and field is None and trained.tokenizers.image:
             raise DataError("field=…, whose zero points hold", got="none", where=data.images.zero_point_file)
         self.data, self.log = data, log
@@ -108,16 +113,20 @@ class RowEncoder:
         others = {_plain(name): name for name in source.names if name not in wanted}
         for name in absent:
             if _plain(name) in others:
-                raise DataError(f"column {name}", got=others[_plain(name)], where=WHERE,
-                                repair=f"rename it to {name}")  # fmt: skip
+                raise DataError(f"column {name}", got=others[_plain(name)], where=WHERE, repair=f"rename it to {name}")
         lacking = [name for name, columns in self._sources.items() if not set(columns) & set(there)]
         if len(lacking) == len(self._sources):
-            raise DataError(f"some of the survey's columns ({_few(absent)})", got=_few(source.names) or "none",
-                            where=WHERE)  # fmt: skip
+            raise DataError(
+                f"some of the survey's columns ({_few(absent)})", got=_few(source.names) or "none", where=WHERE
+            )
         for name in self._named:
             if name in lacking:
-                raise DataError(f"column {_few(self._sources[name])}, as {name} is to be given", got="none",
-                                where=WHERE, repair=_near(self._sources[name], source.names))  # fmt: skip
+                raise DataError(
+                    f"column {_few(self._sources[name])}, as {name} is to be given",
+                    got="none",
+                    where=WHERE,
+                    repair=_near(self._sources[name], source.names),
+                )
         self._say(tuple(name for name in absent if name not in self._unasked), source.names)
         return there
 
@@ -126,8 +135,12 @@ class RowEncoder:
             self._said.add(absent)
             near = _near(absent, [name for name in names if name not in self._kinds])
             ids = " (objects are numbered, and drawn for, by row)" if self.data.id_column in absent else ""
-            self.log.warning("not in the table, and so missing for every object%s: %s%s", ids, _few(absent, 12),
-                             f"; {near}" if near else "")  # fmt: skip
+            self.log.warning(
+                "not in the table, and so missing for every object%s: %s%s",
+                ids,
+                _few(absent, 12),
+                f"; {near}" if near else "",
+            )
 
 
 class _AsCube:

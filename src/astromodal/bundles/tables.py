@@ -224,8 +224,9 @@ def as_array(values: Any, name: str) -> pa.Array:
             return one_array(as_arrow(values, None if mask is None else np.asarray(mask, bool)))
         return one_array(pa.array(values, from_pandas=True))
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise DataError("a column of numbers, or of lists of numbers", got=str(error).split("\n")[0][:200],
-                        where=f"column {name}") from error  # fmt: skip
+        raise DataError(
+            "a column of numbers, or of lists of numbers", got=str(error).split("\n")[0][:200], where=f"column {name}"
+        ) from error
 
 
 def arrays_of(answer: pa.Table) -> dict[str, np.ndarray]:

@@ -17,8 +17,12 @@ from ..files.torch_files import check_finite
 from .base import CODECS, Codec, build_codec
 
 MAX_VALUES = 1 << 26  # of an array: 12 bands of 2300 x 2300 pixels; and of the pixels of a spectrum times the width
-_LAYERS = {"autoencoder": ("n_blocks",), "vae": ("n_blocks",), "ternary_vae": ("n_blocks",),
-           "masked_autoencoder": ("n_layers", "decoder_layers")}  # fmt: skip
+_LAYERS = {
+    "autoencoder": ("n_blocks",),
+    "vae": ("n_blocks",),
+    "ternary_vae": ("n_blocks",),
+    "masked_autoencoder": ("n_layers", "decoder_layers"),
+}
 
 
 def codec_with_weights(values: Any, state: Any, where: object) -> Codec:
@@ -30,8 +34,12 @@ def codec_with_weights(values: Any, state: Any, where: object) -> Codec:
     """
     named = isinstance(state, Mapping) and all(isinstance(value, Tensor) for value in state.values())
     if not isinstance(values, Mapping) or not isinstance(values.get("config"), Mapping) or not named:
-        raise ArtifactError("a saved codec with name, array_shape, config and weights", got="something else",
-                            where=where, repair="fit the tokenizer again")  # fmt: skip
+        raise ArtifactError(
+            "a saved codec with name, array_shape, config and weights",
+            got="something else",
+            where=where,
+            repair="fit the tokenizer again",
+        )
     config, shape = _settings(values, state, where)
     try:
         with torch.device("meta"):  # shapes without values
@@ -43,8 +51,12 @@ def codec_with_weights(values: Any, state: Any, where: object) -> Codec:
     found = {name: tuple(value.shape) for name, value in state.items()}
     if expected != found:
         odd = next(name for name in sorted({*expected, *found}, key=str) if expected.get(name) != found.get(name))
-        raise ArtifactError(f"weights that fit the saved codec ({odd}: {expected.get(odd, 'none')})",
-                            got=found.get(odd, "none"), where=where, repair="fit the tokenizer again")  # fmt: skip
+        raise ArtifactError(
+            f"weights that fit the saved codec ({odd}: {expected.get(odd, 'none')})",
+            got=found.get(odd, "none"),
+            where=where,
+            repair="fit the tokenizer again",
+        )
     check_finite(state, where)
     codec = build_codec(config, shape)
     codec.load_state_dict(dict(state))

@@ -123,6 +123,8 @@ class LatentUse:
         if self.n_collapsed == PATIENCE:  # before, training may just not have come to it yet
             _log.warning(
                 "posterior collapse: none of %d latents depends on the data (KL %.3g nats per object); "
-                "lower beta, raise free_bits, or warm the KL term up over more steps", self.n_units, kl,
-            )  # fmt: skip
+                "lower beta, raise free_bits, or warm the KL term up over more steps",
+                self.n_units,
+                kl,
+            )
         return {"kl": kl, "active_units": float(active)}

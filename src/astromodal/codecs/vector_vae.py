@@ -51,8 +51,11 @@ class VariationalAutoencoder(nn.Module):
         likelihood: Likelihood | str = Likelihood.bernoulli,
     ) -> None:
         super().__init__()
-        sizes = {"input_dimension": input_dimension, "latent_dimension": latent_dimension,
-                 "hidden_dimension": hidden_dimension}  # fmt: skip
+        sizes = {
+            "input_dimension": input_dimension,
+            "latent_dimension": latent_dimension,
+            "hidden_dimension": hidden_dimension,
+        }
         for name, value in sizes.items():
             if value < 1:
                 raise ConfigError(f"{name} of 1 or more", got=value, where="VariationalAutoencoder")
@@ -149,8 +152,11 @@ class VectorObjective(nn.Module):
         """Refuse what has no likelihood: NaN, infinity, and outside of [0, 1] for Bernoulli."""
         low, high = (float(v) for v in torch.aminmax(x))  # NaN comes through
         if self.model.likelihood == Likelihood.bernoulli and not (low >= 0 and high <= 1):
-            raise DataError("input in [0, 1] for a Bernoulli likelihood", got=f"values from {low:g} to {high:g}",
-                            repair="scale or binarise the data, or likelihood='gaussian'")  # fmt: skip
+            raise DataError(
+                "input in [0, 1] for a Bernoulli likelihood",
+                got=f"values from {low:g} to {high:g}",
+                repair="scale or binarise the data, or likelihood='gaussian'",
+            )
         if not (abs(low) < float("inf") and abs(high) < float("inf")):
             raise DataError("finite input", got=f"values from {low:g} to {high:g}")
 

@@ -109,5 +109,8 @@ def _check_baseline(found: Sequence[Cohort], baseline: str | None) -> None:
 
     names = [group.name for cohort in found for group in cohort.groups]
     if baseline is not None and names and not any(find_reference(cohort, baseline) for cohort in found):
-        raise ConfigError("--baseline to be a finished run (name, id or folder)", got=baseline,
-                          repair=f"for example {', '.join(names[:6])}")  # fmt: skip
+        raise ConfigError(
+            "--baseline to be a finished run (name, id or folder)",
+            got=baseline,
+            repair=f"for example {', '.join(names[:6])}",
+        )

@@ -10,14 +10,25 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     parser.add_argument("run", type=Path, metavar="RUN", help="directory of a run of train_lm.py")
-    parser.add_argument("--to", type=Path, metavar="FOLDER",
-                        help="a folder, or one file ….zip; default bundles/<survey>-<run id>")  # fmt: skip
-    parser.add_argument("--judgement", type=Path, metavar="FOLDER",
-                        help="whose figures the card shows; default: the newest of these weights")  # fmt: skip
-    parser.add_argument("--no-examples", action="store_true",
-                        help="leave out example rows, which are objects of the survey")  # fmt: skip
-    parser.add_argument("--reference", type=int, metavar="N", default=1000,
-                        help="validation objects whose tokens are put in, for the familiarity; 0: none")  # fmt: skip
+    parser.add_argument(
+        "--to", type=Path, metavar="FOLDER", help="a folder, or one file ….zip; default bundles/<survey>-<run id>"
+    )
+    parser.add_argument(
+        "--judgement",
+        type=Path,
+        metavar="FOLDER",
+        help="whose figures the card shows; default: the newest of these weights",
+    )
+    parser.add_argument(
+        "--no-examples", action="store_true", help="leave out example rows, which are objects of the survey"
+    )
+    parser.add_argument(
+        "--reference",
+        type=int,
+        metavar="N",
+        default=1000,
+        help="validation objects whose tokens are put in, for the familiarity; 0: none",
+    )
     parser.add_argument("--title", help="of the card and the citation")
     parser.add_argument("--authors", metavar="NAMES", help="of the citation, separated by semicolons")
     parser.add_argument("--license", help="of the card, as hubs write it: cc-by-4.0")
@@ -36,9 +47,15 @@ def run(options: argparse.Namespace) -> None:
     from ..bundles.export import export
 
     folder = export(
-        options.run, options.to, judgement=options.judgement, examples=not options.no_examples,
-        reference=options.reference, title=options.title, authors=options.authors, license=options.license,
-    )  # fmt: skip
+        options.run,
+        options.to,
+        judgement=options.judgement,
+        examples=not options.no_examples,
+        reference=options.reference,
+        title=options.title,
+        authors=options.authors,
+        license=options.license,
+    )
     say(f"bundle in {folder}")
     say(f"in Python: astromodal.load({str(folder)!r}, check=True).explain()")
     if options.push is not None:

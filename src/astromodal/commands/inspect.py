@@ -24,8 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="file, folder or HATS catalogue")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the proposal, say to conf/data/mine.yaml")
     parser.add_argument("--force", action="store_true", help="with --write: in place of a file that is there")
-    parser.add_argument("--layout", default="auto", choices=("auto", "files", "folders", "hats"),
-                        help="how the files are arranged, where that can be taken in two ways")  # fmt: skip
+    parser.add_argument(
+        "--layout",
+        default="auto",
+        choices=("auto", "files", "folders", "hats"),
+        help="how the files are arranged, where that can be taken in two ways",
+    )
     parser.add_argument("--hdu", help="extension of FITS files with the table (default: the first table)")
     parser.add_argument("--rows", type=int, default=4000, help="rows to look at, over all fields (default 4000)")
 

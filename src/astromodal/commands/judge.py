@@ -79,6 +79,7 @@ def _baselines(names: str) -> list[Baseline]:
     known = [baseline.value for baseline in Baseline]
     for name in names.split(","):
         if name not in known:
-            raise ConfigError(f"baselines among {', '.join(known)}", got=name, where="--baselines",
-                              repair=nearest(name, known))  # fmt: skip
+            raise ConfigError(
+                f"baselines among {', '.join(known)}", got=name, where="--baselines", repair=nearest(name, known)
+            )
     return [Baseline(name) for name in names.split(",")]

@@ -57,8 +57,12 @@ def run(options: argparse.Namespace) -> None:
         labels = options.label.split(",")
         say(probe_run(options.run, labels, folder, given, chosen, hardware, options.store, options.embed_all))
     elif given is not None:
-        raise ConfigError("--fitted without --given", got="both", where="command line",
-                          repair="leave --given out: the file says what the model was shown")  # fmt: skip
+        raise ConfigError(
+            "--fitted without --given",
+            got="both",
+            where="command line",
+            repair="leave --given out: the file says what the model was shown",
+        )
     else:
         say(embed_run(options.run, options.fitted, folder, hardware, options.store, chosen.batch_size))
     say(f"written to {folder}")

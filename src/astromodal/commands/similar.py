@@ -15,8 +15,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="run directory of evaluate.py, folder of probes, or file")
     parser.add_argument("--ids", required=True, help="objects, separated by commas")
     parser.add_argument("--k", type=int, default=10)
-    parser.add_argument("--embedding", default="mean", metavar="KIND",
-                        help="mean (default), last, attention, or attention_LABEL of several")  # fmt: skip
+    parser.add_argument(
+        "--embedding",
+        default="mean",
+        metavar="KIND",
+        help="mean (default), last, attention, or attention_LABEL of several",
+    )
 
 
 def run(options: argparse.Namespace) -> None:

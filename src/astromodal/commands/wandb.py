@@ -21,8 +21,12 @@ FAILED = "what was sent is known"  # said with an error
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    replay = commands.add_parser("replay", help="send runs from their directories", description=__doc__,
-                                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    replay = commands.add_parser(
+        "replay",
+        help="send runs from their directories",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     replay.add_argument("paths", type=Path, nargs="+", metavar="RUNS", help="run directories, or folders with some")
     replay.add_argument("--offline", action="store_true", help="write records for `wandb sync`, in <run>/replay")
     replay.add_argument("--project", help="another project than the run's configuration says")
@@ -31,8 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--again", action="store_true", help="send everything once more, as a run with an id of its own"
     )
     replay.add_argument("--running", action="store_true", help="also runs that are still running: what there is")
-    view = commands.add_parser("workspace", help="a saved view that compares the runs of a project",
-                               description="The comparisons of the report page as a saved view.")  # fmt: skip
+    view = commands.add_parser(
+        "workspace",
+        help="a saved view that compares the runs of a project",
+        description="The comparisons of the report page as a saved view.",
+    )
     view.add_argument("--entity", required=True, help="user or team")
     view.add_argument("--project", default="astromodal", help="default astromodal")
     view.add_argument("--name", default="Comparing runs", help="of the view")

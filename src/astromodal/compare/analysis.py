@@ -32,8 +32,18 @@ class Analysis:
     def header(self) -> tuple[str, ...]:
         errors = [m for m in MODALITIES if any(g.mean_of(f"val/error_{m}") is not None for g in self.cohort.groups)]
         others = [name for name in ("val/ce", *(f"val/error_{m}" for m in errors)) if name != self.cohort.metric]
-        return ("configuration", "#", "seeds", self.cohort.metric, "± seeds", "difference", VERDICT, *others,
-                "best step", "ms/step")  # fmt: skip
+        return (
+            "configuration",
+            "#",
+            "seeds",
+            self.cohort.metric,
+            "± seeds",
+            "difference",
+            VERDICT,
+            *others,
+            "best step",
+            "ms/step",
+        )
 
     def rows(self) -> list[tuple[Any, ...]]:
         """One per configuration, the best first, under :meth:`header`."""
@@ -43,12 +53,20 @@ class Analysis:
         for rank, group in enumerate(self.cohort.groups, 1):
             d = found.get(id(group))
             steps = sorted({run.best_step for run in group.runs.values() if run.best_step is not None})
-            rows.append((
-                group.name, rank, len(group.runs), group.mean, group.spread, None if d is None else d.mean,
-                d.verdict if d else "reference", *(group.mean_of(name) for name in others),
-                "-".join(f"{step:g}" for step in dict.fromkeys((steps[0], steps[-1]))) if steps else None,
-                group.mean_median("perf/step_ms"),
-            ))  # fmt: skip
+            rows.append(
+                (
+                    group.name,
+                    rank,
+                    len(group.runs),
+                    group.mean,
+                    group.spread,
+                    None if d is None else d.mean,
+                    d.verdict if d else "reference",
+                    *(group.mean_of(name) for name in others),
+                    "-".join(f"{step:g}" for step in dict.fromkeys((steps[0], steps[-1]))) if steps else None,
+                    group.mean_median("perf/step_ms"),
+                )
+            )
         return rows
 
     def text(self, limit: int = 30) -> str:

@@ -80,8 +80,12 @@ def code(run: Run) -> dict[str, Any]:
     """Revision, uncommitted changes, versions of the packages, number of processes."""
     git, versions = run.record.get("git"), run.record.get("versions")
     git, versions = (value if isinstance(value, Mapping) else {} for value in (git, versions))
-    return {"git revision": git.get("revision"), "git dirty": git.get("dirty"), **versions,
-            "processes": run.record.get("world_size")}  # fmt: skip
+    return {
+        "git revision": git.get("revision"),
+        "git dirty": git.get("dirty"),
+        **versions,
+        "processes": run.record.get("world_size"),
+    }
 
 
 def metric_rows(a: Run, b: Run) -> list[tuple[Any, ...]]:
@@ -94,11 +98,16 @@ def metric_rows(a: Run, b: Run) -> list[tuple[Any, ...]]:
     if not names:
         common = [key for key in a.summary if a.metric(key) is not None and b.metric(key) is not None]
         rows = [(name, *_pair(a.metric(name), b.metric(name)), None, None, None) for name in common]
-    rows += [(name, *_pair(x, y), None, None, None) for name, x, y in (
-        ("best step", a.best_step, b.best_step), ("steps", a.steps, b.steps),
-        ("seconds", total_seconds(a), total_seconds(b)),
-        ("ms per step", a.median_of("perf/step_ms"), b.median_of("perf/step_ms")),
-    ) if x is not None or y is not None]  # fmt: skip
+    rows += [
+        (name, *_pair(x, y), None, None, None)
+        for name, x, y in (
+            ("best step", a.best_step, b.best_step),
+            ("steps", a.steps, b.steps),
+            ("seconds", total_seconds(a), total_seconds(b)),
+            ("ms per step", a.median_of("perf/step_ms"), b.median_of("perf/step_ms")),
+        )
+        if x is not None or y is not None
+    ]
     return rows
 
 

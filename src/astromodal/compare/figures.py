@@ -86,8 +86,17 @@ def draw_pareto(name: str, cohort: Cohort) -> str | None:
         front = pareto_front(points)
         axis.scatter(points[:, 0], points[:, 1], c=colours, s=26, zorder=2)
         line = points[front][np.argsort(points[front][:, 0])]
-        axis.plot(*line.T, color=ACCENT, lw=1, ls="--", marker="o", ms=9, mfc="none", zorder=3,
-                  label=f"Pareto front ({front.sum()} of {np.isfinite(points).all(1).sum()})")  # fmt: skip
+        axis.plot(
+            *line.T,
+            color=ACCENT,
+            lw=1,
+            ls="--",
+            marker="o",
+            ms=9,
+            mfc="none",
+            zorder=3,
+            label=f"Pareto front ({front.sum()} of {np.isfinite(points).all(1).sum()})",
+        )
         for i in np.flatnonzero(front)[:4]:
             axis.annotate(f"#{i + 1}", points[i], xytext=(5, 5), textcoords="offset points", fontsize=7)
         axis.set(xlabel=f"val/error_{modality} (of the variance)", ylabel="val/ce [nats]")

@@ -44,8 +44,15 @@ def draw_parallel(name: str, cohort: Cohort) -> str | None:
     for x, marks in enumerate(ticks):
         plot.axvline(x, color=INK, lw=0.8)
         for height, text in marks:
-            plot.annotate(text, (x, height), xytext=(3, 0), textcoords="offset points", fontsize=7, va="center",
-                          bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 0.6})  # fmt: skip
+            plot.annotate(
+                text,
+                (x, height),
+                xytext=(3, 0),
+                textcoords="offset points",
+                fontsize=7,
+                va="center",
+                bbox={"fc": "white", "ec": "none", "alpha": 0.75, "pad": 0.6},
+            )
     plot.axvline(len(axes), color=INK, lw=0.8)
     labels = [clean(axis.label, 44).replace(" (", "\n(") for axis in axes]
     plot.set_xticks(range(heights.shape[1]), [*labels, clean(cohort.metric, 26)], fontsize=7.5)

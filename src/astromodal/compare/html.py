@@ -52,22 +52,28 @@ def write_page(path: Path, ledger: Ledger, analyses: Sequence[Analysis], metric:
 def page(ledger: Ledger, analyses: Sequence[Analysis], metric: str, sources: Sequence[str]) -> str:
     """The page as text."""
     ranked = [a for a in analyses if a.cohort.groups]
-    parts = [f"<h1>Comparison of runs by {_text(metric)}</h1>",
-             f'<p class="quiet">{len(ledger.runs)} runs and {len(ledger.skipped)} directories that cannot be used, '
-             f"below {_text(', '.join(sources))}; {_text(utc_now()[:16])} UTC. Everything is in ledger.csv and "
-             "ledger.parquet beside this page.</p>"]  # fmt: skip
+    parts = [
+        f"<h1>Comparison of runs by {_text(metric)}</h1>",
+        f'<p class="quiet">{len(ledger.runs)} runs and {len(ledger.skipped)} directories that cannot be used, '
+        f"below {_text(', '.join(sources))}; {_text(utc_now()[:16])} UTC. Everything is in ledger.csv and "
+        "ledger.parquet beside this page.</p>",
+    ]
     if len(ranked) > 1:
-        parts.append(f"<p><strong>The runs fall into {len(ranked)} groups that may not be compared with each other: "
-                     "they were judged on different data or tokens (fingerprints).</strong> Each is ranked "
-                     "alone.</p>")  # fmt: skip
+        parts.append(
+            f"<p><strong>The runs fall into {len(ranked)} groups that may not be compared with each other: "
+            "they were judged on different data or tokens (fingerprints).</strong> Each is ranked "
+            "alone.</p>"
+        )
     if not ranked:
         parts.append(f"<p>No finished run has {_text(metric)}.</p>")
     parts += [_section(number, analysis) for number, analysis in enumerate(ranked, 1)]
     parts += [_unranked(analyses), _ledger(ledger, metric), _skipped(ledger)]
     body = "\n".join(part for part in parts if part)
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Runs by {_text(metric)}</title>\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<style>{CSS}</style></head>\n<body>\n{body}\n</body></html>\n")  # fmt: skip
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Runs by {_text(metric)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{CSS}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
 
 
 def _section(number: int, analysis: Analysis) -> str:
@@ -87,30 +93,41 @@ def _figures(prefix: str, a: Analysis) -> list[tuple[str, str | None, str]]:
     """Title, drawing and explanation of each figure."""
     cohort, entries = a.cohort, []
     if a.reference is not None:
-        entries.append((
-            "Differences", draw_differences(f"{prefix}d", cohort, a.differences, a.reference),
-            "Solid: over the seeds (Student's t). Dotted, square: over the held-out objects (paired bootstrap; mean "
-            "over objects, which weighs positions otherwise than the metric). A difference counts if no interval "
-            "contains 0.",
-        ))  # fmt: skip
+        entries.append(
+            (
+                "Differences",
+                draw_differences(f"{prefix}d", cohort, a.differences, a.reference),
+                "Solid: over the seeds (Student's t). Dotted, square: over the held-out objects (paired bootstrap; "
+                "mean over objects, which weighs positions otherwise than the metric). A difference counts if no "
+                "interval contains 0.",
+            )
+        )
     entries += [
-        ("Cross-entropy against reconstruction", draw_pareto(f"{prefix}p", cohort),
-         "Each point is a configuration, the best by the metric in yellow. Lower left is better."),
+        (
+            "Cross-entropy against reconstruction",
+            draw_pareto(f"{prefix}p", cohort),
+            "Each point is a configuration, the best by the metric in yellow. Lower left is better.",
+        ),
         ("Swept keys", draw_parallel(f"{prefix}x", cohort), "Each line is a run; yellow is best."),
         ("Importance", draw_importance(f"{prefix}i", a.importance), a.importance.says if a.importance else ""),
         ("sample_k", draw_sample_k(f"{prefix}k", cohort), "Accuracy and cost against the number of sampled positions."),
         ("Gradient shares", draw_gradient_shares(f"{prefix}g", cohort), "What the gradient ledger measured."),
-        ("Curves", draw_curves(f"{prefix}c", cohort),
-         "Training losses are left out, because they contain the weights that were swept."),
-    ]  # fmt: skip
+        (
+            "Curves",
+            draw_curves(f"{prefix}c", cohort),
+            "Training losses are left out, because they contain the weights that were swept.",
+        ),
+    ]
     return entries
 
 
 def _figure(title: str, drawing: str | None, explanation: str) -> str:
     if drawing is None:
         return ""
-    return (f'<h3>{_text(title)}</h3><figure><div class="scroll">{drawing}</div>'
-            f"<figcaption>{_text(explanation)}</figcaption></figure>")  # fmt: skip
+    return (
+        f'<h3>{_text(title)}</h3><figure><div class="scroll">{drawing}</div>'
+        f"<figcaption>{_text(explanation)}</figcaption></figure>"
+    )
 
 
 def _configurations(cohort: Cohort) -> str:
@@ -128,8 +145,11 @@ def _unranked(analyses: Sequence[Analysis]) -> str:
     rows = [(run.label, a.cohort.title, why) for a in analyses for run, why in a.cohort.left_out]
     if not rows:
         return ""
-    return (f"<details><summary>Runs that are not ranked ({len(rows)})</summary>"
-            + _table(("run", "of", "because"), rows) + "</details>")  # fmt: skip
+    return (
+        f"<details><summary>Runs that are not ranked ({len(rows)})</summary>"
+        + _table(("run", "of", "because"), rows)
+        + "</details>"
+    )
 
 
 def _ledger(ledger: Ledger, metric: str) -> str:
@@ -138,12 +158,35 @@ def _ledger(ledger: Ledger, metric: str) -> str:
     rows = []
     for run in ledger.runs:
         row = run_row(run, keys)
-        rows.append((run.label, run.stage, run.status, run.seed, run.metric(metric), run.final.get(metric),
-                     *(row[key] for key in ("best_step", "steps", "seconds", "ms_per_step")),
-                     str(row["git_revision"])[:10], row["git_dirty"],
-                     *(row[f"config.{key}"] for key in keys)))  # fmt: skip
-    header = ("run", "stage", "status", "seed", f"best {metric}", f"final {metric}", "best step", "steps", "seconds",
-              "ms/step", "revision", "dirty", *keys)  # fmt: skip
+        rows.append(
+            (
+                run.label,
+                run.stage,
+                run.status,
+                run.seed,
+                run.metric(metric),
+                run.final.get(metric),
+                *(row[key] for key in ("best_step", "steps", "seconds", "ms_per_step")),
+                str(row["git_revision"])[:10],
+                row["git_dirty"],
+                *(row[f"config.{key}"] for key in keys),
+            )
+        )
+    header = (
+        "run",
+        "stage",
+        "status",
+        "seed",
+        f"best {metric}",
+        f"final {metric}",
+        "best step",
+        "steps",
+        "seconds",
+        "ms/step",
+        "revision",
+        "dirty",
+        *keys,
+    )
     return f"<h2>Ledger</h2>{_table(header, rows)}" if rows else ""
 
 

@@ -38,10 +38,14 @@ class Importance:
     def says(self) -> str:
         """The method in one sentence."""
         if self.method == SPREAD:
-            return (f"Fewer than {MIN_RUNS} runs: largest minus smallest of the means per value of each key, in units "
-                    "of the metric; keys that vary together share it.")  # fmt: skip
-        text = (f"Random forest, permutation importance on runs held out of its fit: growth of the squared error in "
-                f"units of the metric's variance; R² on those runs {self.explained:.2f}.")  # fmt: skip
+            return (
+                f"Fewer than {MIN_RUNS} runs: largest minus smallest of the means per value of each key, in units "
+                "of the metric; keys that vary together share it."
+            )
+        text = (
+            f"Random forest, permutation importance on runs held out of its fit: growth of the squared error in "
+            f"units of the metric's variance; R² on those runs {self.explained:.2f}."
+        )
         if self.explained is not None and self.explained <= 0:
             text += " That is no better than the mean: the keys explain nothing that can be relied on."
         return text
@@ -76,8 +80,9 @@ def _forest(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, float]
     folds = KFold(min(5, len(y) // 2), shuffle=True, random_state=seed)
     for train, test in folds.split(x):
         forest = RandomForestRegressor(60, min_samples_leaf=2, random_state=seed, n_jobs=1).fit(x[train], y[train])
-        found = permutation_importance(forest, x[test], y[test], scoring="neg_mean_squared_error", n_repeats=5,
-                                       random_state=seed, n_jobs=1)  # fmt: skip
+        found = permutation_importance(
+            forest, x[test], y[test], scoring="neg_mean_squared_error", n_repeats=5, random_state=seed, n_jobs=1
+        )
         rises += found.importances_mean * len(test)
         residual += float(((forest.predict(x[test]) - y[test]) ** 2).sum())
     total = float(((y - y.mean()) ** 2).sum())
@@ -106,5 +111,7 @@ def encode(values: Sequence[Any]) -> np.ndarray:
 def swept_values(runs: Sequence[Run], axis: Axis) -> list[Any]:
     """The different values of an axis: numbers in order, ``None`` last, others as text."""
     found = {as_text(axis.value(run)): axis.value(run) for run in runs}
-    return [value for _, value in sorted(zip(encode(list(found.values())), found.values(), strict=True),
-                                         key=lambda pair: pair[0])]  # fmt: skip
+    return [
+        value
+        for _, value in sorted(zip(encode(list(found.values())), found.values(), strict=True), key=lambda pair: pair[0])
+    ]

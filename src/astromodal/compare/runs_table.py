@@ -94,10 +94,23 @@ def as_text(value: Any) -> str:
 # ------------------------------------------------------------------------------------------------ rows
 
 _FIXED = (
-    ("path", str), ("run_id", str), ("name", str), ("job", str), ("stage", str), ("status", str), ("reason", str),
-    ("created", str), ("seed", int), ("git_revision", str), ("git_dirty", bool), ("steps", int), ("best_step", int),
-    ("seconds", float), ("ms_per_step", float), ("world_size", int),
-)  # fmt: skip
+    ("path", str),
+    ("run_id", str),
+    ("name", str),
+    ("job", str),
+    ("stage", str),
+    ("status", str),
+    ("reason", str),
+    ("created", str),
+    ("seed", int),
+    ("git_revision", str),
+    ("git_dirty", bool),
+    ("steps", int),
+    ("best_step", int),
+    ("seconds", float),
+    ("ms_per_step", float),
+    ("world_size", int),
+)
 _GROUPS = ("input.", "config.", "peak_memory", "energy", "best/", "final/", "summary/", "grad_share/")
 
 

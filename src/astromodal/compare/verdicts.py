@@ -101,9 +101,14 @@ def columns_of(metric: str, arrays: Sequence[dict[str, np.ndarray]]) -> list[str
 
 
 def object_difference(
-    group: Group, reference: Group, common: Sequence[Any], metric: str, level: float = LEVEL,
-    n_resamples: int = N_RESAMPLES, seed: int = 0,
-) -> PairedDifference | None:  # fmt: skip
+    group: Group,
+    reference: Group,
+    common: Sequence[Any],
+    metric: str,
+    level: float = LEVEL,
+    n_resamples: int = N_RESAMPLES,
+    seed: int = 0,
+) -> PairedDifference | None:
     """Bootstrap by object of the errors averaged over the common seeds; ``None`` where a run lacks the file."""
     arrays = [side.runs[s].object_errors for side in (group, reference) for s in common]
     if not arrays or any(a is None for a in arrays):

@@ -96,8 +96,9 @@ def _merge_file(cfg: DictConfig, path: Path) -> None:
         except OmegaConfBaseException as error:
             if "could not be converted" in str(error) or "Invalid value" in str(error):
                 raise
-            raise ConfigError("a configuration key that exists", got=key, where=path,
-                              repair=nearest(key, [*all_keys(), *ALIASES])) from error  # fmt: skip
+            raise ConfigError(
+                "a configuration key that exists", got=key, where=path, repair=nearest(key, [*all_keys(), *ALIASES])
+            ) from error
 
 
 def _flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:

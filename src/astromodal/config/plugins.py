@@ -37,8 +37,12 @@ def import_plugins(names: Iterable[str]) -> None:
         except ConfigError:
             raise
         except Exception as error:
-            raise ConfigError("modules that can be imported", got=f"{name}: {type(error).__name__}: {error}",
-                              where="plugins", repair="run where the module is, or install it") from error  # fmt: skip
+            raise ConfigError(
+                "modules that can be imported",
+                got=f"{name}: {type(error).__name__}: {error}",
+                where="plugins",
+                repair="run where the module is, or install it",
+            ) from error
         _forget_types()
 
 
@@ -77,8 +81,12 @@ def check_imported(names: Iterable[str]) -> None:
     """
     for name in names:
         if name not in sys.modules:
-            raise ConfigError("plugins on the command line, or at the top of the file of an experiment or of data=…",
-                              got=f"{name}, named elsewhere", where="plugins", repair=f"plugins=[{name}]")  # fmt: skip
+            raise ConfigError(
+                "plugins on the command line, or at the top of the file of an experiment or of data=…",
+                got=f"{name}, named elsewhere",
+                where="plugins",
+                repair=f"plugins=[{name}]",
+            )
 
 
 def _names(text: str) -> list[str]:

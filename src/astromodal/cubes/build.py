@@ -34,9 +34,14 @@ _STAGING = ".building-"
 
 
 def build_survey(
-    data: DataConfig, cubes: CubesConfig, template: str, *, n_processes: int = 1, log: logging.Logger | None = None,
+    data: DataConfig,
+    cubes: CubesConfig,
+    template: str,
+    *,
+    n_processes: int = 1,
+    log: logging.Logger | None = None,
     progress: Callable[..., Any] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Build all datacubes that are not up to date.
 
     Args:
@@ -102,9 +107,13 @@ def _staging(folder: Path) -> Iterator[Path]:
 
 
 def _jobs(
-    fields: Sequence[tuple[str, int, int]], data: DataConfig, cubes: CubesConfig, template: str, folder: Path,
+    fields: Sequence[tuple[str, int, int]],
+    data: DataConfig,
+    cubes: CubesConfig,
+    template: str,
+    folder: Path,
     log: logging.Logger,
-) -> list[Job]:  # fmt: skip
+) -> list[Job]:
     """What there is to do, with what is known of datacubes that are there and whole.
 
     Raises:
@@ -118,8 +127,12 @@ def _jobs(
     if data.fields is not None:
         for name in data.fields:
             if name not in names:
-                raise DataError("data.fields of fields that the catalogue has", got=name, where="data.fields",
-                                repair=f"such as {sorted(names)[0]}")  # fmt: skip
+                raise DataError(
+                    "data.fields of fields that the catalogue has",
+                    got=name,
+                    where="data.fields",
+                    repair=f"such as {sorted(names)[0]}",
+                )
     others = sorted(name for name in set(entries) - names if Path(template.replace("{field}", name)).is_file())
     if others:
         raise DataError(
@@ -135,8 +148,12 @@ def _jobs(
         path = Path(template.replace("{field}", name))
         entry = entries.get(name)
         if path.is_file() and entry is None and not cubes.overwrite:
-            raise DataError(f"no datacube of field {name} that was not built here", got="one", where=path,
-                            repair="write to another folder: data.root=…, or cubes.overwrite=true")  # fmt: skip
+            raise DataError(
+                f"no datacube of field {name} that was not built here",
+                got="one",
+                where=path,
+                repair="write to another folder: data.root=…, or cubes.overwrite=true",
+            )
         if entry is not None and not cubes.overwrite:
             changed = not path.is_file() or changed_files(folder, entry["files"], remember=True)
             if changed and path.is_file():
@@ -151,10 +168,23 @@ def _record(folder: Path, job: Job, result: dict[str, Any]) -> dict[str, Any]:
     if job.known is not None and not result["built"]:
         return result | {"summary": job.known["summary"]}
     fingerprint = fingerprint_file(job.path)
-    summary = {"rows": result["rows"], "counts": result["counts"], "fingerprint": fingerprint,
-               "bytes": job.path.stat().st_size, "seconds": round(result["seconds"], 3)}  # fmt: skip
-    update_manifest(folder, job.field, {"format": FORMAT, "inputs": result["inputs"], "summary": summary,
-                                        "files": {job.path.relative_to(folder).as_posix(): fingerprint}})  # fmt: skip
+    summary = {
+        "rows": result["rows"],
+        "counts": result["counts"],
+        "fingerprint": fingerprint,
+        "bytes": job.path.stat().st_size,
+        "seconds": round(result["seconds"], 3),
+    }
+    update_manifest(
+        folder,
+        job.field,
+        {
+            "format": FORMAT,
+            "inputs": result["inputs"],
+            "summary": summary,
+            "files": {job.path.relative_to(folder).as_posix(): fingerprint},
+        },
+    )
     return result | {"summary": summary}
 
 
@@ -162,8 +192,11 @@ def _say(log: logging.Logger, field: str, result: dict[str, Any]) -> None:
     if not result["built"]:
         log.info("field %s: %d objects, up to date", field, result["rows"])
         return
-    found = ", ".join(f"{key} {counts.get('found', counts.get('matched'))}" for key, counts in result["counts"].items()
-                      if "found" in counts or "matched" in counts)  # fmt: skip
+    found = ", ".join(
+        f"{key} {counts.get('found', counts.get('matched'))}"
+        for key, counts in result["counts"].items()
+        if "found" in counts or "matched" in counts
+    )
     log.info(
         "field %s: %d objects in %.1f s%s", field, result["rows"], result["seconds"], f"; {found}" if found else ""
     )

@@ -34,8 +34,9 @@ def celestial(header: Any, hdus: Any, where: str) -> Any:
             wcs = WCS(header, fobj=hdus)
             return wcs.celestial if wcs.has_celestial else None
     except Exception as error:  # wcslib has a dozen classes of its own
-        raise DataError("a WCS that can be read", got=" ".join(str(error).split())[:120], where=where,
-                        repair="correct the header") from error  # fmt: skip
+        raise DataError(
+            "a WCS that can be read", got=" ".join(str(error).split())[:120], where=where, repair="correct the header"
+        ) from error
 
 
 def pixel_scale(wcs: Any) -> float:
@@ -49,8 +50,12 @@ def check_scale(wcs: Any, wanted: float, where: str) -> None:
     """Refuse pixels of another size than ``data.images.pixel_scale`` says: cutouts are cut, not resampled."""
     found = pixel_scale(wcs)
     if abs(found / wanted - 1) > SCALE_TOLERANCE:
-        raise DataError(f"pixels of {wanted} arcsec", got=f"{found:.4g}", where=where,
-                        repair=f"data.images.pixel_scale={found:.4g}, or images that were resampled")  # fmt: skip
+        raise DataError(
+            f"pixels of {wanted} arcsec",
+            got=f"{found:.4g}",
+            where=where,
+            repair=f"data.images.pixel_scale={found:.4g}, or images that were resampled",
+        )
 
 
 def image_factor(
@@ -68,8 +73,12 @@ def image_factor(
     if images.zero_point_key:
         value = header.get(images.zero_point_key, primary.get(images.zero_point_key))
         if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-            raise DataError(f"a zero point in the keyword {images.zero_point_key}", got=repr(value), where=where,
-                            repair="cubes.images.zero_point_key=…, or zero_point of the bands")  # fmt: skip
+            raise DataError(
+                f"a zero point in the keyword {images.zero_point_key}",
+                got=repr(value),
+                where=where,
+                repair="cubes.images.zero_point_key=…, or zero_point of the bands",
+            )
     return 1.0 if value is None else float(counts_to_nanomaggies(float(value))) / target
 
 
@@ -94,8 +103,12 @@ class Companions:
         found = companion_paths(self.images, self.root, values)
         for path in found:
             if not path.is_file():
-                raise DataError(f"the weight or mask of {image.name}", got="no such file", where=path,
-                                repair="cubes.images.weight=null, or another pattern")  # fmt: skip
+                raise DataError(
+                    f"the weight or mask of {image.name}",
+                    got="no such file",
+                    where=path,
+                    repair="cubes.images.weight=null, or another pattern",
+                )
         return found
 
     def open(self, image: Pixels, values: Mapping[str, Any], plane: int | None) -> list[tuple[str, Pixels]]:
@@ -113,8 +126,12 @@ class Companions:
             shape = self.files.get(path)[number].shape
             pixels = Pixels(self.files, path, number, plane if len(shape) == 3 else None)
             if pixels.shape != image.shape:
-                raise DataError(f"a {key} image of {image.shape} pixels, as {image.path}", got=pixels.shape,
-                                where=pixels.where, repair=f"cubes.images.{key}_hdu=…")  # fmt: skip
+                raise DataError(
+                    f"a {key} image of {image.shape} pixels, as {image.path}",
+                    got=pixels.shape,
+                    where=pixels.where,
+                    repair=f"cubes.images.{key}_hdu=…",
+                )
             found.append((key, pixels))
         return found
 

@@ -39,8 +39,12 @@ def index(paths: list[Path], counts: dict[str, int], positions: bool = True) -> 
             names = {name.upper() for name in hdus[number].columns.names}
             for name in wanted:
                 if name not in names:
-                    raise DataError(f"a column {name}", got="none", where=f"{path}, extension FIBERMAP",
-                                    repair="catalogue_id: <column with TARGETID> joins without positions")  # fmt: skip
+                    raise DataError(
+                        f"a column {name}",
+                        got="none",
+                        where=f"{path}, extension FIBERMAP",
+                        repair="catalogue_id: <column with TARGETID> joins without positions",
+                    )
             with reading(path, "FIBERMAP"):
                 data = hdus[number].data
                 target = np.array(data["TARGETID"])
@@ -63,8 +67,10 @@ def index(paths: list[Path], counts: dict[str, int], positions: bool = True) -> 
         offsets = pa.array(np.append(first, len(order)).astype(np.int32))
         where = pa.ListArray.from_arrays(offsets, pa.array(order.astype(np.int32)))
         columns = {ID: pa.array(ids.astype(np.int64).astype("U")) if len(ids) else pa.array([], pa.string())}
-        columns |= {n: pa.array(v[order[first]] % 360 if n == RA else v[order[first]], from_pandas=True)
-                    for n, v in places.items()}  # fmt: skip
+        columns |= {
+            n: pa.array(v[order[first]] % 360 if n == RA else v[order[first]], from_pandas=True)
+            for n, v in places.items()
+        }
         columns |= {FILE: pa.array([str(path)] * len(ids), pa.string()), ROWS: where}
         yield pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
 
@@ -83,8 +89,12 @@ def read(files: OpenFiles, path: str, rows: list[np.ndarray], bits: int | None) 
     names = [hdu.name.upper() for hdu in hdus]
     arms = [name.removesuffix(_WAVE) for name in names if name.endswith(_WAVE)]
     if not arms:
-        raise DataError("extensions such as B_WAVELENGTH", got=", ".join(names), where=path,
-                        repair="choose coadd-*.fits or spectra-*.fits")  # fmt: skip
+        raise DataError(
+            "extensions such as B_WAVELENGTH",
+            got=", ".join(names),
+            where=path,
+            repair="choose coadd-*.fits or spectra-*.fits",
+        )
     return [_arm(files, path, arm, rows, bits) for arm in arms]
 
 
@@ -100,8 +110,9 @@ def _arm(files: OpenFiles, path: str, arm: str, rows: list[np.ndarray], bits: in
         images = {what: Pixels(files, path, n) for what, n in number.items()}
         n_rows = min(image.shape[0] for image in images.values())
         if n_rows <= flat.max():
-            raise DataError(f"{flat.max() + 1} spectra, as FIBERMAP has rows", got=n_rows,
-                            where=f"{path}, extensions {arm}_…")  # fmt: skip
+            raise DataError(
+                f"{flat.max() + 1} spectra, as FIBERMAP has rows", got=n_rows, where=f"{path}, extensions {arm}_…"
+            )
         flux, ivar = (_rows(files, images[what], flat) for what in ("FLUX", "IVAR"))
         # compressed, and wanted by the next objects as well: decoded once
         masked = files.kept((path, arm), lambda: _flagged(images["MASK"], bits))[flat] if "MASK" in images else None
@@ -115,8 +126,15 @@ def _arm(files: OpenFiles, path: str, arm: str, rows: list[np.ndarray], bits: in
     if masked is not None:
         ivar[masked] = 0.0
     flux, ivar = averaged(flux, ivar, np.array([len(r) for r in rows]))
-    return {"name": arm, "wave": wave, "flux": flux, "ivar": ivar, "wave_unit": wave_hdu.header.get("BUNIT"),
-            "flux_unit": hdus[number["FLUX"]].header.get("BUNIT"), "header": wave_hdu.header}  # fmt: skip
+    return {
+        "name": arm,
+        "wave": wave,
+        "flux": flux,
+        "ivar": ivar,
+        "wave_unit": wave_hdu.header.get("BUNIT"),
+        "flux_unit": hdus[number["FLUX"]].header.get("BUNIT"),
+        "header": wave_hdu.header,
+    }
 
 
 def _rows(files: OpenFiles, image: Pixels, rows: np.ndarray) -> np.ndarray:

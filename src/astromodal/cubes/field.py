@@ -85,8 +85,10 @@ class Field:
 
     def _plan_matches(self) -> list[Path]:
         cubes = self.survey.cubes
-        self.matches = {name: self._match(f"matches.{name}", cubes.matches[name], table)
-                        for name, table in self.survey.matches.items()}  # fmt: skip
+        self.matches = {
+            name: self._match(f"matches.{name}", cubes.matches[name], table)
+            for name, table in self.survey.matches.items()
+        }
         return []
 
     def _match(self, key: str, config: MatchedConfig | SpectraSourceConfig, table: Staged) -> Matches:
@@ -94,8 +96,15 @@ class Field:
             text = self.survey.catalogue.take(self.rows, (EXTRA + config.catalogue_id,)).column(0).combine_chunks()
             found = by_id(as_ids(text), table)
         else:
-            found = on_sky(self.ra, self.dec, self.survey.catalogue, self.rows, table, config.radius,
-                           config.ambiguous.value == "drop")  # fmt: skip
+            found = on_sky(
+                self.ra,
+                self.dec,
+                self.survey.catalogue,
+                self.rows,
+                table,
+                config.radius,
+                config.ambiguous.value == "drop",
+            )
         self.counts[key] = dict(found.counts)
         return found
 
@@ -255,8 +264,11 @@ class Field:
 
     def used_tiles(self) -> dict[str, list[int]]:
         """Numbers of the tiles that objects lie on, by band."""
-        return {band: np.unique(cutter.tile[cutter.has]).tolist() for band, cutter in self.images.items()
-                if isinstance(cutter, TileCutter)}  # fmt: skip
+        return {
+            band: np.unique(cutter.tile[cutter.has]).tolist()
+            for band, cutter in self.images.items()
+            if isinstance(cutter, TileCutter)
+        }
 
 
 def build_field(survey: Survey, job: Job) -> dict[str, Any]:

@@ -51,8 +51,12 @@ def open_fits(path: str | Path, memmap: bool = True, lazy: bool = False) -> Any:
 
 
 def _damaged(path: str | Path, error: object) -> DataError:
-    return DataError("a complete FITS file", got=" ".join(str(error).split())[:160], where=path,
-                     repair="fetch the file again; it is cut off or not FITS")  # fmt: skip
+    return DataError(
+        "a complete FITS file",
+        got=" ".join(str(error).split())[:160],
+        where=path,
+        repair="fetch the file again; it is cut off or not FITS",
+    )
 
 
 @contextlib.contextmanager
@@ -64,8 +68,12 @@ def reading(path: str | Path, extension: object = "") -> Iterator[None]:
         raise
     except (OSError, ValueError, TypeError, IndexError, KeyError, EOFError) as error:
         where = f"{path}, extension {extension}" if extension != "" else path
-        raise DataError("data that can be read", got=" ".join(str(error).split())[:160], where=where,
-                        repair="fetch the file again; it is damaged") from error  # fmt: skip
+        raise DataError(
+            "data that can be read",
+            got=" ".join(str(error).split())[:160],
+            where=where,
+            repair="fetch the file again; it is damaged",
+        ) from error
 
 
 def find_hdu(hdus: Any, wanted: str | None, kind: str, path: str | Path) -> int:
@@ -82,11 +90,19 @@ def find_hdu(hdus: Any, wanted: str | None, kind: str, path: str | Path) -> int:
     else:
         found = [i for i, hdu in enumerate(hdus) if hdu.name.lower() == str(wanted).lower()]
     if not found:
-        raise DataError(f"an extension with {_an(kind)}" if wanted is None else f"an extension {wanted}",
-                        got=f"only {', '.join(names)}", where=path, repair="name it with hdu: …")  # fmt: skip
+        raise DataError(
+            f"an extension with {_an(kind)}" if wanted is None else f"an extension {wanted}",
+            got=f"only {', '.join(names)}",
+            where=path,
+            repair="name it with hdu: …",
+        )
     if not _is(hdus[found[0]], kind):
-        raise DataError(f"{_an(kind)} in extension {names[found[0]]}", got=type(hdus[found[0]]).__name__, where=path,
-                        repair=f"extensions: {', '.join(names)}")  # fmt: skip
+        raise DataError(
+            f"{_an(kind)} in extension {names[found[0]]}",
+            got=type(hdus[found[0]]).__name__,
+            where=path,
+            repair=f"extensions: {', '.join(names)}",
+        )
     return found[0]
 
 
@@ -160,8 +176,12 @@ class Pixels:
         shape = self._hdu.shape
         planes = int(np.prod(shape[:-2]))
         if (plane is None and planes != 1) or (plane is not None and not (len(shape) == 3 and 0 <= plane < planes)):
-            raise DataError("an image with two axes, or the number of a plane of three", got=f"axes {shape}, {plane=}",
-                            where=self.where, repair="set plane of the band in cubes.images.bands")  # fmt: skip
+            raise DataError(
+                "an image with two axes, or the number of a plane of three",
+                got=f"axes {shape}, {plane=}",
+                where=self.where,
+                repair="set plane of the band in cubes.images.bands",
+            )
         self._leading = (plane,) if plane is not None else (0,) * (len(shape) - 2)
         self.shape = tuple(int(n) for n in shape[-2:])
         compressed = type(self._hdu).__name__ == "CompImageHDU"

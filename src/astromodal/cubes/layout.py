@@ -39,8 +39,12 @@ def carried(data: DataConfig, cubes: CubesConfig, there: list[str]) -> dict[str,
     for where, columns in named:
         for column in columns:
             if column in own or column in sources:
-                raise ConfigError("one source for each column of the datacube", where=where, repair="drop one of them",
-                                  got=f"{column} from {own.get(column) or sources[column]} and {where}")  # fmt: skip
+                raise ConfigError(
+                    "one source for each column of the datacube",
+                    where=where,
+                    repair="drop one of them",
+                    got=f"{column} from {own.get(column) or sources[column]} and {where}",
+                )
             sources[column] = where
     taken = {*sources, *own, *spectra_columns(data, cubes)}
     same = {name: name for name in needed_columns(data) if name in there and name not in taken}
@@ -105,8 +109,14 @@ def of_elements(kind: pa.DataType) -> pa.DataType:
 
 def without_source(data: DataConfig, cubes: CubesConfig, types: Mapping[str, pa.DataType]) -> list[str]:
     """Columns that are null in every row."""
-    filled = {data.id_column, data.ra_column, data.dec_column, *types, *image_columns(data, cubes).values(),
-              *spectra_columns(data, cubes)}  # fmt: skip
+    filled = {
+        data.id_column,
+        data.ra_column,
+        data.dec_column,
+        *types,
+        *image_columns(data, cubes).values(),
+        *spectra_columns(data, cubes),
+    }
     filled |= {g.wave for g in data.spectra.values() if g.wave and g.flux in filled and g.kind.value == "spectrum"}
     return [name for name in needed_columns(data) if name not in filled]
 
@@ -114,14 +124,22 @@ def without_source(data: DataConfig, cubes: CubesConfig, types: Mapping[str, pa.
 @contextmanager
 def writer(path: Path, layout: pa.Schema) -> Iterator[pq.ParquetWriter]:
     """A datacube that is there when the block ends, and not before. Encoded as the real ones are."""
-    floats = [f.name + (".list.element" if pa.types.is_list(f.type) else "") for f in layout
-              if pa.types.is_floating(f.type.value_type if pa.types.is_list(f.type) else f.type)]  # fmt: skip
+    floats = [
+        f.name + (".list.element" if pa.types.is_list(f.type) else "")
+        for f in layout
+        if pa.types.is_floating(f.type.value_type if pa.types.is_list(f.type) else f.type)
+    ]
     others = [f.name for f in layout if pa.types.is_string(f.type)]
     with (
         atomic_path(path) as temporary,
-        pq.ParquetWriter(temporary, layout, compression="zstd", use_dictionary=others,
-                         column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT")) as out,
-    ):  # fmt: skip
+        pq.ParquetWriter(
+            temporary,
+            layout,
+            compression="zstd",
+            use_dictionary=others,
+            column_encoding=dict.fromkeys(floats, "BYTE_STREAM_SPLIT"),
+        ) as out,
+    ):
         yield out
 
 

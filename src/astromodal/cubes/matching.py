@@ -41,8 +41,12 @@ def by_id(ids: np.ndarray, further: Staged) -> Matches:
         theirs = np.asarray(further.take(rows[found], (ID,)).column(ID).to_pylist(), dtype=object)
         rows[found[theirs != ids[found].astype(object)]] = -1
     matched = rows >= 0
-    counts = {"matched": int(matched.sum()), "unmatched": int((~matched).sum()),
-              "ambiguous": int((matched & (number > 1)).sum()), "taken": 0}  # fmt: skip
+    counts = {
+        "matched": int(matched.sum()),
+        "unmatched": int((~matched).sum()),
+        "ambiguous": int((matched & (number > 1)).sum()),
+        "taken": 0,
+    }
     return Matches(rows, counts)
 
 
@@ -77,8 +81,12 @@ def on_sky(
     several = mutual & (number[objects] > 1)
     kept = mutual & ~several if drop else mutual
     rows[placed[objects[kept]]] = theirs[nearest_i[objects[kept]]]
-    counts = {"matched": int(kept.sum()), "unmatched": len(ra) - int(kept.sum()), "ambiguous": int(several.sum()),
-              "taken": int((~mutual).sum())}  # fmt: skip
+    counts = {
+        "matched": int(kept.sum()),
+        "unmatched": len(ra) - int(kept.sum()),
+        "ambiguous": int(several.sum()),
+        "taken": int((~mutual).sum()),
+    }
     return Matches(rows, counts)
 
 

@@ -52,13 +52,20 @@ def prepare(
     unique_ids(catalogue, cubes)
     rows, fields, found = _fields(catalogue, cubes, folder)
     units = _units(data)
-    matches = {name: stage(f"match-{name}", config, root, folder, wanted_units=units, lists=_lists(data),
-                           key=f"cubes.matches.{name}")
-               for name, config in cubes.matches.items()}  # fmt: skip
+    matches = {
+        name: stage(
+            f"match-{name}", config, root, folder, wanted_units=units, lists=_lists(data), key=f"cubes.matches.{name}"
+        )
+        for name, config in cubes.matches.items()
+    }
     spectra = {name: _spectra_index(name, cubes, root, folder) for name in cubes.spectra}
     tiles = _tiles(data, cubes, root, catalogue, log)
-    types = {f.name: f.type for table in (catalogue, *matches.values()) for f in table.table.schema
-             if not f.name.startswith("__")}  # fmt: skip
+    types = {
+        f.name: f.type
+        for table in (catalogue, *matches.values())
+        for f in table.table.schema
+        if not f.name.startswith("__")
+    }
     inputs = {"catalogue": dict(catalogue.counts) | found}
     inputs |= {f"matches.{name}": dict(table.counts) | {"rows": table.n_rows} for name, table in matches.items()}
     inputs |= {
@@ -68,8 +75,18 @@ def prepare(
     if missing := layout.without_source(data, cubes, types):
         shown = ", ".join(missing[:8]) + (", …" if len(missing) > 8 else "")
         log.info("no source for %d columns of data=%s, which are null: %s", len(missing), data.name, shown)
-    survey = Survey(data, cubes, root, catalogue, rows, matches, spectra, tiles, layout.schema(data, cubes, types),
-                    _settings(data, cubes))  # fmt: skip
+    survey = Survey(
+        data,
+        cubes,
+        root,
+        catalogue,
+        rows,
+        matches,
+        spectra,
+        tiles,
+        layout.schema(data, cubes, types),
+        _settings(data, cubes),
+    )
     return survey, fields, inputs
 
 
@@ -89,8 +106,10 @@ def _settings(data: DataConfig, cubes: CubesConfig) -> str:
 
 def _units(data: DataConfig) -> dict[str, tuple[str, list[float]]]:
     """Unit that each column of the datacube is to be in, where ``data`` states one, and the marks that it may hold."""
-    marks = {scalar.column or name: [m for m in (*scalar.sentinels, scalar.nondetection) if m is not None]
-             for name, scalar in data.scalars.items()}  # fmt: skip
+    marks = {
+        scalar.column or name: [m for m in (*scalar.sentinels, scalar.nondetection) if m is not None]
+        for name, scalar in data.scalars.items()
+    }
     return {column: (unit, marks.get(column, [])) for column, (unit, power) in wanted_units(data).items() if power == 1}
 
 
@@ -101,18 +120,29 @@ def _lists(data: DataConfig) -> list[str]:
 def _check(cubes: CubesConfig, data: DataConfig) -> None:
     for key in ("path", "id", "ra", "dec"):
         if not getattr(cubes.catalogue, key):
-            raise ConfigError("a catalogue: path, id, ra and dec", got=f"no {key}", where="cubes.catalogue",
-                              repair=f"cubes.catalogue.{key}=…")  # fmt: skip
+            raise ConfigError(
+                "a catalogue: path, id, ra and dec",
+                got=f"no {key}",
+                where="cubes.catalogue",
+                repair=f"cubes.catalogue.{key}=…",
+            )
     for name, source in cubes.spectra.items():
         check_groups(name, source, data.spectra)
         named = bool(columns_of(source.path, f"cubes.spectra.{name}.path"))
         if not named and source.format.value == "table":
-            raise ConfigError("a file per object, named by columns of the catalogue", got=source.path,
-                              where=f"cubes.spectra.{name}.path",
-                              repair="spectra of many objects in one table are cubes.matches")  # fmt: skip
+            raise ConfigError(
+                "a file per object, named by columns of the catalogue",
+                got=source.path,
+                where=f"cubes.spectra.{name}.path",
+                repair="spectra of many objects in one table are cubes.matches",
+            )
         if not named and source.catalogue_id and source.format.value == "sdss":
-            raise ConfigError("a position or a file per object for spec-*.fits", got="catalogue_id",
-                              where=f"cubes.spectra.{name}", repair="catalogue_id: null")  # fmt: skip
+            raise ConfigError(
+                "a position or a file per object for spec-*.fits",
+                got="catalogue_id",
+                where=f"cubes.spectra.{name}",
+                repair="catalogue_id: null",
+            )
     for name, match in cubes.matches.items():
         by, needs = ("id", ("id",)) if match.catalogue_id else ("position", ("ra", "dec"))
         for key in ("path", *needs):
@@ -262,7 +292,7 @@ def _spectra_index(name: str, cubes: CubesConfig, root: Path, folder: Path) -> S
 
 def _tiles(
     data: DataConfig, cubes: CubesConfig, root: Path, catalogue: Staged, log: logging.Logger
-) -> dict[str, list[Tile]]:  # fmt: skip
+) -> dict[str, list[Tile]]:
     """The tiles of each band; empty where images are stamps.
 
     Raises:

@@ -38,8 +38,10 @@ def text(result: Mapping[str, Any]) -> str:
     """The tables: catalogue, what was matched to it, images."""
     inputs = result["inputs"]
     own = inputs["catalogue"]
-    lines = [f"catalogue: {own['rows']} rows, {own.get('objects', 0)} objects in {len(result['fields'])} fields; "
-             f"{own['left_out']} rows left out, {own['without_position']} without a position"]  # fmt: skip
+    lines = [
+        f"catalogue: {own['rows']} rows, {own.get('objects', 0)} objects in {len(result['fields'])} fields; "
+        f"{own['left_out']} rows left out, {own['without_position']} without a position"
+    ]
     joined = {n: c for n, c in inputs.items() if n.startswith(("matches.", "spectra.")) and "matched" in c}
     if joined:
         header: tuple[str, ...] = ("input", "rows", "matched", "unmatched", "ambiguous", "taken", "unused", "masked")
@@ -112,8 +114,16 @@ def plot_sky(result: Mapping[str, Any], path: Path) -> Path | None:
     for axis, name in zip(axes.flat, inputs, strict=False):
         has = np.ones(len(ra), bool) if name == "catalogue" else np.concatenate([s[name] for s in samples])
         for which, colour, label in ((~has, ORANGE, "without"), (has, BLUE, "with")):
-            axis.plot(_around(ra[which], centre), dec[which], ".", ms=size, color=colour, alpha=0.7, mew=0,
-                      label=f"{label} ({which.mean():.0%})")  # fmt: skip
+            axis.plot(
+                _around(ra[which], centre),
+                dec[which],
+                ".",
+                ms=size,
+                color=colour,
+                alpha=0.7,
+                mew=0,
+                label=f"{label} ({which.mean():.0%})",
+            )
         for tile in result["tiles"].get(name.removeprefix("images."), ()):
             corners = np.array([*tile.corners, tile.corners[0]])
             axis.plot(_around(corners[:, 0], centre), corners[:, 1], color=INK, lw=0.6)

@@ -30,9 +30,14 @@ def index(paths: list[Path], counts: dict[str, int]) -> Iterator[pa.RecordBatch]
         counts["files"] += len(some)
         counts["rows"] += len(some)
         yield pa.RecordBatch.from_arrays(
-            [pa.array([a for a, _ in places], pa.float64()), pa.array([d for _, d in places], pa.float64()),
-             pa.array([str(path) for path in some], pa.string()), pa.array([[0]] * len(some), pa.list_(pa.int32()))],
-            names=[RA, DEC, FILE, ROWS])  # fmt: skip
+            [
+                pa.array([a for a, _ in places], pa.float64()),
+                pa.array([d for _, d in places], pa.float64()),
+                pa.array([str(path) for path in some], pa.string()),
+                pa.array([[0]] * len(some), pa.list_(pa.int32())),
+            ],
+            names=[RA, DEC, FILE, ROWS],
+        )
 
 
 def _position(path: Path) -> tuple[float, float]:
@@ -70,5 +75,14 @@ def read(_: OpenFiles, path: str, rows: list[np.ndarray], bits: int | None) -> l
             ivar[(flags & (-1 if bits is None else bits)) != 0] = 0.0
         del data
     k, wave = len(rows), 10.0**loglam
-    return [{"name": "", "wave": wave, "flux": np.tile(flux, (k, 1)), "ivar": np.tile(ivar, (k, 1)),
-             "wave_unit": "Angstrom", "flux_unit": FLUX_UNIT, "header": header}]  # fmt: skip
+    return [
+        {
+            "name": "",
+            "wave": wave,
+            "flux": np.tile(flux, (k, 1)),
+            "ivar": np.tile(ivar, (k, 1)),
+            "wave_unit": "Angstrom",
+            "flux_unit": FLUX_UNIT,
+            "header": header,
+        }
+    ]

@@ -103,9 +103,12 @@ class SpectraReader:
         elif len(arms) == 1:
             pairs = [(name, arms[0]) for name in names]
         else:
-            raise DataError(f"as many arms as cubes.spectra.{self.name}.groups ({', '.join(names)}), or one",
-                            got=", ".join(arm["name"] for arm in arms), where=path,
-                            repair=f"cubes.spectra.{self.name}.groups=[…]")  # fmt: skip
+            raise DataError(
+                f"as many arms as cubes.spectra.{self.name}.groups ({', '.join(names)}), or one",
+                got=", ".join(arm["name"] for arm in arms),
+                where=path,
+                repair=f"cubes.spectra.{self.name}.groups=[…]",
+            )
         whole = len(arms) == 1
         return [(name, self._in_units(arm, self.groups[name], path, whole)) for name, arm in pairs]
 
@@ -124,8 +127,12 @@ class SpectraReader:
         else:
             wave = grid(group)
             if arm["flux"].shape[1] != len(wave):
-                raise DataError(f"{len(wave)} pixels, as the grid of data.spectra has", got=arm["flux"].shape[1],
-                                where=path, repair=f"{key}.wave=<column>")  # fmt: skip
+                raise DataError(
+                    f"{len(wave)} pixels, as the grid of data.spectra has",
+                    got=arm["flux"].shape[1],
+                    where=path,
+                    repair=f"{key}.wave=<column>",
+                )
         keep = slice(None)
         if cut and len(self.groups) > 1:
             keep = (wave >= group.wave_min - group.wave_step) & (wave <= group.wave_max + group.wave_step)
@@ -165,8 +172,17 @@ class SpectraReader:
             wave = 10.0**wave
         stated = None if own.log_wave else units.get(own.wave or "")
         k = len(rows)
-        return [{"name": "", "wave": wave, "flux": np.tile(flux, (k, 1)), "ivar": np.tile(ivar, (k, 1)),
-                 "wave_unit": stated, "flux_unit": units[own.flux], "header": {}}]  # fmt: skip
+        return [
+            {
+                "name": "",
+                "wave": wave,
+                "flux": np.tile(flux, (k, 1)),
+                "ivar": np.tile(ivar, (k, 1)),
+                "wave_unit": stated,
+                "flux_unit": units[own.flux],
+                "header": {},
+            }
+        ]
 
 
 def in_air(medium: str, header: Any) -> bool:
@@ -193,11 +209,18 @@ def check_groups(name: str, source: SpectraSourceConfig, groups: Groups) -> None
         )
     for group in source.groups:
         if group not in groups:
-            raise ConfigError(f"groups among {', '.join(groups) or 'none: data.spectra is empty'}", got=group,
-                              where=f"cubes.spectra.{name}.groups")  # fmt: skip
+            raise ConfigError(
+                f"groups among {', '.join(groups) or 'none: data.spectra is empty'}",
+                got=group,
+                where=f"cubes.spectra.{name}.groups",
+            )
         if groups[group].kind.value != "spectrum":
-            raise ConfigError("groups with wavelengths", got=f"{group}, of coefficients", where=f"cubes.spectra.{name}",
-                              repair="take coefficients from a table: cubes.matches")  # fmt: skip
+            raise ConfigError(
+                "groups with wavelengths",
+                got=f"{group}, of coefficients",
+                where=f"cubes.spectra.{name}",
+                repair="take coefficients from a table: cubes.matches",
+            )
 
 
 def _columns(group: SpectrumGroupConfig, parts: list[tuple], n: int) -> dict[str, pa.Array]:

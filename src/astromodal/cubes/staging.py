@@ -79,9 +79,15 @@ class Staged:
 
 
 def stage(
-    name: str, source: CatalogueConfig, root: Path, folder: Path, *,
-    wanted_units: Mapping[str, tuple[str, list[float]]] | None = None, lists: Iterable[str] = (), key: str = "",
-) -> Staged:  # fmt: skip
+    name: str,
+    source: CatalogueConfig,
+    root: Path,
+    folder: Path,
+    *,
+    wanted_units: Mapping[str, tuple[str, list[float]]] | None = None,
+    lists: Iterable[str] = (),
+    key: str = "",
+) -> Staged:
     """Stage a table.
 
     Args:
@@ -149,8 +155,12 @@ def _cast(batch: pa.RecordBatch, schema: pa.Schema, name: str) -> pa.RecordBatch
         return batch
     try:
         return pa.RecordBatch.from_arrays(
-            [batch.column(f.name).cast(f.type) if batch.schema.field(f.name).type != f.type else batch.column(f.name)
-             for f in schema], schema=schema)  # fmt: skip
+            [
+                batch.column(f.name).cast(f.type) if batch.schema.field(f.name).type != f.type else batch.column(f.name)
+                for f in schema
+            ],
+            schema=schema,
+        )
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(
             "the same types of columns in all files", got=str(error).split("\n")[0][:120], where=name
@@ -223,15 +233,23 @@ def _degrees(batch: pa.RecordBatch, column: str, name: str, path: Path) -> pa.Ar
     """Right ascension in [0, 360), declination; null where one of them is no position."""
     array, where = batch.column(column), f"{path}, column {column}"
     if not (pa.types.is_floating(array.type) or pa.types.is_integer(array.type)):
-        raise DataError("positions as numbers, in degrees or the unit that the file states", got=f"type {array.type}",
-                        where=where, repair="convert sexagesimal text, as with astropy's SkyCoord")  # fmt: skip
+        raise DataError(
+            "positions as numbers, in degrees or the unit that the file states",
+            got=f"type {array.type}",
+            where=where,
+            repair="convert sexagesimal text, as with astropy's SkyCoord",
+        )
     stated = _unit(batch, column)
     times = factor(stated, "deg", where, "rewrite the column in degrees")
     values = array.cast(pa.float64()).to_numpy(zero_copy_only=False) * times
     finite = np.isfinite(values)
     if name == DEC and (np.abs(values[finite]) > 90).any():
-        raise DataError("declinations of -90 to 90 degrees", got=values[finite][np.abs(values[finite]) > 90][0],
-                        where=where, repair="name the right column, or set the unit")  # fmt: skip
+        raise DataError(
+            "declinations of -90 to 90 degrees",
+            got=values[finite][np.abs(values[finite]) > 90][0],
+            where=where,
+            repair="name the right column, or set the unit",
+        )
     values = values % 360.0 if name == RA else values
     return pa.array(values, mask=~finite)
 

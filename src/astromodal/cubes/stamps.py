@@ -25,9 +25,15 @@ class StampCutter:
     """
 
     def __init__(
-        self, images: ImageSourceConfig, band: BandSourceConfig, root: Path, size: int, scale: float, target: float,
+        self,
+        images: ImageSourceConfig,
+        band: BandSourceConfig,
+        root: Path,
+        size: int,
+        scale: float,
+        target: float,
         files: OpenFiles,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.images, self.band, self.root, self.size, self.scale = images, band, root, size, scale
         self.target, self.files, self.companions = target, files, Companions(images, root, files)
 
@@ -47,8 +53,15 @@ class StampCutter:
     def read(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
         """As :meth:`.tiles.TileCutter.read`; ``no_file`` counts objects without a file."""
         values = np.full((len(rows), self.size, self.size), np.nan, np.float32)
-        counts = {"found": 0, "no_file": int((~self.has[rows]).sum()), "outside": 0, "edge": 0, "blank": 0, "pixels": 0,
-                  "masked": 0}  # fmt: skip
+        counts = {
+            "found": 0,
+            "no_file": int((~self.has[rows]).sum()),
+            "outside": 0,
+            "edge": 0,
+            "blank": 0,
+            "pixels": 0,
+            "masked": 0,
+        }
         for place in np.flatnonzero(self.has[rows]):
             self._read_one(int(rows[place]), values[place], counts)
         return (*finished(values, counts), counts)

@@ -64,8 +64,10 @@ def batches(path: Path, columns: Sequence[str], hdu: str | None = None) -> Itera
     units = source.units()
     for batch, _ in source.batches(columns, ROWS):
         arrays = [_plain(batch.column(name)) for name in columns]
-        fields = [pa.field(n, a.type, metadata={UNIT: units[n].encode()} if units.get(n) else None)
-                  for n, a in zip(columns, arrays, strict=True)]  # fmt: skip
+        fields = [
+            pa.field(n, a.type, metadata={UNIT: units[n].encode()} if units.get(n) else None)
+            for n, a in zip(columns, arrays, strict=True)
+        ]
         yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
 
@@ -120,15 +122,22 @@ def _csv(path: Path, columns: list[str], header: bool = False) -> Iterator[pa.Re
     """Batches of a CSV file; text that stands for lists is parsed. With ``header``, the first batch, of all columns."""
     from pyarrow import csv
 
-    convert = csv.ConvertOptions(include_columns=columns or None, strings_can_be_null=True,
-                                 null_values=[*MISSING, "nan", "NaN"])  # fmt: skip
+    convert = csv.ConvertOptions(
+        include_columns=columns or None, strings_can_be_null=True, null_values=[*MISSING, "nan", "NaN"]
+    )
     read = csv.ReadOptions(block_size=1 << 16 if header else _BLOCK)
     try:
         with csv.open_csv(path, read, csv.ParseOptions(delimiter=_delimiter(path) or ","), convert) as file:
             for batch in file:
-                arrays = [lists if pa.types.is_string(a.type) and (lists := lists_in_text(a)) is not None else a
-                          for a in batch.columns]  # fmt: skip
+                arrays = [
+                    lists if pa.types.is_string(a.type) and (lists := lists_in_text(a)) is not None else a
+                    for a in batch.columns
+                ]
                 yield pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
     except (pa.ArrowException, OSError) as error:
-        raise DataError("lines of CSV with one header, and columns of one type", got=str(error).split("\n")[0][:160],
-                        where=path, repair="write the table as Parquet or FITS") from error  # fmt: skip
+        raise DataError(
+            "lines of CSV with one header, and columns of one type",
+            got=str(error).split("\n")[0][:160],
+            where=path,
+            repair="write the table as Parquet or FITS",
+        ) from error

@@ -50,8 +50,9 @@ def fill(template: str, values: Mapping[str, Any], where: str) -> str:
     try:
         return template.format_map(values)
     except (ValueError, KeyError) as error:
-        raise DataError(f"values for {template}", got=str(error), where=where,
-                        repair="another format, or another column") from error  # fmt: skip
+        raise DataError(
+            f"values for {template}", got=str(error), where=where, repair="another format, or another column"
+        ) from error
 
 
 def there(template: str, root: Path, band: str | None) -> list[tuple[Path, dict[str, str]]]:

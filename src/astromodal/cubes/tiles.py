@@ -50,8 +50,12 @@ def find_tiles(images: ImageSourceConfig, band: BandSourceConfig, root: Path, sc
     }
     found = [(path, names) for path, names in found if path not in beside]  # {tile} may match {tile}.weight, too
     if not found:
-        raise DataError(f"images of band {band.name}", got="none", where=root / (images.path or ""),
-                        repair="cubes.images.path=…, cubes.root=…, or bands of cubes.images.bands")  # fmt: skip
+        raise DataError(
+            f"images of band {band.name}",
+            got="none",
+            where=root / (images.path or ""),
+            repair="cubes.images.path=…, cubes.root=…, or bands of cubes.images.bands",
+        )
     tiles = []
     for path, names in found:
         with OpenFiles() as files:
@@ -80,8 +84,12 @@ def _tile(hdus: Any, path: Path, number: int, names: dict[str, str], scale: floa
     ra, dec = _icrs(wcs, ra, dec)
     round_it = circle(ra, dec)
     if round_it is None or not np.isfinite([ra, dec]).all():
-        raise DataError("a WCS that projects the corners of the image to the sky", got="no positions", where=where,
-                        repair="correct the header")  # fmt: skip
+        raise DataError(
+            "a WCS that projects the corners of the image to the sky",
+            got="no positions",
+            where=where,
+            repair="correct the header",
+        )
     corners = tuple((float(a % 360), float(d)) for a, d in zip(ra, dec, strict=True))
     return Tile(path, number, tuple(sorted(names.items())), *round_it, corners)
 
@@ -115,9 +123,15 @@ class TileCutter:
     """Cutouts of one band for the objects of one field. See :meth:`plan`, then :meth:`read`."""
 
     def __init__(
-        self, images: ImageSourceConfig, band: BandSourceConfig, tiles: list[Tile], root: Path, size: int,
-        target: float, files: OpenFiles,
-    ) -> None:  # fmt: skip
+        self,
+        images: ImageSourceConfig,
+        band: BandSourceConfig,
+        tiles: list[Tile],
+        root: Path,
+        size: int,
+        target: float,
+        files: OpenFiles,
+    ) -> None:
         self.images, self.band, self.tiles, self.size, self.target = images, band, tiles, size, target
         self.files, self.companions = files, Companions(images, root, files)
 
@@ -190,8 +204,9 @@ class TileCutter:
             which = np.flatnonzero(self.tile[rows] == index)
             tile, corner = self.tiles[index], self.corner[rows[which]]
             image = Pixels(self.files, tile.path, tile.hdu, self.band.plane)
-            times = image_factor(self.images, self.band, image.header, self.files.get(tile.path)[0].header, self.target,
-                                 image.where)  # fmt: skip
+            times = image_factor(
+                self.images, self.band, image.header, self.files.get(tile.path)[0].header, self.target, image.where
+            )
             cut = image.cut(corner, self.size)
             counts["masked"] += self.companions.blank(
                 cut, corner, self.companions.open(image, self._values(tile), self.band.plane)

@@ -57,8 +57,9 @@ def read_sent(run_dir: Path) -> list[Sent]:
     try:
         return [_sent(entry) for entry in content["sent"]]
     except (KeyError, TypeError) as error:
-        raise ArtifactError("a record of what was sent", got=repr(error), where=path,
-                            repair="remove it, and replay again") from error  # fmt: skip
+        raise ArtifactError(
+            "a record of what was sent", got=repr(error), where=path, repair="remove it, and replay again"
+        ) from error
 
 
 def _sent(entry: dict[str, Any]) -> Sent:

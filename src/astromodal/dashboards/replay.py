@@ -28,8 +28,14 @@ _NOT_IN_NAMES = "/\\#?%:"  # of projects, as W&B says
 _MAX_AGAIN = 20  # ids that are tried
 FOLDER = "replay"  # of offline records, in the run directory
 SENT, CONTINUED, ALREADY, LEFT, FAILED = "sent", "continued", "already there", "left out", "failed"
-_QUIET = {"disable_git": True, "disable_code": True, "x_disable_stats": True, "x_disable_meta": True,
-          "x_disable_machine_info": True, "x_save_requirements": False}  # fmt: skip
+_QUIET = {
+    "disable_git": True,
+    "disable_code": True,
+    "x_disable_stats": True,
+    "x_disable_meta": True,
+    "x_disable_machine_info": True,
+    "x_save_requirements": False,
+}
 
 
 class Unavailable(ArtifactError):
@@ -60,8 +66,12 @@ class Target:
         place = self.project or own["project"], self.entity or own["entity"]
         for option, name in zip(("project", "entity"), place, strict=True):
             if set(name or "") & set(_NOT_IN_NAMES) or printable(name) != str(name):
-                raise ArtifactError(f"tracking.{option} without any of {_NOT_IN_NAMES}", got=repr(name)[:80],
-                                    where=content.run.path / "config.json", repair=f"--{option} NAME")  # fmt: skip
+                raise ArtifactError(
+                    f"tracking.{option} without any of {_NOT_IN_NAMES}",
+                    got=repr(name)[:80],
+                    where=content.run.path / "config.json",
+                    repair=f"--{option} NAME",
+                )
         return place
 
     def key(self, content: Content) -> str:
@@ -237,10 +247,16 @@ def _send(content: Content, target: Target, start: Sent, entries: Sequence[Sent]
     finally:
         _finish(mirror, code)
     end = replace(
-        start, lines=content.lines, bytes=len(content.data), digest=_digest(content.data), next_step=step,
-        status=content.run.status, summary=content.summary_fingerprint, plots=content.plot_fingerprints,
+        start,
+        lines=content.lines,
+        bytes=len(content.data),
+        digest=_digest(content.data),
+        next_step=step,
+        status=content.run.status,
+        summary=content.summary_fingerprint,
+        plots=content.plot_fingerprints,
         folders=(*start.folders, folder) if target.offline else start.folders,
-    )  # fmt: skip
+    )
     write_sent(path, [*others, end])
     return end
 
@@ -302,12 +318,16 @@ def _open(content: Content, target: Target, start: Sent, known: bool) -> tuple[A
         settings["sweep_id"] = content.run.record["sweep_id"]
     try:
         mirror = wandb.init(
-            mode=OFFLINE if target.offline else ONLINE, resume="allow" if known else "never", id=start.id,
+            mode=OFFLINE if target.offline else ONLINE,
+            resume="allow" if known else "never",
+            id=start.id,
             dir=str(path / FOLDER),
-            project=project, entity=entity, config=plain(options["config"]),
+            project=project,
+            entity=entity,
+            config=plain(options["config"]),
             settings=wandb.Settings(silent=True, console="off", init_timeout=60.0, **settings),
             **{name: options[name] for name in ("name", "group", "job_type", "tags", "notes")},
-        )  # fmt: skip
+        )
     except Exception as error:
         if any(words in str(error) for words in ("already exists", "created and deleted")):
             raise Exists.plain(f"{start.id} is at Weights & Biases already, from elsewhere: use --again") from error

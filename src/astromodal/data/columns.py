@@ -37,8 +37,12 @@ def refuse_twice(names: Sequence[str], wanted: Iterable[str], where: object) -> 
     """
     for name in wanted:
         if (n := names.count(name)) > 1:
-            raise DataError(f"one column {name}", got=f"{n} of that name", where=where,
-                            repair="rename or drop all but one (a join keeps both)")  # fmt: skip
+            raise DataError(
+                f"one column {name}",
+                got=f"{n} of that name",
+                where=where,
+                repair="rename or drop all but one (a join keeps both)",
+            )
 
 
 def one_array(column: Column) -> pa.Array:
@@ -73,8 +77,9 @@ def numbers(column: Column, where: str = "") -> np.ndarray:
 def _fits_single(kind: pa.DataType) -> bool:
     """Whether float32 holds all numbers of an Arrow type exactly."""
     small = pa.types.is_integer(kind) and kind.bit_width <= 16
-    return small or any(is_a(kind) for is_a in (pa.types.is_float16, pa.types.is_float32, pa.types.is_boolean,
-                                                pa.types.is_null))  # fmt: skip
+    return small or any(
+        is_a(kind) for is_a in (pa.types.is_float16, pa.types.is_float32, pa.types.is_boolean, pa.types.is_null)
+    )
 
 
 def _parts(column: Column, where: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -135,9 +140,11 @@ def list_column_to_matrix(
         row = int(np.argmax(wrong))
         name = f", id {one_array(ids)[row].as_py()}" if ids is not None else ""
         raise DataError(
-            f"{length} values in every row", got=f"{lengths[row]} (and {int(wrong.sum()) - 1} more such rows)",
-            where=f"{where}, row {row}{name}", repair="set the length in data=…, or rewrite the column",
-        )  # fmt: skip
+            f"{length} values in every row",
+            got=f"{lengths[row]} (and {int(wrong.sum()) - 1} more such rows)",
+            where=f"{where}, row {row}{name}",
+            repair="set the length in data=…, or rewrite the column",
+        )
     rows = np.flatnonzero(present)
     begin = int(starts[rows[0]]) if len(rows) else 0
     packed = bool(len(rows)) and bool((starts[rows] == begin + np.arange(len(rows)) * length).all())

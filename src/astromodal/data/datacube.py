@@ -36,9 +36,14 @@ if TYPE_CHECKING:
     from .sources.layouts import Source
 
 __all__ = [
-    "Batch", "Datacube", "check_unique_ids", "discover", "list_column_ragged", "list_column_to_matrix",
+    "Batch",
+    "Datacube",
+    "check_unique_ids",
+    "discover",
+    "list_column_ragged",
+    "list_column_to_matrix",
     "needed_columns",
-]  # fmt: skip
+]
 
 log = logging.getLogger(__name__)
 LIGHT_ROWS = 16384  # rows per batch where only ids and positions are read
@@ -140,8 +145,10 @@ class Datacube:
         self.masks = mask_columns(schema) | {g.flux: g.mask for g in data.spectra.values() if g.mask}
         self._check_columns(schema)
         self._factors, self.said = factors(data, self.source.units(), self.source.where)
-        self._marks = {scalar.column or name: [m for m in (*scalar.sentinels, scalar.nondetection) if m is not None]
-                       for name, scalar in data.scalars.items()}  # fmt: skip
+        self._marks = {
+            scalar.column or name: [m for m in (*scalar.sentinels, scalar.nondetection) if m is not None]
+            for name, scalar in data.scalars.items()
+        }
 
     def __repr__(self) -> str:
         return f"Datacube({self.field}, {self.n_rows} rows, {self.path})"
@@ -153,10 +160,11 @@ class Datacube:
             if found is None:
                 near = difflib.get_close_matches(name, self.columns, 1, cutoff=0.5)
                 raise DataError(
-                    f"column {name}", got=f"no such column{f'; the nearest is {near[0]}' if near else ''}",
+                    f"column {name}",
+                    got=f"no such column{f'; the nearest is {near[0]}' if near else ''}",
                     where=self.source.lacking.get(name, self.source.where),
                     repair="add the column (null where unknown) or take it out of data=…",
-                )  # fmt: skip
+                )
             check_type(name, found, kind, self.source.where)
 
     def fingerprint(self) -> str:
@@ -228,8 +236,12 @@ class Datacube:
         """A batch with its columns in the configured units."""
         if not self._factors.keys() & set(table.schema.names):
             return table
-        arrays = [scaled(table.column(name), self._factors[name], self._marks.get(name, ())) if name in self._factors
-                  else table.column(name) for name in table.schema.names]  # fmt: skip
+        arrays = [
+            scaled(table.column(name), self._factors[name], self._marks.get(name, ()))
+            if name in self._factors
+            else table.column(name)
+            for name in table.schema.names
+        ]
         return pa.RecordBatch.from_arrays(arrays, names=table.schema.names)
 
 
@@ -284,8 +296,14 @@ def _within_cone(cubes: Sequence[Datacube], data: DataConfig, cone: Sequence[flo
         if inside.any():
             kept.append(Datacube(cube.path, data, cube.field, Subset(cube.source, np.flatnonzero(inside))))
     n, total = (sum(cube.n_rows for cube in some) for some in (kept, cubes))
-    log.info("data.cone: %d of %d objects, in %d of %d fields; %d without a position are left out", n, total, len(kept),
-             len(cubes), unknown)  # fmt: skip
+    log.info(
+        "data.cone: %d of %d objects, in %d of %d fields; %d without a position are left out",
+        n,
+        total,
+        len(kept),
+        len(cubes),
+        unknown,
+    )
     if not kept:
         raise DataError("objects in data.cone", got=f"none of {total}", where=data.root)
     return kept
@@ -332,7 +350,9 @@ def check_unique_ids(cubes: Sequence[Datacube]) -> None:
                 place = f"{cube.path}, row {batch.rows[i]}"
                 if ids[i] in seen:
                     raise DataError(
-                        "ids that are unique over all datacubes", got=f"{ids[i]} twice",
-                        where=f"{seen[ids[i]]}; {place}", repair="remove one of the rows or rename it",
-                    )  # fmt: skip
+                        "ids that are unique over all datacubes",
+                        got=f"{ids[i]} twice",
+                        where=f"{seen[ids[i]]}; {place}",
+                        repair="remove one of the rows or rename it",
+                    )
                 seen[str(ids[i])] = place

@@ -50,8 +50,11 @@ REASONS = {
     "bad_error": Reason("with an error of 0, below 0 or infinite", "errors", "a column that does not hold 1 sigma"),
     "large_error": Reason("with an error above max_error"),
     "outside_fit_range": Reason("outside of fit_min and fit_max"),
-    "clipped": Reason("beyond the fitted range, in an end bin", "kept",
-                      "another unit than that of the training objects, or fit_min and fit_max that are too narrow"),
+    "clipped": Reason(
+        "beyond the fitted range, in an end bin",
+        "kept",
+        "another unit than that of the training objects, or fit_min and fit_max that are too narrow",
+    ),
     # spectra
     "length_mismatch": Reason("of a wrong length", "given", _LENGTH),
     "wave_not_increasing": Reason("with wavelengths out of order", "given", "wavelengths that are not sorted"),
@@ -70,11 +73,17 @@ REASONS = {
     "outside_grid_metre_for_nm": Reason("outside of the grid", "given", "wavelengths in m for a grid in nm"),
     "no_valid_pixel": Reason("without a valid pixel", "given", "ivar 0, or fluxes that are not finite, everywhere"),
     "no_signal": Reason("without a signal", "given", "fluxes that are all 0"),
-    "pixels_outside": Reason("pixels outside of the grid", "pixels",
-                             "wave_min and wave_max that are too narrow, or wavelengths in another unit"),
+    "pixels_outside": Reason(
+        "pixels outside of the grid",
+        "pixels",
+        "wave_min and wave_max that are too narrow, or wavelengths in another unit",
+    ),
     "invalid_pixels": Reason("pixels that are not finite"),
-    "bad_ivar": Reason("pixels with an ivar or error below 0 or infinite", "pixels",
-                       "a column that holds neither inverse variances nor 1 sigma errors"),
+    "bad_ivar": Reason(
+        "pixels with an ivar or error below 0 or infinite",
+        "pixels",
+        "a column that holds neither inverse variances nor 1 sigma errors",
+    ),
     "too_large": Reason("pixels above 3e38 nanomaggies", "pixels", "a zero point that is far off"),
     "too_small": Reason("pixels below 1e-38 nanomaggies", "pixels", "a zero point that is far off"),
     "masked_pixels": Reason("masked pixels on the grid"),
@@ -85,7 +94,7 @@ REASONS = {
     "constant_cutout": Reason("of one value everywhere", "given", "cutouts filled where nothing was observed"),
     "blank_cutout": Reason("without a finite pixel", "given", "cutouts filled where nothing was observed"),
     "too_few_valid_pixels": Reason("with too few valid pixels", "given", "tokenizer.image.min_valid_fraction"),
-}  # fmt: skip
+}
 DAMAGE = {"inf", "wrong_length", "length_mismatch", "wave_not_increasing"}  # what real gaps do not have
 KINDS = ("given", "errors", "kept", "pixels")  # of losses
 
@@ -106,9 +115,13 @@ class Findings:
         self._examples: dict[str, dict[str, dict[str, list[float]]]] = {}
 
     def add(
-        self, field: str, source: str, counts: Mapping[str, int], kept: int | None = None,
+        self,
+        field: str,
+        source: str,
+        counts: Mapping[str, int],
+        kept: int | None = None,
         examples: Mapping[str, Sequence[float] | np.ndarray] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Add a batch.
 
         Args:

@@ -65,8 +65,12 @@ def _applied(array: pa.Array, mask: pa.Array, name: str) -> tuple[pa.Array, int]
     own = pc.fill_null(pc.list_value_length(mask), 0)
     wrong = pc.and_(masked, pc.not_equal(own, lengths))
     if n := int(pc.sum(wrong).as_py() or 0):
-        raise DataError(f"as many masks as values in {name}", got=f"{n} rows with another number",
-                        where=f"column {name}{SUFFIX}", repair="write the column again")  # fmt: skip
+        raise DataError(
+            f"as many masks as values in {name}",
+            got=f"{n} rows with another number",
+            where=f"column {name}{SUFFIX}",
+            repair="write the column again",
+        )
     starts = np.concatenate([[0], np.cumsum(lengths.to_numpy(zero_copy_only=False))])
     flat, hidden = array.flatten(), np.zeros(int(starts[-1]), bool)
     rows = np.repeat(masked.to_numpy(zero_copy_only=False), np.diff(starts))

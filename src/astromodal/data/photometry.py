@@ -52,14 +52,19 @@ def read_zero_points(path: str | Path, bands: Sequence[str]) -> dict[tuple[str, 
     if not path.is_file():
         raise DataError("a CSV file with zero points", got="none", where=path, repair="set data.images.zero_point_file")
     table: dict[tuple[str, str], float] = {}
-    reader = csv.DictReader(io.StringIO(read_text(path, "a CSV file with zero points"), newline=""),
-                            skipinitialspace=True)  # fmt: skip
+    reader = csv.DictReader(
+        io.StringIO(read_text(path, "a CSV file with zero points"), newline=""), skipinitialspace=True
+    )
     try:
         reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         missing = {"field", "band", "zero_point"} - set(reader.fieldnames)
         if missing:
-            raise DataError("columns field, band, zero_point", got=f"no {', '.join(sorted(missing))}", where=path,
-                            repair="begin with the line field,band,zero_point, and part by commas")  # fmt: skip
+            raise DataError(
+                "columns field, band, zero_point",
+                got=f"no {', '.join(sorted(missing))}",
+                where=path,
+                repair="begin with the line field,band,zero_point, and part by commas",
+            )
         for row in reader:
             where = f"{path}, line {reader.line_num}"
             key = ((row["field"] or "").strip(), (row["band"] or "").strip())

@@ -132,9 +132,13 @@ def read_spectra(batch: Any, data: DataConfig, group: str) -> SpectrumBatch:
     precision = np.where(has_ivar[:, None], np.sqrt(ivar) * scale[:, None], 1.0)
     n, size = batch.num_rows, n_pixels(config)
     result = SpectrumBatch(
-        np.zeros((n, size), np.float32), np.zeros((n, size), np.float32), np.full(n, np.nan),
-        np.zeros(n, bool), np.zeros(n, bool), counts,
-    )  # fmt: skip
+        np.zeros((n, size), np.float32),
+        np.zeros((n, size), np.float32),
+        np.full(n, np.nan),
+        np.zeros(n, bool),
+        np.zeros(n, bool),
+        counts,
+    )
     result.flux[rows] = np.where(valid, flux / scale[:, None], 0.0)
     result.precision[rows] = np.where(valid, precision, 0.0)
     result.scale[rows], result.present[rows], result.has_ivar[rows] = scale, True, has_ivar
@@ -248,9 +252,13 @@ def _gridded(batch: Any, config: SpectrumGroupConfig) -> Read:
 
 
 def _onto_grid(
-    flux: np.ndarray, ivar: np.ndarray, wave: np.ndarray, lengths: np.ndarray, config: SpectrumGroupConfig,
+    flux: np.ndarray,
+    ivar: np.ndarray,
+    wave: np.ndarray,
+    lengths: np.ndarray,
+    config: SpectrumGroupConfig,
     counts: dict[str, int],
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:
     """Flat pixels to ``(m, P)``: rows that are on the grid already are copied, the others rebinned."""
     centres = grid(config)
     size = len(centres)

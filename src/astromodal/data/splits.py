@@ -48,8 +48,12 @@ def assign_splits(cubes: Sequence[Datacube], data: DataConfig) -> dict[str, np.n
     if method == "auto":
         method = "sky" if known.any() else "hash"
     if method == "sky" and not known.any():
-        raise DataError("positions for data.splits.method=sky", got="none in any datacube", where=data.root,
-                        repair="data.splits.method=hash")  # fmt: skip
+        raise DataError(
+            "positions for data.splits.method=sky",
+            got="none in any datacube",
+            where=data.root,
+            repair="data.splits.method=hash",
+        )
     if method == "field":
         by_field = field_splits([cube.field for cube in cubes], config)
         split = np.repeat([by_field[cube.field] for cube in cubes], [cube.n_rows for cube in cubes]).astype(np.uint8)
@@ -66,8 +70,11 @@ def assign_splits(cubes: Sequence[Datacube], data: DataConfig) -> dict[str, np.n
     if empty:
         log.warning(
             "no object in split %s (method %s, %d objects); set data.splits.method=hash, a smaller "
-            "data.splits.cell_deg or another data.splits.seed", " and ".join(empty), method, len(split),
-        )  # fmt: skip
+            "data.splits.cell_deg or another data.splits.seed",
+            " and ".join(empty),
+            method,
+            len(split),
+        )
     ends = np.cumsum([cube.n_rows for cube in cubes])
     return {cube.field: part for cube, part in zip(cubes, np.split(split, ends[:-1]), strict=True)} if cubes else {}
 
@@ -75,8 +82,11 @@ def assign_splits(cubes: Sequence[Datacube], data: DataConfig) -> dict[str, np.n
 def _check(config: SplitConfig) -> None:
     val, test = config.val_fraction, config.test_fraction
     if not (val >= 0 and test >= 0 and val + test < 1):
-        raise ConfigError("val_fraction and test_fraction of 0 or more, together below 1", got=f"{val} and {test}",
-                          where="data.splits")  # fmt: skip
+        raise ConfigError(
+            "val_fraction and test_fraction of 0 or more, together below 1",
+            got=f"{val} and {test}",
+            where="data.splits",
+        )
     if not 0 < config.cell_deg <= 90:
         raise ConfigError("cell_deg above 0 and at most 90", got=config.cell_deg, where="data.splits")
 

@@ -56,8 +56,11 @@ def arrange(
         mirrored = np.repeat(offsets[:-1] + offsets[1:] - 1, lengths) - place
         pixels = pixels[np.where(np.repeat(falls, lengths), mirrored, place)]
     usable = rises | falls
-    counts = {"pixels_without_wavelength": len(wave) - int(placed.sum()), "turned_round": int(falls.sum()),
-              "wave_not_increasing": int((~usable).sum())}  # fmt: skip
+    counts = {
+        "pixels_without_wavelength": len(wave) - int(placed.sum()),
+        "turned_round": int(falls.sum()),
+        "wave_not_increasing": int((~usable).sum()),
+    }
     return pixels[np.repeat(usable, lengths)], np.where(usable, lengths, 0), usable, counts
 
 

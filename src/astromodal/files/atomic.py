@@ -33,17 +33,29 @@ class _Kind:
 
 _KINDS = (
     _Kind("room on the disk", "free space or choose another folder, run again", ("ENOSPC", "EDQUOT", "EFBIG")),
-    _Kind("a folder that can be written to", "change its permissions or the path",
-          ("EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "EISDIR", "ENAMETOOLONG", "ELOOP", "ENOTEMPTY")),
+    _Kind(
+        "a folder that can be written to",
+        "change its permissions or the path",
+        ("EACCES", "EPERM", "EROFS", "ENOTDIR", "EEXIST", "EISDIR", "ENAMETOOLONG", "ELOOP", "ENOTEMPTY"),
+    ),
     _Kind("a working disk", "check the disk, run again", ("EIO", "EREMOTEIO", "ENODEV", "ENXIO", "EUCLEAN")),
-    _Kind("a file server that answers", "see that the folder is mounted and is still the same one, run again",
-          ("ESTALE", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENOTCONN", "ECONNRESET", "ESHUTDOWN", "ENOLINK")),
-    _Kind("a folder on one file system", "a part of it is mounted from elsewhere: choose a folder without such parts",
-          ("EXDEV",)),
-    _Kind("a file that nothing else holds", "close what uses it (or unmount it, if it is a mount point), run again",
-          ("EBUSY", "ETXTBSY")),
+    _Kind(
+        "a file server that answers",
+        "see that the folder is mounted and is still the same one, run again",
+        ("ESTALE", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENOTCONN", "ECONNRESET", "ESHUTDOWN", "ENOLINK"),
+    ),
+    _Kind(
+        "a folder on one file system",
+        "a part of it is mounted from elsewhere: choose a folder without such parts",
+        ("EXDEV",),
+    ),
+    _Kind(
+        "a file that nothing else holds",
+        "close what uses it (or unmount it, if it is a mount point), run again",
+        ("EBUSY", "ETXTBSY"),
+    ),
     _Kind("fewer open files", "raise the limit with ulimit -n, or run fewer processes", ("EMFILE", "ENFILE")),
-)  # fmt: skip
+)
 
 
 def write_error(error: OSError, path: Path) -> ArtifactError | None:
@@ -53,9 +65,11 @@ def write_error(error: OSError, path: Path) -> ArtifactError | None:
     kind = next((kind for kind in _KINDS if name in kind.codes), None)
     if name == "ENOENT" and not path.parent.exists():
         return ArtifactError(
-            "the folder that is being written to", got="it is gone: something removed or moved it", where=path.parent,
+            "the folder that is being written to",
+            got="it is gone: something removed or moved it",
+            where=path.parent,
             repair="run again",
-        )  # fmt: skip
+        )
     if kind is None or (other and kind is not _KINDS[0]):
         return None
     return ArtifactError(kind.expected, got=error.strerror, where=path, repair=kind.repair)

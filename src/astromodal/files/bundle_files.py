@@ -94,8 +94,9 @@ def check_bundle(folder: str | Path, root: Path | None = None) -> None:
             raise ArtifactError(f"{size} bytes", got=found, where=path, repair=REPAIR)
     for name in _found(folder):
         if name not in files:
-            raise ArtifactError("only files that the manifest names", got=name, where=folder,
-                                repair=f"remove it, or {REPAIR}")  # fmt: skip
+            raise ArtifactError(
+                "only files that the manifest names", got=name, where=folder, repair=f"remove it, or {REPAIR}"
+            )
     for name, (_size, expected) in files.items():
         if (digest := _sha256(folder / name)) != expected:
             raise ArtifactError(f"SHA-256 {expected}", got=digest, where=folder / name, repair=REPAIR)
@@ -159,8 +160,11 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
     with atomic_path(path) as temporary:
-        save_file({name: value.detach().cpu().contiguous().clone() for name, value in state.items()}, temporary,
-                  metadata={"format": "pt"})  # fmt: skip
+        save_file(
+            {name: value.detach().cpu().contiguous().clone() for name, value in state.items()},
+            temporary,
+            metadata={"format": "pt"},
+        )
         os.chmod(temporary, path.parent.stat().st_mode & 0o666)  # the library lets nobody else read it
 
 
@@ -186,8 +190,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         for value in state.values():
             check_shape(tuple(value.shape), value.element_size(), size)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise ArtifactError("a whole file of safetensors", got=str(error).split("\n")[0][:200], where=path,
-                            repair=REPAIR) from error  # fmt: skip
+        raise ArtifactError(
+            "a whole file of safetensors", got=str(error).split("\n")[0][:200], where=path, repair=REPAIR
+        ) from error
     return state
 
 
@@ -202,9 +207,11 @@ def bundle_state(folder: str | Path, root: Path | None = None) -> dict[str, Any]
     config = read_mapping(folder / CONFIG)
     known = {key: config.get(key) if isinstance(config.get(key), str) else None for key in ("run_id", "weights")}
     return {
-        "model_state_dict": load_tensors(folder / WEIGHTS), "config": config.get("trained"),
-        "run_id": known["run_id"], "made_from": known["weights"],
-    }  # fmt: skip
+        "model_state_dict": load_tensors(folder / WEIGHTS),
+        "config": config.get("trained"),
+        "run_id": known["run_id"],
+        "made_from": known["weights"],
+    }
 
 
 def load_weights_file(path: str | Path) -> Any:

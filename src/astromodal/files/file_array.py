@@ -42,8 +42,12 @@ class SharedFile:
                 more = os.preadv(self._handle, [room[n:]], offset + n)
                 if not more:
                     size = os.fstat(self._handle).st_size
-                    raise ArtifactError(f"{offset + len(room)} bytes", got=f"a file cut to {size} while it was read",
-                                        where=self.path, repair=self.repair)  # fmt: skip
+                    raise ArtifactError(
+                        f"{offset + len(room)} bytes",
+                        got=f"a file cut to {size} while it was read",
+                        where=self.path,
+                        repair=self.repair,
+                    )
                 n += more
         except OSError as error:
             if isinstance(error, ArtifactError):
@@ -133,8 +137,9 @@ class FileArray(NDArrayOperatorsMixin):
         step = max(_BLOCK // max(self.row_bytes, 1), 1)
         if stop - start <= step:
             return self._rows(start, stop)[(slice(None), *rest)]
-        return np.concatenate([self._rows(at, min(at + step, stop))[(slice(None), *rest)]
-                               for at in range(start, stop, step)])  # fmt: skip
+        return np.concatenate(
+            [self._rows(at, min(at + step, stop))[(slice(None), *rest)] for at in range(start, stop, step)]
+        )
 
     def _pick(self, rows: np.ndarray, rest: tuple) -> np.ndarray:
         """Some rows ``(m,)`` (or of any shape), neighbouring ones with one read."""

@@ -65,8 +65,12 @@ def decoded(data: bytes, kind: str, where: object) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{kind} in UTF-8", got=_wrong_byte(data, error.start), where=f"{where}, line {line}",
-                        repair="save it as UTF-8") from error  # fmt: skip
+        raise DataError(
+            f"{kind} in UTF-8",
+            got=_wrong_byte(data, error.start),
+            where=f"{where}, line {line}",
+            repair="save it as UTF-8",
+        ) from error
 
 
 def _wrong_byte(data: bytes, at: int) -> str:

@@ -17,11 +17,39 @@ from ..errors import ArtifactError, UnsafeFileError
 from .bounded import inside, open_archive, walk
 from .safe_pickle import Refused, SafeUnpickler, _latin1
 
-_ITEMSIZE = {"Double": 8, "Float": 4, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Short": 2, "Char": 1, "Byte": 1,
-             "Bool": 1, "ComplexDouble": 16, "ComplexFloat": 8}  # fmt: skip
-_DTYPES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1,
-           "uint64": 8, "uint32": 4, "uint16": 2, "uint8": 1, "bool": 1, "complex64": 8, "complex128": 16,
-           "float8_e4m3fn": 1, "float8_e5m2": 1}  # fmt: skip
+_ITEMSIZE = {
+    "Double": 8,
+    "Float": 4,
+    "Half": 2,
+    "BFloat16": 2,
+    "Long": 8,
+    "Int": 4,
+    "Short": 2,
+    "Char": 1,
+    "Byte": 1,
+    "Bool": 1,
+    "ComplexDouble": 16,
+    "ComplexFloat": 8,
+}
+_DTYPES = {
+    "float64": 8,
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int64": 8,
+    "int32": 4,
+    "int16": 2,
+    "int8": 1,
+    "uint64": 8,
+    "uint32": 4,
+    "uint16": 2,
+    "uint8": 1,
+    "bool": 1,
+    "complex64": 8,
+    "complex128": 16,
+    "float8_e4m3fn": 1,
+    "float8_e5m2": 1,
+}
 _FEW = 1024  # values: a tensor may be as large although its storage is smaller (``expand``)
 
 
@@ -65,8 +93,9 @@ def _tensor(storage: object, offset: int, shape: tuple, strides: tuple, *rest: A
     return _Tensor()
 
 
-def _tensor_of(storage: object, offset: int, shape: tuple, strides: tuple, grad: Any, hooks: Any, dtype: Any,
-               *rest: Any) -> _Tensor:  # fmt: skip
+def _tensor_of(
+    storage: object, offset: int, shape: tuple, strides: tuple, grad: Any, hooks: Any, dtype: Any, *rest: Any
+) -> _Tensor:
     """Stands for ``torch._utils._rebuild_tensor_v3``, whose storage has no type of its own."""
     if not isinstance(dtype, _Type):
         raise Refused("a tensor without a dtype")
@@ -141,8 +170,9 @@ def check_torch_file(path: str | Path) -> None:
     except zipfile.BadZipFile as error:
         raise ValueError(str(error)) from error
     except Refused as error:
-        raise UnsafeFileError("tensors and plain values", got=error, where=path,
-                              repair="save state_dict() and plain values only") from error  # fmt: skip
+        raise UnsafeFileError(
+            "tensors and plain values", got=error, where=path, repair="save state_dict() and plain values only"
+        ) from error
 
 
 def _check_archive(archive: zipfile.ZipFile) -> None:
@@ -171,5 +201,9 @@ def check_finite(state: Mapping[str, Any], where: object) -> None:
     """
     for name, value in state.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise ArtifactError("finite weights", got=f"NaN or infinity in {name}", where=where,
-                                repair="use another checkpoint of the run")  # fmt: skip
+            raise ArtifactError(
+                "finite weights",
+                got=f"NaN or infinity in {name}",
+                where=where,
+                repair="use another checkpoint of the run",
+            )

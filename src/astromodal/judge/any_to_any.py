@@ -35,10 +35,18 @@ class Matrix:
     def records(self) -> list[dict[str, Any]]:
         """One per measured cell, for a table."""
         return [
-            {"asked": asked, "given": given, self.figure: float(self.values[i, j]), "low": float(self.low[i, j]),
-             "high": float(self.high[i, j]), "n": int(self.n[i, j])}
-            for i, asked in enumerate(self.asked) for j, given in enumerate(self.given) if self.n[i, j]
-        ]  # fmt: skip
+            {
+                "asked": asked,
+                "given": given,
+                self.figure: float(self.values[i, j]),
+                "low": float(self.low[i, j]),
+                "high": float(self.high[i, j]),
+                "n": int(self.n[i, j]),
+            }
+            for i, asked in enumerate(self.asked)
+            for j, given in enumerate(self.given)
+            if self.n[i, j]
+        ]
 
 
 def any_to_any(results: Mapping[tuple[str, str], Mapping[str, Any]], figure: str = "crps_skill") -> Matrix:

@@ -84,9 +84,16 @@ def _positions(config: Config) -> dict[str, Datacube]:
 
 @contextmanager
 def asked_datacubes(
-    cubes: Sequence[Datacube], fingerprint: str, tokenizers: TokenizerSet, run: TrainingRun, data: DataConfig,
-    scratch: Path, log: logging.Logger, *, keep: bool = False,
-) -> Iterator[Asked]:  # fmt: skip
+    cubes: Sequence[Datacube],
+    fingerprint: str,
+    tokenizers: TokenizerSet,
+    run: TrainingRun,
+    data: DataConfig,
+    scratch: Path,
+    log: logging.Logger,
+    *,
+    keep: bool = False,
+) -> Iterator[Asked]:
     """The objects of datacubes, whose token files are made one field after the other and gone after the block.
 
     Args:
@@ -111,9 +118,14 @@ def asked_datacubes(
 
 
 def _encoded(
-    cubes: Sequence[Datacube], tokenizers: TokenizerSet, splits: Mapping[str, np.ndarray], data: DataConfig,
-    folder: Path, log: logging.Logger, keep: bool,
-) -> Iterator[FieldTokens]:  # fmt: skip
+    cubes: Sequence[Datacube],
+    tokenizers: TokenizerSet,
+    splits: Mapping[str, np.ndarray],
+    data: DataConfig,
+    folder: Path,
+    log: logging.Logger,
+    keep: bool,
+) -> Iterator[FieldTokens]:
     for cube in cubes:
         alone = replace(data, fields=[cube.field])  # the other fields' files stay
         if keep:

@@ -41,9 +41,16 @@ class Baselines:
 
 
 def compare(
-    baselines: Baselines, column: str, inputs: Inputs, scores: Scores, fields: np.ndarray, ids: np.ndarray, *,
-    is_redshift: bool = False, n_resamples: int = 1000,
-) -> dict[str, Any]:  # fmt: skip
+    baselines: Baselines,
+    column: str,
+    inputs: Inputs,
+    scores: Scores,
+    fields: np.ndarray,
+    ids: np.ndarray,
+    *,
+    is_redshift: bool = False,
+    n_resamples: int = 1000,
+) -> dict[str, Any]:
     """Every baseline on the judged objects of a column, and the model's difference from it.
 
     Args:
@@ -57,8 +64,9 @@ def compare(
     """
     if column not in (names := baselines.store.open(baselines.store.fields()[0]).columns):
         return {"skipped": f"{column} is not among the {len(names)} scalar columns of the token files"}
-    train, available = training_rows(baselines.store, column, inputs, baselines.codebooks,
-                                     max_rows=baselines.max_rows, seed=baselines.seed)  # fmt: skip
+    train, available = training_rows(
+        baselines.store, column, inputs, baselines.codebooks, max_rows=baselines.max_rows, seed=baselines.seed
+    )
     held_out, at = _held_out(baselines, inputs, scores, fields, ids)
     counts = {
         "n": len(at),
@@ -92,8 +100,11 @@ def best(baselines: Mapping[str, Any]) -> dict[str, Any] | None:
     It is chosen on the judged objects themselves, in favour of the baselines.
     """
     for figure in ("crps", "absolute error"):
-        found = {name: entry["differences"][figure] for name, entry in baselines.items()
-                 if figure in entry.get("differences", {})}  # fmt: skip
+        found = {
+            name: entry["differences"][figure]
+            for name, entry in baselines.items()
+            if figure in entry.get("differences", {})
+        }
         if found:
             name = min(found, key=lambda name: found[name]["baseline"])
             return {"name": name, "figure": figure, **found[name]}
@@ -117,9 +128,15 @@ def _held_out(
 
 
 def _one(
-    name: str, seed: int, scores: Scores, at: np.ndarray, train: Rows, held_out: np.ndarray, is_redshift: bool,
+    name: str,
+    seed: int,
+    scores: Scores,
+    at: np.ndarray,
+    train: Rows,
+    held_out: np.ndarray,
+    is_redshift: bool,
     n_resamples: int,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     start = time.perf_counter()
     levels = scores.levels if len(scores.levels) > 1 else ()
     answer = make_predictor(name, levels, seed).fit(train.features, train.target).predict(held_out)
@@ -161,5 +178,9 @@ def _difference(model: np.ndarray, baseline: np.ndarray, n_resamples: int, seed:
     found = paired_bootstrap(model, baseline, n_resamples, seed)
     usable = np.isfinite(model) & np.isfinite(baseline)
     verdict = LOSES if found.low > 0 else WINS if found.high < 0 else EVEN
-    return {"model": float(model[usable].mean()), "baseline": float(baseline[usable].mean()),
-            **found._asdict(), "verdict": verdict}  # fmt: skip
+    return {
+        "model": float(model[usable].mean()),
+        "baseline": float(baseline[usable].mean()),
+        **found._asdict(),
+        "verdict": verdict,
+    }

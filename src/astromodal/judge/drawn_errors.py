@@ -45,8 +45,13 @@ class DrawnErrors:
         found = {}
         for name, sums in self.by_pixel.items():
             config = data.spectra[name]
-            found[name] = {"wave": grid(config), "chi2": sums.chi2(), "pull": sums.mean_pull(), "n": sums.n,
-                           "wave_unit": str(config.wave_unit)}  # fmt: skip
+            found[name] = {
+                "wave": grid(config),
+                "chi2": sums.chi2(),
+                "pull": sums.mean_pull(),
+                "n": sums.n,
+                "wave_unit": str(config.wave_unit),
+            }
         return found
 
 

@@ -72,8 +72,12 @@ class HeldOut:
         test, val = SPLIT_NAMES[TEST], SPLIT_NAMES[VAL]
         there = [name for name in (test, val, UNKNOWN) if Part(name).rows(catalogue).any()]
         if not there:
-            raise DataError("held-out objects in the catalogue", got=f"{len(catalogue)} training objects",
-                            where=catalogue.path, repair="evaluate.splits=[val,test]")  # fmt: skip
+            raise DataError(
+                "held-out objects in the catalogue",
+                got=f"{len(catalogue)} training objects",
+                where=catalogue.path,
+                repair="evaluate.splits=[val,test]",
+            )
         fitted_on, why = _fitting(catalogue, there, seed, on)
         judged = Part(there[0]).rows(catalogue)
         fitting = np.zeros(len(catalogue), bool) if fitted_on is None else fitted_on.rows(catalogue)
@@ -81,8 +85,12 @@ class HeldOut:
         for part in {Part(of["split"], of["half"]) for of in before if _same_objects(of, catalogue)}:
             judged = judged & ~part.rows(catalogue)
         if not judged.any():
-            raise DataError("held-out objects that the applied calibration was not fitted on", got="none",
-                            where=catalogue.path, repair="evaluate.splits=[test], or evaluate.judge=null")  # fmt: skip
+            raise DataError(
+                "held-out objects that the applied calibration was not fitted on",
+                got="none",
+                where=catalogue.path,
+                repair="evaluate.splits=[test], or evaluate.judge=null",
+            )
         of_training = on == CalibrateOn.validation and fitted_on is not None
         return cls(there[0], judged, fitting & ~judged if catalogue.applied else fitting, fitted_on, why, of_training)
 

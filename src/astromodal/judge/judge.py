@@ -92,13 +92,22 @@ class Context:
 
 
 def judge(
-    catalogue: str | Path, *, given: Given = None, store: str | Path | TokenStore | None = None,
-    bins: Mapping[str, np.ndarray] | None = None, units: Mapping[str, str] | None = None,
-    codebooks: Mapping[str, Codebook] | None = None, data: Any = None,
-    cubes: Sequence[Datacube] | None = None, per_object: Mapping[str, np.ndarray] | None = None,
-    weights: str | None = None, options: JudgeConfig | None = None, seed: int = 0,
-    asked: TokenStore | None = None, no_baselines: str = "",
-) -> Judgement:  # fmt: skip
+    catalogue: str | Path,
+    *,
+    given: Given = None,
+    store: str | Path | TokenStore | None = None,
+    bins: Mapping[str, np.ndarray] | None = None,
+    units: Mapping[str, str] | None = None,
+    codebooks: Mapping[str, Codebook] | None = None,
+    data: Any = None,
+    cubes: Sequence[Datacube] | None = None,
+    per_object: Mapping[str, np.ndarray] | None = None,
+    weights: str | None = None,
+    options: JudgeConfig | None = None,
+    seed: int = 0,
+    asked: TokenStore | None = None,
+    no_baselines: str = "",
+) -> Judgement:
     """Judge every predicted column; the arguments are those of ``judge_catalogue``.
 
     Raises:
@@ -113,12 +122,34 @@ def judge(
     given = table.given if given is None else given
     units = table.units | dict(units or {})
     magnitude = _magnitude(table, asked, options.magnitude)
-    context = Context(table, held_out, options, seed, units, magnitude, store, asked, codebooks, data, given,
-                      no_baselines or "no token files of the training run were given")  # fmt: skip
+    context = Context(
+        table,
+        held_out,
+        options,
+        seed,
+        units,
+        magnitude,
+        store,
+        asked,
+        codebooks,
+        data,
+        given,
+        no_baselines or "no token files of the training run were given",
+    )
     calibration = Calibration(weights or table.meaning.get("model"))
-    found = Judgement({"split": held_out.split, "n_rows": len(table), "n_judged": int(held_out.judged.sum()),
-                       "given": _plain(given), **as_asked, "columns": {}, "figures": {}},
-                      calibration=calibration, of_training=held_out.of_training)  # fmt: skip
+    found = Judgement(
+        {
+            "split": held_out.split,
+            "n_rows": len(table),
+            "n_judged": int(held_out.judged.sum()),
+            "given": _plain(given),
+            **as_asked,
+            "columns": {},
+            "figures": {},
+        },
+        calibration=calibration,
+        of_training=held_out.of_training,
+    )
     for name in table.columns:
         column = table.column(name)
         found.result["columns"][name] = _judge_column(context, column, found)
@@ -138,8 +169,12 @@ def _judge_column(context: Context, column: PredictedColumn, found: Judgement) -
     options, name, held_out = context.options, column.name, context.held_out
     scores = score_column(context.catalogue, column, held_out.judged, seed=context.seed)
     unit = context.units.get(name, "")
-    record: dict[str, Any] = {"unit": unit, "n": len(scores.rows), "left_out": column.left_out(held_out.judged),
-                              "remarks": column.remarks(held_out.judged)}  # fmt: skip
+    record: dict[str, Any] = {
+        "unit": unit,
+        "n": len(scores.rows),
+        "left_out": column.left_out(held_out.judged),
+        "remarks": column.remarks(held_out.judged),
+    }
     if not len(scores.rows):
         return record
     how = {"n_resamples": options.n_resamples, "seed": context.seed}
@@ -179,16 +214,29 @@ def _against_others(context: Context, name: str, inputs: Inputs, scores: Scores,
     table, options, record = context.catalogue, context.options, {}
     names = wanted_baselines(options.baselines)
     if names:
-        baselines = Baselines(context.store, context.asked, context.codebooks, names, options.max_training_rows,
-                              context.seed)  # fmt: skip
-        record["against"] = compare(baselines, name, inputs, scores, table.fields, table.ids,
-                                    is_redshift=is_redshift, n_resamples=options.n_resamples)  # fmt: skip
+        baselines = Baselines(
+            context.store, context.asked, context.codebooks, names, options.max_training_rows, context.seed
+        )
+        record["against"] = compare(
+            baselines,
+            name,
+            inputs,
+            scores,
+            table.fields,
+            table.ids,
+            is_redshift=is_redshift,
+            n_resamples=options.n_resamples,
+        )
     limit = noise_limits(context.data, name, context.asked, inputs, table.fields[scores.rows], table.ids[scores.rows])
     if limit is not None:
-        record["noise_limit"] = _intervals(bootstrap_figures(
-            limit_figures, *(a[np.isfinite(limit)] for a in (scores.median - scores.observed, limit)),
-            n_resamples=options.n_resamples, seed=context.seed,
-        ))  # fmt: skip
+        record["noise_limit"] = _intervals(
+            bootstrap_figures(
+                limit_figures,
+                *(a[np.isfinite(limit)] for a in (scores.median - scores.observed, limit)),
+                n_resamples=options.n_resamples,
+                seed=context.seed,
+            )
+        )
     return record
 
 
@@ -210,8 +258,11 @@ def _by_bins(context: Context, scores: Scores, unit: str) -> dict[str, Any]:
         rows = by_bins(figures, of, edges, *arrays)
         if len(rows) > 1:
             what = {"by_magnitude": context.magnitude and context.magnitude[0], "by_surprise": SURPRISE}
-            found[name] = {"of": what.get(name) or "signal / noise", "bins": rows,
-                           "n_unknown": int((~np.isfinite(of)).sum())}  # fmt: skip
+            found[name] = {
+                "of": what.get(name) or "signal / noise",
+                "bins": rows,
+                "n_unknown": int((~np.isfinite(of)).sum()),
+            }
     return found
 
 

@@ -24,10 +24,16 @@ FOLDER = "judgement"
 
 
 def judge_run(
-    run: str | Path, folder: str | Path | None = None, *, run_dir: str | Path | None = None,
-    options: JudgeConfig | None = None, seed: int | None = None, calibration_path: str | Path | None = None,
-    changes: Mapping[str, Any] | None = None, tokens: JudgedTokens | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    run: str | Path,
+    folder: str | Path | None = None,
+    *,
+    run_dir: str | Path | None = None,
+    options: JudgeConfig | None = None,
+    seed: int | None = None,
+    calibration_path: str | Path | None = None,
+    changes: Mapping[str, Any] | None = None,
+    tokens: JudgedTokens | None = None,
+) -> dict[str, Any]:
     """Judge the catalogue of a run directory (or a catalogue file) with all that its configuration leads to.
 
     Args:
@@ -55,8 +61,9 @@ def judge_run(
     seed = its_seed if seed is None else seed
     if options.magnitude is None and "data" in found:
         options = replace(options, magnitude=usual_magnitude(found["data"]))
-    return judge_catalogue(run, folder or home / FOLDER, options=options, seed=seed,
-                           calibration_path=calibration_path, **found)  # fmt: skip
+    return judge_catalogue(
+        run, folder or home / FOLDER, options=options, seed=seed, calibration_path=calibration_path, **found
+    )
 
 
 def _surroundings(path: Path, catalogue: PredictionCatalogue, tokens: JudgedTokens | None) -> dict[str, Any]:

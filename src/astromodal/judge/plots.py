@@ -20,8 +20,14 @@ from ..plots.panels import GREEN, PINK, YELLOW, never_fatal, save
 GOOD = GREEN
 MAX_PANELS = 24
 _SHADE = "#cccccc"
-BASELINE_COLOURS = {"marginal": "#999999", "boosting": OTHER, "boosting_colours": YELLOW, "neighbours": PINK,
-                    "network": GREEN, "tabicl": MODEL}  # fmt: skip
+BASELINE_COLOURS = {
+    "marginal": "#999999",
+    "boosting": OTHER,
+    "boosting_colours": YELLOW,
+    "neighbours": PINK,
+    "network": GREEN,
+    "tabicl": MODEL,
+}
 
 
 def _panels(names: Sequence[str], title: str, size: float = 2.3) -> tuple[Figure, list[tuple[str, Axes]]]:

@@ -99,8 +99,9 @@ class PredictionCatalogue:
         parts = sorted(self.path.glob("*.parquet")) if self.path.is_dir() and not whole.is_file() else []
         self.files = parts or [whole if self.path.is_dir() else self.path]
         if not self.files[0].is_file():
-            raise ArtifactMissingError("a catalogue of predictions", got="nothing", where=path,
-                                       repair="run python evaluate.py")  # fmt: skip
+            raise ArtifactMissingError(
+                "a catalogue of predictions", got="nothing", where=path, repair="run python evaluate.py"
+            )
         with ParquetReader(self.files[0]) as file:
             schema = file.schema_arrow
         refuse_twice(schema.names, dict.fromkeys(schema.names), self.files[0])
@@ -110,8 +111,11 @@ class PredictionCatalogue:
         self.columns = _predicted_columns(schema)
         lists = any(name.endswith("_mean") for name in self._names)  # spectra and cutouts alone will do
         if "id" not in self._names or not (self.columns or lists):
-            raise ArtifactError("a catalogue with id and columns with c_mean or c_median", where=self.path,
-                                got=", ".join(schema.names[:12]))  # fmt: skip
+            raise ArtifactError(
+                "a catalogue with id and columns with c_mean or c_median",
+                where=self.path,
+                got=", ".join(schema.names[:12]),
+            )
         self.ids = normalize_ids(self._column("id"))
         field = self._column("field") if "field" in self._names else None
         self.fields = (
@@ -207,11 +211,19 @@ class PredictionCatalogue:
         if has_posterior and name not in self.bins:
             raise DataError("the edges of the bins", got=f"{name}_posterior without them", where=self.path)
         return PredictedColumn(
-            name, self.numbers(name), self.numbers(f"{name}_err"), mean, median, self.numbers(f"{name}_std"),
-            tuple(quantiles), np.stack([*quantiles.values()], 1) if quantiles else np.zeros((len(self), 0)),
-            self.numbers(f"{name}_pit"), np.nan_to_num(flag).astype(np.int64),
-            self.bins[name] if has_posterior else None, self.numbers(f"{name}_crps"),
-        )  # fmt: skip
+            name,
+            self.numbers(name),
+            self.numbers(f"{name}_err"),
+            mean,
+            median,
+            self.numbers(f"{name}_std"),
+            tuple(quantiles),
+            np.stack([*quantiles.values()], 1) if quantiles else np.zeros((len(self), 0)),
+            self.numbers(f"{name}_pit"),
+            np.nan_to_num(flag).astype(np.int64),
+            self.bins[name] if has_posterior else None,
+            self.numbers(f"{name}_crps"),
+        )
 
     def posteriors(self, name: str, wanted: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Rows ``(m,)`` and their probabilities ``(m, B)`` float32, batch after batch, of ``wanted`` (n,) bool.

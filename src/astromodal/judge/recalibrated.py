@@ -15,9 +15,13 @@ from .scores import Scores, mean_log_score, score_column
 
 
 def fit_and_show(
-    catalogue: PredictionCatalogue, column: PredictedColumn, fitting: np.ndarray, shown: np.ndarray,
-    max_rows: int = 10_000, seed: int = 0,
-) -> tuple[dict[str, Any], ColumnCalibration | None]:  # fmt: skip
+    catalogue: PredictionCatalogue,
+    column: PredictedColumn,
+    fitting: np.ndarray,
+    shown: np.ndarray,
+    max_rows: int = 10_000,
+    seed: int = 0,
+) -> tuple[dict[str, Any], ColumnCalibration | None]:
     """Fit on the rows ``fitting`` and judge on the rows ``shown``, both ``(n,)`` bool without a common object.
 
     Returns:
@@ -36,9 +40,15 @@ def fit_and_show(
     scores = score_column(catalogue, column, fitting, temperature=fitted.temperature, seed=seed)
     shifts = fit_shifts(scores.quantiles, scores.levels, scores.observed)
     fitted = replace(fitted, levels=scores.levels, shifts=shifts, n_conformal=len(scores.rows))
-    record = {"fitted": {"temperature": fitted.temperature, "n_temperature": fitted.n_temperature,
-                         "n_conformal": fitted.n_conformal, "levels": list(fitted.levels),
-                         "shifts": list(fitted.shifts)}}  # fmt: skip
+    record = {
+        "fitted": {
+            "temperature": fitted.temperature,
+            "n_temperature": fitted.n_temperature,
+            "n_conformal": fitted.n_conformal,
+            "levels": list(fitted.levels),
+            "shifts": list(fitted.shifts),
+        }
+    }
     plain = score_column(catalogue, column, shown, seed=seed)
     record["as predicted"] = _figures(plain, plain.quantiles, seed)
     tempered = plain

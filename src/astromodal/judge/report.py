@@ -74,10 +74,21 @@ def judge_catalogue(
         DataError: no held-out object, or posteriors without the edges of their bins.
     """
     found = judge(
-        catalogue, given=given, store=store, bins=bins, units=units, codebooks=codebooks,
-        data=data, cubes=cubes, per_object=per_object, weights=weights, options=options, seed=seed, asked=asked,
+        catalogue,
+        given=given,
+        store=store,
+        bins=bins,
+        units=units,
+        codebooks=codebooks,
+        data=data,
+        cubes=cubes,
+        per_object=per_object,
+        weights=weights,
+        options=options,
+        seed=seed,
+        asked=asked,
         no_baselines=no_baselines,
-    )  # fmt: skip
+    )
     write_judgement(found, Path(folder), calibration_path)
     return found.result
 

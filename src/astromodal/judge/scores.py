@@ -56,9 +56,13 @@ class Scores:
 
 
 def score_column(
-    catalogue: PredictionCatalogue, column: PredictedColumn, rows: np.ndarray, *, temperature: float = 1.0,
+    catalogue: PredictionCatalogue,
+    column: PredictedColumn,
+    rows: np.ndarray,
+    *,
+    temperature: float = 1.0,
     seed: int = 0,
-) -> Scores:  # fmt: skip
+) -> Scores:
     """Scores of the rows ``(n,)`` bool of a catalogue that can be judged.
 
     With a ``temperature`` other than 1 the posterior is changed by it first, and with it mean, quantiles and the rest;
@@ -98,8 +102,16 @@ def score_column(
             pit = pit_of_quantiles(quantiles, levels, plain["observed"], seed)
     if column.edges is None and column.crps is not None and np.isfinite(column.crps[chosen]).all():
         score = column.crps[chosen]
-    return Scores(chosen, **plain, levels=levels, quantiles=quantiles, pit=pit, crps=score,
-                  crps_quantiles=from_quantiles, log_score=logs)  # fmt: skip
+    return Scores(
+        chosen,
+        **plain,
+        levels=levels,
+        quantiles=quantiles,
+        pit=pit,
+        crps=score,
+        crps_quantiles=from_quantiles,
+        log_score=logs,
+    )
 
 
 def interval(levels: tuple[float, ...], quantiles: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray] | None:

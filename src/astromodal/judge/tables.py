@@ -75,8 +75,9 @@ def _photo_z(columns: Mapping[str, Any]) -> str:
 def _against(columns: Mapping[str, Any]) -> str:
     """CRPS, or else absolute error, of the model and of each baseline; the mark is the verdict for the model."""
     rows, mark = [], {"wins": "", "loses": " *", "undecided": " ~"}
-    there = {b for r in columns.values() for b, e in r.get("against", {}).get("baselines", {}).items()
-             if "differences" in e}  # fmt: skip
+    there = {
+        b for r in columns.values() for b, e in r.get("against", {}).get("baselines", {}).items() if "differences" in e
+    }
     shown = [baseline for baseline in _BASELINES if baseline in there]
     for name, record in columns.items():
         against = record.get("against", {})
@@ -94,8 +95,10 @@ def _against(columns: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     header = ("mean over the same objects", "n", "trained on", "model", *shown)
-    note = ("* the model is worse, ~ undecided (95 % interval of the paired difference by object), else better; "
-            "< the best baseline, which it has to beat")  # fmt: skip
+    note = (
+        "* the model is worse, ~ undecided (95 % interval of the paired difference by object), else better; "
+        "< the best baseline, which it has to beat"
+    )
     return table(header, rows) + "\n" + note
 
 
@@ -104,8 +107,16 @@ def _limits(columns: Mapping[str, Any]) -> str:
     for name, record in columns.items():
         found = record.get("noise_limit")
         if found and found["n"]:
-            rows.append((name, found["n"], *(_value(record, "noise_limit", key) for key in
-                         ("rmse", "limit_rmse", "ratio", "scatter_over_limit"))))  # fmt: skip
+            rows.append(
+                (
+                    name,
+                    found["n"],
+                    *(
+                        _value(record, "noise_limit", key)
+                        for key in ("rmse", "limit_rmse", "ratio", "scatter_over_limit")
+                    ),
+                )
+            )
     header = ("against the noise", "n", "RMSE", "limit", "RMSE / limit", "scatter of error / limit")
     return table(header, rows) if rows else ""
 
@@ -118,8 +129,17 @@ def _recalibration(columns: Mapping[str, Any], files: Sequence[str]) -> str:
             if step in found:
                 f = found[step]
                 what = f"T = {found['fitted']['temperature']:.3g}" if step == "temperature" else ""
-                rows.append((f"{name}, {step}", what, f["n"], f["coverage_68"], f["coverage_95"], f["levels"]["chi2_p"],
-                             f["crps"]))  # fmt: skip
+                rows.append(
+                    (
+                        f"{name}, {step}",
+                        what,
+                        f["n"],
+                        f["coverage_68"],
+                        f["coverage_95"],
+                        f["levels"]["chi2_p"],
+                        f["crps"],
+                    )
+                )
     header = ("calibration, other objects", "", "n", "in 68 %", "in 95 %", "χ² p of PIT", "CRPS")
     on = {r["recalibration"]["fitted"].get("on") for r in columns.values() if "fitted" in r.get("recalibration", {})}
     said = [f"fitted on {words}" for words in sorted(filter(None, on))]
@@ -128,8 +148,10 @@ def _recalibration(columns: Mapping[str, Any], files: Sequence[str]) -> str:
 
 
 def _per_object(figures: Mapping[str, Any]) -> str:
-    rows = [(name, f["mean"]["n_objects"], _with_interval(f["mean"]), _with_interval(f["median"]))
-            for name, f in figures.items()]  # fmt: skip
+    rows = [
+        (name, f["mean"]["n_objects"], _with_interval(f["mean"]), _with_interval(f["median"]))
+        for name, f in figures.items()
+    ]
     return table(("per object", "n", "mean", "median"), rows) if rows else ""
 
 
@@ -169,22 +191,32 @@ def verdict(result: Mapping[str, Any]) -> str:
         return f"not compared with any baseline: {'; '.join(sorted(reasons)) or 'none was asked for'}"
     losses = result["loses"]
     records = result["columns"].values()
-    verdicts = [d["verdict"] for r in records for e in r.get("against", {}).get("baselines", {}).values()
-                for d in e.get("differences", {}).values()]  # fmt: skip
+    verdicts = [
+        d["verdict"]
+        for r in records
+        for e in r.get("against", {}).get("baselines", {}).values()
+        for d in e.get("differences", {}).values()
+    ]
     counts = f"{len(verdicts)} comparisons: {verdicts.count('wins')} won, {verdicts.count('undecided')} undecided"
     if not losses:
-        return (f"The model loses nowhere against {', '.join(compared)}; {counts} (95 % intervals, paired by object)."
-                f"{_to_beat(result)}")  # fmt: skip
+        return (
+            f"The model loses nowhere against {', '.join(compared)}; {counts} (95 % intervals, paired by object)."
+            f"{_to_beat(result)}"
+        )
     lines: dict[str, list[str]] = {}
     for loss in losses:  # the largest relative loss first
-        words = (f"{_KINDS[loss['figure']]} {loss['model']:.4g} against {loss['baseline']:.4g} "
-                 f"(+{loss['difference']:.3g} [{loss['low']:.3g}, {loss['high']:.3g}])")  # fmt: skip
+        words = (
+            f"{_KINDS[loss['figure']]} {loss['model']:.4g} against {loss['baseline']:.4g} "
+            f"(+{loss['difference']:.3g} [{loss['low']:.3g}, {loss['high']:.3g}])"
+        )
         lines.setdefault(f"{loss['column']}, {loss['against']}, {loss['n_objects']} objects", []).append(words)
     said = "\n".join(f"{who}: {'; '.join(words)}" for who, words in lines.items())
     whom = _best_of(result, "loses") or dict.fromkeys(loss["against"] for loss in losses)
     to = " and ".join(f"{_SPOKEN.get(b, b)}{f' ({_few(names)})' if names else ''}" for b, names in whom.items())
-    return (f"THE MODEL LOSES to {to} ({counts}, {len(losses)} lost; 95 % intervals, paired by object):\n{said}"
-            f"{_to_beat(result)}")  # fmt: skip
+    return (
+        f"THE MODEL LOSES to {to} ({counts}, {len(losses)} lost; 95 % intervals, paired by object):\n{said}"
+        f"{_to_beat(result)}"
+    )
 
 
 def _best_of(result: Mapping[str, Any], verdict: str) -> dict[str, list[str]]:
@@ -224,8 +256,16 @@ def flat_tables(result: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
         for baseline, entry in record.get("against", {}).get("baselines", {}).items():
             for figure, found in entry.get("differences", {}).items():
                 to_beat = (record["against"].get("best") or {}).get("name") == baseline
-                rows["against"].append({**head, "against": baseline, "figure": figure, **_numbers(found),
-                                        "verdict": found["verdict"], "best": to_beat})  # fmt: skip
+                rows["against"].append(
+                    {
+                        **head,
+                        "against": baseline,
+                        "figure": figure,
+                        **_numbers(found),
+                        "verdict": found["verdict"],
+                        "best": to_beat,
+                    }
+                )
         for by in ("by_magnitude", "by_signal_to_noise", "by_surprise"):
             for found in record.get(by, {}).get("bins", []):
                 rows["bins"].append({**head, "by": record[by]["of"], **_numbers(found)})

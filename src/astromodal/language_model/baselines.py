@@ -21,8 +21,9 @@ Chunk = tuple[np.ndarray, np.ndarray, np.ndarray]  # flat tokens, flat types, of
 class TypeEntries:
     """Standardised entries of every type: the vectors in whose space errors are taken."""
 
-    def __init__(self, vocab: VocabSpec, image: Codebook | None, spectra: Mapping[str, Codebook],
-                 scalars: ScalarCodebook | None) -> None:  # fmt: skip
+    def __init__(
+        self, vocab: VocabSpec, image: Codebook | None, spectra: Mapping[str, Codebook], scalars: ScalarCodebook | None
+    ) -> None:
         self.blocks: dict[int, tuple[int, np.ndarray]] = {}  # type -> (first id, (C, D) standardised entries)
         if image is not None:
             self._add(1, vocab.block("image").start, image)
@@ -75,8 +76,13 @@ def marginal_metrics(
         p = train[type_, inside] / max(train[type_, inside].sum(), 1)
         distance = ((vectors - p @ vectors) ** 2).sum(1)
         n = held_out[type_, inside]
-        sums.add(int(type_), int(n.sum()), ce=float(-(n * log_p[inside]).sum()), error=float((n * distance).sum()),
-                 accuracy=float(n[np.argmax(p)]))  # fmt: skip
+        sums.add(
+            int(type_),
+            int(n.sum()),
+            ce=float(-(n * log_p[inside]).sum()),
+            error=float((n * distance).sum()),
+            accuracy=float(n[np.argmax(p)]),
+        )
     return sums.means()
 
 
@@ -148,8 +154,9 @@ class _Sums:
         return means | ({"score": float(np.mean(errors))} if errors else {})
 
 
-def baseline_metrics(train: Iterator[Chunk], held_out: Iterable[Chunk], vocab: VocabSpec, entries: TypeEntries,
-                     max_len: int) -> dict[str, dict[str, float]]:  # fmt: skip
+def baseline_metrics(
+    train: Iterator[Chunk], held_out: Iterable[Chunk], vocab: VocabSpec, entries: TypeEntries, max_len: int
+) -> dict[str, dict[str, float]]:
     """Both baselines; ``held_out`` is read twice, so it has to be re-iterable.
 
     Returns:

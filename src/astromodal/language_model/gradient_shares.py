@@ -66,9 +66,14 @@ def read_ledger(table: Tensor, weights: list[float]) -> dict[str, float]:
         figures[f"logits_{name}"] = weight * own_logits / (weight * own_logits + ce_logits)
         if ce > 0:
             figures[f"cosine_{name}"] = min(max(product / (ce * own), -1.0), 1.0)
-        figures |= {f"norm_{name}": own, f"norm_ce_{name}": ce, f"norm_logits_{name}": own_logits,
-                    f"norm_logits_ce_{name}": ce_logits, f"total_{name}": weighted[name] / total,
-                    f"weight_{name}": weight}  # fmt: skip
+        figures |= {
+            f"norm_{name}": own,
+            f"norm_ce_{name}": ce,
+            f"norm_logits_{name}": own_logits,
+            f"norm_logits_ce_{name}": ce_logits,
+            f"total_{name}": weighted[name] / total,
+            f"weight_{name}": weight,
+        }
     return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
@@ -89,8 +94,12 @@ class GradientLedger(Callback):
         self.shares = target_shares(objective.loss)
         self.measured: dict[str, int] = {}  # step of each modality's last measurement
         if self.shares and not objective.fused:
-            raise ConfigError("a model with hidden() and head_weight", got=type(objective.model).__name__,
-                              where=f"loss.share_{next(iter(self.shares))}", repair="use loss.weight_*")  # fmt: skip
+            raise ConfigError(
+                "a model with hidden() and head_weight",
+                got=type(objective.model).__name__,
+                where=f"loss.share_{next(iter(self.shares))}",
+                repair="use loss.weight_*",
+            )
 
     def is_due(self, step: int, present: Iterable[str]) -> bool:
         """Whether a step with these modalities is measured."""

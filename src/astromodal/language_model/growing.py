@@ -47,8 +47,12 @@ class Grown:
 
     def said(self) -> str:
         """In words."""
-        parts = [("taken over", self.kept), ("starting fresh", self.fresh), ("left behind", self.gone),
-                 ("weights that start fresh", self.other)]  # fmt: skip
+        parts = [
+            ("taken over", self.kept),
+            ("starting fresh", self.fresh),
+            ("left behind", self.gone),
+            ("weights that start fresh", self.other),
+        ]
         return "; ".join(f"{text}: {', '.join(names)}" for text, names in parts if names)
 
 
@@ -75,9 +79,7 @@ class _Side:
         return features.reshape(n, -1, features.shape[1])[self.vocab.scalar_columns.index(column)]
 
 
-def grow(
-    network: CausalTransformerLM, vocab: VocabSpec, init_from: str | Path, log: logging.Logger
-) -> Grown | None:  # fmt: skip
+def grow(network: CausalTransformerLM, vocab: VocabSpec, init_from: str | Path, log: logging.Logger) -> Grown | None:
     """Take over what the weights that ``init_from`` names have of a new model's blocks.
 
     Args:
@@ -159,8 +161,10 @@ def _check_blocks(n_heads: int, state: Mapping[str, Tensor], network: CausalTran
     inner = [{n: s for n, s in _shapes(x).items() if n.startswith("blocks.")} for x in (network.state_dict(), state)]
     own = network.blocks[0].n_heads
     if inner[0] != inner[1] or n_heads != own:
-        sizes = [f"{len({n.split('.')[1] for n in x})} layers, blocks.0.qkv {x.get('blocks.0.qkv.weight')}, {h} heads"
-                 for x, h in zip(inner, (own, n_heads), strict=True)]  # fmt: skip
+        sizes = [
+            f"{len({n.split('.')[1] for n in x})} layers, blocks.0.qkv {x.get('blocks.0.qkv.weight')}, {h} heads"
+            for x, h in zip(inner, (own, n_heads), strict=True)
+        ]
         raise ArtifactError(f"a transformer of {sizes[0]}", got=sizes[1], where=where, repair=REPAIR)
 
 
@@ -231,7 +235,7 @@ def _value_maps(old: _Side, new: _Side, same: set[str]) -> Iterator[tuple[str, T
     for key, groups, theirs in (
         (f"{VALUES}.scalars.map", new.vocab.scalar_columns, old.vocab.scalar_columns),
         (f"{VALUES}.errors.map", new.vocab.type_names, old.vocab.type_names),
-    ):  # fmt: skip
+    ):
         if key in new.state and key in old.state:
             yield key, _with_groups(new.state[key], groups, old.state[key], theirs, same)
 

@@ -47,8 +47,14 @@ class PhysicalValidation:
         max_examples: values kept per column for plots.
     """
 
-    def __init__(self, vocab: VocabSpec, codebook: ScalarCodebook, forward: Mapping[str, Inverse],
-                 inverse: Mapping[str, Inverse], max_examples: int = 2000) -> None:  # fmt: skip
+    def __init__(
+        self,
+        vocab: VocabSpec,
+        codebook: ScalarCodebook,
+        forward: Mapping[str, Inverse],
+        inverse: Mapping[str, Inverse],
+        max_examples: int = 2000,
+    ) -> None:
         self.vocab, self.codebook, self.max_examples = vocab, codebook, max_examples
         self.forward, self.inverse = forward, inverse
         self._mean, self._scale = codebook.mean, codebook.scale
@@ -56,8 +62,9 @@ class PhysicalValidation:
         self._standardized = ((codebook.centers - self._mean[:, None]) / self._scale[:, None]).astype(np.float32)
 
     @torch.no_grad()
-    def run(self, model: torch.nn.Module, loader: Iterable[dict], device: torch.device, *,
-            next_types: bool = True) -> dict[str, ColumnErrors]:  # fmt: skip
+    def run(
+        self, model: torch.nn.Module, loader: Iterable[dict], device: torch.device, *, next_types: bool = True
+    ) -> dict[str, ColumnErrors]:
         """Errors of every column over the whole loader."""
         results = {column: ColumnErrors() for column in self.codebook.columns}
         was_training = model.training

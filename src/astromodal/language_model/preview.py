@@ -102,11 +102,12 @@ def _in_new_process(config: DictConfig) -> Cost:
             return pool.submit(measure, config).result()
         except BrokenProcessPool as error:
             raise TrainingError(
-                "room in memory for the model and its steps", got="a process that was killed while it was measured",
+                "room in memory for the model and its steps",
+                got="a process that was killed while it was measured",
                 where=f"d_model={config.model.d_model}, n_layers={config.model.n_layers}, "
                 f"batch_size={config.training.batch_size}",
                 repair="a smaller training.batch_size or model, or model.activation_checkpointing=true",
-            ) from error  # fmt: skip
+            ) from error
 
 
 def measure(config: DictConfig) -> Cost:
@@ -184,9 +185,12 @@ def cost_row(cost: Cost, training: TrainingConfig) -> tuple[str, ...]:
     """Parameters, steps, tokens, memory and time, for a table."""
     gpu = "" if cost.memory_gpu_mb is None else f" + {cost.memory_gpu_mb / 1e3:.1f} GB on {cost.device}"
     return (
-        f"{cost.parameters / 1e6:.2f} M", f"{cost.n_steps(training):,}", f"{cost.n_tokens(training):.3g}",
-        f"{cost.memory_mb / 1e3:.1f} GB{gpu}", format_seconds(cost.seconds(training)),
-    )  # fmt: skip
+        f"{cost.parameters / 1e6:.2f} M",
+        f"{cost.n_steps(training):,}",
+        f"{cost.n_tokens(training):.3g}",
+        f"{cost.memory_mb / 1e3:.1f} GB{gpu}",
+        format_seconds(cost.seconds(training)),
+    )
 
 
 COLUMNS = ("parameters", "steps", "tokens", "memory", "time")

@@ -51,9 +51,16 @@ class QuestionScore(Callback):
     """
 
     def __init__(
-        self, plan: Plan, fields: Iterable[FieldTokens], layout: SequenceLayout, tokenizers: Any, *,
-        batch_size: int = 64, max_objects: int = MAX_OBJECTS, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        plan: Plan,
+        fields: Iterable[FieldTokens],
+        layout: SequenceLayout,
+        tokenizers: Any,
+        *,
+        batch_size: int = 64,
+        max_objects: int = MAX_OBJECTS,
+        seed: int = 0,
+    ) -> None:
         self.plan, self.layout, self.batch_size = plan, layout, batch_size
         self.bins = ColumnBins(tokenizers.scalar)
         binners = dict(zip(tokenizers.scalar.columns, tokenizers.scalar.binners, strict=True))
@@ -80,8 +87,12 @@ class QuestionScore(Callback):
 
     def on_validation_end(self, loop: TrainingLoop, metrics: dict[str, float]) -> dict[str, float]:
         if is_sharded(loop.model):
-            raise ConfigError("a whole model, to be asked at every validation", got="hardware.parallel=fsdp",
-                              where="objective=prediction", repair="hardware=ddp, or objective=score")  # fmt: skip
+            raise ConfigError(
+                "a whole model, to be asked at every validation",
+                got="hardware.parallel=fsdp",
+                where="objective=prediction",
+                repair="hardware=ddp, or objective=score",
+            )
         was_training = loop.model.training
         engine = Engine(loop.model, self.layout.vocab, self.bins.n_bins.tolist(), loop.precision, self.batch_size)
         answers = [engine.answer(slots, np.arange(len(slots.tokens))).posterior for slots, _ in self.asked]

@@ -115,24 +115,38 @@ class LanguageModelRun:
         """
         plan = questions_to(self.layout, self.tokenizers, sequence, self.config.evaluate)
         if not plan.scalars:
-            raise ConfigError("a scalar column among what is asked, with objective=prediction",
-                              got=self.config.evaluate.predict, where="evaluate.predict")  # fmt: skip
+            raise ConfigError(
+                "a scalar column among what is asked, with objective=prediction",
+                got=self.config.evaluate.predict,
+                where="evaluate.predict",
+            )
         return plan
 
     def _objective(self) -> LanguageModelObjective:
         seed_everything(self.config.seed)  # the initial weights are those of the seed
         model = self.config.model
         network = CausalTransformerLM(
-            vocab_size=self.vocab.vocab_size, n_types=self.vocab.n_types, d_model=model.d_model,
-            n_layers=model.n_layers, n_heads=model.n_heads, d_ff=model.d_ff, dropout=model.dropout,
-            max_len=model.max_len, tie_head=model.tie_head, grid_width=self.grid_width,
+            vocab_size=self.vocab.vocab_size,
+            n_types=self.vocab.n_types,
+            d_model=model.d_model,
+            n_layers=model.n_layers,
+            n_heads=model.n_heads,
+            d_ff=model.d_ff,
+            dropout=model.dropout,
+            max_len=model.max_len,
+            tie_head=model.tie_head,
+            grid_width=self.grid_width,
             activation_checkpointing=model.activation_checkpointing,
             values=token_values(self.vocab, self.codebooks, model.values),
-        )  # fmt: skip
+        )
         return LanguageModelObjective(
-            network, self.vocab, self.codebooks, self.config.loss, self.config.seed,
+            network,
+            self.vocab,
+            self.codebooks,
+            self.config.loss,
+            self.config.seed,
             next_types=self.config.sequence.next_types,
-        )  # fmt: skip
+        )
 
     def loader(self, split: str, *, values: bool = False) -> SequenceLoader:
         """Batches of a split: shuffled and in the configured order for training, always the same otherwise.
@@ -141,11 +155,16 @@ class LanguageModelRun:
         """
         training, train, order = self.config.training, split == "train", self.config.sequence.order
         dataset = SequenceDataset(
-            self.packed, split, order=order if train or order == Order.ask else "fixed", seed=self.config.seed,
-            max_len=self.config.model.max_len, with_values=values, questions=self.questions,
+            self.packed,
+            split,
+            order=order if train or order == Order.ask else "fixed",
+            seed=self.config.seed,
+            max_len=self.config.model.max_len,
+            with_values=values,
+            questions=self.questions,
             with_sigma=self.objective.reads_errors or (train and uses_errors(self.config.loss)),
             redraw=self.redraw() if train else None,
-        )  # fmt: skip
+        )
         # figures that are not summed over the ranks are made from everything, on each of them
         shard = {} if values else {"rank": rank(), "world_size": world_size()}
         sampler = BucketSampler(
@@ -156,9 +175,13 @@ class LanguageModelRun:
             **shard,
         )
         return SequenceLoader(
-            dataset, sampler, num_workers=training.num_workers if train else 0, pin_memory=training.pin_memory,
-            persistent_workers=training.persistent_workers, prefetch_factor=training.prefetch_factor,
-        )  # fmt: skip
+            dataset,
+            sampler,
+            num_workers=training.num_workers if train else 0,
+            pin_memory=training.pin_memory,
+            persistent_workers=training.persistent_workers,
+            prefetch_factor=training.prefetch_factor,
+        )
 
     def redraw(self) -> Redraw | None:
         """What shows scalars within their errors; None: they are shown as they were observed."""
@@ -183,14 +206,20 @@ class LanguageModelRun:
             callbacks.append(self.physical)
         if has_val and self.asked is not None:
             size = config.evaluate.batch_size
-            question = QuestionScore(self.asked, self.store, self.layout, self.tokenizers, batch_size=size,
-                                     seed=config.seed)  # fmt: skip
+            question = QuestionScore(
+                self.asked, self.store, self.layout, self.tokenizers, batch_size=size, seed=config.seed
+            )
             callbacks.append(question)
         self.loop = self.training_loop(
-            config.training, callbacks=callbacks, val_loader=self.loader("val") if has_val else None,
-            tracker=run.tracker, output_dir=run.dir, progress=run.progress, resume=resume,
+            config.training,
+            callbacks=callbacks,
+            val_loader=self.loader("val") if has_val else None,
+            tracker=run.tracker,
+            output_dir=run.dir,
+            progress=run.progress,
+            resume=resume,
             init_from=self._grown(resume),
-        )  # fmt: skip
+        )
         run.record(model=self.loop.summary())
         result = self.loop.fit()
         run.record(arithmetic=asdict(self.loop.choice))
@@ -211,18 +240,26 @@ class LanguageModelRun:
         """The loop over this run's objective and training split; ``keywords`` are those of :class:`TrainingLoop`."""
         config = self.config
         return TrainingLoop(
-            self.objective, self.loader("train"), training=training, optimizer=config.optimizer,
-            schedule=config.schedule, hardware=config.hardware, log=self.run.log, seed=config.seed,
-            config_record=self.record, **keywords,
-        )  # fmt: skip
+            self.objective,
+            self.loader("train"),
+            training=training,
+            optimizer=config.optimizer,
+            schedule=config.schedule,
+            hardware=config.hardware,
+            log=self.run.log,
+            seed=config.seed,
+            config_record=self.record,
+            **keywords,
+        )
 
     def _physical(self) -> PhysicalValidation:
         configs: dict[str, ScalarConfig] = self.tokenizers.scalar.configs
         return PhysicalValidation(
-            self.vocab, self.codebooks.scalar,
+            self.vocab,
+            self.codebooks.scalar,
             {name: partial(transform, config=c) for name, c in configs.items()},
             {name: partial(inverse_transform, config=c) for name, c in configs.items()},
-        )  # fmt: skip
+        )
 
     # -------------------------------------------------------------------------------- after training
 
@@ -251,8 +288,12 @@ class LanguageModelRun:
         for name, errors in (self.physical.results if self.physical else {}).items():
             if errors.n:
                 unit = self.tokenizers.scalar.configs[name].unit
-                columns[name] = {"unit": unit, "n": errors.n, "mae": errors.absolute / errors.n,
-                                 "mae_marginal": errors.marginal_absolute / errors.n}  # fmt: skip
+                columns[name] = {
+                    "unit": unit,
+                    "n": errors.n,
+                    "mae": errors.absolute / errors.n,
+                    "mae_marginal": errors.marginal_absolute / errors.n,
+                }
         return summary | {"model": metrics, "baselines": baselines, "columns": columns}
 
     def object_errors(self) -> dict[str, np.ndarray]:
@@ -265,10 +306,15 @@ class LanguageModelRun:
         """Predicted and observed values of each column, for the plot."""
         results = self.physical.results if self.physical else {}
         return [
-            {"name": name, "unit": self.tokenizers.scalar.configs[name].unit,
-             "true": np.concatenate(e.true), "predicted": np.concatenate(e.predicted)}
-            for name, e in results.items() if e.n > 1
-        ]  # fmt: skip
+            {
+                "name": name,
+                "unit": self.tokenizers.scalar.configs[name].unit,
+                "true": np.concatenate(e.true),
+                "predicted": np.concatenate(e.predicted),
+            }
+            for name, e in results.items()
+            if e.n > 1
+        ]
 
     def examples(self) -> tuple[tuple[np.ndarray, np.ndarray, list[str]] | None, list[dict[str, Any]]]:
         """Cutouts (from tokens, from the model, bands) and spectra of a few validation objects."""
@@ -292,6 +338,13 @@ class LanguageModelRun:
         """Codes (n, L) and the model's expected entries (n, L, D) of one part of the first objects that have it."""
         book = self.codebooks.image if segment.name == "image" else self.codebooks.spectrum[segment.name]
         return expected_entries(
-            self.loop.model, self.loader("val"), self.vocab, segment.name, book, segment.length, self.loop.device,
-            next_types=self.config.sequence.next_types, n_objects=n_objects,
-        )  # fmt: skip
+            self.loop.model,
+            self.loader("val"),
+            self.vocab,
+            segment.name,
+            book,
+            segment.length,
+            self.loop.device,
+            next_types=self.config.sequence.next_types,
+            n_objects=n_objects,
+        )

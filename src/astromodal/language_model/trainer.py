@@ -178,8 +178,12 @@ def read_settings(config: Any) -> dict[str, Any]:
             changes[part][name] = value
         elif key not in _EXTRA:
             near = difflib.get_close_matches(key, [*homes, *_EXTRA], n=1)
-            raise ConfigError("a key of the training configuration", got=repr(key), where="Trainer(config=…)",
-                              repair=f"did you mean {near[0]!r}?" if near else None)  # fmt: skip
+            raise ConfigError(
+                "a key of the training configuration",
+                got=repr(key),
+                where="Trainer(config=…)",
+                repair=f"did you mean {near[0]!r}?" if near else None,
+            )
     settings: dict[str, Any] = {part: replace(value, **changes[part]) for part, value in parts.items()}
     settings |= {"seed": int(given.get("seed", 0)), "resume": given.get("resume"), "init_from": given.get("init_from")}
     settings["loss"] = as_loss_config(_as_dict(given.get("meaningful_loss") or {}))

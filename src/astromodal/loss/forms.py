@@ -229,10 +229,18 @@ def check_entries(options: LossFormConfig, name: str, entries: Tensor, n_bins: T
     """
     if n_bins is None:
         if options.form == LossForm.energy and len(entries) > MAX_ENERGY_CODES:
-            raise ConfigError(f"at most {MAX_ENERGY_CODES} codes with form energy", got=len(entries),
-                              where=f"codebook {name}", repair="form=neighbour_ce or expectation")  # fmt: skip
+            raise ConfigError(
+                f"at most {MAX_ENERGY_CODES} codes with form energy",
+                got=len(entries),
+                where=f"codebook {name}",
+                repair="form=neighbour_ce or expectation",
+            )
     elif options.form not in (LossForm.expectation, LossForm.expectation_spread, LossForm.neighbour_ce):
         inside = torch.arange(1, entries.shape[1]) < n_bins[:, None]
         if (entries.diff(dim=1) < 0)[inside].any():
-            raise ConfigError("bin centres in ascending order", got="others", where="scalar codebook",
-                              repair=f"sort them; {options.form.value} needs their order")  # fmt: skip
+            raise ConfigError(
+                "bin centres in ascending order",
+                got="others",
+                where="scalar codebook",
+                repair=f"sort them; {options.form.value} needs their order",
+            )

@@ -184,8 +184,9 @@ def spectrum_reconstruction_loss(
         if vocab is None:
             raise ConfigError("vocab=, which says where each group's block begins", got="none")
         books = as_codebooks(vocab, None, spectrum_codebook, None, False)
-        return _one_modality(logits, targets, None, vocab, books, sample_k, generator, standardize,
-                             return_reconstruction, by_group=True)  # fmt: skip
+        return _one_modality(
+            logits, targets, None, vocab, books, sample_k, generator, standardize, return_reconstruction, by_group=True
+        )
     size = len(getattr(spectrum_codebook, "entries", spectrum_codebook))
     start = None if vocab is None else vocab.block(group).start if vocab.has_block(group) else vocab.base_spectrum
     own = _one_block(group, "spectrum", _base(logits, size, base, start), size)
@@ -200,8 +201,11 @@ def _base(logits: Tensor, size: int, base: int | None, of_vocab: int | None) -> 
     if logits.shape[-1] == size:
         return 0
     if of_vocab is None:
-        raise ConfigError(f"logits over the {size} entries of the block", got=f"{logits.shape[-1]} logits",
-                          repair="pass vocab= (or base=, the block's first id)")  # fmt: skip
+        raise ConfigError(
+            f"logits over the {size} entries of the block",
+            got=f"{logits.shape[-1]} logits",
+            repair="pass vocab= (or base=, the block's first id)",
+        )
     return of_vocab
 
 
@@ -256,7 +260,10 @@ def _reconstructed(logits: Tensor, targets: Targets, tables: Tables, index: int)
         chosen = torch.as_tensor(np.flatnonzero(targets.columns[rows] == column), device=logits.device)
         own, entries = block_logits(logits[torch.as_tensor(rows, device=logits.device)[chosen]], table, int(column))
         expected = torch.softmax(own, dim=-1) @ entries.to(logits)
-        scale, mean = (table.scale[column], table.mean[column]) if width == 1 and table.modality == "scalar" else (
-            table.scale, table.mean)  # fmt: skip
+        scale, mean = (
+            (table.scale[column], table.mean[column])
+            if width == 1 and table.modality == "scalar"
+            else (table.scale, table.mean)
+        )
         result = result.index_copy(0, chosen, expected * scale.to(logits) + mean.to(logits))
     return result

@@ -94,16 +94,23 @@ class LanguageModelObjective(nn.Module):
     def _check(self, model: nn.Module) -> None:
         for name in ("vocab_size", "n_types"):
             if getattr(model, name, np.inf) < getattr(self.vocab, name):
-                raise ConfigError(f"a model with {name} of {getattr(self.vocab, name)} or more",
-                                  got=getattr(model, name), where="model")  # fmt: skip
+                raise ConfigError(
+                    f"a model with {name} of {getattr(self.vocab, name)} or more",
+                    got=getattr(model, name),
+                    where="model",
+                )
         accepts = inspect.signature(model.hidden if self.fused else model.forward).parameters
         if (
             self.next_types
             and "next_types" not in accepts
             and not any(p.kind == p.VAR_KEYWORD for p in accepts.values())
         ):
-            raise ConfigError("a model that takes next_types", got=type(model).__name__, where="sequence.next_types",
-                              repair="set sequence.next_types=false")  # fmt: skip
+            raise ConfigError(
+                "a model that takes next_types",
+                got=type(model).__name__,
+                where="sequence.next_types",
+                repair="set sequence.next_types=false",
+            )
 
     def _dtype(self) -> torch.dtype:
         return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)

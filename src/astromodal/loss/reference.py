@@ -58,12 +58,20 @@ def _as_form(config: Any, modality: str) -> LossFormConfig:
     form = LossFormConfig(**_known_values(config, LossFormConfig, where))
     names = [f.value for f in LossForm]
     if form.form not in names:
-        raise ConfigError(f"one of {', '.join(names)}", got=repr(form.form), where=f"{where}.form",
-                          repair=_nearest(str(form.form), names))  # fmt: skip
+        raise ConfigError(
+            f"one of {', '.join(names)}",
+            got=repr(form.form),
+            where=f"{where}.form",
+            repair=_nearest(str(form.form), names),
+        )
     uses = [use.value for use in ErrorUse]
     if form.errors not in uses:
-        raise ConfigError(f"one of {', '.join(uses)}", got=repr(form.errors), where=f"{where}.errors",
-                          repair=_nearest(str(form.errors), uses))  # fmt: skip
+        raise ConfigError(
+            f"one of {', '.join(uses)}",
+            got=repr(form.errors),
+            where=f"{where}.errors",
+            repair=_nearest(str(form.errors), uses),
+        )
     form = replace(form, form=LossForm(form.form), errors=ErrorUse(form.errors))
     check_form(modality, form)
     return form

@@ -65,9 +65,13 @@ class Targets:
 
 
 def read_targets(
-    tables: Tables, tokens: np.ndarray, types: np.ndarray | None, real: np.ndarray, sigma: np.ndarray | None = None,
+    tables: Tables,
+    tokens: np.ndarray,
+    types: np.ndarray | None,
+    real: np.ndarray,
+    sigma: np.ndarray | None = None,
     length: int = 1,
-) -> Targets:  # fmt: skip
+) -> Targets:
     """Classify targets; ``real`` is False at padding, which has no part in any term. ``length``: of a sequence.
 
     Without ``sigma``, or where it is no positive number, targets are exact. A special that has the type of a modality
@@ -109,8 +113,11 @@ def check_sigma(loss: LossConfig, sigma: object) -> None:
         ConfigError: with the name of what the errors come from.
     """
     if sigma is None and uses_errors(loss):
-        raise ConfigError("errors of the targets, which loss.*.errors asks for", got="a batch without sigma",
-                          repair="SequenceDataset(..., with_sigma=True), or errors=ignore")  # fmt: skip
+        raise ConfigError(
+            "errors of the targets, which loss.*.errors asks for",
+            got="a batch without sigma",
+            repair="SequenceDataset(..., with_sigma=True), or errors=ignore",
+        )
 
 
 def draw(

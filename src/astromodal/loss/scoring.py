@@ -36,9 +36,14 @@ class Scorer:
         self.has_crps = scalar is not None and bool((gaps(scalar.entries, scalar.n_bins) >= 0).all())
 
     def sums(
-        self, states: Tensor, weight: Tensor | None, targets: Targets, layout: Layout, entries: Sequence[Tensor],
+        self,
+        states: Tensor,
+        weight: Tensor | None,
+        targets: Targets,
+        layout: Layout,
+        entries: Sequence[Tensor],
         n_bins: Tensor,
-    ) -> dict[str, tuple[Tensor, Tensor]]:  # fmt: skip
+    ) -> dict[str, tuple[Tensor, Tensor]]:
         """Sum and count of every metric over some positions.
 
         Args:
@@ -55,9 +60,14 @@ class Scorer:
         return self._collect(names, sums)
 
     def rows(
-        self, states: Tensor, weight: Tensor | None, targets: Targets, layout: Layout, entries: Sequence[Tensor],
+        self,
+        states: Tensor,
+        weight: Tensor | None,
+        targets: Targets,
+        layout: Layout,
+        entries: Sequence[Tensor],
         n_bins: Tensor,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Cross-entropy, top-1 hit, error and CRPS (0 but for scalars) of each target, in the order of the layout."""
         device = states.device
         sums = torch.float32 if device.type == "mps" else torch.float64

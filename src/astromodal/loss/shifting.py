@@ -53,8 +53,12 @@ def model_inputs(part: Batch, next_types: bool, errors: bool) -> tuple[tuple[Ten
     told = {"next_types": part["target_types"]} if next_types else {}
     if errors:
         if "sigma" not in part:
-            raise ConfigError("errors of the tokens, which the model reads", got="a batch without sigma",
-                              where="model.values.errors", repair="SequenceDataset(..., with_sigma=True)")  # fmt: skip
+            raise ConfigError(
+                "errors of the tokens, which the model reads",
+                got="a batch without sigma",
+                where="model.values.errors",
+                repair="SequenceDataset(..., with_sigma=True)",
+            )
         told["sigma"] = part["sigma"]
     if "prefix" in part:
         told["prefix"] = part["prefix"]

@@ -71,8 +71,11 @@ class Tables:
             DataError: an id outside of the vocabulary.
         """
         if targets.size and (targets.min() < 0 or targets.max() >= len(self.block_of_token)):
-            raise DataError(f"ids from 0 to {len(self.block_of_token) - 1}",
-                            got=f"{targets.min()} to {targets.max()}", where="targets")  # fmt: skip
+            raise DataError(
+                f"ids from 0 to {len(self.block_of_token) - 1}",
+                got=f"{targets.min()} to {targets.max()}",
+                where="targets",
+            )
         return self.block_of_token[targets]
 
     def columns_of(self, target_types: np.ndarray | None, is_scalar: np.ndarray) -> np.ndarray:
@@ -85,8 +88,10 @@ class Tables:
             return np.zeros(is_scalar.shape, dtype=np.int64)
         columns = np.where(is_scalar, target_types - self.first_column_type, 0)
         if columns.size and (columns.min() < 0 or columns.max() >= self.n_columns):
-            raise DataError("a scalar column's type at every scalar target",
-                            got=f"type {target_types[(columns < 0) | (columns >= self.n_columns)][0]}")  # fmt: skip
+            raise DataError(
+                "a scalar column's type at every scalar target",
+                got=f"type {target_types[(columns < 0) | (columns >= self.n_columns)][0]}",
+            )
         return columns.astype(np.int64)
 
     def check_codes(self, targets: np.ndarray, blocks: np.ndarray, columns: np.ndarray) -> None:
@@ -100,8 +105,12 @@ class Tables:
             codes = targets[here] - table.start
             size = np.int64(table.size) if table.n_bins is None else table.n_bins.numpy()[columns[here]]
             if (codes >= size).any():
-                raise ArtifactError("codes that the codebook has", got=f"code {codes.max()} of {table.size}",
-                                    where=table.name, repair="encode again with these tokenizers")  # fmt: skip
+                raise ArtifactError(
+                    "codes that the codebook has",
+                    got=f"code {codes.max()} of {table.size}",
+                    where=table.name,
+                    repair="encode again with these tokenizers",
+                )
 
 
 def build_tables(
@@ -121,12 +130,17 @@ def build_tables(
         ConfigError: a codebook of a group that the vocabulary does not have, or a form that it cannot have.
     """
     if not standardize:
-        warnings.warn("loss.standardize=false: errors, and so the meaning of the weights, depend on the units of the "
-                      "codebooks", stacklevel=2)  # fmt: skip
+        warnings.warn(
+            "loss.standardize=false: errors, and so the meaning of the weights, depend on the units of the codebooks",
+            stacklevel=2,
+        )
     unknown = set(codebooks.spectrum) - set(vocab.spectrum_groups)
     if unknown:
-        raise ConfigError("codebooks of the vocabulary's groups", got=", ".join(sorted(unknown)),
-                          where=", ".join(vocab.spectrum_groups))  # fmt: skip
+        raise ConfigError(
+            "codebooks of the vocabulary's groups",
+            got=", ".join(sorted(unknown)),
+            where=", ".join(vocab.spectrum_groups),
+        )
     blocks, lookup = [], np.zeros(vocab.vocab_size, dtype=np.int64)
     for block in vocab.blocks:
         if block.modality == "scalar":
@@ -170,8 +184,11 @@ def _scalar_table(vocab: VocabSpec, book: ScalarCodebook | None, standardize: bo
         return BlockTable("scalar", "scalar", block.start, block.size, n_bins=torch.tensor(n_bins))
     columns = list(book.columns)
     if len(columns) > 1 and set(columns) != set(vocab.scalar_columns):
-        raise ArtifactError(f"bin centres of the columns {', '.join(vocab.scalar_columns) or '(none)'}",
-                            got=", ".join(columns), where="scalar codebook")  # fmt: skip
+        raise ArtifactError(
+            f"bin centres of the columns {', '.join(vocab.scalar_columns) or '(none)'}",
+            got=", ".join(columns),
+            where="scalar codebook",
+        )
     rows = [columns.index(c) for c in vocab.scalar_columns] if len(columns) > 1 else [0] * n_rows
     n_bins = torch.as_tensor(book.n_bins[rows])
     if int(n_bins.max()) > block.size:
@@ -209,19 +226,28 @@ def as_scalar_codebook(values: Any, vocab: VocabSpec, per_column: bool) -> Scala
         return None
     if isinstance(values, ScalarCodebook):
         if len(values.columns) > 1 and not per_column:
-            raise ConfigError("target_types, which say a target's column", got="centres of several columns and none",
-                              repair="pass target_types=types[:, 1:]")  # fmt: skip
+            raise ConfigError(
+                "target_types, which say a target's column",
+                got="centres of several columns and none",
+                repair="pass target_types=types[:, 1:]",
+            )
         return values
     centers = np.atleast_2d(as_array(values))
     n_bins = None if vocab.n_bins is None else np.asarray(vocab.n_bins)
     columns = vocab.scalar_columns if per_column and vocab.scalar_columns else ("scalar",)
     if len(centers) > 1 and columns == ("scalar",) and len(vocab.scalar_columns) in (0, len(centers)):
-        warnings.warn("bin centres of several columns, and none is known of a target: the columns' mean is used; pass "
-                      "target_types=types[:, 1:], and a vocabulary with scalar_columns", stacklevel=3)  # fmt: skip
+        warnings.warn(
+            "bin centres of several columns, and none is known of a target: the columns' mean is used; pass "
+            "target_types=types[:, 1:], and a vocabulary with scalar_columns",
+            stacklevel=3,
+        )
         centers, n_bins = _mean_column(centers), None
     if len(centers) > 1 and len(centers) != len(columns):
-        raise ConfigError(f"bin centres of {len(columns)} column(s)", got=f"shape {centers.shape}",
-                          repair="pass target_types, and a vocabulary with scalar_columns")  # fmt: skip
+        raise ConfigError(
+            f"bin centres of {len(columns)} column(s)",
+            got=f"shape {centers.shape}",
+            repair="pass target_types, and a vocabulary with scalar_columns",
+        )
     if n_bins is None or len(n_bins) != len(columns):
         n_bins = np.full(1, centers.shape[1]) if len(centers) == 1 else _used_bins(centers)
     repeats = len(columns) // len(centers)
@@ -266,8 +292,11 @@ def as_codebooks(vocab: VocabSpec, image: Any, spectrum: Any, scalar: Any, per_c
     if spectrum is not None and not isinstance(spectrum, Mapping | Codebook) and as_array(spectrum).ndim == 3:
         stacked = as_array(spectrum)
         if len(stacked) != len(vocab.spectrum_groups):
-            raise ConfigError(f"codebooks of {len(vocab.spectrum_groups)} groups", got=f"shape {stacked.shape}",
-                              where=", ".join(vocab.spectrum_groups))  # fmt: skip
+            raise ConfigError(
+                f"codebooks of {len(vocab.spectrum_groups)} groups",
+                got=f"shape {stacked.shape}",
+                where=", ".join(vocab.spectrum_groups),
+            )
         used = [np.flatnonzero(book.any(1)) for book in stacked]  # the padding would count as codes
         spectrum = {
             group: book[: rows[-1] + 1]
@@ -279,7 +308,10 @@ def as_codebooks(vocab: VocabSpec, image: Any, spectrum: Any, scalar: Any, per_c
     else:
         one = as_codebook(spectrum)
         if one is not None and len(vocab.spectrum_groups) > 1:
-            warnings.warn(f"one spectrum codebook is used for all of {', '.join(vocab.spectrum_groups)}; pass a "
-                          "mapping from group to codebook", stacklevel=3)  # fmt: skip
+            warnings.warn(
+                f"one spectrum codebook is used for all of {', '.join(vocab.spectrum_groups)}; pass a "
+                "mapping from group to codebook",
+                stacklevel=3,
+            )
         books = {} if one is None else dict.fromkeys(vocab.spectrum_groups, one)
     return Codebooks(as_codebook(image), books, as_scalar_codebook(scalar, vocab, per_column))

@@ -39,8 +39,11 @@ def cpu_quota(root: Path = _CGROUP, group: Path = Path("/proc/self/cgroup")) -> 
 def _groups(group: Path) -> list[Path]:
     """Paths of the control groups of this process (within a container often ``/``)."""
     lines = [line.split(":", 2) for line in _read(group).splitlines()]
-    return [Path(path) for _, controllers, path in (p for p in lines if len(p) == 3)
-            if controllers == "" or "cpu" in controllers.split(",")] or [Path("/")]  # fmt: skip
+    return [
+        Path(path)
+        for _, controllers, path in (p for p in lines if len(p) == 3)
+        if controllers == "" or "cpu" in controllers.split(",")
+    ] or [Path("/")]
 
 
 def _ratio(text: str) -> float:

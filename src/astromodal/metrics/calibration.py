@@ -80,8 +80,13 @@ def level_test(pit: np.ndarray, levels: Sequence[float]) -> dict[str, object]:
         nothing = [float("nan")] * (len(edges) - 1)
         return {"edges": edges.tolist(), "shares": nothing, "chi2": float("nan"), "chi2_p": float("nan"), "n": 0}
     test = stats.chisquare(counts, np.diff(edges) * n)
-    return {"edges": edges.tolist(), "shares": (counts / n).tolist(), "chi2": float(test.statistic),
-            "chi2_p": float(test.pvalue), "n": n}  # fmt: skip
+    return {
+        "edges": edges.tolist(),
+        "shares": (counts / n).tolist(),
+        "chi2": float(test.statistic),
+        "chi2_p": float(test.pvalue),
+        "n": n,
+    }
 
 
 def coverage(pit: np.ndarray, levels: Sequence[float] = (SIGMA_1, SIGMA_2)) -> np.ndarray:

@@ -41,8 +41,10 @@ def cdf_of_bins(probabilities: np.ndarray) -> np.ndarray:
 def _checked(knots: np.ndarray, cdf: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     knots, cdf, observed = (np.asarray(a, np.float64) for a in (knots, cdf, observed))
     if cdf.ndim != 2 or knots.shape[-1] != cdf.shape[1] or len(observed) != len(cdf) or cdf.shape[1] < 2:
-        raise DataError("knots (k,) or (n, k), a distribution (n, k) and observations (n,)",
-                        got=f"{knots.shape}, {cdf.shape}, {observed.shape}")  # fmt: skip
+        raise DataError(
+            "knots (k,) or (n, k), a distribution (n, k) and observations (n,)",
+            got=f"{knots.shape}, {cdf.shape}, {observed.shape}",
+        )
     with np.errstate(invalid="ignore"):
         if (np.diff(knots, axis=-1) < 0).any():
             raise DataError("knots that do not fall", got="a knot below the one before it")

@@ -66,9 +66,15 @@ class KeyValueCache:
 
 @torch.no_grad()
 def extend(
-    model: CausalTransformerLM, cache: KeyValueCache, tokens: Tensor, types: Tensor, next_types: Tensor | None = None,
-    counts: Tensor | None = None, prefix: Tensor | None = None, sigma: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    model: CausalTransformerLM,
+    cache: KeyValueCache,
+    tokens: Tensor,
+    types: Tensor,
+    next_types: Tensor | None = None,
+    counts: Tensor | None = None,
+    prefix: Tensor | None = None,
+    sigma: Tensor | None = None,
+) -> Tensor:
     """Append tokens to the sequences of ``cache``; last hidden states of the new positions, ``(B, n, D)``.
 
     Args:
@@ -129,9 +135,17 @@ def _advance(cache: KeyValueCache, types: Tensor, starts: Tensor, counts: Tensor
 
 @torch.no_grad()
 def branch(
-    model: CausalTransformerLM, cache: KeyValueCache, tokens: Tensor, types: Tensor, next_types: Tensor,
-    index: Tensor, starts: Tensor, branch_of: Tensor, offset: Tensor, sigma: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+    model: CausalTransformerLM,
+    cache: KeyValueCache,
+    tokens: Tensor,
+    types: Tensor,
+    next_types: Tensor,
+    index: Tensor,
+    starts: Tensor,
+    branch_of: Tensor,
+    offset: Tensor,
+    sigma: Tensor | None = None,
+) -> Tensor:
     """Last hidden states ``(B, n, D)`` of branches that go on from the cached sequences; the cache stays as it is.
 
     Args:

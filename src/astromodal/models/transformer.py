@@ -246,17 +246,26 @@ class CausalTransformerLM(nn.Module):
         """
         length = tokens.shape[1]
         if length > self.max_len:
-            raise DataError(f"at most max_len={self.max_len} tokens", got=f"a sequence of {length}",
-                            repair="raise model.max_len or shorten the sequence")  # fmt: skip
+            raise DataError(
+                f"at most max_len={self.max_len} tokens",
+                got=f"a sequence of {length}",
+                repair="raise model.max_len or shorten the sequence",
+            )
         x, mask = self._embed(tokens, types, attn_mask, next_types, padding, prefix, sigma)
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
 
     def _embed(
-        self, tokens: Tensor, types: Tensor, attn_mask: Tensor | None, next_types: Tensor | None, padding: str,
-        prefix: Tensor | None = None, sigma: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+        self,
+        tokens: Tensor,
+        types: Tensor,
+        attn_mask: Tensor | None,
+        next_types: Tensor | None,
+        padding: str,
+        prefix: Tensor | None = None,
+        sigma: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
         """Sum of the embeddings (B, L, D), and the attention mask (B, 1, L, L) where one is needed."""
         length = tokens.shape[1]
         positions = torch.arange(length, device=tokens.device).expand(tokens.shape)
@@ -274,8 +283,11 @@ class CausalTransformerLM(nn.Module):
         elif attn_mask is not None and attn_mask.device.type == "cpu" and not torch.compiler.is_compiling():
             real = attn_mask.bool()
             if bool((real[:, 1:] & ~real[:, :-1]).any()):
-                raise DataError("a mask with padding on the right only", got="real tokens after padding",
-                                repair="pass padding='any'")  # fmt: skip
+                raise DataError(
+                    "a mask with padding on the right only",
+                    got="real tokens after padding",
+                    repair="pass padding='any'",
+                )
         index = index_in_run(types, positions)
         if prefix is not None:
             mask = prefix_mask(prefix, length)
@@ -284,9 +296,14 @@ class CausalTransformerLM(nn.Module):
         return F.dropout(x, self.dropout, self.training), mask
 
     def embed(
-        self, tokens: Tensor, types: Tensor, positions: Tensor, index: Tensor, next_types: Tensor | None,
+        self,
+        tokens: Tensor,
+        types: Tensor,
+        positions: Tensor,
+        index: Tensor,
+        next_types: Tensor | None,
         sigma: Tensor | None = None,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """Sum of the embeddings (B, L, D) of tokens at ``positions`` of their sequence, ``index`` of their run of
         equal types, before a token of ``next_types``, with errors ``sigma``; all (B, L)."""
         x = self._token(tokens, types, sigma) + self.type_embedding(types) + self.position_embedding(positions)

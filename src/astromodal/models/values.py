@@ -97,9 +97,13 @@ class TokenValues:
 
     @classmethod
     def of(
-        cls, vocab: VocabSpec, config: ValuesConfig, image: Codebook | None, spectrum: Mapping[str, Codebook],
+        cls,
+        vocab: VocabSpec,
+        config: ValuesConfig,
+        image: Codebook | None,
+        spectrum: Mapping[str, Codebook],
         scalar: ScalarCodebook | None,
-    ) -> TokenValues:  # fmt: skip
+    ) -> TokenValues:
         """The values that these codebooks give to the tokens of ``vocab``.
 
         Raises:
@@ -112,8 +116,11 @@ class TokenValues:
             if book is None or not block.size:
                 continue
             if len(book.entries) > block.size:
-                raise ArtifactError(f"at most {block.size} entries, the size of its block", got=len(book.entries),
-                                    where=f"codebook {block.name}")  # fmt: skip
+                raise ArtifactError(
+                    f"at most {block.size} entries, the size of its block",
+                    got=len(book.entries),
+                    where=f"codebook {block.name}",
+                )
             vectors[block.start] = ((book.entries - book.mean) / book.scale).astype(np.float32)
         block = vocab.block("scalar")
         features = []
@@ -122,9 +129,17 @@ class TokenValues:
         rank = (np.arange(block.size) + 0.5) / max(block.size, 1)
         uniform = (rank - 0.5) * np.sqrt(12.0)  # mean 0, standard deviation 1
         ranks = scalar_features(uniform, np.ones(block.size), config) if features else np.zeros((block.size, 0))
-        return cls(vectors, block.start, vocab.first_column_type, np.asarray(features, np.float32),
-                   ranks.astype(np.float32), config.head, config.errors, vocab.vocab_size,
-                   vocab.n_types)  # fmt: skip
+        return cls(
+            vectors,
+            block.start,
+            vocab.first_column_type,
+            np.asarray(features, np.float32),
+            ranks.astype(np.float32),
+            config.head,
+            config.errors,
+            vocab.vocab_size,
+            vocab.n_types,
+        )
 
 
 def _column_features(book: ScalarCodebook, name: str, size: int, config: ValuesConfig) -> np.ndarray:
@@ -140,9 +155,7 @@ def _column_features(book: ScalarCodebook, name: str, size: int, config: ValuesC
     return np.pad(own, ((0, size - n), (0, 0)))
 
 
-def token_values(
-    vocab: VocabSpec, books: Any, config: ValuesConfig | Mapping[str, Any] | None
-) -> TokenValues | None:  # fmt: skip
+def token_values(vocab: VocabSpec, books: Any, config: ValuesConfig | Mapping[str, Any] | None) -> TokenValues | None:
     """What ``model.values`` makes of a set of codebooks; None: nothing.
 
     Args:

@@ -72,8 +72,11 @@ def _adam(model: nn.Module, config: OptimizerConfig, _: str = "") -> torch.optim
 def _muon(model: nn.Module, config: OptimizerConfig, precision: str = "bf16") -> Optimizer:
     matrices = [p for _, p in hidden_matrices(model)]
     if not matrices:
-        raise ConfigError("a model with linear hidden layers for optimizer.name=muon", got=type(model).__name__,
-                          repair="optimizer=adamw")  # fmt: skip
+        raise ConfigError(
+            "a model with linear hidden layers for optimizer.name=muon",
+            got=type(model).__name__,
+            repair="optimizer=adamw",
+        )
     muon = Muon(matrices, config.muon_learning_rate, config.muon_momentum, config.weight_decay, precision)
     skip = frozenset(id(p) for p in matrices)
     if not parameter_groups(model, config.weight_decay, skip):

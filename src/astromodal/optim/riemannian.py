@@ -29,8 +29,11 @@ def manifold_points(model: nn.Module) -> list[nn.Parameter]:
 
     points = [p for p in model.parameters() if p.requires_grad and isinstance(p, geoopt.ManifoldParameter)]
     if not points:
-        raise ConfigError("a model with geoopt.ManifoldParameter for optimizer.name=riemannian_adam",
-                          got=type(model).__name__, repair="optimizer=adamw")  # fmt: skip
+        raise ConfigError(
+            "a model with geoopt.ManifoldParameter for optimizer.name=riemannian_adam",
+            got=type(model).__name__,
+            repair="optimizer=adamw",
+        )
     return points
 
 

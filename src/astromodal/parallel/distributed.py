@@ -31,8 +31,16 @@ from .sharded import is_sharded
 
 MEETING = timedelta(minutes=5)  # for the others to close a run, which may take an upload, and to come to the next one
 TIMEOUT = timedelta(minutes=30)  # for a reduction: one process may write or plot for long while the others wait
-_LOST = ("connection closed by peer", "connection reset by peer", "connection refused", "broken pipe",
-         "nccl communicator was aborted", "timed out waiting", "remote process exited", "socket timeout")  # fmt: skip
+_LOST = (
+    "connection closed by peer",
+    "connection reset by peer",
+    "connection refused",
+    "broken pipe",
+    "nccl communicator was aborted",
+    "timed out waiting",
+    "remote process exited",
+    "socket timeout",
+)
 _heartbeat: Heartbeat | None = None
 _store: dist.Store | None = None  # where the processes meet: torchrun's, or one that the first process keeps
 
@@ -144,8 +152,11 @@ def wants_shards(parallel: Parallel | str) -> bool:
     """
     parallel = Parallel(parallel)
     if parallel is not Parallel.auto and n_ranks() == 1 and "RANK" not in os.environ:
-        raise ConfigError(f"several processes for hardware.parallel={parallel.value}", got="one",
-                          repair="torchrun --nproc-per-node=<processes> train_lm.py …, or hardware=auto")  # fmt: skip
+        raise ConfigError(
+            f"several processes for hardware.parallel={parallel.value}",
+            got="one",
+            repair="torchrun --nproc-per-node=<processes> train_lm.py …, or hardware=auto",
+        )
     return parallel is Parallel.fsdp and n_ranks() > 1
 
 

@@ -118,9 +118,12 @@ def _connect(timeout_s: float) -> Any:
     from torch.distributed import TCPStore
 
     return TCPStore(
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False,
-        timeout=timedelta(seconds=max(timeout_s / _BEATS, 1.0)), wait_for_workers=False,
-    )  # fmt: skip
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        is_master=False,
+        timeout=timedelta(seconds=max(timeout_s / _BEATS, 1.0)),
+        wait_for_workers=False,
+    )
 
 
 def _leave(message: str) -> None:

@@ -38,11 +38,19 @@ def shard(model: nn.Module, device: torch.device, precision: str) -> None:
 
     blocks = getattr(model, "blocks", None)
     if not isinstance(blocks, nn.ModuleList):
-        raise ConfigError("a model with blocks, to be sharded", got=type(model).__name__, where="hardware.parallel",
-                          repair="hardware=ddp")  # fmt: skip
+        raise ConfigError(
+            "a model with blocks, to be sharded",
+            got=type(model).__name__,
+            where="hardware.parallel",
+            repair="hardware=ddp",
+        )
     if precision == "fp16":
-        raise ConfigError("bf16 or float32 with hardware.parallel=fsdp", got="fp16", where="hardware.precision",
-                          repair="hardware.precision=bf16")  # fmt: skip
+        raise ConfigError(
+            "bf16 or float32 with hardware.parallel=fsdp",
+            got="fp16",
+            where="hardware.precision",
+            repair="hardware.precision=bf16",
+        )
     with torch.no_grad():
         for tensor in chain(model.parameters(), model.buffers()):
             dist.broadcast(tensor, 0)

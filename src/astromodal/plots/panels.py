@@ -37,8 +37,9 @@ def never_fatal(function: Callable[P, R]) -> Callable[P, R | None]:
         except Exception as error:
             what = [a.name for a in (*args, *kwargs.values()) if isinstance(a, Path)]
             text = " ".join(str(error).split())[:200]
-            _log.warning("not drawn: %s (%s: %s)", *what[:1] or [function.__name__.strip("_")], type(error).__name__,
-                         text)  # fmt: skip
+            _log.warning(
+                "not drawn: %s (%s: %s)", *what[:1] or [function.__name__.strip("_")], type(error).__name__, text
+            )
             return None
 
     return drawn
@@ -63,9 +64,16 @@ def panels_in_a_row(n: int, width: float, height: float) -> tuple[Figure, list[A
 
 
 def panel_grid(
-    rows: int, columns: int, panel: tuple[float, float], *, left: float, top: float, right: float = 0.1,
-    bottom: float = 0.1, gaps: tuple[float, float] = (0.05, 0.05),
-) -> tuple[Figure, np.ndarray]:  # fmt: skip
+    rows: int,
+    columns: int,
+    panel: tuple[float, float],
+    *,
+    left: float,
+    top: float,
+    right: float = 0.1,
+    bottom: float = 0.1,
+    gaps: tuple[float, float] = (0.05, 0.05),
+) -> tuple[Figure, np.ndarray]:
     """A figure of equal panels ``(rows, columns)`` with room around them; all lengths in inches.
 
     The room is given, because matplotlib's search for it takes most of the time of a figure of many panels.
@@ -78,8 +86,14 @@ def panel_grid(
 
     width = left + columns * panel[0] + (columns - 1) * gaps[0] + right
     height = top + rows * panel[1] + (rows - 1) * gaps[1] + bottom
-    room = {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height,
-            "wspace": gaps[0] / panel[0], "hspace": gaps[1] / panel[1]}  # fmt: skip
+    room = {
+        "left": left / width,
+        "right": 1 - right / width,
+        "bottom": bottom / height,
+        "top": 1 - top / height,
+        "wspace": gaps[0] / panel[0],
+        "hspace": gaps[1] / panel[1],
+    }
     figure = Figure(figsize=(width, height))
     return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=room)
 

@@ -28,11 +28,16 @@ def plot_spectrum_report(report: Mapping[str, Any], path: Path, per_group: int =
     panels = []
     for group, arrays in (report.get("arrays") or {}).items():
         for k in range(min(per_group, len(arrays["flux"]))):
-            panels.append({
-                "group": group, "wave": arrays["wave"], "flux": arrays["flux"][k],
-                "reconstruction": arrays["reconstruction"][k], "valid": arrays["ivar"][k] > 0,
-                "unit": report["groups"][group]["unit"],
-            })  # fmt: skip
+            panels.append(
+                {
+                    "group": group,
+                    "wave": arrays["wave"],
+                    "flux": arrays["flux"][k],
+                    "reconstruction": arrays["reconstruction"][k],
+                    "valid": arrays["ivar"][k] > 0,
+                    "unit": report["groups"][group]["unit"],
+                }
+            )
     return curves.plot_spectra(panels, path)
 
 

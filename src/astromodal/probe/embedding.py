@@ -68,10 +68,13 @@ def write_embeddings(
 def meaning(frozen: Frozen, fitted: FittedAttention, source: Path | None) -> dict[str, Any]:
     """What the file's metadata say."""
     attention = {
-        column: {"label": label, "shape": [fitted.labels[label].n_queries, frozen.trained.model.d_model],
-                  "is_mean": fitted.labels[label].is_mean}
+        column: {
+            "label": label,
+            "shape": [fitted.labels[label].n_queries, frozen.trained.model.d_model],
+            "is_mean": fitted.labels[label].is_mean,
+        }
         for label, column in fitted.columns().items()
-    }  # fmt: skip
+    }
     found = frozen.meaning() | {"hidden": list(frozen.labels), "attention": attention}
     return found if source is None else found | {"fitted": fingerprint_file(source)}
 
@@ -90,9 +93,10 @@ def _window_rows(frozen: Frozen, output: int) -> int:
 
 def _identity(field: FieldTokens, rows: np.ndarray) -> dict[str, np.ndarray]:
     return {
-        "id": normalize_ids(np.asarray(field.ids[rows])), "field": np.full(len(rows), field.field),
+        "id": normalize_ids(np.asarray(field.ids[rows])),
+        "field": np.full(len(rows), field.field),
         "split": np.array(SPLIT_NAMES)[np.asarray(field.split[rows])],
-    }  # fmt: skip
+    }
 
 
 def _embed(

@@ -147,9 +147,14 @@ class AttentionProbe(nn.Module):
     whitening: Tensor
 
     def __init__(
-        self, linear: LinearProbe, mean: np.ndarray, covariance: np.ndarray, n_queries: int, seed: int,
+        self,
+        linear: LinearProbe,
+        mean: np.ndarray,
+        covariance: np.ndarray,
+        n_queries: int,
+        seed: int,
         noise: float = NOISE,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__()
         eigenvalues, vectors = np.linalg.eigh(covariance)
         scales = np.sqrt(np.maximum(eigenvalues, max(_FLOOR * float(eigenvalues.max()), 1e-30)))
@@ -256,9 +261,15 @@ class _KeepBest(Callback):
 
 
 def fit_attention(
-    states: States, train: tuple[np.ndarray, np.ndarray], val: tuple[np.ndarray, np.ndarray], linear: LinearProbe,
-    moments: tuple[np.ndarray, np.ndarray], options: ProbeOptions, hardware: HardwareConfig, log: logging.Logger,
-) -> tuple[AttentionProbe, dict[str, Any]]:  # fmt: skip
+    states: States,
+    train: tuple[np.ndarray, np.ndarray],
+    val: tuple[np.ndarray, np.ndarray],
+    linear: LinearProbe,
+    moments: tuple[np.ndarray, np.ndarray],
+    options: ProbeOptions,
+    hardware: HardwareConfig,
+    log: logging.Logger,
+) -> tuple[AttentionProbe, dict[str, Any]]:
     """Train the attention probe at each learning rate and keep the weights that were best on validation objects.
 
     Args:
@@ -282,13 +293,21 @@ def fit_attention(
             ProbeObjective(new(), states),
             RowLoader(states, *train, options.batch_size, options.seed),
             val_loader=RowLoader(states, *val, options.batch_size, None),
-            training=TrainingConfig(batch_size=options.batch_size, epochs=options.epochs, monitor="val/mse",
-                                    patience=options.patience, save_every=None, pin_memory=False),
+            training=TrainingConfig(
+                batch_size=options.batch_size,
+                epochs=options.epochs,
+                monitor="val/mse",
+                patience=options.patience,
+                save_every=None,
+                pin_memory=False,
+            ),
             optimizer=OptimizerConfig(learning_rate=rate, weight_decay=options.weight_decay, beta2=0.99),
             schedule=ScheduleConfig(name=ScheduleName.cosine, warmup_steps=20, min_lr_ratio=0.1),
             hardware=replace(hardware, precision=Precision.float32, compile=False),
-            callbacks=[best], seed=options.seed, log=log,
-        )  # fmt: skip
+            callbacks=[best],
+            seed=options.seed,
+            log=log,
+        )
         epochs[f"{rate:g}"] = loop.fit().epochs
         chosen = rate if best.mse < before else chosen
     probe.load_state_dict(best.weights)

@@ -31,15 +31,22 @@ class Frozen:
     def meaning(self) -> dict[str, Any]:
         """Which model was shown what."""
         return {
-            "given": sorted(self.plan.given, key=self.plan.places.__getitem__), "model": self.trained.fingerprint,
-            "run": self.trained.run_id, "precision": self.engine.precision.name,
-        }  # fmt: skip
+            "given": sorted(self.plan.given, key=self.plan.places.__getitem__),
+            "model": self.trained.fingerprint,
+            "run": self.trained.run_id,
+            "precision": self.engine.precision.name,
+        }
 
 
 def open_frozen(
-    weights: Path, labels: Sequence[str], given: Sequence[str] | None = None, hardware: HardwareConfig | None = None,
-    store: Path | None = None, batch_size: int = 64, log: logging.Logger | None = None,
-) -> Frozen:  # fmt: skip
+    weights: Path,
+    labels: Sequence[str],
+    given: Sequence[str] | None = None,
+    hardware: HardwareConfig | None = None,
+    store: Path | None = None,
+    batch_size: int = 64,
+    log: logging.Logger | None = None,
+) -> Frozen:
     """The model of a run of train_lm.py on its device.
 
     Args:

@@ -87,8 +87,15 @@ def plot_probe_r2(results: Sequence[Mapping[str, Any]], path: Path) -> Path | No
             axis.plot([found["low"], found["high"]], [place, place], color=colour, lw=1.8)
             axis.plot(found["value"], place, "o", ms=5, color=colour, label=label)
             words = f"{round(found['value'], 3) + 0.0:.3f}"  # never -0.000
-            axis.annotate(words, (found["high"], place), xytext=(4, 0), textcoords="offset points", va="center",
-                          fontsize=6, color=colour)  # fmt: skip
+            axis.annotate(
+                words,
+                (found["high"], place),
+                xytext=(4, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=6,
+                color=colour,
+            )
     axis.axvline(0, color=TRUE, lw=0.8)
     axis.set_yticks(range(len(results)), [result["label"] for result in results], fontsize=8)
     axis.set_ylim(len(results) - 0.5, -0.5)

@@ -72,8 +72,12 @@ class FittedAttention:
 
     def save(self, path: str | Path) -> None:
         """Write a file, atomically."""
-        meaning = {"format": FORMAT, "model": self.model, "labels": list(self.labels),
-                   "given": None if self.given is None else list(self.given)}  # fmt: skip
+        meaning = {
+            "format": FORMAT,
+            "model": self.model,
+            "labels": list(self.labels),
+            "given": None if self.given is None else list(self.given),
+        }
         arrays = {"meaning": np.array(json.dumps(meaning))}
         for number, pooling in enumerate(self.labels.values()):
             arrays |= {f"mean_{number}": pooling.mean, f"directions_{number}": pooling.directions}
@@ -105,9 +109,11 @@ class FittedAttention:
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise ArtifactError("fitted attention", got=repr(error), where=path, repair=again) from error
         if not whole:
-            raise ArtifactError("a mean and directions of one width for each label", got="others", where=path,
-                                repair=again)  # fmt: skip
+            raise ArtifactError(
+                "a mean and directions of one width for each label", got="others", where=path, repair=again
+            )
         if model is not None and found.model != model:
-            raise ArtifactError(f"attention fitted on the model {model}", got=f"one of {found.model}", where=path,
-                                repair=again)  # fmt: skip
+            raise ArtifactError(
+                f"attention fitted on the model {model}", got=f"one of {found.model}", where=path, repair=again
+            )
         return found

@@ -47,9 +47,14 @@ class Judged:
 
 
 def judge_probes(
-    states: States, rows: Mapping[int, np.ndarray], values: np.ndarray, config: ScalarConfig,
-    options: ProbeOptions | None = None, hardware: HardwareConfig | None = None, log: logging.Logger | None = None,
-) -> Judged:  # fmt: skip
+    states: States,
+    rows: Mapping[int, np.ndarray],
+    values: np.ndarray,
+    config: ScalarConfig,
+    options: ProbeOptions | None = None,
+    hardware: HardwareConfig | None = None,
+    log: logging.Logger | None = None,
+) -> Judged:
     """Fit both probes and judge them.
 
     Args:
@@ -130,7 +135,11 @@ def probe_label(
     found = judge_probes(states, rows, objects.values, config, options, frozen.hardware, log)
     judged = "test" if objects.counts["test"]["used"] else "half of val"
     about = {
-        "label": label, "unit": config.unit, **frozen.meaning(), "drawn": objects.counts,
-        "judged": {"split": judged, "objects": len(rows[TEST])}, "seconds": time.perf_counter() - started,
-    }  # fmt: skip
+        "label": label,
+        "unit": config.unit,
+        **frozen.meaning(),
+        "drawn": objects.counts,
+        "judged": {"split": judged, "objects": len(rows[TEST])},
+        "seconds": time.perf_counter() - started,
+    }
     return replace(found, figures=about | found.figures, places=objects.places)

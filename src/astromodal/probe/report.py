@@ -54,9 +54,12 @@ def as_text(results: Sequence[Mapping[str, Any]]) -> str:
         judged = result["judged"]
         shown = ", ".join(result["given"][:_SHOWN])
         more = f" and {len(result['given']) - _SHOWN} more" if len(result["given"]) > _SHOWN else ""
-        lines += [f"{result['label']}{unit} from {shown}{more}", f"  objects: {drawn}",
-                  f"  judged on {judged['objects']} objects ({judged['split']}), 95 % intervals by object",
-                  f"  {'':10}" + "".join(f"{name:>32}" for name in FIGURES)]  # fmt: skip
+        lines += [
+            f"{result['label']}{unit} from {shown}{more}",
+            f"  objects: {drawn}",
+            f"  judged on {judged['objects']} objects ({judged['split']}), 95 % intervals by object",
+            f"  {'':10}" + "".join(f"{name:>32}" for name in FIGURES),
+        ]
         for name, figures in result["probes"].items():
             cells = (f"{f['value']:.4g} ({f['low']:.4g} to {f['high']:.4g})" for f in figures.values())
             lines.append(f"  {name:10}" + "".join(f"{cell:>32}" for cell in cells))
@@ -65,10 +68,15 @@ def as_text(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def probe_run(
-    run: Path, labels: Sequence[str], folder: Path, given: Sequence[str] | None = None,
-    options: ProbeOptions | None = None, hardware: HardwareConfig | None = None, store: Path | None = None,
+    run: Path,
+    labels: Sequence[str],
+    folder: Path,
+    given: Sequence[str] | None = None,
+    options: ProbeOptions | None = None,
+    hardware: HardwareConfig | None = None,
+    store: Path | None = None,
     embed_all: bool = False,
-) -> str:  # fmt: skip
+) -> str:
     """Probe labels of a run of train_lm.py, write everything into ``folder``, and return the text.
 
     Args:
@@ -98,9 +106,13 @@ def probe_run(
 
 
 def embed_run(
-    run: Path, fitted: Path, folder: Path, hardware: HardwareConfig | None = None, store: Path | None = None,
+    run: Path,
+    fitted: Path,
+    folder: Path,
+    hardware: HardwareConfig | None = None,
+    store: Path | None = None,
     batch_size: int = 64,
-) -> str:  # fmt: skip
+) -> str:
     """Embeddings of all objects of token files with attention that was fitted before; what was done, in words.
 
     Raises:
@@ -122,9 +134,14 @@ def _said(written: Mapping[str, int]) -> str:
 def draw(judged: Sequence[Judged], folder: Path) -> None:
     """Both pictures of probes."""
     panels = [
-        {"label": found.figures["label"], "unit": found.figures["unit"], "observed": found.observed,
-         "predicted": found.predicted, "r2": {name: found.figures["probes"][name]["r2"]["value"] for name in PROBES}}
+        {
+            "label": found.figures["label"],
+            "unit": found.figures["unit"],
+            "observed": found.observed,
+            "predicted": found.predicted,
+            "r2": {name: found.figures["probes"][name]["r2"]["value"] for name in PROBES},
+        }
         for found in judged
-    ]  # fmt: skip
+    ]
     plot_probe_predictions(panels, folder / "predicted.png")
     plot_probe_r2([found.figures for found in judged], folder / "r2.png")

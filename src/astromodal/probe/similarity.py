@@ -79,12 +79,12 @@ def nearest_in_file(path: str | Path, query_ids: Sequence[str], k: int = 10, how
         with ParquetReader(path, _WRITTEN) as file:
             columns = file.schema_arrow
         if not {"id", name} <= set(columns.names):
-            raise ArtifactError(f"columns id and {name}", got=", ".join(columns.names)[:200], where=path,
-                                repair=_repair(how))  # fmt: skip
+            raise ArtifactError(
+                f"columns id and {name}", got=", ".join(columns.names)[:200], where=path, repair=_repair(how)
+            )
         width = columns.field(name).type.list_size
     except AttributeError as error:
-        raise ArtifactError(_WRITTEN, got=str(error).split("\n")[0][:200],
-                            where=path) from error  # fmt: skip
+        raise ArtifactError(_WRITTEN, got=str(error).split("\n")[0][:200], where=path) from error
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for batch in ParquetReader(path, _WRITTEN).iter_batches(max(_CHUNK_CELLS // width, 1), columns=["id", name]):

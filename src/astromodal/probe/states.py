@@ -57,9 +57,12 @@ class States(Protocol):
 
 
 def hidden_plan(
-    layout: SequenceLayout, sequence: Mapping[str, Any], labels: Sequence[str], given: Sequence[str] | None,
+    layout: SequenceLayout,
+    sequence: Mapping[str, Any],
+    labels: Sequence[str],
+    given: Sequence[str] | None,
     log: logging.Logger | None = None,
-) -> Plan:  # fmt: skip
+) -> Plan:
     """What is shown of an object: ``given`` (None: everything) without any of the labels.
 
     Raises:
@@ -68,14 +71,25 @@ def hidden_plan(
     columns = [segment.name for segment in layout.segments if segment.modality == "scalar"]
     for label in labels:
         if label not in columns:
-            raise ConfigError("a scalar column that the model knows", got=label, where="label",
-                              repair=nearest(label, columns) or f"one of {', '.join(columns)}")  # fmt: skip
+            raise ConfigError(
+                "a scalar column that the model knows",
+                got=label,
+                where="label",
+                repair=nearest(label, columns) or f"one of {', '.join(columns)}",
+            )
         if given is not None and label in given:
             raise ConfigError("a label that is not given", got=f"{label} in both", where="given", repair="leave it out")
     if len(set(labels)) < len(labels):
         raise ConfigError("every label once", got=", ".join(labels), where="label")
-    plan = plan_questions(layout, order=sequence["order"], missing=sequence["missing"],
-                          next_types=sequence["next_types"], given=given, predict=[], log=log)  # fmt: skip
+    plan = plan_questions(
+        layout,
+        order=sequence["order"],
+        missing=sequence["missing"],
+        next_types=sequence["next_types"],
+        given=given,
+        predict=[],
+        log=log,
+    )
     shown = plan.given - set(labels)
     if not shown:
         raise ConfigError(f"something else than {' and '.join(labels)} to be given", got="nothing", where="given")
@@ -98,9 +112,14 @@ class Labelled:
 
 
 def labelled_objects(
-    store: TokenStore | Sequence[FieldTokens], layout: SequenceLayout, plan: Plan, label: str, config: ScalarConfig,
-    limits: Mapping[int, int], seed: int = 0,
-) -> Labelled:  # fmt: skip
+    store: TokenStore | Sequence[FieldTokens],
+    layout: SequenceLayout,
+    plan: Plan,
+    label: str,
+    config: ScalarConfig,
+    limits: Mapping[int, int],
+    seed: int = 0,
+) -> Labelled:
     """At most ``limits[split]`` objects of each split that have the label, and of how many they were drawn.
 
     The choice is a function of the seed and of an object's place in the store. Objects that have nothing of what is
@@ -136,10 +155,13 @@ def labelled_objects(
     usable = np.asarray(whole.present[:, shown].any(1))
     of_split = np.concatenate(split)
     counts = {
-        SPLIT_NAMES[k]: {"available": available[k], "used": int(usable[of_split == k].sum()),
-                         "without_input": int((~usable[of_split == k]).sum())}
+        SPLIT_NAMES[k]: {
+            "available": available[k],
+            "used": int(usable[of_split == k].sum()),
+            "without_input": int((~usable[of_split == k]).sum()),
+        }
         for k in (TRAIN, VAL, TEST)
-    }  # fmt: skip
+    }
     whole = whole.of(usable)
     names, places, splits, numbers = (np.concatenate(parts)[usable] for parts in (ids, found_at, split, values))
     found = Labelled(whole, names, places, splits, numbers, counts)
@@ -155,8 +177,11 @@ def _with_judged(found: Labelled, label: str, seed: int) -> Labelled:
     for k in (TRAIN, VAL, TEST):
         if (split == k).sum() < 2:
             purpose = ("learn from", "choose by", "judge")[k]
-            raise DataError(f"at least 2 objects with {label} to {purpose}", got=int((split == k).sum()),
-                            repair="take a column that more objects have")  # fmt: skip
+            raise DataError(
+                f"at least 2 objects with {label} to {purpose}",
+                got=int((split == k).sum()),
+                repair="take a column that more objects have",
+            )
     return replace(found, split=split)
 
 

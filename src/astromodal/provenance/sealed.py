@@ -33,6 +33,7 @@ def read_sealed(path: str | Path, repair: str = "make the file again") -> dict[s
         raise ArtifactError("a JSON object", got=type(content).__name__, where=path, repair=repair)
     expected = content.pop(CHECKSUM, None)
     if expected is not None and expected != (found := fingerprint_config(content)):
-        raise ArtifactError(f"content with the checksum {expected}", got=f"{found}, damaged or edited", where=path,
-                            repair=repair)  # fmt: skip
+        raise ArtifactError(
+            f"content with the checksum {expected}", got=f"{found}, damaged or edited", where=path, repair=repair
+        )
     return content

@@ -65,10 +65,12 @@ class FSQ(Quantizer):
         check_n_levels(self.config.levels, X.shape[1], "FSQ.fit")
         w = checked_weights(weights, X.shape, "FSQ.fit").astype(np.float64)
         columns = w.T if w.ndim == 2 else [w] * X.shape[1]
-        bounds = np.array([
-            best_bounds(X[:, d], column if column.any() else np.ones(len(X)), int(n))
-            for d, (n, column) in enumerate(zip(self.levels, columns, strict=True))
-        ])  # fmt: skip
+        bounds = np.array(
+            [
+                best_bounds(X[:, d], column if column.any() else np.ones(len(X)), int(n))
+                for d, (n, column) in enumerate(zip(self.levels, columns, strict=True))
+            ]
+        )
         self._set(bounds[:, 0], bounds[:, 1])
         self.counts_ = np.bincount(self.encode(X), minlength=int(self.levels.prod())).astype(np.float64)
         self.clipped_ = self.clipped(X).mean(0)

@@ -87,10 +87,12 @@ class Ranked:
         means = histogram(self._cells, self.values) / np.maximum(self._counts, 1)
         squares = histogram(self._cells, self.values, means)  # about each cell's own mean: nothing cancels
         # A closed cell holds no edge and belongs to one bin; the opened values are told apart one by one.
-        bins = np.concatenate([
-            np.searchsorted(self._map(edges), np.flatnonzero(closed), side="left"),
-            np.searchsorted(edges, self._opened, side="left"),
-        ])  # fmt: skip
+        bins = np.concatenate(
+            [
+                np.searchsorted(self._map(edges), np.flatnonzero(closed), side="left"),
+                np.searchsorted(edges, self._opened, side="left"),
+            ]
+        )
         number = np.concatenate([counts[closed], np.ones(len(self._opened), np.int64)])
         mean = np.concatenate([means[closed], self._opened])
         inner = np.concatenate([squares[closed], np.zeros(len(self._opened))])

@@ -89,8 +89,9 @@ class MetricsBuffer:
         self, tensorboard_dir: str | Path | None = None, *, tracker: NullTracker | None = None, flush_every: int = 1000
     ) -> None:
         if (tensorboard_dir is None) == (tracker is None):
-            raise ConfigError("tensorboard_dir or tracker", got="neither" if tracker is None else "both",
-                              where="MetricsBuffer")  # fmt: skip
+            raise ConfigError(
+                "tensorboard_dir or tracker", got="neither" if tracker is None else "both", where="MetricsBuffer"
+            )
         if flush_every < 1:
             raise ConfigError("flush_every of 1 or more", got=flush_every, where="MetricsBuffer")
         self.tracker = tracker if tracker is not None else _tracker_in(Path(tensorboard_dir or ""))

@@ -232,9 +232,11 @@ class RunContext:
     def _write_record(self) -> None:
         if not self.dir.is_dir():  # else it would be made again, with nothing in it but this
             raise ArtifactError(
-                "the directory of this run", got="it is gone: something removed or moved it", where=self.dir,
+                "the directory of this run",
+                got="it is gone: something removed or moved it",
+                where=self.dir,
                 repair="run again",
-            )  # fmt: skip
+            )
         write_json(self.dir / "run.json", self._record)
 
     def _new_tracker(self) -> Tracker:

@@ -66,8 +66,9 @@ def named_questions(questions: Sequence[Any], layout: SequenceLayout) -> tuple[N
         given = _given(question, predict, known, where)
         if not predict or not (given or question.given == []):
             key, got = ("predict", question.predict) if not predict else ("given", question.given)
-            raise ConfigError("a quantity besides what is asked" if predict else "a quantity to ask",
-                              got=got, where=f"{where}.{key}")  # fmt: skip
+            raise ConfigError(
+                "a quantity besides what is asked" if predict else "a quantity to ask", got=got, where=f"{where}.{key}"
+            )
         ids = [tuple(sorted(types[part] for part in parts_of(names, known))) for names in (predict, given)]
         found.append(NamedQuestion(*ids, float(question.share)))
     total = sum(question.share for question in found)
@@ -99,9 +100,12 @@ class AskedOrder:
     """
 
     def __init__(
-        self, n_types: int, staged: Sequence[Sequence[int]] = (), questions: Sequence[NamedQuestion] = (),
+        self,
+        n_types: int,
+        staged: Sequence[Sequence[int]] = (),
+        questions: Sequence[NamedQuestion] = (),
         scales: Sequence[tuple[int, int]] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.n_types, self.staged, self.questions = n_types, [list(types) for types in staged], tuple(questions)
         self.scales = tuple(scales)
         self._limits = np.cumsum([question.share for question in self.questions])

@@ -61,8 +61,12 @@ def expand(names: Iterable[str], known: Known, where: str, also: Sequence[str] =
             found[name] = None
         else:
             names_ = [*known, *MODALITIES.in_sequence(), *also]
-            raise ConfigError("a modality, group or column that the model knows", got=name, where=where,
-                              repair=nearest(str(name), names_) or f"one of {', '.join(names_)}")  # fmt: skip
+            raise ConfigError(
+                "a modality, group or column that the model knows",
+                got=name,
+                where=where,
+                repair=nearest(str(name), names_) or f"one of {', '.join(names_)}",
+            )
     return list(found)
 
 

@@ -122,8 +122,11 @@ def build_sequences(
             raise
         log.info(
             "packed %d sequences (%d objects with nothing to show left out) in %.1f s: %s",
-            sum(counts.rows.values()), counts.n_dropped, time.perf_counter() - started, folder,
-        )  # fmt: skip
+            sum(counts.rows.values()),
+            counts.n_dropped,
+            time.perf_counter() - started,
+            folder,
+        )
         return PackedSequences(folder)
 
 
@@ -208,9 +211,14 @@ def _write(
 
 
 def _append(
-    writers: list[NpzWriter], ends: np.ndarray, chunk: PackedChunk, split: np.ndarray, index: int, field: FieldTokens,
+    writers: list[NpzWriter],
+    ends: np.ndarray,
+    chunk: PackedChunk,
+    split: np.ndarray,
+    index: int,
+    field: FieldTokens,
     layout: SequenceLayout,
-) -> None:  # fmt: skip
+) -> None:
     """Append a chunk to the files of its splits; ``ends`` (tokens per file) moves on."""
     values = field.scalar["values"][chunk.rows] if layout.columns else np.zeros((len(chunk.rows), 0))
     if layout.columns:

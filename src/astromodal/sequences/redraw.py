@@ -40,9 +40,14 @@ class Redraw:
         self.start, self.first_type, self.amount, self.seed = vocab.base_scalar, vocab.first_column_type, amount, seed
 
     def __call__(
-        self, tokens: np.ndarray, types: np.ndarray, sigma: np.ndarray, values: np.ndarray, object_index: np.ndarray,
+        self,
+        tokens: np.ndarray,
+        types: np.ndarray,
+        sigma: np.ndarray,
+        values: np.ndarray,
+        object_index: np.ndarray,
         epoch: int,
-    ) -> np.ndarray:  # fmt: skip
+    ) -> np.ndarray:
         """Tokens ``(B, L)`` to be shown.
 
         Args:

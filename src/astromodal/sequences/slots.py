@@ -71,9 +71,14 @@ def segment_tokens(
 
 
 def _fill(
-    cells: np.ndarray, sigma: np.ndarray, field: FieldTokens, segment: Segment, layout: SequenceLayout, start: int,
+    cells: np.ndarray,
+    sigma: np.ndarray,
+    field: FieldTokens,
+    segment: Segment,
+    layout: SequenceLayout,
+    start: int,
     stop: int,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Write one segment's global ids and errors into its slots; returns which rows have it (others stay)."""
     if segment.modality == "scalar":
         j = layout.columns.index(segment.name)

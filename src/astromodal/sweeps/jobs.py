@@ -54,8 +54,11 @@ def expand(sweeper: Any, arguments: Sequence[str]) -> list[tuple[str, ...]]:
     given = [*(text_stays_text(f"{key}={value}") for key, value in sweeper.params.items()), *arguments]
     overrides = OverridesParser.create(config_loader=sweeper.hydra_context.config_loader).parse_overrides(given)
     groups = group_names([conf_dir()])  # Hydra drops the quotes within choice(…)
-    jobs = [tuple(text_stays_text(o, groups) for o in job)
-            for batch in sweeper.split_arguments(overrides, None) for job in batch]  # fmt: skip
+    jobs = [
+        tuple(text_stays_text(o, groups) for o in job)
+        for batch in sweeper.split_arguments(overrides, None)
+        for job in batch
+    ]
     if not jobs:
         _refuse_empty(overrides)
     return jobs
@@ -71,9 +74,12 @@ def _refuse_empty(overrides: Sequence[Any]) -> None:
         if override.is_sweep_override() and not list(override.sweep_iterator()):
             key = override.get_key_element()
             options = options_of(key, [conf_dir()])
-            raise ConfigError(f"at least one value of {key} to sweep over", got=f"none in {override.input_line}",
-                              where="command line",
-                              repair=f"choose from {', '.join(options)}" if options else None)  # fmt: skip
+            raise ConfigError(
+                f"at least one value of {key} to sweep over",
+                got=f"none in {override.input_line}",
+                where="command line",
+                repair=f"choose from {', '.join(options)}" if options else None,
+            )
     raise ConfigError("at least one job", got="none", where="command line")
 
 
@@ -92,8 +98,12 @@ def compose_jobs(sweeper: Any, arguments: Sequence[str]) -> list[Job]:
         try:
             folder = composer.folder(overrides, number)
             if folder is not None and folder in {job.folder for job in jobs}:
-                raise ConfigError("a folder of its own for each job", got=f"{folder} twice", where="hydra.sweep.subdir",
-                                  repair="name every swept key in it, or leave it out")  # fmt: skip
+                raise ConfigError(
+                    "a folder of its own for each job",
+                    got=f"{folder} twice",
+                    where="hydra.sweep.subdir",
+                    repair="name every swept key in it, or leave it out",
+                )
             with composer.job(overrides, number, folder) as config:
                 validate(config, config.stage, [o for o in overrides if not _key(o).startswith("hydra")])
                 OmegaConf.resolve(config)  # now, while Hydra's own settings are those of the job

@@ -44,8 +44,10 @@ def preview_sweep(jobs: Sequence[Job], folder: Path, inputs_of: Callable[[Job], 
     device = next((cost.device for cost in costs.values()), "")
     say(f"\n{table(header, rows, n_left=len(header))}\n")
     say(f"{len(todo)} jobs to run, {len(plan) - len(todo)} not, {twins} the same as finished runs")
-    say(f"{tokens:.3g} tokens, {format_seconds(seconds)} one after the other on {device or 'nothing'}; "
-        "nothing was started")  # fmt: skip
+    say(
+        f"{tokens:.3g} tokens, {format_seconds(seconds)} one after the other on {device or 'nothing'}; "
+        "nothing was started"
+    )
 
 
 def finished_runs(root: Path) -> dict[str, list[tuple[Path, dict[str, Any]]]]:

@@ -141,17 +141,21 @@ def _record(config: Any, folder: Path) -> SweepRecord:
         return SweepRecord.read(folder)
     if (folder / FILE).exists():
         raise ArtifactError(
-            "a folder of its own for the sweep", got="one that holds a sweep", where=folder,
+            "a folder of its own for the sweep",
+            got="one that holds a sweep",
+            where=folder,
             repair=f"-m sweep.resume={folder}, or another ASTROMODAL_RUN_ID",
-        )  # fmt: skip
+        )
     return SweepRecord(str(config.stage), str(config.run_id))
 
 
 def _shared_plan(jobs: Sequence[Job], plan: Sequence[Planned]) -> list[Planned]:
     """The plan of the first process, in all that torchrun has started: another one may look when a job has begun."""
     told = shared("sweep", json.dumps([(p.number, p.action.value, p.place) for p in plan]), os.environ)
-    return [Planned(job, number, Action(action), place)
-            for job, (number, action, place) in zip(jobs, json.loads(told), strict=True)]  # fmt: skip
+    return [
+        Planned(job, number, Action(action), place)
+        for job, (number, action, place) in zip(jobs, json.loads(told), strict=True)
+    ]
 
 
 def _remembering(inputs_of: Any) -> Any:

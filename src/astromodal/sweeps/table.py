@@ -48,12 +48,15 @@ def outcome_of(planned: Planned, folder: Path, raised: str | None = None) -> Out
     line = f"{error['type']}: {error.get('message', '')}" if error.get("type") else (raised or "")
     ended = status in ("done", Action.done.value)
     return Outcome(
-        planned.number, status, planned.job.label, _objective(record) if ended else None,
+        planned.number,
+        status,
+        planned.job.label,
+        _objective(record) if ended else None,
         None if status == Action.duplicate.value else record.get("seconds"),
         error=" ".join(line.split()) if "failed" in status else "",
         trace=error.get("traceback", "") if error.get("type") not in _OURS else "",
         note=planned.note,
-    )  # fmt: skip
+    )
 
 
 def _objective(record: Mapping[str, Any]) -> tuple[str, float] | None:

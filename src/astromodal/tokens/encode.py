@@ -171,9 +171,13 @@ class _Job:
 
 
 def _in_this_process(
-    jobs: list[_Job], tokenizers: Any, data: DataConfig, folder: Path, ended: Callable[[str, Any], None],
+    jobs: list[_Job],
+    tokenizers: Any,
+    data: DataConfig,
+    folder: Path,
+    ended: Callable[[str, Any], None],
     bar: Any,
-) -> dict[str, dict[str, Any]]:  # fmt: skip
+) -> dict[str, dict[str, Any]]:
     summaries: dict[str, dict[str, Any]] = {}
     for job in jobs:
         try:
@@ -202,9 +206,14 @@ def _work(job: _Job) -> tuple[dict[str, Any] | None, str, str]:
 
 
 def _in_processes(
-    jobs: list[_Job], tokenizers: Any, data: DataConfig, folder: Path, n_processes: int,
-    ended: Callable[[str, Any], None], bar: Any,
-) -> dict[str, dict[str, Any]]:  # fmt: skip
+    jobs: list[_Job],
+    tokenizers: Any,
+    data: DataConfig,
+    folder: Path,
+    n_processes: int,
+    ended: Callable[[str, Any], None],
+    bar: Any,
+) -> dict[str, dict[str, Any]]:
     """As :func:`_in_this_process`; after a failure running fields are finished and no new one is begun."""
     summaries: dict[str, dict[str, Any]] = {}
     failure: UserError | None = None

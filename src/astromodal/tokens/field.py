@@ -23,9 +23,14 @@ if TYPE_CHECKING:
 
 
 def encode_field(
-    cube: Datacube, split: np.ndarray, inputs: Mapping[str, str], tokenizers: Any, data: DataConfig, folder: str | Path,
+    cube: Datacube,
+    split: np.ndarray,
+    inputs: Mapping[str, str],
+    tokenizers: Any,
+    data: DataConfig,
+    folder: str | Path,
     update: Callable[[int], Any] = lambda n: None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Encode one field into ``folder`` (``<store>/tokens``) and return its summary.
 
     Raises:

@@ -224,8 +224,12 @@ def _again(field: str) -> str:
 
 def _damaged(expected: str, got: object, where: object, field: str) -> ArtifactError:
     """Encoding finds a file that is not the one it wrote by itself, and makes it again."""
-    return ArtifactError(expected, got=got, where=f"{where}, field {field}", repair=f"run {COMMAND}, which encodes "
-                         f"this field again, or {_again(field).removeprefix('run ')}")  # fmt: skip
+    return ArtifactError(
+        expected,
+        got=got,
+        where=f"{where}, field {field}",
+        repair=f"run {COMMAND}, which encodes this field again, or {_again(field).removeprefix('run ')}",
+    )
 
 
 def assemble(field: str, members: Mapping[str, Mapping[str, np.ndarray]], entry: Mapping[str, Any]) -> FieldTokens:

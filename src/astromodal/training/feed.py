@@ -39,8 +39,11 @@ class Feed:
     def _count(self) -> int:
         n_batches = distributed.smallest(len(self.loader), self._device)  # type: ignore[arg-type]
         if n_batches < 1:
-            raise DataError("at least one batch of training data per epoch", got=0,
-                            repair="use more data, or a smaller training.batch_size")  # fmt: skip
+            raise DataError(
+                "at least one batch of training data per epoch",
+                got=0,
+                repair="use more data, or a smaller training.batch_size",
+            )
         return n_batches
 
     @property
@@ -64,8 +67,11 @@ class Feed:
             wanted = min(self.n_accumulate, self.n_batches - self.batch)
             group = list(islice(batches, wanted))
             if len(group) < wanted:
-                raise DataError(f"{self.n_batches} batches in an epoch, as len(loader) says",
-                                got=self.batch + len(group), where=type(self.loader).__name__)  # fmt: skip
+                raise DataError(
+                    f"{self.n_batches} batches in an epoch, as len(loader) says",
+                    got=self.batch + len(group),
+                    where=type(self.loader).__name__,
+                )
             self.batch += len(group)
             yield group
 
@@ -106,8 +112,13 @@ class Feed:
 
     def state_dict(self) -> dict:
         """Position and random state, as tensors and plain values."""
-        return {"epoch": self.epoch, "batch": self.batch, "n_batches": self.n_batches, "start": self._start,
-                "n_accumulate": self.n_accumulate}  # fmt: skip
+        return {
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "n_batches": self.n_batches,
+            "start": self._start,
+            "n_accumulate": self.n_accumulate,
+        }
 
     def load_state_dict(self, state: dict) -> None:
         """Inverse of :meth:`state_dict`."""

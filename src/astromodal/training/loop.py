@@ -206,8 +206,12 @@ class TrainingLoop(LoopState):
             self.say_choice()
         warmup = fitted_warmup(self.schedule_config.warmup_steps, self.total_steps)
         if warmup != self.schedule_config.warmup_steps:
-            self.log.info("schedule.warmup_steps=%d does not fit a run of %d steps: shortened to %d",
-                          self.schedule_config.warmup_steps, self.total_steps, warmup)  # fmt: skip
+            self.log.info(
+                "schedule.warmup_steps=%d does not fit a run of %d steps: shortened to %d",
+                self.schedule_config.warmup_steps,
+                self.total_steps,
+                warmup,
+            )
         self.schedule = build_schedule(self.schedule_config, self.total_steps)
         if self.pending_rng is not None:
             set_rng_state(self.pending_rng)
@@ -269,11 +273,16 @@ class TrainingLoop(LoopState):
     def _say_done(self) -> None:
         """Nothing is left to do: the run is finished, was stopped, or fewer steps are asked for than are done."""
         if self.global_step > self.total_steps:
-            self.log.info("nothing to do: %d steps are done, more than the %d asked for", self.global_step,
-                          self.total_steps)  # fmt: skip
+            self.log.info(
+                "nothing to do: %d steps are done, more than the %d asked for", self.global_step, self.total_steps
+            )
         else:
-            self.log.info("nothing to do: step %d of %d is done%s", self.global_step, self.total_steps,
-                          f" ({self.stop_reason})" if self.stop_reason else "")  # fmt: skip
+            self.log.info(
+                "nothing to do: step %d of %d is done%s",
+                self.global_step,
+                self.total_steps,
+                f" ({self.stop_reason})" if self.stop_reason else "",
+            )
 
     def _open_bar(self) -> Any:
         """A bar over the remaining steps, if the caller gave one."""

@@ -95,9 +95,14 @@ class LoopState:
         mode = None if training.monitor_mode == MonitorMode.auto else MonitorMode(training.monitor_mode).value
         if training.patience is not None:
             self.callbacks.append(
-                EarlyStopping(training.monitor, training.patience, mode=mode, min_delta=training.min_delta,
-                              start_ratio=training.early_stop_start_ratio)
-            )  # fmt: skip
+                EarlyStopping(
+                    training.monitor,
+                    training.patience,
+                    mode=mode,
+                    min_delta=training.min_delta,
+                    start_ratio=training.early_stop_start_ratio,
+                )
+            )
         self.best = Best(training.monitor, mode)
         self.is_main = distributed.this_rank() == 0
         self.tracker = tracker if tracker is not None and self.is_main else NullTracker()
@@ -247,8 +252,13 @@ class LoopState:
             if self.is_main:
                 numbered = is_due(self.global_step, self.training.save_every) and not self.pending
                 records = getattr(self.tracker, "path", None)
-                write = partial(self.store.save, numbered=numbered, best=self._improved, then=jobs,
-                                after=() if records is None else (Path(records),))  # fmt: skip
+                write = partial(
+                    self.store.save,
+                    numbered=numbered,
+                    best=self._improved,
+                    then=jobs,
+                    after=() if records is None else (Path(records),),
+                )
                 if self.writer is None:
                     write(state)
                 else:

@@ -114,10 +114,37 @@ class Table(Mapping[str, Modality]):
 
 _PLOTS = "astromodal.plots.tokenizers"
 MODALITIES = Table(
-    Modality("image", Kind.vectors, "astromodal.tokenizers.image.tokenizer:ImageTokenizer", "images", "codecs",
-             f"{_PLOTS}:plot_image_report", "img", place=2),
-    Modality("scalar", Kind.values, "astromodal.tokenizers.scalar:ScalarTokenizer", "scalars", "scalar_tokenizers",
-             f"{_PLOTS}:plot_scalar_report", "sca", place=0, has_errors=True, on_device=False),
-    Modality("spectrum", Kind.vectors, "astromodal.tokenizers.spectrum.tokenizer:SpectrumTokenizer", "spectra",
-             "spectrum_tokenizers", f"{_PLOTS}:plot_spectrum_report", "spec", place=1, has_errors=True),
-)  # fmt: skip
+    Modality(
+        "image",
+        Kind.vectors,
+        "astromodal.tokenizers.image.tokenizer:ImageTokenizer",
+        "images",
+        "codecs",
+        f"{_PLOTS}:plot_image_report",
+        "img",
+        place=2,
+    ),
+    Modality(
+        "scalar",
+        Kind.values,
+        "astromodal.tokenizers.scalar:ScalarTokenizer",
+        "scalars",
+        "scalar_tokenizers",
+        f"{_PLOTS}:plot_scalar_report",
+        "sca",
+        place=0,
+        has_errors=True,
+        on_device=False,
+    ),
+    Modality(
+        "spectrum",
+        Kind.vectors,
+        "astromodal.tokenizers.spectrum.tokenizer:SpectrumTokenizer",
+        "spectra",
+        "spectrum_tokenizers",
+        f"{_PLOTS}:plot_spectrum_report",
+        "spec",
+        place=1,
+        has_errors=True,
+    ),
+)

@@ -18,11 +18,16 @@ N, PIXELS = 10, 4
 def rows(n: int = N, first: int = 0) -> list[dict[str, Any]]:
     """Objects with an id, a position, a magnitude (one unknown) and a spectrum (one unknown)."""
     return [
-        {"id": 2**53 + 1 + k, "ra": 10.0 + k, "dec": -1.0 * k, "mag": None if k % 10 == 3 else 15.0 + k,
-         "flux": None if k % 10 == 5 else [1.0 * k, 2.0 * k, 3.0 * k, 4.5],
-         "wave": None if k % 10 == 5 else [4.0, 5.0, 6.0, 7.0]}
+        {
+            "id": 2**53 + 1 + k,
+            "ra": 10.0 + k,
+            "dec": -1.0 * k,
+            "mag": None if k % 10 == 3 else 15.0 + k,
+            "flux": None if k % 10 == 5 else [1.0 * k, 2.0 * k, 3.0 * k, 4.5],
+            "wave": None if k % 10 == 5 else [4.0, 5.0, 6.0, 7.0],
+        }
         for k in range(first, first + n)
-    ]  # fmt: skip
+    ]
 
 
 def survey(root: str | Path, flux: str = "flux", wave: str = "wave", **changes: Any) -> DataConfig:

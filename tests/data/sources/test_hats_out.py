@@ -25,8 +25,15 @@ def sky(n: int = N) -> pa.Table:
     ra[[5, 6, 7]] = [np.nan, 360.0, -10.0]
     dec[8] = 95.0
     places = pa.array(ra, mask=np.arange(n) == 9)
-    return pa.table({"id": [f"o{i}" for i in range(n)], "ra": places, "dec": dec, "x": np.arange(n),
-                     "list": pa.array([[i, i + 1] if i % 3 else None for i in range(n)])})  # fmt: skip
+    return pa.table(
+        {
+            "id": [f"o{i}" for i in range(n)],
+            "ra": places,
+            "dec": dec,
+            "x": np.arange(n),
+            "list": pa.array([[i, i + 1] if i % 3 else None for i in range(n)]),
+        }
+    )
 
 
 def pieces(table: pa.Table, rows: int = 700):

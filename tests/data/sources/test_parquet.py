@@ -19,8 +19,14 @@ from astromodal.data.spectra import read_spectra
 from astromodal.errors import DataError
 from tests.data.sources.holdings import N, fields, objects, read, rows, survey
 
-PLAIN = {"id": pa.int64(), "ra": pa.float64(), "dec": pa.float64(), "mag": pa.float64(),
-         "flux": pa.list_(pa.float64()), "wave": pa.list_(pa.float64())}  # fmt: skip
+PLAIN = {
+    "id": pa.int64(),
+    "ra": pa.float64(),
+    "dec": pa.float64(),
+    "mag": pa.float64(),
+    "flux": pa.list_(pa.float64()),
+    "wave": pa.list_(pa.float64()),
+}
 KINDS = {
     "as usual": {},
     "large lists": {"flux": pa.large_list(pa.float64()), "wave": pa.large_list(pa.float32())},
@@ -155,11 +161,13 @@ def test_images_of_several_bands_in_one_column_are_chosen_by_band_or_number(tmp_
 def test_tensors_and_lists_of_lists_are_flat_lists_row_by_row():
     tensor = pa.fixed_shape_tensor(pa.float32(), (2, 2))
     storage = pa.array([[1, 2, 3, 4], None], pa.list_(pa.float32(), 4))
-    table = pa.table({
-        "t": pa.ExtensionArray.from_storage(tensor, storage),
-        "f": pa.array([[[1, 2], [3, 4]], None], pa.list_(pa.list_(pa.int8(), 2), 2)),
-        "r": pa.array([[[1], [2, 3], None], []], pa.list_(pa.list_(pa.int8()))),
-    })  # fmt: skip
+    table = pa.table(
+        {
+            "t": pa.ExtensionArray.from_storage(tensor, storage),
+            "f": pa.array([[[1, 2], [3, 4]], None], pa.list_(pa.list_(pa.int8(), 2), 2)),
+            "r": pa.array([[[1], [2, 3], None], []], pa.list_(pa.list_(pa.int8()))),
+        }
+    )
     got = nested.take(table, ["t", "f", "r"])
     assert [c.to_pylist() for c in got.columns] == [[[1, 2, 3, 4], None], [[1, 2, 3, 4], None], [[1, 2, 3], []]]
     assert [nested.type_of(table.schema, n) for n in ("t", "f", "r")] == [c.type for c in got.columns]
@@ -176,8 +184,13 @@ def test_plain_columns_are_not_copied():
 
 
 def test_a_configured_mask_makes_its_pixels_missing_and_counts_them(tmp_path):
-    table = pa.table({"id": [1, 2, 3], "flux": [[1.0, 9e9, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0], None],
-                      "bits": pa.array([[0, 4, 0, 0], None, [1, 1, 1, 1]], pa.list_(pa.uint32()))})  # fmt: skip
+    table = pa.table(
+        {
+            "id": [1, 2, 3],
+            "flux": [[1.0, 9e9, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0], None],
+            "bits": pa.array([[0, 4, 0, 0], None, [1, 1, 1, 1]], pa.list_(pa.uint32())),
+        }
+    )
     pq.write_table(table, tmp_path / "datacube_A.parquet")
     group = SpectrumGroupConfig(flux="flux", mask="bits", wave_min=4.0, wave_max=7.0)
     data = survey(tmp_path, scalars={}, spectra={"s": group}, ra_column=None, dec_column=None)
@@ -302,8 +315,16 @@ def write_as_spark(path) -> None:
     )
 
 
-WRITERS = [write_pandas, write_pandas_arrow, write_pandas_index, write_astropy, write_polars, write_duckdb,
-           write_fastparquet, write_as_spark]  # fmt: skip
+WRITERS = [
+    write_pandas,
+    write_pandas_arrow,
+    write_pandas_index,
+    write_astropy,
+    write_polars,
+    write_duckdb,
+    write_fastparquet,
+    write_as_spark,
+]
 
 
 @pytest.mark.parametrize("write", WRITERS)

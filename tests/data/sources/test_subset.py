@@ -59,8 +59,7 @@ def test_only_what_lies_in_the_cone_is_there(folder, caplog):
 
 
 def test_another_cone_is_another_survey(folder):
-    first, same, other = (fields(survey(folder, cone=[21.0, -11.0, r]))[0].fingerprint()
-                          for r in (6.0, 6.1, 12.0))  # fmt: skip
+    first, same, other = (fields(survey(folder, cone=[21.0, -11.0, r]))[0].fingerprint() for r in (6.0, 6.1, 12.0))
     assert first == same != other and other != fields(survey(folder))[0].fingerprint()
 
 

@@ -25,10 +25,12 @@ def write_fits_heap(folder: Path) -> None:
     """Arrays of any length, in the heap: a row without a spectrum has none. An integer is missing where it is TNULL."""
     lists = {name: np.array([np.array(row[name] or [], float) for row in rows()], object) for name in ("flux", "wave")}
     columns = [fits.Column(name, "PD()", array=values) for name, values in lists.items()]
-    rest = [fits.Column("id", "K", array=[r["id"] for r in rows()]),
-            fits.Column("ra", "D", array=[r["ra"] for r in rows()]),
-            fits.Column("dec", "E", array=[r["dec"] for r in rows()]),
-            fits.Column("mag", "J", null=-7, array=[-7 if r["mag"] is None else r["mag"] for r in rows()])]  # fmt: skip
+    rest = [
+        fits.Column("id", "K", array=[r["id"] for r in rows()]),
+        fits.Column("ra", "D", array=[r["ra"] for r in rows()]),
+        fits.Column("dec", "E", array=[r["dec"] for r in rows()]),
+        fits.Column("mag", "J", null=-7, array=[-7 if r["mag"] is None else r["mag"] for r in rows()]),
+    ]
     image, cat = fits.ImageHDU(np.zeros((2, 2))), fits.BinTableHDU.from_columns([*rest, *columns])
     fits.HDUList([fits.PrimaryHDU(), image, cat]).writeto(folder / "A.fit")
 
@@ -87,10 +89,13 @@ def test_fits_columns_of_every_kind():
     data = fits.BinTableHDU.from_columns(columns).data
     got = {c.name: as_arrow(data[c.name]).to_pylist() for c in columns}
     assert got == {
-        "unsigned": [1, 2**31 + 1, 3], "text": ["ab", "c", ""], "logical": [True, False, True],
+        "unsigned": [1, 2**31 + 1, 3],
+        "text": ["ab", "c", ""],
+        "logical": [True, False, True],
         "matrix": [[0, 1, 2, 3, 4, 5], [6, 7, 8, 9, 10, 11], [12, 13, 14, 15, 16, 17]],
-        "bits": np.eye(3, dtype=bool).tolist(), "byte": [0, 1, 2],
-    }  # fmt: skip
+        "bits": np.eye(3, dtype=bool).tolist(),
+        "byte": [0, 1, 2],
+    }
 
 
 def test_what_is_missing_in_scaled_integers_is_known_by_the_stored_number(tmp_path):
@@ -126,9 +131,15 @@ def test_positions_and_times_of_astropys_own_classes_are_columns(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "want"),
-    [(["[1 2 3]", "(4, 5)", "[]"], [[1, 2, 3], [4, 5], []]), (["[1, null]", "", "(nan)"], None), (["[1. 2.", "x"], ...),
-     (["[1, 2, ... 9]"], ...), (["(a, b)"], ...), (["[1]", "no list"], ...)],
-)  # fmt: skip
+    [
+        (["[1 2 3]", "(4, 5)", "[]"], [[1, 2, 3], [4, 5], []]),
+        (["[1, null]", "", "(nan)"], None),
+        (["[1. 2.", "x"], ...),
+        (["[1, 2, ... 9]"], ...),
+        (["(a, b)"], ...),
+        (["[1]", "no list"], ...),
+    ],
+)
 def test_text_is_a_list_only_where_all_of_it_is(text, want):
     got = as_arrow(np.array(text)).to_pylist()
     if want is None:
@@ -139,8 +150,15 @@ def test_text_is_a_list_only_where_all_of_it_is(text, want):
 
 def test_null_in_text_is_a_missing_value_of_any_type(tmp_path):
     """Gaia's bulk files: ECSV that is called CSV, with null for what is missing."""
-    header = ["# %ECSV 1.0", "# ---", "# delimiter: ','", "# datatype:", "# - {name: source_id, datatype: int64}",
-              "# - {name: parallax, datatype: float64, unit: mas}", "# - {name: nb, datatype: int16}"]  # fmt: skip
+    header = [
+        "# %ECSV 1.0",
+        "# ---",
+        "# delimiter: ','",
+        "# datatype:",
+        "# - {name: source_id, datatype: int64}",
+        "# - {name: parallax, datatype: float64, unit: mas}",
+        "# - {name: nb, datatype: int16}",
+    ]
     lines = [*header, "source_id,parallax,nb", "1,1.5,null", '2,"null",4']
     (tmp_path / "GaiaSource_000000.csv.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
     source = TableSource(tmp_path / "GaiaSource_000000.csv.gz")
@@ -203,7 +221,9 @@ def test_parquet_alone_needs_no_astropy(tmp_path):
     import pyarrow.parquet as pq
 
     pq.write_table(pa.Table.from_pylist(rows()), tmp_path / "A.parquet")
-    code = ("import sys; from tests.data.sources.holdings import *; read(fields(survey(sys.argv[1])));"
-            "assert 'astropy' not in sys.modules")  # fmt: skip
+    code = (
+        "import sys; from tests.data.sources.holdings import *; read(fields(survey(sys.argv[1])));"
+        "assert 'astropy' not in sys.modules"
+    )
     path = [str(p) for p in (Path(__file__).parents[3], Path(__file__).parents[3] / "src")]
     subprocess.run([sys.executable, "-c", f"import sys; sys.path[:0] = {path}; {code}", str(tmp_path)], check=True)

@@ -65,13 +65,22 @@ def test_a_unit_that_cannot_be_converted_names_column_file_and_repair(tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "wanted", "said"),
-    [("mag(AB)", "mag", None), ("dex(cm/s2)", "dex", None), ("Ang", "Angstrom", None), ("nanomaggy", "nanomaggy", None),
-     ("mas.yr**-1", "mas/yr", None), ("'electron'.s**-1", "electron/s", None), ("pix", "px", None), ("", "mag", None),
-     ("1E-17 erg/cm^2/s/Ang", "1e-17 erg/s/cm2/Angstrom", None),
-     ("10**-17 erg/(s cm2 Angstrom)", "1e-17 erg/s/cm2/Angstrom", None),
-     ("sheep", "mag", "'sheep' of the file is not compared"), ("mJy", "Jy", "values times 0.001"),
-     ("km/s", "Gaia internal", "not compared with 'Gaia internal'")],
-)  # fmt: skip
+    [
+        ("mag(AB)", "mag", None),
+        ("dex(cm/s2)", "dex", None),
+        ("Ang", "Angstrom", None),
+        ("nanomaggy", "nanomaggy", None),
+        ("mas.yr**-1", "mas/yr", None),
+        ("'electron'.s**-1", "electron/s", None),
+        ("pix", "px", None),
+        ("", "mag", None),
+        ("1E-17 erg/cm^2/s/Ang", "1e-17 erg/s/cm2/Angstrom", None),
+        ("10**-17 erg/(s cm2 Angstrom)", "1e-17 erg/s/cm2/Angstrom", None),
+        ("sheep", "mag", "'sheep' of the file is not compared"),
+        ("mJy", "Jy", "values times 0.001"),
+        ("km/s", "Gaia internal", "not compared with 'Gaia internal'"),
+    ],
+)
 def test_spellings_of_one_unit_agree_and_unknown_ones_are_said(given, wanted, said):
     data = survey("x", scalars={"m": ScalarConfig(column="mag", unit=wanted)})
     found, words = factors(data, {"mag": given}, "A")
@@ -83,8 +92,13 @@ def test_sentinels_are_no_values_to_convert(tmp_path):
     found = Table({"id": [1, 2, 3, 4], "p": [1.0, -99.0, 2.0, 99.0]})
     found["p"].unit = "arcsec"
     found.write(tmp_path / "A.fits")
-    data = survey(tmp_path, spectra={}, ra_column=None, dec_column=None,
-                  scalars={"p": ScalarConfig(unit="mas", sentinels=[-99.0], nondetection=99.0)})  # fmt: skip
+    data = survey(
+        tmp_path,
+        spectra={},
+        ra_column=None,
+        dec_column=None,
+        scalars={"p": ScalarConfig(unit="mas", sentinels=[-99.0], nondetection=99.0)},
+    )
     batch = next(Datacube(tmp_path / "A.fits", data).batches(["id", "p"], rows=9))
     got = read_scalars(batch, data, data.scalars)
     assert got.values[:, 0].tolist()[::2] == [1000.0, 2000.0]

@@ -112,11 +112,23 @@ _BOUNDS: dict[str, tuple[float, bool]] = {
     "evaluate.top_p": (0, False),
     "evaluate.batch_size": (1, True),
 }
-_BELOW_ONE = ("model.dropout", "training.ema_decay", "data.splits.val_fraction", "data.splits.test_fraction",
-              "recipe.val_size")  # fmt: skip
-_AT_MOST_ONE = ("schedule.min_lr_ratio", "schedule.decay_fraction", "tokenizer.image.min_valid_fraction",
-                "training.early_stop_start_ratio", "tokenizer.image.codec.corruption_rate",
-                "tokenizer.spectrum.codec.corruption_rate", "recipe.corruption_rate", "evaluate.top_p")  # fmt: skip
+_BELOW_ONE = (
+    "model.dropout",
+    "training.ema_decay",
+    "data.splits.val_fraction",
+    "data.splits.test_fraction",
+    "recipe.val_size",
+)
+_AT_MOST_ONE = (
+    "schedule.min_lr_ratio",
+    "schedule.decay_fraction",
+    "tokenizer.image.min_valid_fraction",
+    "training.early_stop_start_ratio",
+    "tokenizer.image.codec.corruption_rate",
+    "tokenizer.spectrum.codec.corruption_rate",
+    "recipe.corruption_rate",
+    "evaluate.top_p",
+)
 
 
 def check_bounds(cfg: DictConfig) -> None:

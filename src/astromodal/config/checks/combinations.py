@@ -70,18 +70,32 @@ def _check_data(cfg: DictConfig) -> None:
 def _check_cubes(cfg: DictConfig) -> None:
     require_package("astropy", "build_datacubes.py", "install everything with pip install -e .")
     if cfg.data.synthetic is not None:
-        raise ConfigError("a survey of your own: data=splus, or conf/data/mine.yaml", got="the synthetic sky",
-                          where="data", repair="data=splus data.root=<folder for the datacubes>")  # fmt: skip
+        raise ConfigError(
+            "a survey of your own: data=splus, or conf/data/mine.yaml",
+            got="the synthetic sky",
+            where="data",
+            repair="data=splus data.root=<folder for the datacubes>",
+        )
     fields = cfg.cubes.fields
     if fields.healpix_order is not None:
-        require_package("astropy_healpix", f"cubes.fields.healpix_order={fields.healpix_order}",
-                        "cubes.fields.healpix_order=null and cubes.fields.column=<a column>")  # fmt: skip
+        require_package(
+            "astropy_healpix",
+            f"cubes.fields.healpix_order={fields.healpix_order}",
+            "cubes.fields.healpix_order=null and cubes.fields.column=<a column>",
+        )
         if fields.column is not None:
-            raise ConfigError("cubes.fields.column or cubes.fields.healpix_order", got="both", where="cubes.fields",
-                              repair="set one of them to null")  # fmt: skip
+            raise ConfigError(
+                "cubes.fields.column or cubes.fields.healpix_order",
+                got="both",
+                where="cubes.fields",
+                repair="set one of them to null",
+            )
         if fields.healpix_order > 12:
-            raise ConfigError("cubes.fields.healpix_order <= 12, tiles of 0.7 arcmin", got=fields.healpix_order,
-                              where="cubes.fields.healpix_order")  # fmt: skip
+            raise ConfigError(
+                "cubes.fields.healpix_order <= 12, tiles of 0.7 arcmin",
+                got=fields.healpix_order,
+                where="cubes.fields.healpix_order",
+            )
 
 
 def check_model(model: Any) -> None:
@@ -110,8 +124,9 @@ def check_sequence(sequence: Any) -> None:
         expected = f"sequence.next_types=true with sequence.order={order}, or a position cannot know what to predict"
         raise ConfigError(expected, got="false", where="sequence", repair="sequence.next_types=true")
     if sequence.questions and order != "ask":
-        raise ConfigError("sequence.order=ask with sequence.questions", got=order, where="sequence",
-                          repair="sequence=ask")  # fmt: skip
+        raise ConfigError(
+            "sequence.order=ask with sequence.questions", got=order, where="sequence", repair="sequence=ask"
+        )
     modalities = list(sequence.modalities)
     for name in modalities:
         if name not in MODALITIES:
@@ -126,11 +141,18 @@ def _check_objective(cfg: DictConfig) -> None:
     if cfg.objective.value != "prediction":
         return
     check_evaluate(cfg.evaluate)
-    for key, only, why in (("run", "auto", "the model is the one that is trained"), ("splits", None, "it is val"),
-                           ("calibration", "off", "new weights have none")):  # fmt: skip
+    for key, only, why in (
+        ("run", "auto", "the model is the one that is trained"),
+        ("splits", None, "it is val"),
+        ("calibration", "off", "new weights have none"),
+    ):
         if cfg.evaluate[key] != only:
-            raise ConfigError(f"no evaluate.{key} with objective=prediction: {why}", got=cfg.evaluate[key],
-                              where=f"evaluate.{key}", repair="drop it")  # fmt: skip
+            raise ConfigError(
+                f"no evaluate.{key} with objective=prediction: {why}",
+                got=cfg.evaluate[key],
+                where=f"evaluate.{key}",
+                repair="drop it",
+            )
 
 
 def check_evaluate(evaluate: Any) -> None:
@@ -138,13 +160,20 @@ def check_evaluate(evaluate: Any) -> None:
     for name, known in (("splits", ("train", "val", "test")), ("embeddings", ("mean", "last"))):
         for value in getattr(evaluate, name) or ():
             if value not in known:
-                raise ConfigError(f"evaluate.{name} among {', '.join(known)}", got=value, where="evaluate",
-                                  repair=nearest(value, list(known)))  # fmt: skip
+                raise ConfigError(
+                    f"evaluate.{name} among {', '.join(known)}",
+                    got=value,
+                    where="evaluate",
+                    repair=nearest(value, list(known)),
+                )
     if not 0 < evaluate.fraction <= 1:
         raise ConfigError("0 < evaluate.fraction <= 1", got=evaluate.fraction, where="evaluate.fraction")
     if not 0 < evaluate.unfamiliar_above <= 100:
-        raise ConfigError("0 < evaluate.unfamiliar_above <= 100, a percentile", got=evaluate.unfamiliar_above,
-                          where="evaluate.unfamiliar_above")  # fmt: skip
+        raise ConfigError(
+            "0 < evaluate.unfamiliar_above <= 100, a percentile",
+            got=evaluate.unfamiliar_above,
+            where="evaluate.unfamiliar_above",
+        )
     quantiles = list(evaluate.quantiles)
     if not all(0 < q < 1 for q in quantiles) or len({*quantiles}) < len(quantiles):
         raise ConfigError("different quantiles between 0 and 1", got=quantiles, where="evaluate.quantiles")
@@ -157,8 +186,12 @@ def _check_tokenizer(cfg: DictConfig, overrides: Sequence[str]) -> None:
         for kind in ("codec", "quantizer"):
             settings = value_of(cfg, f"tokenizer.{part}.{kind}")
             if isinstance(settings, (bool, int, float, str)):
-                raise ConfigError(f"settings of a {kind}", got=settings, where=f"tokenizer.{part}.{kind}",
-                                  repair=f"tokenizer/{part}/{kind}=<option>")  # fmt: skip
+                raise ConfigError(
+                    f"settings of a {kind}",
+                    got=settings,
+                    where=f"tokenizer.{part}.{kind}",
+                    repair=f"tokenizer/{part}/{kind}=<option>",
+                )
             if settings is not None and "name" not in settings:  # an experiment's, whose tokenizer was not chosen
                 repair = f"take tokenizer=all, or tokenizer.{part}=null"
                 raise ConfigError(f"an option of tokenizer/{part}/{kind}", got="settings of none", repair=repair)
@@ -174,8 +207,12 @@ def _check_tokenizer(cfg: DictConfig, overrides: Sequence[str]) -> None:
     for group in (*groups, *typed):
         if cfg.data.spectra and group not in cfg.data.spectra:
             expected, near = f"groups among {', '.join(cfg.data.spectra)}", nearest(group, list(cfg.data.spectra))
-            raise ConfigError(expected, got=group, where="tokenizer.spectrum",
-                              repair=near or "tokenizer.spectrum.groups=null takes all")  # fmt: skip
+            raise ConfigError(
+                expected,
+                got=group,
+                where="tokenizer.spectrum",
+                repair=near or "tokenizer.spectrum.groups=null takes all",
+            )
     for group, size in spectrum.patch_sizes.items():
         if size < 1:
             raise ConfigError("patch sizes >= 1", got=size, where=f"tokenizer.spectrum.patch_sizes.{group}")

@@ -116,8 +116,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    both = {k: _merged(one[k], v) if isinstance(v, dict) and isinstance(one.get(k), dict) else v
-            for k, v in other.items()}  # fmt: skip
+    both = {
+        k: _merged(one[k], v) if isinstance(v, dict) and isinstance(one.get(k), dict) else v for k, v in other.items()
+    }
     return {**one, **both}
 
 

@@ -20,16 +20,22 @@ def check_shares(loss: Any) -> None:
         if share is None:
             continue
         if not loss.enabled:
-            raise ConfigError("loss.enabled=true, the term that would have the share", got="false", where=key,
-                              repair="loss=combined")  # fmt: skip
+            raise ConfigError(
+                "loss.enabled=true, the term that would have the share", got="false", where=key, repair="loss=combined"
+            )
         if not 0 < share < 1:
             raise ConfigError("a share between 0 and 1, or null", got=share, where=key)
         if not loss.use_ce:
-            raise ConfigError("loss.use_ce=true, whose gradient is shared with", got="false", where=key,
-                              repair=f"use loss.weight_{modality}")  # fmt: skip
+            raise ConfigError(
+                "loss.use_ce=true, whose gradient is shared with",
+                got="false",
+                where=key,
+                repair=f"use loss.weight_{modality}",
+            )
         if loss.ledger_every is None:
-            raise ConfigError("loss.ledger_every, which measures the shares", got="null", where=key,
-                              repair="loss.ledger_every=100")  # fmt: skip
+            raise ConfigError(
+                "loss.ledger_every, which measures the shares", got="null", where=key, repair="loss.ledger_every=100"
+            )
 
 
 def check_width(modality: str, form: Any, standardize: bool) -> None:
@@ -39,8 +45,12 @@ def check_width(modality: str, form: Any, standardize: bool) -> None:
         ConfigError: naming the key.
     """
     if form.errors == ErrorUse.width and not standardize:
-        raise ConfigError("loss.standardize=true, the unit of the errors", got="false",
-                          where=f"loss.{modality}.errors=width", repair="errors=weight")  # fmt: skip
+        raise ConfigError(
+            "loss.standardize=true, the unit of the errors",
+            got="false",
+            where=f"loss.{modality}.errors=width",
+            repair="errors=weight",
+        )
 
 
 def check_form(modality: str, form: Any) -> None:
@@ -55,19 +65,34 @@ def check_form(modality: str, form: Any) -> None:
     ordered = MODALITIES[modality].kind is Kind.values
     if form.form in SCALAR_FORMS and not ordered:
         usable = [f.value for f in LossForm if f not in SCALAR_FORMS]
-        raise ConfigError(f"one of {', '.join(usable)}", got=f"{form.form.value}, which needs entries in an order",
-                          where=f"loss.{modality}.form", repair=f"loss.{modality}.form=energy")  # fmt: skip
+        raise ConfigError(
+            f"one of {', '.join(usable)}",
+            got=f"{form.form.value}, which needs entries in an order",
+            where=f"loss.{modality}.form",
+            repair=f"loss.{modality}.form=energy",
+        )
     key = f"loss.{modality}.errors"
     if form.errors != ErrorUse.ignore and not MODALITIES[modality].has_errors:
-        raise ConfigError(f"{key}=ignore", got=f"{form.errors.value}, but {modality}s have no errors", where=key,
-                          repair=f"{key}=ignore")  # fmt: skip
+        raise ConfigError(
+            f"{key}=ignore",
+            got=f"{form.errors.value}, but {modality}s have no errors",
+            where=key,
+            repair=f"{key}=ignore",
+        )
     if form.errors == ErrorUse.width and form.form not in WIDTH_FORMS:
         wide = " or ".join(f.value for f in WIDTH_FORMS if ordered or f not in SCALAR_FORMS)
-        raise ConfigError(f"form {wide}, whose targets have a width", got=form.form.value, where=f"{key}=width",
-                          repair=f"{key}=weight, or change loss.{modality}.form")  # fmt: skip
+        raise ConfigError(
+            f"form {wide}, whose targets have a width",
+            got=form.form.value,
+            where=f"{key}=width",
+            repair=f"{key}=weight, or change loss.{modality}.form",
+        )
     for name, least, inclusive in (
-        ("beta", 0, True), ("sigma_bins", 0, False), ("n_neighbours", 1, True), ("temperature", 0, False)
-    ):  # fmt: skip
+        ("beta", 0, True),
+        ("sigma_bins", 0, False),
+        ("n_neighbours", 1, True),
+        ("temperature", 0, False),
+    ):
         value, key = getattr(form, name), f"loss.{modality}.{name}"
         if not (value >= least if inclusive else value > least):
             raise ConfigError(f"{key} {'>=' if inclusive else '>'} {least}", got=value, where=key)

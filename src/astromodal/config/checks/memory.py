@@ -23,9 +23,12 @@ def check_memory(cfg: DictConfig, stage: str) -> None:
     for keys, n_bytes in _arrays(cfg, stage):
         if n_bytes > have:
             sizes = ", ".join(f"{key}={value_of(cfg, key)}" for key in keys)
-            raise ConfigError(f"sizes that fit into the memory of this machine ({_readable(have)})",
-                              got=f"{sizes}: at least {_readable(n_bytes)}", where=keys[0],
-                              repair=f"a smaller {keys[0]}")  # fmt: skip
+            raise ConfigError(
+                f"sizes that fit into the memory of this machine ({_readable(have)})",
+                got=f"{sizes}: at least {_readable(n_bytes)}",
+                where=keys[0],
+                repair=f"a smaller {keys[0]}",
+            )
 
 
 def _arrays(cfg: DictConfig, stage: str) -> Iterator[tuple[tuple[str, ...], int]]:

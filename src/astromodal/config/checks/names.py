@@ -29,10 +29,17 @@ def check_name(name: object, where: str) -> str:
     'loss 2.5_b'
     """
     text = str(name)
-    bad = (not text or text in (".", "..") or text != text.strip() or any(c in "/\\\0\n\t" for c in text)
-           or printable(text) != text or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES)  # fmt: skip
+    bad = (
+        not text
+        or text in (".", "..")
+        or text != text.strip()
+        or any(c in "/\\\0\n\t" for c in text)
+        or printable(text) != text
+        or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES
+    )
     if bad:
         shown = text if len(text) <= 60 else f"{text[:60]}…"
-        raise ConfigError(f"the name of one folder: no slash, not '..', at most {MAX_BYTES} bytes", got=repr(shown),
-                          where=where)  # fmt: skip
+        raise ConfigError(
+            f"the name of one folder: no slash, not '..', at most {MAX_BYTES} bytes", got=repr(shown), where=where
+        )
     return text

@@ -20,5 +20,6 @@ def require_package(name: str, setting: str, instead: str) -> None:
     >>> require_package("torch", "everything", "nothing")
     """
     if importlib.util.find_spec(name) is None:
-        raise ConfigError(f"the package {name} for {setting}", got="not installed",
-                          repair=f"pip install {name}, or {instead}")  # fmt: skip
+        raise ConfigError(
+            f"the package {name} for {setting}", got="not installed", repair=f"pip install {name}, or {instead}"
+        )

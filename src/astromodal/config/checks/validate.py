@@ -111,5 +111,9 @@ def _check_processes(cfg: DictConfig, stage: str) -> None:
         repair = "python encode.py hardware.n_processes=<n>" if stage == "encode" else f"python {stage}.py"
         raise ConfigError(f"one process for {stage}.py", got=f"{n_launched} of torchrun", repair=repair)
     if stage == "train_lm" and parallel != "auto" and "RANK" not in os.environ:
-        raise ConfigError(f"several processes for hardware.parallel={parallel}", got="one", where="hardware",
-                          repair="torchrun --nproc-per-node=<processes> train_lm.py …, or hardware=auto")  # fmt: skip
+        raise ConfigError(
+            f"several processes for hardware.parallel={parallel}",
+            got="one",
+            where="hardware",
+            repair="torchrun --nproc-per-node=<processes> train_lm.py …, or hardware=auto",
+        )

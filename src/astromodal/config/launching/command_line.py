@@ -36,7 +36,7 @@ _WITH_VALUE = (
     "--cfg",
     "-c",
     "--experimental-rerun",
-)  # fmt: skip - of Hydra's flags
+)  # of Hydra's flags
 _INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 MAY_BE_NONE = ("recipe", "hparams", "experiment", "local", "tokenizer/spectrum/codec")  # groups: base.yaml says null
 _LITERAL = re.compile(r"[\w.+-]+")
@@ -68,8 +68,12 @@ def check_stage(overrides: Sequence[str], stage: str) -> None:
         group = override.lstrip("+~").split("=")[0].split("@")[0].replace("/", ".").split(".")[0]
         if group in Config.__dataclass_fields__ and group not in allowed:
             readable = ", ".join(k for k in allowed if k not in ("stage", "run_id", "run_dir"))
-            raise ConfigError(f"keys that {stage}.py reads ({readable})", got=override, where="command line",
-                              repair=f"drop it, or give it to the stage that uses '{group}'")  # fmt: skip
+            raise ConfigError(
+                f"keys that {stage}.py reads ({readable})",
+                got=override,
+                where="command line",
+                repair=f"drop it, or give it to the stage that uses '{group}'",
+            )
 
 
 def check_preset(overrides: Sequence[str], stage: str, swept: bool, flags: Sequence[str] = ()) -> None:
@@ -77,8 +81,12 @@ def check_preset(overrides: Sequence[str], stage: str, swept: bool, flags: Seque
     if "--cfg" in flags or "-c" in flags:  # runs nothing
         return
     if not swept and any(o.startswith("hparams=") and o not in ("hparams=", "hparams=null") for o in overrides):
-        raise ConfigError("-m with hparams=…", got="a single run", where="command line",
-                          repair=shlex.join(["python", f"{stage}.py", "-m", *flags, *overrides]))  # fmt: skip
+        raise ConfigError(
+            "-m with hparams=…",
+            got="a single run",
+            where="command line",
+            repair=shlex.join(["python", f"{stage}.py", "-m", *flags, *overrides]),
+        )
 
 
 def _apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -138,8 +146,9 @@ def _check_group(group: str, mark: str, value: str, groups: frozenset[str], fold
 def no_option(group: str, folders: Sequence[Path] | None = None) -> ConfigError:
     """``model=null``: the options that there are."""
     options = options_of(group, folders or [conf_dir()])
-    return ConfigError(f"one of {', '.join(options)}", got="null", where=f"group {group}",
-                       repair=f"{group}=<option>, or drop it")  # fmt: skip
+    return ConfigError(
+        f"one of {', '.join(options)}", got="null", where=f"group {group}", repair=f"{group}=<option>, or drop it"
+    )
 
 
 def _check_key(key: str, mark: str, value: str | None) -> None:

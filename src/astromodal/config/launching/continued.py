@@ -70,14 +70,20 @@ def continued(arguments: list[str], stage: str) -> list[str]:
         recorded, found, run_id = list(record["arguments"]), str(record["stage"]), str(record["run_id"])
     except FileNotFoundError:
         raise ArtifactMissingError(
-            "the folder of a sweep, with sweep.json", got="none", where=folder,
+            "the folder of a sweep, with sweep.json",
+            got="none",
+            where=folder,
             repair=f"sweep.resume=runs/{stage}/sweeps/<id>",
-        ) from None  # fmt: skip
+        ) from None
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
         raise ArtifactError("a readable record of a sweep", got=repr(error), where=folder / "sweep.json") from error
     if found != stage:
-        raise ArtifactError(f"a sweep of {stage}.py", got=f"one of {found}.py", where=folder,
-                            repair=f"python {found}.py -m sweep.resume={folder}")  # fmt: skip
+        raise ArtifactError(
+            f"a sweep of {stage}.py",
+            got=f"one of {found}.py",
+            where=folder,
+            repair=f"python {found}.py -m sweep.resume={folder}",
+        )
     os.environ["ASTROMODAL_RUN_ID"] = check_name(run_id, f"run_id in {folder / 'sweep.json'}")
     given = without_control(arguments)
     check_replayed((a for a in recorded if a not in given and _key(a) not in map(_key, given)), folder / "sweep.json")

@@ -21,14 +21,20 @@ from ...machine.threads import use_threads
 from ..reading.conf_files import conf_dir
 
 EXAMPLES = {
-    "build_datacubes": ("cubes=desi cubes.root=/data/desi data.root=/data/cubes", "hardware.n_processes=2",
-                        "cubes.fields.healpix_order=5"),
+    "build_datacubes": (
+        "cubes=desi cubes.root=/data/desi data.root=/data/cubes",
+        "hardware.n_processes=2",
+        "cubes.fields.healpix_order=5",
+    ),
     "train_tokenizers": ("tokenizer=image", "data=splus data.root=/data/cubes", "-m tokenizer.scalar.n_bins=256,1024"),
     "encode": ("data=splus data.root=/data/cubes", "hardware.n_processes=2", "encode.overwrite=true"),
     "train_lm": ("loss.weight_image=0.2 model=tiny", "-m loss.weight_image=0.05,0.1,0.2", "resume=auto"),
-    "evaluate": ("evaluate.run=runs/train_lm/default/<run_id>", "evaluate.given=[spectrum] evaluate.predict=[scalar]",
-                 "evaluate.given=[before] evaluate.splits=[val,test]"),
-}  # fmt: skip
+    "evaluate": (
+        "evaluate.run=runs/train_lm/default/<run_id>",
+        "evaluate.given=[spectrum] evaluate.predict=[scalar]",
+        "evaluate.given=[before] evaluate.splits=[val,test]",
+    ),
+}
 
 
 def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
@@ -129,8 +135,12 @@ def _one_mode(arguments: list[str], stage: str) -> None:
     """Refuse to show a configuration and to sweep at once, which Hydra answers with a traceback."""
     shown = [a for a in arguments if a in ("--cfg", "-c", "--info", "-i") or a.startswith(("--cfg=", "--info="))]
     if shown and "-m" in arguments:
-        raise ConfigError(f"-m or {shown[0]}", got="both", where="command line",
-                          repair=f"python {stage}.py -m … preview=true shows the jobs of a sweep")  # fmt: skip
+        raise ConfigError(
+            f"-m or {shown[0]}",
+            got="both",
+            where="command line",
+            repair=f"python {stage}.py -m … preview=true shows the jobs of a sweep",
+        )
 
 
 def _forget(error: BaseException | None) -> None:
@@ -218,8 +228,12 @@ def _comparable(figure: Any, stage: str) -> Any:
 
     ours = ("BasicSweeper", "AstromodalSweeper")
     if figure is None and _is_sweep() and not HydraConfig.get().sweeper._target_.endswith(ours):
-        raise ConfigError(f"a figure of {stage}.py to compare jobs by", got="none", where="hydra/sweeper",
-                          repair="leave hydra/sweeper out: the jobs are then run as they are listed")  # fmt: skip
+        raise ConfigError(
+            f"a figure of {stage}.py to compare jobs by",
+            got="none",
+            where="hydra/sweeper",
+            repair="leave hydra/sweeper out: the jobs are then run as they are listed",
+        )
     return figure
 
 

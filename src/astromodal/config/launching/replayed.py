@@ -17,9 +17,23 @@ from ...errors import ConfigError
 
 _ARGUMENT = re.compile(r"(?:\+\+?|~)?(?P<key>[A-Za-z_][\w-]*(?:[./][\w-]+)*)(?:=(?P<value>.*))?", re.DOTALL)
 _HYDRA = ("hydra/launcher", "hydra.sweeper.max_batch_size")
-_LAUNCHER = ("n_jobs", "pre_dispatch", "batch_size", "partition", "account", "qos", "constraint", "timeout_min",
-             "max_num_timeout", "nodes", "tasks_per_node", "cpus_per_task", "gpus_per_node", "mem_gb",
-             "array_parallelism")  # fmt: skip
+_LAUNCHER = (
+    "n_jobs",
+    "pre_dispatch",
+    "batch_size",
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "timeout_min",
+    "max_num_timeout",
+    "nodes",
+    "tasks_per_node",
+    "cpus_per_task",
+    "gpus_per_node",
+    "mem_gb",
+    "array_parallelism",
+)
 _WORD = re.compile(r"[\w.:+-]*")  # a launcher's setting: joblib evaluates it, Slurm's stands in a script
 
 
@@ -38,9 +52,11 @@ def check_replayed(arguments: Iterable[str], where: Path) -> None:
         key, value = (found["key"], found["value"] or "") if found else ("", "")
         if not found or not (_is_choice(key, value, groups) or _is_setting(key, value, keys)):
             raise ConfigError(
-                "recorded arguments that choose options or set keys of the configuration", got=repr(argument)[:200],
-                where=where, repair="look at it; if it is yours, give it again on the command line",
-            )  # fmt: skip
+                "recorded arguments that choose options or set keys of the configuration",
+                got=repr(argument)[:200],
+                where=where,
+                repair="look at it; if it is yours, give it again on the command line",
+            )
 
 
 def _groups(conf: Path) -> set[str]:

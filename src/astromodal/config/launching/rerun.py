@@ -46,8 +46,12 @@ def _recorded(path: Path, stage: str) -> list[str]:
     folder = folder if folder.name == ".hydra" else folder / ".hydra"
     file = folder / "overrides.yaml"
     if not file.is_file():
-        raise ArtifactMissingError("the directory of a run, with .hydra/overrides.yaml", got="none", where=path,
-                                   repair=f"{_FLAG} runs/{stage}/<name>/<run_id>")  # fmt: skip
+        raise ArtifactMissingError(
+            "the directory of a run, with .hydra/overrides.yaml",
+            got="none",
+            where=path,
+            repair=f"{_FLAG} runs/{stage}/<name>/<run_id>",
+        )
     try:
         if file.stat().st_size > _LARGEST:
             raise ValueError(f"{file.stat().st_size} bytes")

@@ -57,8 +57,10 @@ def _unread(error: Any) -> UserError:
     key, _, value = error.override.partition("=")
     message = str(error).split("See https")[0].strip()
     repair = shlex.quote(f"{key}={quoted(value)}")
-    return UserError.plain(f"configuration: {message} in {error.override}; to repair: quotes for Hydra within quotes "
-                           f"for the shell, {repair}")  # fmt: skip
+    return UserError.plain(
+        f"configuration: {message} in {error.override}; to repair: quotes for Hydra within quotes "
+        f"for the shell, {repair}"
+    )
 
 
 def _no_folder(error: BaseException) -> ConfigError | None:
@@ -69,21 +71,30 @@ def _no_folder(error: BaseException) -> ConfigError | None:
     caller = next((name for name in reversed(modules) if name.split(".")[0] not in ("pathlib", "os", "shutil")), "")
     if caller.split(".")[0] != "hydra":
         return None
-    return ConfigError("a folder for the run that can be made", got=error.strerror, where=error.filename,
-                       repair="set paths.runs to a folder that you can write to")  # fmt: skip
+    return ConfigError(
+        "a folder for the run that can be made",
+        got=error.strerror,
+        where=error.filename,
+        repair="set paths.runs to a folder that you can write to",
+    )
 
 
 def _missing_plugin(text: str) -> ConfigError | None:
     """``hydra/launcher=slurm`` without the package that brings the launcher, or without Slurm."""
     if 'Could not detect "srun"' in text:
-        return ConfigError("a machine of a Slurm cluster", got="one without srun", where="hydra/launcher",
-                           repair="hydra/launcher=local")  # fmt: skip
+        return ConfigError(
+            "a machine of a Slurm cluster",
+            got="one without srun",
+            where="hydra/launcher",
+            repair="hydra/launcher=local",
+        )
     found = re.search(r"Could not (?:load|find) 'hydra/launcher/(submitit|joblib)", text)
     if not found:
         return None
     package = f"hydra-{found[1]}-launcher"
-    return ConfigError(f"the package {package}", got="it is not installed", where="hydra/launcher",
-                       repair=f"pip install {package}")  # fmt: skip
+    return ConfigError(
+        f"the package {package}", got="it is not installed", where="hydra/launcher", repair=f"pip install {package}"
+    )
 
 
 def _below_null(error: Exception, what: str = " below one that is null") -> ConfigError:
@@ -94,8 +105,11 @@ def _below_null(error: Exception, what: str = " below one that is null") -> Conf
     """
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name == "update")
     key = next((str(frame.f_locals["key"]) for frame in frames if "key" in frame.f_locals), "a key")
-    return ConfigError("a section that is not null, to set a key in it", got=f"{key}{what}",
-                       repair="leave the key out, or choose an option that has the section")  # fmt: skip
+    return ConfigError(
+        "a section that is not null, to set a key in it",
+        got=f"{key}{what}",
+        repair="leave the key out, or choose an option that has the section",
+    )
 
 
 def _new_entry(text: str) -> ConfigError | None:
@@ -108,8 +122,9 @@ def _new_entry(text: str) -> ConfigError | None:
     if found and entry and f".{entry[1]}" in found[1]:
         parent, _, below = found[1].partition(f".{entry[1]}")
         inside = "{" + below.lstrip(".") + ":…}" if below else "{…}"
-        return ConfigError("a new entry together with its dictionary", got=found[1],
-                           repair=f"'+{parent}={{{entry[1]}:{inside}}}'")  # fmt: skip
+        return ConfigError(
+            "a new entry together with its dictionary", got=found[1], repair=f"'+{parent}={{{entry[1]}:{inside}}}'"
+        )
     found = re.search(r"is not in struct\s+full_key: (\S+)\s+reference_type=Dict\[\w+, (\w+)\]", text)
     if found:
         parent, _, name = found[1].rpartition(".")

@@ -23,8 +23,12 @@ class FileConfigSource(file_config_source.FileConfigSource):
             header = ConfigSource._get_header_dict(handle.read(512))
         package = header.get("package") or "_group_"
         package = {"_global_": "", "_group_": os.path.dirname(name).replace("/", ".")}.get(package, package)
-        return ConfigResult(config=load_yaml(path, package), path=f"{self.scheme()}://{self.path}",
-                            provider=self.provider, header=header)  # fmt: skip
+        return ConfigResult(
+            config=load_yaml(path, package),
+            path=f"{self.scheme()}://{self.path}",
+            provider=self.provider,
+            header=header,
+        )
 
 
 def use_our_reader() -> None:

@@ -28,8 +28,9 @@ def unknown_key(key: str, kind: str = "key") -> ConfigError:
 
 def unknown_option(option: str, options: Sequence[str], group: str) -> ConfigError:
     """``model=smal``: the option, what there is, and the nearest."""
-    return ConfigError(f"one of {', '.join(options)}", got=option, where=f"group {group}",
-                       repair=nearest(option, list(options)))  # fmt: skip
+    return ConfigError(
+        f"one of {', '.join(options)}", got=option, where=f"group {group}", repair=nearest(option, list(options))
+    )
 
 
 def all_keys() -> list[str]:

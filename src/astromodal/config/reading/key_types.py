@@ -24,7 +24,7 @@ OPEN: dict[str, tuple[type, ...]] = {
     ),
     "quantizer": (schema.KMeansConfig, schema.ResidualKMeansConfig, schema.FSQConfig),
     "recipe": (schema.EbirdVAERecipeConfig, schema.SpectrumMAERecipeConfig, schema.TernaryVAERecipeConfig),
-}  # fmt: skip - fields of type Any: the sections that may stand there
+}  # fields of type Any: the sections that may stand there
 
 
 @dataclass

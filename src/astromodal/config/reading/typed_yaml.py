@@ -58,8 +58,12 @@ def _check_keys(node: Any, path: str | Path) -> None:
         for key, value in node.value:
             where = f"{path}, line {key.start_mark.line + 1}"
             if key.id != "scalar" or key.tag.endswith(":null"):
-                raise ConfigError("keys that are names", got=key.value if key.id == "scalar" and key.value else "null",
-                                  where=where, repair="put quotes around it")  # fmt: skip
+                raise ConfigError(
+                    "keys that are names",
+                    got=key.value if key.id == "scalar" and key.value else "null",
+                    where=where,
+                    repair="put quotes around it",
+                )
             if key.value in names and not key.tag.endswith(":merge"):
                 raise ConfigError("each key once", got=f"{key.value} twice", where=where)
             names.add(key.value)

@@ -45,16 +45,24 @@ def load_yaml(path: str | Path, package: str = "") -> DictConfig:
         raise ConfigError("a YAML file", got="no such file", where=path) from None
     except UnicodeDecodeError as error:
         kind = "UTF-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "another encoding"
-        raise ConfigError("a YAML file in UTF-8", got=f"{kind} (byte {error.object[error.start]:#04x})", where=path,
-                          repair="save it as UTF-8") from None  # fmt: skip
+        raise ConfigError(
+            "a YAML file in UTF-8",
+            got=f"{kind} (byte {error.object[error.start]:#04x})",
+            where=path,
+            repair="save it as UTF-8",
+        ) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        raise ConfigError("valid YAML", got=getattr(error, "problem", None) or str(error).split("\n")[0],
-                          where=f"{path}, line {mark.line + 1}" if mark else path,
-                          repair="mind indents, brackets and quotes") from None  # fmt: skip
+        raise ConfigError(
+            "valid YAML",
+            got=getattr(error, "problem", None) or str(error).split("\n")[0],
+            where=f"{path}, line {mark.line + 1}" if mark else path,
+            repair="mind indents, brackets and quotes",
+        ) from None
     except (OSError, ValueError, TypeError, RecursionError, OmegaConfBaseException) as error:
-        raise ConfigError("a readable YAML file of keys and values", got=f"{type(error).__name__}: {error}"[:300],
-                          where=path) from error  # fmt: skip
+        raise ConfigError(
+            "a readable YAML file of keys and values", got=f"{type(error).__name__}: {error}"[:300], where=path
+        ) from error
     if not isinstance(loaded, DictConfig):
         raise ConfigError("a mapping of keys to values", got=type(loaded).__name__, where=path)
     return loaded

@@ -59,8 +59,20 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
-_SHARED = ("stage", "name", "run_id", "run_dir", "seed", "tokenizer_id", "paths", "data", "hardware", "tracking",
-           "sweep", "plugins")  # fmt: skip
+_SHARED = (
+    "stage",
+    "name",
+    "run_id",
+    "run_dir",
+    "seed",
+    "tokenizer_id",
+    "paths",
+    "data",
+    "hardware",
+    "tracking",
+    "sweep",
+    "plugins",
+)
 STAGE_GROUPS: dict[str, tuple[str, ...]] = {
     "build_datacubes": (*_SHARED, "cubes"),
     "train_tokenizers": (*_SHARED, "tokenizer", "recipe"),

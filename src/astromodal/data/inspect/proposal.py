@@ -12,8 +12,22 @@ import numpy as np
 from .roles import Guess, SpectrumGuess, role_of
 from .statistics import ColumnFacts, suspected_marks
 
-PIVOTS = {"u": 3550, "g": 4770, "r": 6230, "i": 7630, "z": 9050, "y": 10200, "j": 12500, "h": 16500, "k": 21500,
-          "ks": 21500, "nuv": 2270, "fuv": 1530, "w1": 33530, "w2": 46030}  # Angstrom  # fmt: skip
+PIVOTS = {
+    "u": 3550,
+    "g": 4770,
+    "r": 6230,
+    "i": 7630,
+    "z": 9050,
+    "y": 10200,
+    "j": 12500,
+    "h": 16500,
+    "k": 21500,
+    "ks": 21500,
+    "nuv": 2270,
+    "fuv": 1530,
+    "w1": 33530,
+    "w2": 46030,
+}  # Angstrom
 GRIDS = {343: (336.0, 1020.0, 2.0, "nm", "that of Gaia's sampled XP spectra, which have 343 pixels")}
 DEFAULT_MARKS = (-99.0, 99.0, -999.0, -9999.0)
 MAX_PIXELS = 20000
@@ -26,15 +40,19 @@ def propose(guess: Guess, name: str, root: str, about: Mapping[str, str], said: 
     Args:
         root: ``data.root``. about: further keys of the section, such as ``layout``. said: what was found, as comments.
     """
-    lines = [f"# Proposed by inspecting {root}: read it before you trust it.",
-             "# Every word is explained in splus.yaml and in the guide."]  # fmt: skip
+    lines = [
+        f"# Proposed by inspecting {root}: read it before you trust it.",
+        "# Every word is explained in splus.yaml and in the guide.",
+    ]
     lines += [f"# {text}" for text in said]
     top: dict[str, tuple[str | None, str]] = {
         "name": (name, "names the folder of the artifacts"),
         "root": (root, "folder, catalogue or file"),
     }
-    top |= {key: (value, "how the files are arranged" if key == "layout" else "extension of the FITS files")
-            for key, value in about.items()}  # fmt: skip
+    top |= {
+        key: (value, "how the files are arranged" if key == "layout" else "extension of the FITS files")
+        for key, value in about.items()
+    }
     top["id_column"] = (guess.id.name, "unique over all files") if guess.id else ("id", "NOT FOUND: to be set")
     top["ra_column"] = (guess.ra.name, "deg") if guess.ra else (None, "no positions: divided by a hash of the id")
     top["dec_column"] = (guess.dec.name, "deg") if guess.dec else (None, "")
@@ -147,10 +165,12 @@ def _spectrum(group: SpectrumGuess) -> list[str]:
     else:
         (low, high, step, comment), unit = grid_of(group.wave), wave_unit(group.wave)
     return [
-        *lines, _line(4, f"wave_min: {_number(low)}", "centre of the first pixel"),
+        *lines,
+        _line(4, f"wave_min: {_number(low)}", "centre of the first pixel"),
         _line(4, f"wave_max: {_number(high)}", f"{round((high - low) / step) + 1} pixels"),
-        _line(4, f"wave_step: {_number(step)}", comment), _line(4, f"wave_unit: {_text(unit)}"),
-    ]  # fmt: skip
+        _line(4, f"wave_step: {_number(step)}", comment),
+        _line(4, f"wave_unit: {_text(unit)}"),
+    ]
 
 
 def grid_of(wave: ColumnFacts) -> tuple[float, float, float, str]:
@@ -201,12 +221,15 @@ def _images(bands: Mapping[str, tuple[str, ColumnFacts]], shape: Mapping[str, st
     first = next(iter(bands.values()))[1]
     own = [key for key, (_, column) in bands.items() if column is first]
     side = math.isqrt(int(first.lengths.max()) // (len(own) if first.dimensions > 2 else 1))
-    lines = ["images:", _line(2, f"size: {side}", "px on a side"),
-             _line(2, "pixel_scale: 1.0", "arcsec per px: NOT KNOWN, to be set"),
-             _line(2, f"a: {_text(shape.get('a'))}", "rms along the major axis, px, of the elliptical mask"),
-             _line(2, f"b: {_text(shape.get('b'))}", "along the minor axis"),
-             _line(2, f"theta: {_text(shape.get('theta'))}", "deg from +x"),
-             _line(2, "bands:", "zero_point: AB mag of one count: NOT KNOWN, to be set")]  # fmt: skip
+    lines = [
+        "images:",
+        _line(2, f"size: {side}", "px on a side"),
+        _line(2, "pixel_scale: 1.0", "arcsec per px: NOT KNOWN, to be set"),
+        _line(2, f"a: {_text(shape.get('a'))}", "rms along the major axis, px, of the elliptical mask"),
+        _line(2, f"b: {_text(shape.get('b'))}", "along the minor axis"),
+        _line(2, f"theta: {_text(shape.get('theta'))}", "deg from +x"),
+        _line(2, "bands:", "zero_point: AB mag of one count: NOT KNOWN, to be set"),
+    ]
     order = sorted(bands, key=lambda key: _pivot(key) or math.inf)
     for key in order:
         pivot = _pivot(key)
@@ -233,11 +256,13 @@ def summary(guess: Guess) -> list[tuple[str, str]]:
     groups = [f"{g.name} ({', '.join(p for p in parts if getattr(g, p) is not None)})" for g in guess.spectra.values()]
     place = f"{guess.ra.name}, {guess.dec.name}" if guess.ra and guess.dec else "none"
     return [
-        ("id", guess.id.name if guess.id else "none"), ("position", place),
+        ("id", guess.id.name if guess.id else "none"),
+        ("position", place),
         ("scalars", f"{len(guess.scalars)}, {sum(e is not None for _, e in guess.scalars.values())} with errors"),
-        ("spectra", ", ".join(groups) or "none"), ("bands", ", ".join(guess.images) or "none"),
+        ("spectra", ", ".join(groups) or "none"),
+        ("bands", ", ".join(guess.images) or "none"),
         ("left out", f"{len(guess.left_out)} columns" if guess.left_out else "nothing"),
-    ]  # fmt: skip
+    ]
 
 
 def kind_of(column: ColumnFacts) -> str:

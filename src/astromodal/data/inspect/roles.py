@@ -17,10 +17,33 @@ import numpy as np
 from .statistics import ColumnFacts, suspected_marks
 
 ID_NAMES = ("object_id", "objectid", "objid", "source_id", "targetid", "specobjid", "coadd_object_id", "id")
-RA_NAMES = ("ra", "ra_deg", "radeg", "raj2000", "ra_icrs", "target_ra", "ra_targ", "mean_fiber_ra", "alpha_j2000",
-            "coord_ra")  # fmt: skip
-DEC_NAMES = ("dec", "decl", "dec_deg", "decdeg", "de_deg", "dej2000", "dec_icrs", "de_icrs", "target_dec", "dec_targ",
-             "mean_fiber_dec", "delta_j2000", "coord_dec")  # fmt: skip
+RA_NAMES = (
+    "ra",
+    "ra_deg",
+    "radeg",
+    "raj2000",
+    "ra_icrs",
+    "target_ra",
+    "ra_targ",
+    "mean_fiber_ra",
+    "alpha_j2000",
+    "coord_ra",
+)
+DEC_NAMES = (
+    "dec",
+    "decl",
+    "dec_deg",
+    "decdeg",
+    "de_deg",
+    "dej2000",
+    "dec_icrs",
+    "de_icrs",
+    "target_dec",
+    "dec_targ",
+    "mean_fiber_dec",
+    "delta_j2000",
+    "coord_dec",
+)
 _WORDS = {
     "wave": ("wave", "wavelength", "wavelengths", "lambda", "loglam", "wl", "lam"),
     "ivar": ("ivar", "invvar"),
@@ -96,8 +119,10 @@ def _last(name: str) -> str:
 
 def _named(columns: Sequence[ColumnFacts], names: Sequence[str]) -> list[ColumnFacts]:
     """Columns with one of some names, in order of the names; those that are not nested first."""
-    return sorted((c for c in columns if _last(c.name) in names and not c.is_list),
-                  key=lambda c: ("." in c.name, names.index(_last(c.name))))  # fmt: skip
+    return sorted(
+        (c for c in columns if _last(c.name) in names and not c.is_list),
+        key=lambda c: ("." in c.name, names.index(_last(c.name))),
+    )
 
 
 def _position(
@@ -122,9 +147,14 @@ def _within(column: ColumnFacts, low: float, high: float) -> bool:
 def _id(columns: Sequence[ColumnFacts], taken: Sequence[ColumnFacts | None]) -> ColumnFacts | None:
     """A column of that name; else the first whole numbers or text with another value in every row."""
     candidates = [
-        c for c in columns if not any(c is t for t in taken) and not c.is_list and not c.missing and c.texts
+        c
+        for c in columns
+        if not any(c is t for t in taken)
+        and not c.is_list
+        and not c.missing
+        and c.texts
         and any(word in str(c.type) for word in ("int", "decimal", "string", "binary"))
-    ]  # fmt: skip
+    ]
     share = {c.name: len(set(c.texts)) / len(c.texts) for c in candidates}
     named = _named([c for c in candidates if share[c.name] > 0.5], ID_NAMES)  # that a few repeat is said elsewhere
     unique = [c for c in candidates if share[c.name] == 1.0 and not BOOKKEEPING.search(c.name)]
@@ -228,8 +258,11 @@ def _bands(c: ColumnFacts, labels: Sequence[str] | None) -> dict[str, tuple[str,
 
 def _scalars(columns: Sequence[ColumnFacts], found: Guess) -> None:
     by_words = {_error_of(c.name): c for c in reversed(columns) if c.is_number and _error_of(c.name)}
-    errors = {c.name: by_words[key] for c in columns if c.is_number and not _error_of(c.name)
-              and (key := _words_of(c.name)) in by_words}  # fmt: skip
+    errors = {
+        c.name: by_words[key]
+        for c in columns
+        if c.is_number and not _error_of(c.name) and (key := _words_of(c.name)) in by_words
+    }
     is_error = {e.name for e in errors.values()}
     for c in columns:
         if c.name in is_error:

@@ -60,8 +60,11 @@ def look(path: str, name: str, layout: str, hdu: str | None, rows: int) -> Surve
 
 def _presets(source: Source, path: str) -> list[str]:
     """Surveys of ``conf/data`` all of whose columns are there."""
-    return [f"all columns of data={name} are here: data={name} data.root={path}" for name, columns in _described()
-            if all(nested.find(source.schema, column) for column in columns)]  # fmt: skip
+    return [
+        f"all columns of data={name} are here: data={name} data.root={path}"
+        for name, columns in _described()
+        if all(nested.find(source.schema, column) for column in columns)
+    ]
 
 
 @cache
@@ -88,8 +91,10 @@ def _extensions(source: Source) -> list[str]:
     doubts = [f"other tables of {source.path.name}: {', '.join(tables)}; --hdu chooses one"] if tables else []
     if images:
         shown = ", ".join(images[:MAX_NAMED]) + (" …" if len(images) > MAX_NAMED else "")
-        doubts.append(f"images of {source.path.name}, which are not read here: {shown}; python build_datacubes.py makes"
-                      " datacubes of images and spectra")  # fmt: skip
+        doubts.append(
+            f"images of {source.path.name}, which are not read here: {shown}; python build_datacubes.py makes"
+            " datacubes of images and spectra"
+        )
     return doubts
 
 

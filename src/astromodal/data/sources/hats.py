@@ -63,8 +63,10 @@ def overlapping(fields: Sequence[str], cone: Sequence[float]) -> list[str]:
 
     tiles = {field: tuple(map(int, found.groups())) for field in fields if (found := FIELD.match(field))}
     place = [value * units.deg for value in cone]
-    touched = {order: set(HEALPix(2**order, order="nested").cone_search_lonlat(*place).tolist())
-               for order in {order for order, _ in tiles.values()}}  # fmt: skip
+    touched = {
+        order: set(HEALPix(2**order, order="nested").cone_search_lonlat(*place).tolist())
+        for order in {order for order, _ in tiles.values()}
+    }
     return [field for field in fields if field not in tiles or tiles[field][1] in touched[tiles[field][0]]]
 
 
@@ -99,12 +101,20 @@ def catalogue_of(root: Path) -> Path:
         name = read_properties(root / COLLECTION).get("hats_primary_table_url", "")
         folder = root / name
         if not name or not folder.is_dir():
-            raise DataError("the catalogue of a HATS collection", got=name or "no hats_primary_table_url",
-                            where=root / COLLECTION, repair="set data.root=… to the catalogue itself")  # fmt: skip
+            raise DataError(
+                "the catalogue of a HATS collection",
+                got=name or "no hats_primary_table_url",
+                where=root / COLLECTION,
+                repair="set data.root=… to the catalogue itself",
+            )
     kind = properties_of(folder).get("dataproduct_type", "object")
     if kind in ("index", "margin", "association", "map"):
-        raise DataError("a HATS catalogue with rows of its own", got=f"one of the type {kind}", where=folder,
-                        repair="set data.root=… to the catalogue that it belongs to")  # fmt: skip
+        raise DataError(
+            "a HATS catalogue with rows of its own",
+            got=f"one of the type {kind}",
+            where=folder,
+            repair="set data.root=… to the catalogue that it belongs to",
+        )
     return folder
 
 
@@ -124,9 +134,10 @@ def tiles(root: Path) -> tuple[dict[Tile, list[Path]], list[str]]:
     if missing:
         raise DataError(
             f"the tile Norder={missing[0].order}/Npix={missing[0].pixel} of {PARTITIONS}",
-            got=f"no such file ({len(missing)} of {len(wanted)} tiles are missing)", where=folder / "dataset",
+            got=f"no such file ({len(missing)} of {len(wanted)} tiles are missing)",
+            where=folder / "dataset",
             repair=f"copy the tile, or take its line out of {PARTITIONS}",
-        )  # fmt: skip
+        )
     others = len(places.keys() - set(wanted))
     said = [f"{others} tiles of {folder} that {PARTITIONS} does not list: left alone"] if others else []
     return {tile: parts(places[tile]) for tile in sorted(wanted, key=lambda t: (t.order, t.pixel))}, said

@@ -43,8 +43,9 @@ def healpix_29(ra: np.ndarray, dec: np.ndarray) -> np.ndarray:
     try:
         from astropy_healpix import lonlat_to_healpix
     except ImportError as error:
-        raise ConfigError("astropy-healpix, to divide the sky", got="not installed",
-                          repair="pip install astropy-healpix") from error  # fmt: skip
+        raise ConfigError(
+            "astropy-healpix, to divide the sky", got="not installed", repair="pip install astropy-healpix"
+        ) from error
     from astropy import units
 
     return lonlat_to_healpix(ra * units.deg, dec * units.deg, 1 << DEEPEST, order="nested").astype(np.int64)
@@ -177,9 +178,14 @@ def _write_tiles(made: Path, aside: Path, tiles: list[Tile], schema: pa.Schema) 
 
 
 def _describe(
-    made: Path, name: str, tiles: list[Tile], n_rows: int, position: tuple[str, str], max_rows: int,
+    made: Path,
+    name: str,
+    tiles: list[Tile],
+    n_rows: int,
+    position: tuple[str, str],
+    max_rows: int,
     about: Mapping[str, str],
-) -> None:  # fmt: skip
+) -> None:
     """``partition_info.csv`` and ``hats.properties`` (with the older name beside it, for older readers)."""
     from ... import __version__
 

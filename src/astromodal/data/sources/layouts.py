@@ -99,8 +99,12 @@ def _files(root: Path) -> Found | None:
     found: dict[str, list[Path]] = {}
     for path in kinds.pop(kind):
         if _stem(path) in found:
-            raise DataError("one file per field", got=f"{found[_stem(path)][0].name} and {path.name}", where=root,
-                            repair=f"move one, or set paths.datacube_template=…/{{field}}{path.suffix}")  # fmt: skip
+            raise DataError(
+                "one file per field",
+                got=f"{found[_stem(path)][0].name} and {path.name}",
+                where=root,
+                repair=f"move one, or set paths.datacube_template=…/{{field}}{path.suffix}",
+            )
         found[_stem(path)] = [path]
     others = [path.name for paths in kinds.values() for path in paths]
     said = [f"{len(others)} files of {root} of another format ({others[0]} …): left alone"] if others else []
@@ -158,15 +162,21 @@ def find_fields(data: DataConfig, template: str, columns: Sequence[str] = ()) ->
     if arranged and arranged[0].layout == "hats":  # its own files beside the tiles are no fields
         return arranged[0]
     if len(arranged) > 1:
-        raise DataError("one arrangement of files", got=" and ".join(f.layout for f in arranged), where=root,
-                        repair="set data.layout=files or data.layout=folders")  # fmt: skip
+        raise DataError(
+            "one arrangement of files",
+            got=" and ".join(f.layout for f in arranged),
+            where=root,
+            repair="set data.layout=files or data.layout=folders",
+        )
     if not arranged:
         what = f"files {Path(template).name}" if layout == "auto" else f"the arrangement data.layout={layout}"
         raise DataError(
-            what, got="none", where=root,
+            what,
+            got="none",
+            where=root,
             repair="set data.root=… to the folder with the datacubes, or paths.datacube_template=…; "
             "astromodal inspect says what is in a folder",
-        )  # fmt: skip
+        )
     return arranged[0]
 
 

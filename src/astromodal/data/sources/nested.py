@@ -74,8 +74,9 @@ def plain(array: pa.Array) -> pa.Array:
         none = array.null_count == len(array)
         lists = pa.nulls(len(array), plain_type(kind)) if none else lists_in_text(array.storage)
         if lists is None:
-            raise DataError("a list of numbers in every row", got="other text as JSON",
-                            repair="write the column again, as lists")  # fmt: skip
+            raise DataError(
+                "a list of numbers in every row", got="other text as JSON", repair="write the column again, as lists"
+            )
         return lists
     if isinstance(kind, pa.BaseExtensionType):
         return plain(array.storage)
@@ -171,8 +172,11 @@ def names_in(schema: pa.Schema) -> list[str]:
                 yield from below(f"{name}.{field.name}", field.type)
 
     columns = set(schema.names)
-    return [name for field in schema
-            for name in (field.name, *(n for n in below(field.name, field.type) if n not in columns))]  # fmt: skip
+    return [
+        name
+        for field in schema
+        for name in (field.name, *(n for n in below(field.name, field.type) if n not in columns))
+    ]
 
 
 def take(table: pa.RecordBatch | pa.Table, names: Sequence[str]) -> pa.RecordBatch:

@@ -49,8 +49,13 @@ class ParquetSource:
         self.n_rows = sum(self._lengths)
         if self.n_rows == 0:
             raise DataError("at least one row", got="none", where=self.path, repair="remove or rewrite the file")
-        self.lacking = {n: part for schema in schemas for n in schema.names
-                        for part, other in zip(self.paths, schemas, strict=True) if n not in other.names}  # fmt: skip
+        self.lacking = {
+            n: part
+            for schema in schemas
+            for n in schema.names
+            for part, other in zip(self.paths, schemas, strict=True)
+            if n not in other.names
+        }
         self.schema = schemas[0] if len(schemas) == 1 else self._common(schemas)
         self._metadata = dict(schemas[0].metadata or {})
 
@@ -79,9 +84,11 @@ class ParquetSource:
             return pa.unify_schemas([pa.schema([mine]), pa.schema([theirs])], promote_options="permissive").field(0)
         except pa.ArrowException as error:
             raise DataError(
-                f"one type of column {field.name} in all parts", got=f"{field.type} and {other.type}",
-                where=f"{self.paths[0]}; {part}", repair="write the parts again, with one schema",
-            ) from error  # fmt: skip
+                f"one type of column {field.name} in all parts",
+                got=f"{field.type} and {other.type}",
+                where=f"{self.paths[0]}; {part}",
+                repair="write the parts again, with one schema",
+            ) from error
 
     def units(self) -> Mapping[str, str]:
         """Units that the files state, by column."""
@@ -135,9 +142,11 @@ class ParquetSource:
                 table = next(stream, None)
             except (pa.ArrowException, OSError, ValueError) as error:
                 raise DataError(
-                    "columns that can be decoded", got=str(error).split("\n")[0][:200],
-                    where=f"{part}, rows from {first}", repair="copy or write the file again; it is damaged",
-                ) from error  # fmt: skip
+                    "columns that can be decoded",
+                    got=str(error).split("\n")[0][:200],
+                    where=f"{part}, rows from {first}",
+                    repair="copy or write the file again; it is damaged",
+                ) from error
             if table is None:
                 return
             first += table.num_rows
@@ -151,9 +160,11 @@ def _open(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path, pre_buffer=False, buffer_size=BUFFER)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
-            "a complete Parquet file", got=str(error).split("\n")[0][:200], where=path,
+            "a complete Parquet file",
+            got=str(error).split("\n")[0][:200],
+            where=path,
             repair="copy or write the file again; it may be cut off",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _stored(file: pq.ParquetFile, part: Path, names: Sequence[str]) -> list[str]:

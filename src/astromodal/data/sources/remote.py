@@ -47,8 +47,12 @@ def local_copy(data: DataConfig, columns: Sequence[str]) -> Path:
         DataError: the catalogue cannot be read.
     """
     if data.fields is None and data.cone is None:
-        raise ConfigError("data.cone or data.fields, for a catalogue elsewhere", got="neither", where=data.root,
-                          repair="data.cone=[ra,dec,radius] in degrees, or data.fields=[Norder3_Npix292]")  # fmt: skip
+        raise ConfigError(
+            "data.cone or data.fields, for a catalogue elsewhere",
+            got="neither",
+            where=data.root,
+            repair="data.cone=[ra,dec,radius] in degrees, or data.fields=[Norder3_Npix292]",
+        )
     cone = None if data.cone is None else list(check_cone(data.cone))
     asked = {"root": data.root, "columns": sorted(columns), "fields": data.fields, "cone": cone}
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "astromodal"
@@ -63,8 +67,9 @@ def _copy(data: DataConfig, columns: Sequence[str], folder: Path) -> None:
     try:
         import lsdb
     except ImportError as error:
-        raise ConfigError("lsdb, to read a catalogue elsewhere", got="not installed", where=data.root,
-                          repair="pip install lsdb") from error  # fmt: skip
+        raise ConfigError(
+            "lsdb, to read a catalogue elsewhere", got="not installed", where=data.root, repair="pip install lsdb"
+        ) from error
     made = folder.parent / f".{folder.name}.{secrets.token_hex(4)}.tmp"
     made.parent.mkdir(parents=True, exist_ok=True)
     try:

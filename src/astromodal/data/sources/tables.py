@@ -27,8 +27,15 @@ if TYPE_CHECKING:
     from astropy.io import fits
 
 FITS, ECSV, VOTABLE, CSV = "fits", "ascii.ecsv", "votable", "ascii.csv"
-ENDINGS = {".fits": FITS, ".fit": FITS, ".ecsv": ECSV, ".vot": VOTABLE, ".votable": VOTABLE, ".xml": VOTABLE,
-           ".csv": CSV}  # fmt: skip
+ENDINGS = {
+    ".fits": FITS,
+    ".fit": FITS,
+    ".ecsv": ECSV,
+    ".vot": VOTABLE,
+    ".votable": VOTABLE,
+    ".xml": VOTABLE,
+    ".csv": CSV,
+}
 PACKED = (".gz", ".bz2", ".xz")
 
 
@@ -129,8 +136,12 @@ def one_line(path: Path, what: str) -> Iterator[None]:
             raise
         except Exception as error:  # astropy's readers raise nearly anything on a damaged file
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise DataError(f"a complete {what}", got=reason[:200], where=path,
-                            repair="copy or write the file again; it may be cut off") from error  # fmt: skip
+            raise DataError(
+                f"a complete {what}",
+                got=reason[:200],
+                where=path,
+                repair="copy or write the file again; it may be cut off",
+            ) from error
 
 
 # ---------------------------------------------------------------------------------------------- FITS
@@ -159,16 +170,23 @@ def _choose(file: fits.HDUList, path: Path, hdu: str | None) -> int:
         if isinstance(table, fits.BinTableHDU | fits.TableHDU) and asked in (None, table.name.lower(), str(number)):
             ends = 0 if path.suffix.lower() in PACKED else table.fileinfo()["datLoc"] + table.size
             if ends > (size := path.stat().st_size):
-                raise DataError("a complete FITS file", got=f"{size} bytes of {ends}",
-                                where=f"{path}, {table.name or number}",
-                                repair="copy or write the file again; it is cut off")  # fmt: skip
+                raise DataError(
+                    "a complete FITS file",
+                    got=f"{size} bytes of {ends}",
+                    where=f"{path}, {table.name or number}",
+                    repair="copy or write the file again; it is cut off",
+                )
             return number
     there = ", ".join(f"{number} {table.name}".strip() for number, table in enumerate(file))
     repair = "set data.hdu=… to the extension with the table"
     if not any(isinstance(table, fits.BinTableHDU | fits.TableHDU) for table in file):
         repair = "python build_datacubes.py makes datacubes of images and spectra"
-    raise DataError("a table" if hdu is None else f"a table in extension {hdu}", got=f"extensions {there}",
-                    where=path, repair=repair)  # fmt: skip
+    raise DataError(
+        "a table" if hdu is None else f"a table in extension {hdu}",
+        got=f"extensions {there}",
+        where=path,
+        repair=repair,
+    )
 
 
 def other_extensions(path: Path, chosen: str) -> tuple[list[str], list[str]]:
@@ -179,8 +197,11 @@ def other_extensions(path: Path, chosen: str) -> tuple[list[str], list[str]]:
         return [], []
     with one_line(path, "FITS file"), fits.open(path) as file:
         named = [(hdu.name or str(number), hdu) for number, hdu in enumerate(file)]
-        tables = [f"{name} ({hdu.header['NAXIS2']} rows)" for name, hdu in named
-                  if isinstance(hdu, fits.BinTableHDU | fits.TableHDU) and name != chosen]  # fmt: skip
+        tables = [
+            f"{name} ({hdu.header['NAXIS2']} rows)"
+            for name, hdu in named
+            if isinstance(hdu, fits.BinTableHDU | fits.TableHDU) and name != chosen
+        ]
         return tables, [name for name, hdu in named if hdu.is_image and hdu.header.get("NAXIS", 0) > 0]
 
 

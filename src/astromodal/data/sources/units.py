@@ -80,9 +80,11 @@ def conversion(given: str, wanted: str, power: int, column: str, where: object) 
         return float(f"{theirs.to(mine**power):.12g}")  # nm are 10 Å, and not 9.999999999999998
     except Exception as error:  # UnitConversionError, and TypeError of powers of logarithmic units
         raise DataError(
-            f"column {column} in {wanted if power == 1 else f'({wanted})^{power}'}", got=f"unit {given}", where=where,
+            f"column {column} in {wanted if power == 1 else f'({wanted})^{power}'}",
+            got=f"unit {given}",
+            where=where,
             repair=f"set the unit of {column} in data=… (an empty one is not compared), or its column",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def parse_unit(text: str) -> Any:
@@ -92,8 +94,16 @@ def parse_unit(text: str) -> Any:
     from astropy import units
     from astropy.units import photometric
 
-    names = {"Ang": units.AA, "ang": units.AA, "Angstroms": units.AA, "angstroms": units.AA, "degrees": units.deg,
-             "px": units.pix, "e-": units.electron, "magnitude": units.mag}  # fmt: skip
+    names = {
+        "Ang": units.AA,
+        "ang": units.AA,
+        "Angstroms": units.AA,
+        "angstroms": units.AA,
+        "degrees": units.deg,
+        "px": units.pix,
+        "e-": units.electron,
+        "magnitude": units.mag,
+    }
     with warnings.catch_warnings(), units.add_enabled_units(photometric), units.set_enabled_aliases(names):
         warnings.simplefilter("ignore")
         for notation in _FORMATS:
@@ -127,8 +137,12 @@ def scaled(array: pa.Array, factor: float, marks: Sequence[float]) -> pa.Array:
 
 def parquet_units(metadata: Mapping[bytes, bytes], schema: pa.Schema) -> dict[str, str]:
     """Units of columns as Parquet files state them: per field, as astropy's tables, as VOTable in the footer."""
-    found = {f.name: f.metadata[key].decode("utf-8", "replace") for f in schema
-             for key in (b"unit", b"units") if f.metadata and key in f.metadata}  # fmt: skip
+    found = {
+        f.name: f.metadata[key].decode("utf-8", "replace")
+        for f in schema
+        for key in (b"unit", b"units")
+        if f.metadata and key in f.metadata
+    }
     for key, read in _FOOTERS.items():
         if key in metadata:
             try:
@@ -155,5 +169,6 @@ def _votable_footer(text: bytes) -> list[tuple[str, str]]:
 
 
 _FOOTERS: dict[bytes, Callable[[bytes], list[tuple[str, str]]]] = {
-    b"table_meta_yaml": _astropy_footer, b"IVOA.VOTable-Parquet.content": _votable_footer,
-}  # fmt: skip
+    b"table_meta_yaml": _astropy_footer,
+    b"IVOA.VOTable-Parquet.content": _votable_footer,
+}

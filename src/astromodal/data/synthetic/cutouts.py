@@ -25,8 +25,13 @@ _POISSON = 0.002  # variance that a nanomaggy of the object itself adds, nanomag
 
 def seeing(rng: np.random.Generator) -> np.ndarray:
     """Full width at half maximum of the point spread function in each band of a field, arcsec, ``(C,)``."""
-    return np.clip(rng.normal(1.4, 0.12) + 0.25 * (5500.0 / np.array([b.pivot for b in SPLUS.values()]) - 1)
-                   + rng.normal(0, 0.04, len(SPLUS)), 1.0, 2.2)  # fmt: skip
+    return np.clip(
+        rng.normal(1.4, 0.12)
+        + 0.25 * (5500.0 / np.array([b.pivot for b in SPLUS.values()]) - 1)
+        + rng.normal(0, 0.04, len(SPLUS)),
+        1.0,
+        2.2,
+    )
 
 
 def sky_sigma() -> np.ndarray:

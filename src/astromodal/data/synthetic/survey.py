@@ -64,8 +64,7 @@ def ensure_survey(data: Any, template: str) -> list[Path]:
             _write_zero_points(folder / ZERO_POINTS, config)
             files = [path.name for path in paths] + [ZERO_POINTS]
             sizes = {name: _size(folder / name) for name in files}
-            write_manifest(folder, kind=KIND, config=wanted, inputs={}, files=files, run_id="",
-                           extra={"sizes": sizes})  # fmt: skip
+            write_manifest(folder, kind=KIND, config=wanted, inputs={}, files=files, run_id="", extra={"sizes": sizes})
     return paths
 
 
@@ -82,8 +81,12 @@ def check_place(data: Any, template: str) -> None:
     own = "data=splus (or another survey) to read cubes of your own"
     if not folder.is_dir():
         if folder.absolute() != Path("artifacts", str(data.name), "cubes").absolute():
-            raise DataError("a folder to generate the synthetic survey in", got="no such folder", where=folder,
-                            repair=f"make the folder, or add {own}")  # fmt: skip
+            raise DataError(
+                "a folder to generate the synthetic survey in",
+                got="no such folder",
+                where=folder,
+                repair=f"make the folder, or add {own}",
+            )
         return
     with contextlib.suppress(ArtifactError):
         if read_manifest(folder).get("kind") == KIND:
@@ -93,8 +96,12 @@ def check_place(data: Any, template: str) -> None:
     names = sorted(path.name for path in folder.iterdir())
     others = [n for n in names if not (n.startswith(".") or n in left or Path(n).match(known))]
     if others:
-        raise DataError("a folder of its own for the synthetic survey", got=f"one that holds {', '.join(others[:3])}",
-                        where=folder, repair=f"add {own}, or set data.root to an empty folder")  # fmt: skip
+        raise DataError(
+            "a folder of its own for the synthetic survey",
+            got=f"one that holds {', '.join(others[:3])}",
+            where=folder,
+            repair=f"add {own}, or set data.root to an empty folder",
+        )
 
 
 def _state(folder: Path, wanted: dict[str, Any], paths: Sequence[Path]) -> tuple[list[int], bool]:

@@ -19,11 +19,16 @@ from .population import draw_field, field_name
 # parameter -> (step of the finite difference, width of the prior), in the units of the parameter
 _LOG_T = "log_temperature"
 _FREE: dict[int, dict[str, tuple[float, float]]] = {
-    sed.STAR: {_LOG_T: (1e-4, 0.15), "mag_r": (1e-4, 2.0), "log_g": (1e-3, 0.8), "metallicity": (1e-3, 0.5),
-               "a_v": (1e-4, 0.1)},
+    sed.STAR: {
+        _LOG_T: (1e-4, 0.15),
+        "mag_r": (1e-4, 2.0),
+        "log_g": (1e-3, 0.8),
+        "metallicity": (1e-3, 0.5),
+        "a_v": (1e-4, 0.1),
+    },
     sed.GALAXY: {"redshift": (1e-5, 0.15), "mag_r": (1e-4, 2.0), "young": (1e-4, 0.3), "a_v": (1e-4, 0.1)},
     sed.QUASAR: {"redshift": (1e-5, 1.2), "mag_r": (1e-4, 2.0), "slope": (1e-4, 0.25), "a_v": (1e-4, 0.1)},
-}  # fmt: skip
+}
 _OBSERVABLES = ("photometry", "spectrum", "xp")
 _CHUNK = 64
 
@@ -47,9 +52,13 @@ def true_parameters(data: Any, field: str | int) -> dict[str, np.ndarray]:
 
 
 def noise_limited_error(
-    data: Any, quantity: str, *, field: str | int = 0, given: Sequence[str] = ("photometry",),
+    data: Any,
+    quantity: str,
+    *,
+    field: str | int = 0,
+    given: Sequence[str] = ("photometry",),
     rows: np.ndarray | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Smallest possible standard deviation of an unbiased estimate, per object of a field, ``(n,)``.
 
     Args:

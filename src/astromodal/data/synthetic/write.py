@@ -46,8 +46,14 @@ def schema() -> pa.Schema:
     lists += ["gaiaxp_wave", "gaiaxp_flux", "gaiaxp_flux_error"]
     text = [pa.field("id", pa.string()), pa.field("source", pa.string())]
     position = [pa.field("ra", pa.float64()), pa.field("dec", pa.float64())]
-    return pa.schema([*text, *position, *(pa.field(n, pa.float32()) for n in numbers),
-                      *(pa.field(n, pa.list_(pa.field("element", pa.float32()))) for n in lists)])  # fmt: skip
+    return pa.schema(
+        [
+            *text,
+            *position,
+            *(pa.field(n, pa.float32()) for n in numbers),
+            *(pa.field(n, pa.list_(pa.field("element", pa.float32()))) for n in lists),
+        ]
+    )
 
 
 # -------------------------------------------------------------------------------------------- rows
@@ -111,9 +117,14 @@ def _xp(rng: np.random.Generator, p: dict[str, np.ndarray], mag_g: np.ndarray, r
 
 
 def _cutouts(
-    rng: np.random.Generator, config: SyntheticConfig, field: int, flux: np.ndarray, p: dict[str, np.ndarray],
-    fwhm: np.ndarray, rows: np.ndarray,
-) -> Columns:  # fmt: skip
+    rng: np.random.Generator,
+    config: SyntheticConfig,
+    field: int,
+    flux: np.ndarray,
+    p: dict[str, np.ndarray],
+    fwhm: np.ndarray,
+    rows: np.ndarray,
+) -> Columns:
     """Counts, by the field's zero points; one image in thirty lacks a band."""
     images = cutouts.observe(rng, flux[rows], {key: values[rows] for key, values in p.items()}, fwhm)
     points = np.array(list(zero_points(config.seed, field).values()))
@@ -165,8 +176,12 @@ def damage(table: pa.Table, rng: np.random.Generator, kinds: Sequence[str]) -> p
         if kind == "absurd error":
             table = _spoil_number(table, "err_mag_pstotal_u", int(rng.integers(len(table))), 4.7e5)
             continue
-        name = {"infinite pixel": "splus_cut_R", "short cutout": "splus_cut_G", "negative ivar": "desi_ivar_r",
-                "short spectrum": "desi_flux_z"}[kind]  # fmt: skip
+        name = {
+            "infinite pixel": "splus_cut_R",
+            "short cutout": "splus_cut_G",
+            "negative ivar": "desi_ivar_r",
+            "short spectrum": "desi_flux_z",
+        }[kind]
         rows = np.flatnonzero(~table.column(name).is_null().to_numpy())
         if len(rows):
             table = _spoil_list(table, name, int(rng.choice(rows)), kind)
@@ -208,9 +223,14 @@ def write_field(path: str | Path, config: SyntheticConfig, field: int) -> None:
     split = [f"{f.name}.list.element" if pa.types.is_list(f.type) else f.name for f in layout if f.type != pa.string()]
     with (
         atomic_path(path) as temporary,
-        pq.ParquetWriter(temporary, layout, compression="zstd", use_dictionary=False, column_encoding=dict.fromkeys(
-            split, "BYTE_STREAM_SPLIT")) as writer,
-    ):  # fmt: skip
+        pq.ParquetWriter(
+            temporary,
+            layout,
+            compression="zstd",
+            use_dictionary=False,
+            column_encoding=dict.fromkeys(split, "BYTE_STREAM_SPLIT"),
+        ) as writer,
+    ):
         for chunk, start in enumerate(range(0, n, CHUNK)):
             stop = min(start + CHUNK, n)
             table = to_table(draw_rows(config, field, start, stop, p), stop - start)

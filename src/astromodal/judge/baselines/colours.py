@@ -30,8 +30,12 @@ def colour_pairs(columns: Sequence[str], configs: Mapping[str, ScalarConfig]) ->
         config = configs.get(name)
         if config is not None and config.unit:
             families.setdefault((config.unit, config.transform, config.softening), []).append(name)
-    pairs = [(lag, one, names[i + lag]) for names in families.values() for lag in range(1, len(names))
-             for i, one in enumerate(names[:-lag])]  # fmt: skip
+    pairs = [
+        (lag, one, names[i + lag])
+        for names in families.values()
+        for lag in range(1, len(names))
+        for i, one in enumerate(names[:-lag])
+    ]
     return [(one, other) for _, one, other in sorted(pairs, key=lambda pair: pair[0])][:MAX_COLOURS]
 
 

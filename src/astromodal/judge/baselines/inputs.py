@@ -97,8 +97,12 @@ def choose_inputs(
     wanted: dict[str, None] = {}
     for name in [*first.columns, *parts] if given is None else given:
         if name not in members and name not in first.columns and name not in parts:
-            raise ConfigError("a modality, group or column of the token files", got=name, where="given",
-                              repair=nearest(name, [*members, *first.columns, *parts]))  # fmt: skip
+            raise ConfigError(
+                "a modality, group or column of the token files",
+                got=name,
+                where="given",
+                repair=nearest(name, [*members, *first.columns, *parts]),
+            )
         wanted |= dict.fromkeys(members.get(name, [name]))
     known, scalars = set(codebooks or {}), tuple(name for name in wanted if name in first.columns)
     return Inputs(
@@ -198,9 +202,14 @@ def has_given(tokens: FieldTokens, inputs: Inputs) -> np.ndarray:
 
 
 def training_rows(
-    store: TokenStore, column: str, inputs: Inputs, codebooks: Mapping[str, Codebook] | None = None, *,
-    max_rows: int = 50_000, seed: int = 0,
-) -> tuple[Rows, int]:  # fmt: skip
+    store: TokenStore,
+    column: str,
+    inputs: Inputs,
+    codebooks: Mapping[str, Codebook] | None = None,
+    *,
+    max_rows: int = 50_000,
+    seed: int = 0,
+) -> tuple[Rows, int]:
     """At most ``max_rows`` training objects that have ``column`` and something given; of how many they were drawn.
 
     Objects without anything given are none that the question is about: where only bright ones have spectra, a
@@ -217,8 +226,10 @@ def training_rows(
         chosen = np.argpartition(keys, max_rows)[:max_rows] if len(keys) > max_rows else slice(None)
         best_keys, best_places = keys[chosen], places[chosen]
         n_seen, n_before = n_seen + len(rows), n_before + len(tokens)
-    found = [_rows(store.open(field), np.sort(best_places[best_places[:, 0] == k, 1]), column, inputs, codebooks)
-             for k, field in enumerate(store.fields())]  # fmt: skip
+    found = [
+        _rows(store.open(field), np.sort(best_places[best_places[:, 0] == k, 1]), column, inputs, codebooks)
+        for k, field in enumerate(store.fields())
+    ]
     return Rows(*(np.concatenate(parts) for parts in zip(*found, strict=True))), n_seen
 
 

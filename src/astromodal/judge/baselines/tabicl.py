@@ -40,8 +40,9 @@ class TabICL:
         wanted = ["mean", "quantiles"] if self.levels else ["mean"]
         means, quantiles = [np.zeros(0)], [np.zeros((0, len(self.levels)))]
         for start in range(0, len(features), BATCH_ROWS):
-            found = self.model.predict(features[start : start + BATCH_ROWS, self.used], output_type=wanted,
-                                       alphas=self.levels or None)  # fmt: skip
+            found = self.model.predict(
+                features[start : start + BATCH_ROWS, self.used], output_type=wanted, alphas=self.levels or None
+            )
             means.append(found["mean"] if self.levels else found)
             quantiles.append(np.sort(found["quantiles"], axis=1) if self.levels else np.zeros((len(means[-1]), 0)))
         return Prediction(np.concatenate(means).astype(np.float64), np.concatenate(quantiles).astype(np.float64))

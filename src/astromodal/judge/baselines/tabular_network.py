@@ -147,8 +147,9 @@ def _pinball(scores: torch.Tensor, goal: torch.Tensor) -> torch.Tensor:
     return torch.maximum(levels * gap, (levels - 1) * gap).mean()
 
 
-def _train(net: torch.nn.Module, inputs: torch.Tensor, goal: torch.Tensor, rows: torch.Tensor,
-           held: torch.Tensor) -> None:  # fmt: skip
+def _train(
+    net: torch.nn.Module, inputs: torch.Tensor, goal: torch.Tensor, rows: torch.Tensor, held: torch.Tensor
+) -> None:
     """AdamW until the held-out loss has not fallen for ``PATIENCE`` epochs; the best weights stay."""
     import torch
 

@@ -86,11 +86,16 @@ class Boosting:
         ]
         self.models = [
             HistGradientBoostingRegressor(
-                **loss, max_iter=self.max_iter, random_state=self.seed, early_stopping=len(target) >= 200,
-                learning_rate=0.1, max_leaf_nodes=31, min_samples_leaf=min(20, max(len(target) // 10, 1)),
+                **loss,
+                max_iter=self.max_iter,
+                random_state=self.seed,
+                early_stopping=len(target) >= 200,
+                learning_rate=0.1,
+                max_leaf_nodes=31,
+                min_samples_leaf=min(20, max(len(target) // 10, 1)),
             ).fit(features[:, self.used], (target - self.origin) / self.unit)
             for loss in losses
-        ]  # fmt: skip
+        ]
         return self
 
     def predict(self, features: np.ndarray) -> Prediction:

@@ -106,9 +106,11 @@ def _fixed(
 
 
 def _loss_alone(
-    objective: LanguageModelObjective, prepared: list[Batch], fixed: list[FixedStates],
+    objective: LanguageModelObjective,
+    prepared: list[Batch],
+    fixed: list[FixedStates],
     autocast: Callable[[], AbstractContextManager],
-) -> None:  # fmt: skip
+) -> None:
     model = objective.model
     try:
         for batch, stand_in in zip(prepared, fixed, strict=True):

@@ -108,8 +108,12 @@ class SampleKStudy:
         self.weights = dict(zip(MODALITIES, objective.term_weights.tolist(), strict=True))
         self.modalities = [m for m, weight in self.weights.items() if weight > 0]
         if not objective.loss.enabled or not self.modalities:
-            raise ConfigError("a loss with a reconstruction term", got="none", where="loss.enabled, loss.weight_*",
-                              repair="study a run that was trained with one")  # fmt: skip
+            raise ConfigError(
+                "a loss with a reconstruction term",
+                got="none",
+                where="loss.enabled, loss.weight_*",
+                repair="study a run that was trained with one",
+            )
         self.parameters = [p for p in objective.model.parameters() if p.requires_grad]
         self.results = {k: Draws(k) for k in sorted(set(ks))}
         self.steps: list[Step] = []
@@ -158,9 +162,14 @@ class SampleKStudy:
         return gradients, n, self._gradient(self._prepare(group, None, 0, reconstruct=False))[0]
 
     def _draw(
-        self, result: Draws, group: list[Batch], first_key: int, exact: Mapping[str, Tensor],
-        whole: Mapping[str, Tensor], n: Mapping[str, int],
-    ) -> dict[str, list[float]]:  # fmt: skip
+        self,
+        result: Draws,
+        group: list[Batch],
+        first_key: int,
+        exact: Mapping[str, Tensor],
+        whole: Mapping[str, Tensor],
+        n: Mapping[str, int],
+    ) -> dict[str, list[float]]:
         """All draws of one k at one step; |d_m|^2 of each. Where k covers everything they are equal: one is made."""
         sampled = [m for m in exact if result.k < n[m]]
         measured, rounds = (sampled, self.draws) if sampled else (list(exact), 1)
@@ -233,15 +242,18 @@ class SampleKStudy:
             row["drawn"][name] = float(np.mean(result.drawn.get(name, [0])))
         for part, cosines in result.cosines.items():
             row[part] = {
-                "cosine": float(np.mean(cosines)), "cosine_lowest": min(cosines),
-                "error": math.sqrt(np.mean(result.errors2[part])), "error_predicted": self.predicted(part, result.k),
-            }  # fmt: skip
+                "cosine": float(np.mean(cosines)),
+                "cosine_lowest": min(cosines),
+                "error": math.sqrt(np.mean(result.errors2[part])),
+                "error_predicted": self.predicted(part, result.k),
+            }
         t = result.bias_t()
         row["bias"] = {
             "measured": math.sqrt(np.mean(result.mean2)) if result.mean2 else None,
             "if_unbiased": math.sqrt(np.mean(result.expected2)) if result.expected2 else None,
-            "t": t, "found": None if t is None else t > MAX_T,
-        }  # fmt: skip
+            "t": t,
+            "found": None if t is None else t > MAX_T,
+        }
         return row
 
     def predicted(self, part: str, k: float) -> float:

@@ -29,12 +29,16 @@ def verdict(study: Study, cosine: float) -> str:
     enough = next((row for row in rows if row["total"]["cosine"] > cosine), None)
     if enough is None:
         best = max(rows, key=lambda row: row["total"]["cosine"])
-        return (f"No k of these is enough: the total gradient's cosine never exceeds {cosine:g}; the best is "
-                f"k = {best['k']} with {best['total']['cosine']:.4f}.")  # fmt: skip
+        return (
+            f"No k of these is enough: the total gradient's cosine never exceeds {cosine:g}; the best is "
+            f"k = {best['k']} with {best['total']['cosine']:.4f}."
+        )
     whole = "" if any(enough["sampled"].values()) else ", which is every position of these steps"
     mean, lowest = enough["total"]["cosine"], enough["total"]["cosine_lowest"]
-    return (f"The smallest k whose total-gradient cosine exceeds {cosine:g} is {enough['k']}{whole}: "
-            f"{mean:.4f} on average, {lowest:.4f} at worst.")  # fmt: skip
+    return (
+        f"The smallest k whose total-gradient cosine exceeds {cosine:g} is {enough['k']}{whole}: "
+        f"{mean:.4f} on average, {lowest:.4f} at worst."
+    )
 
 
 def _tables(study: Study) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ...]]]]:
@@ -48,15 +52,29 @@ def _tables(study: Study) -> list[tuple[str, tuple[str, ...], list[tuple[Any, ..
     accuracy = []
     for row in study["rows"]:
         total, own, bias = row["total"], row["reconstruction"], row["bias"]
-        accuracy.append((row["k"], total["cosine"], total["cosine_lowest"], total["error"], total["error_predicted"],
-                         own["cosine"], own["cosine_lowest"], own["error"],
-                         bias["measured"], bias["if_unbiased"], bias["t"]))  # fmt: skip
+        accuracy.append(
+            (
+                row["k"],
+                total["cosine"],
+                total["cosine_lowest"],
+                total["error"],
+                total["error_predicted"],
+                own["cosine"],
+                own["cosine_lowest"],
+                own["error"],
+                bias["measured"],
+                bias["if_unbiased"],
+                bias["t"],
+            )
+        )
     parts = [m for m in found if any(m in row for row in study["rows"])]
     by_modality = [
         (row["k"], *(v for m in parts for v in (row[m]["cosine"], row[m]["error"]))) for row in study["rows"]
     ]
-    costs = [(k, *(study["costs"][str(k)][c] for c in ("loss_ms", "step_ms", "extra_mb")))
-             for k in (*(row["k"] for row in study["rows"]), "all")]  # fmt: skip
+    costs = [
+        (k, *(study["costs"][str(k)][c] for c in ("loss_ms", "step_ms", "extra_mb")))
+        for k in (*(row["k"] for row in study["rows"]), "all")
+    ]
     return [
         ("positions drawn per step (all: k covers them, nothing is sampled)", ("k", *found), drawn),
         (
@@ -85,9 +103,11 @@ def _notes(study: Study) -> list[str]:
         "(by chance rarely above 4)."
     ]
     if facts["batch_noise"] is not None:
-        notes.append(f"For comparison, the exact total gradient of one step differs from the mean over these steps by "
-                     f"{facts['batch_noise']:.3g} of its norm: an error far below that is drowned by the choice of the "
-                     "batch.")  # fmt: skip
+        notes.append(
+            f"For comparison, the exact total gradient of one step differs from the mean over these steps by "
+            f"{facts['batch_noise']:.3g} of its norm: an error far below that is drowned by the choice of the "
+            "batch."
+        )
     biased = [str(row["k"]) for row in study["rows"] if row["bias"]["found"]]
     if biased:
         notes.append(f"BIASED at k = {', '.join(biased)}: the mean of the draws does not tend to the exact gradient.")

@@ -44,8 +44,12 @@ class Reader:
         if name == "sequences":
             self.log.warning("the sequences are not those that the run was trained on; its weights are studied on them")
             return
-        raise ArtifactError(f"the {name} of the run, {expected}", got=fingerprint, where=f"run {self.id}",
-                            repair="study a run that was trained with what there is now")  # fmt: skip
+        raise ArtifactError(
+            f"the {name} of the run, {expected}",
+            got=fingerprint,
+            where=f"run {self.id}",
+            repair="study a run that was trained with what there is now",
+        )
 
     def progress(self, total: int | None, desc: str, **_: Any) -> Any:
         """A bar on a terminal, plain lines otherwise."""
@@ -67,8 +71,12 @@ def read_config(run_dir: Path) -> Config:
 
     for name in ("run.json", "config.yaml"):
         if not (run_dir / name).is_file():
-            raise ArtifactMissingError("a run directory of train_lm.py", got=f"no {name}", where=run_dir,
-                                       repair="runs/train_lm/<name>/<run_id>")  # fmt: skip
+            raise ArtifactMissingError(
+                "a run directory of train_lm.py",
+                got=f"no {name}",
+                where=run_dir,
+                repair="runs/train_lm/<name>/<run_id>",
+            )
     loaded = load_run_config(run_dir / "config.yaml")
     if loaded.get("stage") != "train_lm":
         raise ConfigError("a run of train_lm", got=f"one of {loaded.get('stage')}", where=run_dir)
@@ -91,8 +99,12 @@ def load_weights(experiment: LanguageModelRun, path: Path) -> None:
 
     if not path.is_file():
         found = sorted(p.name for p in path.parent.glob("*.pt"))
-        raise ArtifactMissingError("a checkpoint", got=f"no such file, but {', '.join(found)}" if found else "none",
-                                   where=path, repair="--checkpoint best, last or a file")  # fmt: skip
+        raise ArtifactMissingError(
+            "a checkpoint",
+            got=f"no such file, but {', '.join(found)}" if found else "none",
+            where=path,
+            repair="--checkpoint best, last or a file",
+        )
     state = load_torch(path)
     model = state.get("model", state.get("model_state_dict")) if isinstance(state, dict) else None
     if not isinstance(model, dict):
@@ -141,12 +153,16 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
     try:
         device = resolve_device(options.device)
     except ConfigError as error:
-        raise ConfigError("a device of this machine", got=options.device, where="--device",
-                          repair="--device cpu") from error  # fmt: skip
+        raise ConfigError(
+            "a device of this machine", got=options.device, where="--device", repair="--device cpu"
+        ) from error
     if config.hardware.n_threads is not None:
         torch.set_num_threads(config.hardware.n_threads)
-    checkpoint = options.run_dir / CHECKPOINTS[options.checkpoint] if options.checkpoint in CHECKPOINTS else Path(
-        options.checkpoint)  # fmt: skip
+    checkpoint = (
+        options.run_dir / CHECKPOINTS[options.checkpoint]
+        if options.checkpoint in CHECKPOINTS
+        else Path(options.checkpoint)
+    )
     with tempfile.TemporaryDirectory() as scratch:  # the vocabulary that a run writes down is known already
         experiment = LanguageModelRun(config, Reader(options.run_dir, Path(scratch)), {})
     load_weights(experiment, checkpoint)
@@ -155,10 +171,11 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
         "run": f"{config.name}/{experiment.run.id}",
         "checkpoint": f"{checkpoint.parent.name}/{checkpoint.name}",
         "loss_weights": experiment.objective.term_weights.tolist(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else
-        f"{device} with {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device} with {torch.get_num_threads()} threads",
         "torch": torch.__version__,
-    }  # fmt: skip
+    }
 
 
 def measure(options: argparse.Namespace, experiment: LanguageModelRun, device: Any) -> dict[str, Any]:
@@ -181,8 +198,14 @@ def measure(options: argparse.Namespace, experiment: LanguageModelRun, device: A
     precision = MixedPrecision.of(hardware, device)
     with reader.progress((options.rounds + 1) * (len(ks) + 1), "costs", unit="round") as bar:
         largest = max(groups, key=lambda group: sum(int(batch["attn_mask"].sum()) for batch in group))
-        costs = loss_costs(experiment.objective, largest, [*ks, None], rounds=options.rounds,
-                           autocast=precision.autocast, progress=bar.update)  # fmt: skip
+        costs = loss_costs(
+            experiment.objective,
+            largest,
+            [*ks, None],
+            rounds=options.rounds,
+            autocast=precision.autocast,
+            progress=bar.update,
+        )
     facts = gradients.facts()
     curve = np.geomspace(ks[0], max(ks[-1], *facts["positions"].values()), CURVE_POINTS).tolist()
     return {

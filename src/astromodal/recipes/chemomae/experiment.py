@@ -37,18 +37,31 @@ def run(config: Config, run: RunContext) -> dict[str, Any]:
     spectra = read_set(recipe, config.seed)
     n_values = spectra.x.shape[1] // recipe.n_blocks * recipe.n_blocks
     if not n_values:
-        raise ConfigError(f"at most {spectra.x.shape[1]} blocks, the values of a spectrum", got=recipe.n_blocks,
-                          where="recipe.n_blocks")  # fmt: skip
+        raise ConfigError(
+            f"at most {spectra.x.shape[1]} blocks, the values of a spectrum",
+            got=recipe.n_blocks,
+            where="recipe.n_blocks",
+        )
     x = torch.from_numpy(normalised(spectra.x, recipe.normalize)[:, :n_values].copy())
     rows = split_rows(spectra, config.seed, {"val": recipe.val_fraction, "test": recipe.test_fraction})
     sizes = ", ".join(f"{len(part)} {name}" for name, part in rows.items())
-    run.log.info("%s: %d spectra (%s) of %d values, %d used; left out: %s", recipe.path or "made-up spectra",
-                 len(spectra), sizes, spectra.x.shape[1], n_values, spectra.counts or "none")  # fmt: skip
+    run.log.info(
+        "%s: %d spectra (%s) of %d values, %d used; left out: %s",
+        recipe.path or "made-up spectra",
+        len(spectra),
+        sizes,
+        spectra.x.shape[1],
+        n_values,
+        spectra.counts or "none",
+    )
     trainer = build_trainer(config, x[rows["train"]], x[rows["val"]], run)
     result = trainer.fit(recipe.epochs)
     best = ChemoMAE.load(best_weights(run.dir, recipe.resume_from)).to(trainer.loop.device)
-    figures = {"epochs": result["epochs"], "best_epoch": result["best"]["epoch"],
-               "val_loss": result["best"]["val_loss"]}  # fmt: skip
+    figures = {
+        "epochs": result["epochs"],
+        "best_epoch": result["best"]["epoch"],
+        "val_loss": result["best"]["val_loss"],
+    }
     found, shown = measure(best, x, rows, spectra, config.seed)
     figures |= found
     say(figures, run)
@@ -91,28 +104,49 @@ def build_trainer(config: Config, train: torch.Tensor, val: torch.Tensor, run: R
     seed_everything(config.seed)
     length = train.shape[1]
     model = ChemoMAE(
-        length, recipe.latent_dim, recipe.n_blocks, recipe.n_mask,
-        patch_size=largest_divisor(length // recipe.n_blocks, max(recipe.patch_size, 1)), d_model=recipe.d_model,
-        nhead=recipe.n_heads, num_layers=recipe.n_layers, dropout=recipe.dropout,
+        length,
+        recipe.latent_dim,
+        recipe.n_blocks,
+        recipe.n_mask,
+        patch_size=largest_divisor(length // recipe.n_blocks, max(recipe.patch_size, 1)),
+        d_model=recipe.d_model,
+        nhead=recipe.n_heads,
+        num_layers=recipe.n_layers,
+        dropout=recipe.dropout,
         latent_normalize=recipe.latent_normalize,
-    )  # fmt: skip
+    )
     generator = torch.Generator().manual_seed(config.seed)
     train_loader = DataLoader(TensorDataset(train), recipe.batch_size, shuffle=True, generator=generator)
     optimizer = build_optimizer(model, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
     precision = Precision(hardware.precision)
     settings = TrainerConfig(
-        out_dir=run.dir, device=hardware.device, amp=precision != Precision.float32,
-        amp_dtype="fp16" if precision == Precision.fp16 else "bf16", enable_tf32=hardware.tf32,
-        grad_clip=recipe.grad_clip, use_ema=recipe.ema_decay is not None, ema_decay=recipe.ema_decay or 0.0,
-        loss_type=recipe.loss_type, reduction=recipe.reduction, early_stop_patience=recipe.early_stop_patience,
-        early_stop_start_ratio=recipe.early_stop_start_ratio, seed=config.seed, resume_from=recipe.resume_from,
-    )  # fmt: skip
+        out_dir=run.dir,
+        device=hardware.device,
+        amp=precision != Precision.float32,
+        amp_dtype="fp16" if precision == Precision.fp16 else "bf16",
+        enable_tf32=hardware.tf32,
+        grad_clip=recipe.grad_clip,
+        use_ema=recipe.ema_decay is not None,
+        ema_decay=recipe.ema_decay or 0.0,
+        loss_type=recipe.loss_type,
+        reduction=recipe.reduction,
+        early_stop_patience=recipe.early_stop_patience,
+        early_stop_start_ratio=recipe.early_stop_start_ratio,
+        seed=config.seed,
+        resume_from=recipe.resume_from,
+    )
     return Trainer(
-        model, optimizer, train_loader, DataLoader(TensorDataset(val), recipe.batch_size), cfg=settings,
-        scheduler=build_scheduler(optimizer, steps_per_epoch=len(train_loader), epochs=recipe.epochs,
-                                  warmup_epochs=recipe.warmup_epochs),
-        tracker=run.tracker, log=run.log,
-    )  # fmt: skip
+        model,
+        optimizer,
+        train_loader,
+        DataLoader(TensorDataset(val), recipe.batch_size),
+        cfg=settings,
+        scheduler=build_scheduler(
+            optimizer, steps_per_epoch=len(train_loader), epochs=recipe.epochs, warmup_epochs=recipe.warmup_epochs
+        ),
+        tracker=run.tracker,
+        log=run.log,
+    )
 
 
 @torch.inference_mode()
@@ -130,8 +164,11 @@ def measure(
     def error(guess: torch.Tensor) -> float:
         return float((guess - test)[~visible].square().mean())
 
-    guesses = {"masked_mse": painted, "masked_mse_of_mean": mean.expand_as(test),
-               "masked_mse_of_lines": torch.from_numpy(filled_by_lines(test.numpy(), visible.numpy()))}  # fmt: skip
+    guesses = {
+        "masked_mse": painted,
+        "masked_mse_of_mean": mean.expand_as(test),
+        "masked_mse_of_lines": torch.from_numpy(filled_by_lines(test.numpy(), visible.numpy())),
+    }
     figures: dict[str, Any] = {name: error(guess) for name, guess in guesses.items()}
     figures["fraction_of_variance"] = figures["masked_mse"] / figures["masked_mse_of_mean"]
     figures["n_test"] = len(test)
@@ -147,9 +184,19 @@ def in_parts(compute: Any, device: torch.device, *arrays: torch.Tensor) -> torch
 
 def say(figures: dict[str, Any], run: RunContext) -> None:
     """The final figures, for people."""
-    run.log.info("error at hidden values of %d test spectra: %.4g (mean spectrum %.4g, straight lines %.4g), "
-                 "%.2f %% of the variance", figures["n_test"], figures["masked_mse"], figures["masked_mse_of_mean"],
-                 figures["masked_mse_of_lines"], 100 * figures["fraction_of_variance"])  # fmt: skip
+    run.log.info(
+        "error at hidden values of %d test spectra: %.4g (mean spectrum %.4g, straight lines %.4g), "
+        "%.2f %% of the variance",
+        figures["n_test"],
+        figures["masked_mse"],
+        figures["masked_mse_of_mean"],
+        figures["masked_mse_of_lines"],
+        100 * figures["fraction_of_variance"],
+    )
     for name in (key.removeprefix("r2_") for key in figures if key.startswith("r2_")):
-        run.log.info("label %s from the latent vectors: R2 %.3f (as many principal components: %.3f)", name,
-                     figures[f"r2_{name}"], figures[f"pca_r2_{name}"])  # fmt: skip
+        run.log.info(
+            "label %s from the latent vectors: R2 %.3f (as many principal components: %.3f)",
+            name,
+            figures[f"r2_{name}"],
+            figures[f"pca_r2_{name}"],
+        )

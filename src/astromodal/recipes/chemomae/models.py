@@ -64,14 +64,16 @@ class ChemoMAE(nn.Module):
             raise ConfigError(f"a seq_len that n_blocks = {n_blocks} divides", got=seq_len, where="ChemoMAE")
         self.block_size = seq_len // n_blocks
         if patch_size < 1 or self.block_size % patch_size:
-            raise ConfigError(f"a patch_size that divides blocks of {self.block_size} values", got=patch_size,
-                              where="ChemoMAE")  # fmt: skip
+            raise ConfigError(
+                f"a patch_size that divides blocks of {self.block_size} values", got=patch_size, where="ChemoMAE"
+            )
         if not 0 <= n_mask < n_blocks:
             raise ConfigError(f"n_mask from 0 to below n_blocks = {n_blocks}", got=n_mask, where="ChemoMAE")
         self.seq_len, self.latent_dim, self.n_blocks, self.n_mask = seq_len, latent_dim, n_blocks, n_mask
         self.tokens_per_block, self.latent_normalize = self.block_size // patch_size, latent_normalize
-        self.encoder = SpectrumEncoder(seq_len // patch_size, patch_size, 1, d_model, num_layers, nhead,
-                                       dim_feedforward, dropout, missing=False)  # fmt: skip
+        self.encoder = SpectrumEncoder(
+            seq_len // patch_size, patch_size, 1, d_model, num_layers, nhead, dim_feedforward, dropout, missing=False
+        )
         self.to_latent = nn.Linear(d_model, latent_dim)
         self.decoder = _mlp(latent_dim, seq_len, decoder_num_layers)
 
@@ -147,8 +149,9 @@ class ChemoMAE(nn.Module):
     def _hidden_of(self, x: Tensor, visible: Tensor) -> Tensor:
         """Hidden blocks (B, N) of a mask over values (B, L)."""
         if visible.shape != x.shape or visible.dtype != torch.bool:
-            raise ValueError(f"expected visible_mask of bool {tuple(x.shape)}, got {visible.dtype} "
-                             f"{tuple(visible.shape)}")  # fmt: skip
+            raise ValueError(
+                f"expected visible_mask of bool {tuple(x.shape)}, got {visible.dtype} {tuple(visible.shape)}"
+            )
         blocks = visible.unflatten(1, (self.n_blocks, self.block_size))
         if bool((blocks.all(2) != blocks.any(2)).any()):
             raise ValueError(f"expected blocks of {self.block_size} values wholly visible or hidden, got parts of one")

@@ -62,8 +62,9 @@ def read_spectra_set(path: str | Path, column: str = "spectrum") -> SpectraSet:
     """
     files = sorted(glob.glob(str(path))) or [str(path)]
     tables = [_read_table(Path(file), column) for file in files]
-    lengths = np.concatenate([np.diff(list_column_ragged(table[column], file)[1])
-                              for table, file in zip(tables, files, strict=True)])  # fmt: skip
+    lengths = np.concatenate(
+        [np.diff(list_column_ragged(table[column], file)[1]) for table, file in zip(tables, files, strict=True)]
+    )
     usual = np.bincount(lengths[lengths > 0]).argmax() if (lengths > 0).any() else 0
     if not usual:
         raise DataError("at least one spectrum", got=f"none in {len(lengths)} rows", where=f"{path}, {column}")
@@ -91,8 +92,12 @@ def _read_table(path: Path, column: str) -> pa.Table:
         names = [f.name for f in schema if (f.name == column or is_number(f.type)) and f.name not in masks.values()]
         lists = [f.name for f in file.schema_arrow if list_value_type(f.type) is not None]
         if column not in lists:
-            raise DataError(f"a list column {column}", got=", ".join(lists) or "no list column", where=path,
-                            repair="recipe.column=<one of them>")  # fmt: skip
+            raise DataError(
+                f"a list column {column}",
+                got=", ".join(lists) or "no list column",
+                where=path,
+                repair="recipe.column=<one of them>",
+            )
         refuse_twice(schema.names, names, path)
         table = file.read(columns=[*names, *(masks[name] for name in names if name in masks)])
         return unmasked(table, names, masks)[0]
@@ -109,8 +114,9 @@ def _label_names(table: pa.Table, column: str) -> list[str]:
 
 def _joined(tables: list[pa.Table], name: str) -> np.ndarray:
     """A numeric column over all files, (n,), NaN where null or where a file lacks it."""
-    columns = [numbers(table[name], name) if name in table.column_names else np.full(len(table), np.nan)
-               for table in tables]  # fmt: skip
+    columns = [
+        numbers(table[name], name) if name in table.column_names else np.full(len(table), np.nan) for table in tables
+    ]
     return np.concatenate(columns).astype(np.float64)
 
 
@@ -128,10 +134,12 @@ def synthetic_spectra(n: int, seed: int = 0, noise: float = 3e-4) -> SpectraSet:
     rng = np.random.default_rng([seed, 0x51EC])
     amounts = rng.gamma(3.0, 0.1, (n, len(BANDS)))
     amounts[:, 2] = 0.5 * amounts[:, 2] + 0.25 * amounts[:, 1]  # protein goes with organic matter
-    profiles = np.stack([
-        sum(height * np.exp(-0.5 * ((WAVE - centre) / width) ** 2) for centre, width, height in bands)
-        for bands in BANDS.values()
-    ])  # fmt: skip
+    profiles = np.stack(
+        [
+            sum(height * np.exp(-0.5 * ((WAVE - centre) / width) ** 2) for centre, width, height in bands)
+            for bands in BANDS.values()
+        ]
+    )
     shift = rng.normal(0.0, 3.0, n)  # nm: bands move with temperature and hydrogen bonds
     pure = np.stack([np.interp(WAVE, WAVE + d, row) for d, row in zip(shift, amounts @ profiles, strict=True)])
     t = (WAVE - WAVE.mean()) / 700.0

@@ -34,8 +34,18 @@ MAX_COPIES = 4  # of a shared checklist: event ids of one outing are this far ap
 FIRST_EVENT, FIRST_GROUP = 10_000_000, 400_000
 P_INCOMPLETE, P_OTHER, P_SHARED, P_EMPTY, P_HIGHER, P_X, P_TAB, P_CUT = 0.08, 0.1, 0.12, 0.01, 0.15, 0.07, 0.01, 0.002
 OTHER_PROTOCOLS = (("Incidental", "P20"), ("Historical", "P62"), ("Area", "P23"), ("eBird Pelagic Protocol", "P60"))
-COMMENTS = ("", "", 'two at 6" of the feeder', '"Heard only', "Dave's yard, cloudy 54F", 'said "rare"', "brève étape",
-            "W&#61;0-1; T 38-40F", "'''", '""')  # fmt: skip
+COMMENTS = (
+    "",
+    "",
+    'two at 6" of the feeder',
+    '"Heard only',
+    "Dave's yard, cloudy 54F",
+    'said "rare"',
+    "brève étape",
+    "W&#61;0-1; T 38-40F",
+    "'''",
+    '""',
+)
 
 _OBSERVATION = (
     "GLOBAL UNIQUE IDENTIFIER|LAST EDITED DATE|TAXONOMIC ORDER|CATEGORY|TAXON CONCEPT ID|COMMON NAME|SCIENTIFIC NAME|"
@@ -79,8 +89,11 @@ class ChecklistGenerator:
     def __init__(
         self, n_checklists: int, n_species: int = 120, n_habitats: int = 6, seed: int = 0, layout: str = "new"
     ) -> None:
-        for name, value, least in (("n_checklists", n_checklists, 1), ("n_species", n_species, 2),
-                                   ("n_habitats", n_habitats, 1)):  # fmt: skip
+        for name, value, least in (
+            ("n_checklists", n_checklists, 1),
+            ("n_species", n_species, 2),
+            ("n_habitats", n_habitats, 1),
+        ):
             if value < least:
                 raise ConfigError(f"{name} of {least} or more", got=value, where="made-up checklists")
         if layout not in _EVENT:
@@ -114,8 +127,9 @@ class ChecklistGenerator:
     def probabilities(self, ids: Sequence[str], species: Sequence[str]) -> np.ndarray:
         """True probability ``(n, s)`` that each of ``species`` is on the checklists with these ids, given habitat and
         effort (and that the checklist is not one of the 1 % that are empty for no reason)."""
-        numbers = np.array([int(i[1:]) - FIRST_GROUP if i[0] == "G" else (int(i[1:]) - FIRST_EVENT) // MAX_COPIES
-                            for i in ids])  # fmt: skip
+        numbers = np.array(
+            [int(i[1:]) - FIRST_GROUP if i[0] == "G" else (int(i[1:]) - FIRST_EVENT) // MAX_COPIES for i in ids]
+        )
         place = {name: i for i, name in enumerate(self.scientific)}
         columns = [place[name] for name in species]
         found = np.empty((len(ids), len(columns)))
@@ -185,8 +199,11 @@ class _Copy:
         day = f"20{number % 20 + 5:02d}-0{number % 9 + 1}-1{number % 9}"
         when = f"H\t26.4{spot:02d}\t-99.0{spot:02d}\t{day}"
         start, observer, (name, code) = "" if number % 31 == 0 else "09:30:00", f"obsr{number % 997}", self.protocol
-        event = (f"\t{self.event}\t{name}\t{name}\t{code}\teBird\t" if layout == "new"
-                 else f"{self.event}\t{name}\t{code}\tEBIRD")  # fmt: skip
+        event = (
+            f"\t{self.event}\t{name}\t{name}\t{code}\teBird\t"
+            if layout == "new"
+            else f"{self.event}\t{name}\t{code}\tEBIRD"
+        )
         effort = f"{self.minutes}\t{'1.609' if name == 'Traveling' else ''}\t\t{number % 4 or ''}"
         effort += f"\t{self.complete}\t{self.group}"
         return f"{place}\t{when}\t{start}\t{observer}\t{event}\t{effort}", COMMENTS[number % len(COMMENTS)]
@@ -231,8 +248,10 @@ def _observation_lines(made: ChecklistGenerator, copies: list[_Copy], rng: np.ra
             concept, exotic = ("avibase-0\t", "\t") if made.layout == "new" else ("", "")
             category, names = taxon.split("\t", 1)
             behaviour = "\t\t\t\t" if made.layout == "new" else "\t\t\t"
-            lines.append(f"{front}\t{category}\t{concept}{names}\t{exotic}{count}\t{behaviour}{shared}\t0\t1\t0\t\t"
-                         f"{comment}\t{remark}\t\n")  # fmt: skip
+            lines.append(
+                f"{front}\t{category}\t{concept}{names}\t{exotic}{count}\t{behaviour}{shared}\t0\t1\t0\t\t"
+                f"{comment}\t{remark}\t\n"
+            )
             if draws[2] < P_CUT:
                 lines.append(lines[-1][: len(lines[-1]) // 3] + "\n")
     rng.shuffle(lines)
@@ -260,8 +279,11 @@ def _taxa(made: ChecklistGenerator, copy: _Copy, rng: np.random.Generator) -> It
     if rng.random() < P_HIGHER:
         a, b = rng.integers(len(made.common), size=2)
         genus, one, two = made.scientific[a].split()[0], made.scientific[a], made.scientific[b].split()[1]
-        higher = (f"spuh\t{made.common[a]} sp.\t{genus} sp.", f"slash\t{made.common[a]}/{made.common[b]}\t{one}/{two}",
-                  f"hybrid\t{made.common[a]} x {made.common[b]} (hybrid)\t{one} x {two}")  # fmt: skip
+        higher = (
+            f"spuh\t{made.common[a]} sp.\t{genus} sp.",
+            f"slash\t{made.common[a]}/{made.common[b]}\t{one}/{two}",
+            f"hybrid\t{made.common[a]} x {made.common[b]} (hybrid)\t{one} x {two}",
+        )
         yield f"{higher[rng.integers(3)]}\t\t"
 
 
@@ -281,8 +303,9 @@ def _header(front: str, layout: str, review: str, remarks: str) -> str:
     """Names of the columns, and the empty one after the last tab."""
     if layout == "old":
         front = front.replace("TAXON CONCEPT ID|", "").replace("EXOTIC CODE|", "")
-        front = front.replace("BREEDING CODE|BREEDING CATEGORY|BEHAVIOR CODE|",
-                              "BREEDING BIRD ATLAS CODE|BREEDING BIRD ATLAS CATEGORY|")  # fmt: skip
+        front = front.replace(
+            "BREEDING CODE|BREEDING CATEGORY|BEHAVIOR CODE|", "BREEDING BIRD ATLAS CODE|BREEDING BIRD ATLAS CATEGORY|"
+        )
     names = front + _PLACE + _EVENT[layout] + _EFFORT + review + _COMMENTS[layout] + remarks
     return names.replace("|", "\t") + "\n"
 

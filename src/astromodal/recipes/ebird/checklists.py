@@ -97,8 +97,11 @@ def read_checklists(
     reader = TabReader(path, COLUMNS, block_bytes, nrows)
     for batch in reader:
         collector.observations(batch)
-    collector.counted |= {"rows": reader.n_rows, "malformed": reader.n_malformed + collector.counted["malformed"],
-                          "rescued": reader.n_rescued}  # fmt: skip
+    collector.counted |= {
+        "rows": reader.n_rows,
+        "malformed": reader.n_malformed + collector.counted["malformed"],
+        "rescued": reader.n_rescued,
+    }
     if sampling_path is not None:
         n_known, events = len(collector.checklists), TabReader(sampling_path, EVENT_COLUMNS, block_bytes)
         for batch in events:
@@ -107,8 +110,11 @@ def read_checklists(
         collector.counted["sampling_malformed"] += events.n_malformed
         collector.counted["without_observations"] = len(collector.checklists) - n_known
     if not collector.checklists:
-        raise DataError("complete checklists with protocol Stationary or Traveling", where=path,
-                        got=f"none; {dict(collector.counted)}")  # fmt: skip
+        raise DataError(
+            "complete checklists with protocol Stationary or Traveling",
+            where=path,
+            got=f"none; {dict(collector.counted)}",
+        )
     return collector.result()
 
 

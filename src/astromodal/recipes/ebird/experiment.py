@@ -57,10 +57,16 @@ def _read(recipe: EbirdVAERecipeConfig, run: RunContext) -> SpeciesMatrix:
     checklists = read_checklists(recipe.path, recipe.sampling_path, recipe.nrows)
     run.log.info("%s", checklists.describe())
     matrix = species_matrix(checklists, recipe.min_species_observations)
-    run.record(checklists=checklists.counts | {"checklists": len(checklists), "species": len(checklists.species),
-                                               "species_kept": len(matrix.species)})  # fmt: skip
-    run.log.info("%d of %d species are on at least %d checklists", len(matrix.species), len(checklists.species),
-                 recipe.min_species_observations)  # fmt: skip
+    run.record(
+        checklists=checklists.counts
+        | {"checklists": len(checklists), "species": len(checklists.species), "species_kept": len(matrix.species)}
+    )
+    run.log.info(
+        "%d of %d species are on at least %d checklists",
+        len(matrix.species),
+        len(checklists.species),
+        recipe.min_species_observations,
+    )
     return matrix
 
 
@@ -73,21 +79,37 @@ def _train(
     model = VariationalAutoencoder(len(train.species), recipe.latent_dimension, recipe.hidden_dimension)
     kept = {k: v for k, v in plain(asdict(recipe)).items() if k not in ("resume_from", "epochs", "path")}
     history = train_variational_autoencoder(
-        model, *loaders, recipe.epochs, recipe.learning_rate, recipe.noise_std, print_every=0,
-        beta=recipe.beta, free_bits=recipe.free_bits, kl_warmup_steps=recipe.kl_warmup_epochs * len(loaders[0]),
+        model,
+        *loaders,
+        recipe.epochs,
+        recipe.learning_rate,
+        recipe.noise_std,
+        print_every=0,
+        beta=recipe.beta,
+        free_bits=recipe.free_bits,
+        kl_warmup_steps=recipe.kl_warmup_epochs * len(loaders[0]),
         corruption=recipe.corruption,
         corruption_rate=None if recipe.corruption == Corruption.gaussian else recipe.corruption_rate,
-        seed=config.seed, hardware=config.hardware, tracker=run.tracker, log=run.log, output_dir=run.dir,
-        progress=run.progress, resume=recipe.resume_from, config_record={"recipe": kept, "seed": config.seed},
-    )  # fmt: skip
+        seed=config.seed,
+        hardware=config.hardware,
+        tracker=run.tracker,
+        log=run.log,
+        output_dir=run.dir,
+        progress=run.progress,
+        resume=recipe.resume_from,
+        config_record={"recipe": kept, "seed": config.seed},
+    )
     load_weights(model, run.dir)
     return model.eval(), history
 
 
 def measure(
-    model: VariationalAutoencoder, train: ChecklistDataset, val: ChecklistDataset, recipe: EbirdVAERecipeConfig,
+    model: VariationalAutoencoder,
+    train: ChecklistDataset,
+    val: ChecklistDataset,
+    recipe: EbirdVAERecipeConfig,
     made_up: ChecklistGenerator | None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Nats per held-out checklist of the model and of what it is compared with; latents in use."""
     x, held_out = (torch.from_numpy(data.csr.toarray()).float() for data in (train, val))
     divergence, variance = unit_figures(model, held_out)
@@ -110,9 +132,12 @@ def measure(
 
 
 def _draw(
-    model: VariationalAutoencoder, val: ChecklistDataset, history: dict[str, list[float]], figures: dict[str, Any],
+    model: VariationalAutoencoder,
+    val: ChecklistDataset,
+    history: dict[str, list[float]],
+    figures: dict[str, Any],
     run: RunContext,
-) -> None:  # fmt: skip
+) -> None:
     levels = {"species' frequencies": figures["nats_marginal"]}
     if "nats_best_possible" in figures:
         levels["best possible"] = figures["nats_best_possible"]
@@ -138,6 +163,14 @@ def say(figures: dict[str, Any], run: RunContext) -> None:
         ("as many principal components", "nats_principal_components"),
     ]
     rows = [(title, f"{figures[key]:.2f}") for title, key in lines if key in figures]
-    run.log.info("%s", table((f"{figures['checklists_val']} held-out checklists, {figures['species']} species",
-                              "nats per checklist, less is better"), rows))  # fmt: skip
+    run.log.info(
+        "%s",
+        table(
+            (
+                f"{figures['checklists_val']} held-out checklists, {figures['species']} species",
+                "nats per checklist, less is better",
+            ),
+            rows,
+        ),
+    )
     run.log.info("latents in use: %d of %d, %.2f nats", figures["active_units"], figures["latents"], figures["kl"])

@@ -45,8 +45,11 @@ def plot_latents(divergence: np.ndarray, variance: np.ndarray, path: Path) -> Pa
     active = variance[order] > ACTIVE_VARIANCE
     figure, (axis,) = panels_in_a_row(1, 6.2, 3.4)
     axis.bar(np.arange(len(order)), divergence[order], color=np.where(active, BLUE, "#bbbbbb"))
-    axis.set(xlabel="latent, by divergence", ylabel="KL [nats per checklist]",
-             title=f"{int(active.sum())} of {len(order)} latents are in use, {divergence.sum():.2f} nats")  # fmt: skip
+    axis.set(
+        xlabel="latent, by divergence",
+        ylabel="KL [nats per checklist]",
+        title=f"{int(active.sum())} of {len(order)} latents are in use, {divergence.sum():.2f} nats",
+    )
     axis.set_xticks(np.arange(len(order)), [str(i) for i in order], fontsize=7)
     axis.grid(alpha=0.25, axis="y")
     return save(figure, path)

@@ -65,8 +65,9 @@ def species_matrix(checklists: Checklists, min_species_observations: int = 1) ->
         raise DataError(
             f"a species on at least {min_species_observations} checklists",
             got=f"at most {seen_on.max(initial=0)} of {shape[0]} checklists",
-            where="min_species_observations", repair="lower it, or read more of the file",
-        )  # fmt: skip
+            where="min_species_observations",
+            repair="lower it, or read more of the file",
+        )
     species = [checklists.species[i] for i in kept]
     return SpeciesMatrix(csr[:, kept], species, checklists.ids, [checklists.common_names[i] for i in kept])
 
@@ -81,8 +82,11 @@ def split_rows(matrix: SpeciesMatrix, val_size: float, seed: int = 0) -> tuple[n
     """
     n_val = round(val_size * len(matrix))
     if not 0 < n_val < len(matrix):
-        raise ConfigError("0 < val_size < 1, with a checklist on either side", where="val_size",
-                          got=f"{val_size} of {len(matrix)} checklists")  # fmt: skip
+        raise ConfigError(
+            "0 < val_size < 1, with a checklist on either side",
+            where="val_size",
+            got=f"{val_size} of {len(matrix)} checklists",
+        )
     draws = keyed_words(seed, hash_ids(matrix.ids))
     order = np.argsort(draws, kind="stable")
     return np.sort(order[n_val:]), np.sort(order[:n_val])

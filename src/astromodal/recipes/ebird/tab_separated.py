@@ -34,9 +34,12 @@ class TabReader:
     """
 
     def __init__(
-        self, path: str | Path, columns: Mapping[str, Sequence[str]], block_bytes: int = 1 << 20,
+        self,
+        path: str | Path,
+        columns: Mapping[str, Sequence[str]],
+        block_bytes: int = 1 << 20,
         nrows: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.path, self.block_bytes, self.nrows = Path(path), block_bytes, nrows
         self.n_rows = self.n_rescued = self.n_malformed = 0
         header = self._header()
@@ -44,8 +47,12 @@ class TabReader:
         missing = [" or ".join(names) for names in columns.values() if not set(names) & set(header)]
         if missing:
             got = ", ".join(name for name in header if name)[:200]
-            raise DataError(f"the columns {'; '.join(missing)}", got=got or "an empty line", where=self.path,
-                            repair="give a tab-separated file as it was downloaded, with its header")  # fmt: skip
+            raise DataError(
+                f"the columns {'; '.join(missing)}",
+                got=got or "an empty line",
+                where=self.path,
+                repair="give a tab-separated file as it was downloaded, with its header",
+            )
         self.places = {name: header.index(next(n for n in names if n in header)) for name, names in columns.items()}
         comments = [i for i, name in enumerate(header) if name.endswith("COMMENTS")]
         self._safe = min(comments, default=self.n_fields)  # columns before this one survive a tab in the free text
@@ -61,8 +68,12 @@ class TabReader:
         except FileNotFoundError as error:
             raise DataError("a tab-separated file", got="nothing", where=self.path) from error
         except OSError as error:
-            raise DataError("a readable text or .gz file", got=str(error), where=self.path,
-                            repair="unpack archives (.tar, .zip) first") from error  # fmt: skip
+            raise DataError(
+                "a readable text or .gz file",
+                got=str(error),
+                where=self.path,
+                repair="unpack archives (.tar, .zip) first",
+            ) from error
         text = decoded(line.split(b"\n")[0], "a tab-separated file", self.path)
         return [" ".join(name.replace("_", " ").replace(".", " ").split()).upper() for name in text.split("\t")]
 
@@ -83,8 +94,12 @@ class TabReader:
                 self.n_rows += len(rest)
                 yield rest
         except (pa.ArrowInvalid, OSError) as error:
-            raise DataError("a whole tab-separated file", got=str(error).splitlines()[0], where=self.path,
-                            repair="download or unpack it again") from error  # fmt: skip
+            raise DataError(
+                "a whole tab-separated file",
+                got=str(error).splitlines()[0],
+                where=self.path,
+                repair="download or unpack it again",
+            ) from error
 
     def _open(self) -> Iterator[pa.RecordBatch]:
         names = [f"f{i}" for i in range(self.n_fields)]
@@ -100,10 +115,12 @@ class TabReader:
                         delimiter="\t", quote_char=False, double_quote=False, invalid_row_handler=self._keep_odd
                     ),
                     convert_options=csv.ConvertOptions(
-                        column_types=dict.fromkeys(wanted, pa.binary()), include_columns=wanted, check_utf8=False,
+                        column_types=dict.fromkeys(wanted, pa.binary()),
+                        include_columns=wanted,
+                        check_utf8=False,
                         strings_can_be_null=False,
                     ),
-                )  # fmt: skip
+                )
         except pa.ArrowInvalid as error:
             if "Empty" in str(error):  # a header and no row
                 return
@@ -131,8 +148,9 @@ class TabReader:
         except pa.ArrowInvalid as error:
             if not failures:
                 raise
-            raise DataError("a tab-separated file in UTF-8", got=str(failures[0]), where=self.path,
-                            repair="save it as UTF-8") from error  # fmt: skip
+            raise DataError(
+                "a tab-separated file in UTF-8", got=str(failures[0]), where=self.path, repair="save it as UTF-8"
+            ) from error
         finally:
             sys.unraisablehook = before
 

@@ -41,6 +41,10 @@ def load_config(path: str | Path | None = None) -> TernaryConfig:
         try:
             values = OmegaConf.merge(values, load_yaml(path))
         except OmegaConfBaseException as error:
-            raise ConfigError("settings of the ternary VAE", got=str(error).splitlines()[0], where=path,
-                              repair="conf/recipe/ternary_vae.yaml has all of them") from error  # fmt: skip
+            raise ConfigError(
+                "settings of the ternary VAE",
+                got=str(error).splitlines()[0],
+                where=path,
+                repair="conf/recipe/ternary_vae.yaml has all of them",
+            ) from error
     return OmegaConf.to_object(values)

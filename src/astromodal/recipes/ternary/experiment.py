@@ -73,19 +73,31 @@ def build_loop(
         raise ConfigError("adamw, adam or riemannian_adam", got="muon", where="recipe.optimizer.name")
     geometry, network = recipe.geometry, recipe.network
     model = TernaryVAE(
-        3**recipe.n_trits, geometry.latent_dim, geometry.curvature, width=network.width, n_layers=network.n_layers,
-        n_points=geometry.n_points, riemannian=settings.name == OptimizerName.riemannian_adam,
-    )  # fmt: skip
+        3**recipe.n_trits,
+        geometry.latent_dim,
+        geometry.curvature,
+        width=network.width,
+        n_layers=network.n_layers,
+        n_points=geometry.n_points,
+        riemannian=settings.name == OptimizerName.riemannian_adam,
+    )
     registry = create_registry_from_training_config(recipe)
     loader = OperationLoader(recipe.n_trits, recipe.batch_size, seed=seed)
     everything = OperationLoader(recipe.n_trits, 4 * recipe.batch_size, shuffle=False)
     return TrainingLoop(
         TernaryObjective(model, registry),
         loader,
-        training=TrainingConfig(batch_size=recipe.batch_size, epochs=recipe.epochs, grad_clip=recipe.grad_clip,
-                                log_every=len(loader), val_every=5 * len(loader), save_every=None),
-        optimizer=OptimizerConfig(name=settings.name, learning_rate=settings.learning_rate,
-                                  weight_decay=settings.weight_decay, beta2=0.99),
+        training=TrainingConfig(
+            batch_size=recipe.batch_size,
+            epochs=recipe.epochs,
+            grad_clip=recipe.grad_clip,
+            log_every=len(loader),
+            val_every=5 * len(loader),
+            save_every=None,
+        ),
+        optimizer=OptimizerConfig(
+            name=settings.name, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay, beta2=0.99
+        ),
         schedule=ScheduleConfig(warmup_steps=settings.warmup_steps, min_lr_ratio=settings.min_lr_ratio),
         hardware=hardware,
         val_loader=everything,
@@ -96,7 +108,7 @@ def build_loop(
         seed=seed,
         config_record={"recipe": {k: v for k, v in plain(asdict(recipe)).items() if k != "resume_from"}, "seed": seed},
         resume=recipe.resume_from,
-    )  # fmt: skip
+    )
 
 
 def controllers(recipe: TernaryVAERecipeConfig, steps_per_epoch: int) -> list[Callback]:
@@ -122,7 +134,14 @@ def figures_of(found: Geometry, result: LoopResult) -> dict[str, Any]:
 def say(found: Geometry, n_trits: int, log: logging.Logger) -> None:
     """Coverage and hierarchy in two lines."""
     n = len(found.right)
-    log.info("coverage  %.2f %%: %d of %d operations are decoded exactly from the posterior mean",
-             100 * found.coverage, int(found.right.sum()), n)  # fmt: skip
-    log.info("hierarchy %.4f: Spearman correlation of 3-adic valuation and hyperbolic radius; best possible %.4f",
-             found.hierarchy, best_hierarchy(n_trits))  # fmt: skip
+    log.info(
+        "coverage  %.2f %%: %d of %d operations are decoded exactly from the posterior mean",
+        100 * found.coverage,
+        int(found.right.sum()),
+        n,
+    )
+    log.info(
+        "hierarchy %.4f: Spearman correlation of 3-adic valuation and hyperbolic radius; best possible %.4f",
+        found.hierarchy,
+        best_hierarchy(n_trits),
+    )

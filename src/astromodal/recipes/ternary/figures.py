@@ -28,8 +28,16 @@ def plot_hierarchy(found: Geometry, inner: float, outer: float, path: Path) -> P
     axis.plot([0, levels[-1]], [outer, inner], "--", lw=1, color=ORANGE, label="asked for by the radial term")
     for level in levels:
         n = int((found.valuation == level).sum())
-        axis.annotate(f"{n}", (level, 0), (0, 3), xycoords=("data", "axes fraction"), textcoords="offset points",
-                      ha="center", fontsize=7, color=INK)  # fmt: skip
+        axis.annotate(
+            f"{n}",
+            (level, 0),
+            (0, 3),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7,
+            color=INK,
+        )
     best = best_hierarchy(int(levels[-1]))
     axis.set_title(f"hierarchy {found.hierarchy:.4f} (best possible {best:.4f}), coverage {found.coverage:.2%}")
     axis.set(xlabel="3-adic valuation (below: number of operations)", ylabel="hyperbolic radius of the posterior mean")
@@ -47,14 +55,25 @@ def plot_learning(records: Sequence[Mapping[str, Any]], path: Path) -> Path | No
         records: lines of ``metrics.jsonl``.
     """
     panels = (
-        ("loss terms", "log", {"train/reconstruction": "reconstruction [nats]", "train/radial": "radial",
-                               "train/ranking": "ranking", "train/entropy": "entropy [nats]",
-                               "train/repulsion": "repulsion"}),
+        (
+            "loss terms",
+            "log",
+            {
+                "train/reconstruction": "reconstruction [nats]",
+                "train/radial": "radial",
+                "train/ranking": "ranking",
+                "train/entropy": "entropy [nats]",
+                "train/repulsion": "repulsion",
+            },
+        ),
         ("KL divergence [nats]", "linear", {"train/kl_nats": "KL divergence"}),
-        ("weights that move", "linear", {"optim/registry.beta": "beta (homeostasis)",
-                                         "optim/registry.difficulty": "difficulty (curriculum)"}),
+        (
+            "weights that move",
+            "linear",
+            {"optim/registry.beta": "beta (homeostasis)", "optim/registry.difficulty": "difficulty (curriculum)"},
+        ),
         ("validation", "linear", {"val/coverage": "coverage", "val/hierarchy": "hierarchy"}),
-    )  # fmt: skip
+    )
     if not any("train/loss" in record for record in records):
         return None
     figure, axes = panels_in_a_row(len(panels), 4.0, 3.4)

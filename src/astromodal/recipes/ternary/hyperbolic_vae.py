@@ -62,8 +62,12 @@ class TernaryVAE(nn.Module):
         riemannian: bool = False,
     ) -> None:
         super().__init__()
-        for key, value, least in (("latent_dim", latent_dim, 1), ("width", width, 1), ("n_layers", n_layers, 1),
-                                  ("n_points", n_points, int(riemannian))):  # fmt: skip
+        for key, value, least in (
+            ("latent_dim", latent_dim, 1),
+            ("width", width, 1),
+            ("n_layers", n_layers, 1),
+            ("n_points", n_points, int(riemannian)),
+        ):
             if value < least:
                 raise ConfigError(f"{key} of {least} or more", got=value, where="TernaryVAE")
         self.input_dim, self.n_trits = int(input_dim), count_trits(input_dim)

@@ -162,8 +162,11 @@ class LossRegistry(nn.Module):
         missing = [name for name in TERMS if not hasattr(weights, name)]
         unknown = sorted(set(settings or {}) - set(TERMS))
         if missing or unknown:
-            raise ConfigError(f"weights and settings of {', '.join(TERMS)}", where="LossRegistry",
-                              got=f"no weight of {', '.join(missing)}" if missing else ", ".join(unknown))  # fmt: skip
+            raise ConfigError(
+                f"weights and settings of {', '.join(TERMS)}",
+                where="LossRegistry",
+                got=f"no weight of {', '.join(missing)}" if missing else ", ".join(unknown),
+            )
         self.weights, self.settings = weights, settings or {}
         self.beta, self.difficulty = 1.0, 1.0
 

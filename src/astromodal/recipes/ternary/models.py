@@ -27,9 +27,13 @@ class CurriculumScheduler:
     """
 
     def __init__(
-        self, start_difficulty: float = 0.1, end_difficulty: float = 1.0, warmup_epochs: int = 50, *,
+        self,
+        start_difficulty: float = 0.1,
+        end_difficulty: float = 1.0,
+        warmup_epochs: int = 50,
+        *,
         shape: str = "linear",
-    ) -> None:  # fmt: skip
+    ) -> None:
         if shape not in ("linear", "cosine", "exponential"):
             raise ConfigError("a curriculum that is linear, cosine or exponential", got=repr(shape))
         self._exponential = shape == "exponential"
@@ -64,9 +68,14 @@ class HomeostasisController:
     """
 
     def __init__(
-        self, target_kl: float = 1.0, kl_tolerance: float = 0.5, *, beta: float = 1.0, gain: float = 0.1,
+        self,
+        target_kl: float = 1.0,
+        kl_tolerance: float = 0.5,
+        *,
+        beta: float = 1.0,
+        gain: float = 0.1,
         limits: tuple[float, float] = (1e-4, 1e4),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._controller = Controller(target_kl, kl_tolerance, beta, gain=gain, limits=limits)
 
     @property

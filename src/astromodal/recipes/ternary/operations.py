@@ -37,8 +37,11 @@ def count_trits(n_operations: int) -> int:
     for n_trits in range(1, MAX_TRITS + 1):
         if 3**n_trits == n_operations:
             return n_trits
-    raise ConfigError(f"a power of 3 from 3 to {3**MAX_TRITS} as the number of operations", got=n_operations,
-                      repair=f"{N_OPERATIONS} = 3**{N_TRITS}")  # fmt: skip
+    raise ConfigError(
+        f"a power of 3 from 3 to {3**MAX_TRITS} as the number of operations",
+        got=n_operations,
+        repair=f"{N_OPERATIONS} = 3**{N_TRITS}",
+    )
 
 
 def operation_trits(index: ArrayLike, n_trits: int = N_TRITS) -> np.ndarray:

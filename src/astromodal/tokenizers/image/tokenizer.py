@@ -158,9 +158,12 @@ class ImageTokenizer(Tokenizer):
             name = _POINTS.format(cube.field)
             fitted = self.inputs_.get(name)
             if fitted is not None and fitted != (found := _points(data.images, cube.field)):
-                raise ArtifactError(f"the {name} that the image tokenizer was fitted with (fingerprint {fitted})",
-                                    got=f"others (fingerprint {found})", where=data.images.zero_point_file,
-                                    repair=f"restore the file, or run {COMMAND} tokenizer=image")  # fmt: skip
+                raise ArtifactError(
+                    f"the {name} that the image tokenizer was fitted with (fingerprint {fitted})",
+                    got=f"others (fingerprint {found})",
+                    where=data.images.zero_point_file,
+                    repair=f"restore the file, or run {COMMAND} tokenizer=image",
+                )
 
     # -------------------------------------------------------------------------------------- fit
 
@@ -201,8 +204,11 @@ class ImageTokenizer(Tokenizer):
         report |= sizes | {"held_out": choice.held_out_name if judged is held_out else "train", **result}
         log.info(
             "image tokenizer: %.1f bits per object, %d of %d codes used, error %.3f of the variance",
-            report["bits_per_object"], report["codes_used"], report["n_codes"], report["variance_fraction"],
-        )  # fmt: skip
+            report["bits_per_object"],
+            report["codes_used"],
+            report["n_codes"],
+            report["variance_fraction"],
+        )
         return self._finish_fit(report, findings, run) | {"arrays": arrays}
 
     # ----------------------------------------------------------------------------- encode, decode
@@ -299,8 +305,12 @@ class ImageTokenizer(Tokenizer):
         )
         for what, expected, got in pairs:
             if expected != got:
-                raise ArtifactError(f"{what} {expected}, as the image tokenizer was fitted", got=got, where="cutouts",
-                                    repair="set data.images accordingly, or fit again")  # fmt: skip
+                raise ArtifactError(
+                    f"{what} {expected}, as the image tokenizer was fitted",
+                    got=got,
+                    where="cutouts",
+                    repair="set data.images accordingly, or fit again",
+                )
 
     def usable(self, batch: ImageBatch) -> np.ndarray:
         """Objects with enough valid pixels in the bands known from training, ``(n,)`` bool."""

@@ -91,13 +91,21 @@ def lines_kept(arms: Arms, redshift: np.ndarray, rest: Sequence[float], width: f
             kept = (decoded["flux"] / truth["flux"])[mine]
             off = ((decoded["flux"] - truth["flux"]) / truth["flux_error"])[mine]
             moved = ((decoded["shift"] - truth["shift"]) / truth["shift_error"])[mine]
-            rows.append({
-                "from": low, "to": high, "n": int(mine.sum()),
-                "kept": float(np.median(kept)), "scatter": _spread(kept), "mean": float(np.mean(kept)),
-                "scatter_of_data": _spread((seen["flux"] / truth["flux"])[mine]),
-                "flux_bias": float(np.median(off)), "flux_scatter": _spread(off),
-                "place_bias": float(np.median(moved)), "place_scatter": _spread(moved),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "from": low,
+                    "to": high,
+                    "n": int(mine.sum()),
+                    "kept": float(np.median(kept)),
+                    "scatter": _spread(kept),
+                    "mean": float(np.mean(kept)),
+                    "scatter_of_data": _spread((seen["flux"] / truth["flux"])[mine]),
+                    "flux_bias": float(np.median(off)),
+                    "flux_scatter": _spread(off),
+                    "place_bias": float(np.median(moved)),
+                    "place_scatter": _spread(moved),
+                }
+            )
     return rows
 
 
@@ -137,9 +145,13 @@ def quasar_templates(wave: np.ndarray) -> np.ndarray:
 
 
 def redshifts(
-    arms: Arms, flux: Sequence[np.ndarray], templates: Callable[[np.ndarray], np.ndarray], low: float, high: float,
+    arms: Arms,
+    flux: Sequence[np.ndarray],
+    templates: Callable[[np.ndarray], np.ndarray],
+    low: float,
+    high: float,
     width: float,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+) -> tuple[np.ndarray, np.ndarray]:
     """Redshift (n,) by cross-correlation, and the fall of chi^2 (n,).
 
     Args:
@@ -195,7 +207,12 @@ def _both(arms: Arms) -> tuple[list[np.ndarray], list[np.ndarray]]:
 
 def _kept(true: np.ndarray, seen: np.ndarray, decoded: np.ndarray, limit: float) -> dict[str, float]:
     right, still = (np.abs(velocity(z, true)) < limit for z in (seen, decoded))
-    return {"n": len(true), "n_from_data": int(right.sum()), "n_from_decoded": int(still.sum()),
-            "n_agree": int((np.abs(velocity(decoded, seen)) < limit)[right].sum()),
-            "ratio": float(still.sum() / max(right.sum(), 1)), "scatter_data": _spread(velocity(seen, true)[right]),
-            "scatter_decoded": _spread(velocity(decoded, true)[still])}  # fmt: skip
+    return {
+        "n": len(true),
+        "n_from_data": int(right.sum()),
+        "n_from_decoded": int(still.sum()),
+        "n_agree": int((np.abs(velocity(decoded, seen)) < limit)[right].sum()),
+        "ratio": float(still.sum() / max(right.sum(), 1)),
+        "scatter_data": _spread(velocity(seen, true)[right]),
+        "scatter_decoded": _spread(velocity(decoded, true)[still]),
+    }

@@ -169,8 +169,15 @@ def fit_learned_group(
     where = f"spectrum group {group}, latents of {config.codec.name}"
     check_dimensions(config.quantizer, network.latent_shape[0], where, "set latent_channels, or kmeans")
     figures = train_network(network, sample, config, group, seed, run, hardware)
-    learned = LearnedGroup(sample.n_pixels, sample.center, sample.spread, network.eval(), None,  # type: ignore[arg-type]
-                           hardware.device, figures)  # fmt: skip
+    learned = LearnedGroup(
+        sample.n_pixels,
+        sample.center,
+        sample.spread,
+        network.eval(),
+        None,  # type: ignore[arg-type]
+        hardware.device,
+        figures,
+    )
     vectors, weights = latent_vectors(learned, sample, config.quantizer.max_fit_rows, seed)
     n_codes = max(MIN_CODES, len(vectors) // MIN_ROWS_PER_CODE)
     learned.quantizer = build_quantizer(with_at_most(config.quantizer, n_codes), seed).fit(vectors, weights)
@@ -186,9 +193,14 @@ def for_group(config: SpectrumTokenizerConfig, group: str) -> Any:
 
 
 def train_network(
-    network: Codec, sample: SpectrumSample, config: SpectrumTokenizerConfig, group: str, seed: int,
-    run: RunContext | None, hardware: HardwareConfig,
-) -> dict[str, Any]:  # fmt: skip
+    network: Codec,
+    sample: SpectrumSample,
+    config: SpectrumTokenizerConfig,
+    group: str,
+    seed: int,
+    run: RunContext | None,
+    hardware: HardwareConfig,
+) -> dict[str, Any]:
     """Train ``network`` in place; returns steps and epochs for the report.
 
     Raises:

@@ -196,9 +196,13 @@ class SpectrumTokenizer(Tokenizer):
         return self._finish_fit(whole, findings, run)
 
     def _fit_group(
-        self, batches: Iterator[SpectrumBatch], group: str, group_config: SpectrumGroupConfig, seed: int,
+        self,
+        batches: Iterator[SpectrumBatch],
+        group: str,
+        group_config: SpectrumGroupConfig,
+        seed: int,
         run: RunContext | None,
-    ) -> tuple[GroupCodec | LearnedGroup | None, int]:  # fmt: skip
+    ) -> tuple[GroupCodec | LearnedGroup | None, int]:
         """Features and codebook of one group, and the number of vectors seen; None without a spectrum."""
         if self.config.codec is None:
             return fit_group(batches, group, group_config, self.config, seed)
@@ -209,9 +213,12 @@ class SpectrumTokenizer(Tokenizer):
 
     @staticmethod
     def _batches(
-        cubes: Sequence[Datacube], masks: Mapping[str, np.ndarray], data: DataConfig, group: str,
+        cubes: Sequence[Datacube],
+        masks: Mapping[str, np.ndarray],
+        data: DataConfig,
+        group: str,
         findings: Findings | None = None,
-    ) -> Iterator[SpectrumBatch]:  # fmt: skip
+    ) -> Iterator[SpectrumBatch]:
         """Batches of the group's spectra in the chosen rows of all cubes; what was found is added to ``findings``."""
         names = spectrum_columns(data.spectra[group])
         for cube in cubes:

@@ -27,9 +27,13 @@ class MetricsCallback(Callback):
     """
 
     def __init__(
-        self, log_interval: int = 100, *, tracker: NullTracker | None = None, path: str | Path | None = None,
+        self,
+        log_interval: int = 100,
+        *,
+        tracker: NullTracker | None = None,
+        path: str | Path | None = None,
         log: logging.Logger | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Raises ConfigError for an interval under 1."""
         if log_interval < 1:
             raise ConfigError("log_interval of 1 or more", got=log_interval, where="MetricsCallback")

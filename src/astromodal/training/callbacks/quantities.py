@@ -88,8 +88,11 @@ def _fill(tensor: Tensor, value: float) -> Tensor:
 def _no_such(owner: torch.nn.Module, part: str, name: str) -> ConfigError:
     known = [k for k in vars(owner) if k[0] != "_"] + [key for key, _ in owner.named_buffers(recurse=False)]
     near = difflib.get_close_matches(part, known, n=1)
-    return ConfigError("a quantity of the objective or of the loop", got=repr(name),
-                       repair=f"did you mean {near[0]!r}?" if near else None)  # fmt: skip
+    return ConfigError(
+        "a quantity of the objective or of the loop",
+        got=repr(name),
+        repair=f"did you mean {near[0]!r}?" if near else None,
+    )
 
 
 # ----------------------------------------------------------------------------------------- curricula

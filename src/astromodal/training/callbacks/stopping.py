@@ -186,8 +186,12 @@ class CoveragePlateau(Callback):
             return
         self.n_flat += 1
         if self.n_flat == self.patience and not (self.should_stop()):
-            self.log.warning("%s has stopped rising at %.3g%s", self.monitor, self.highest,
-                             "" if self.reached else f", under the target of {self.threshold:g}")  # fmt: skip
+            self.log.warning(
+                "%s has stopped rising at %.3g%s",
+                self.monitor,
+                self.highest,
+                "" if self.reached else f", under the target of {self.threshold:g}",
+            )
 
     def should_stop(self) -> bool:
         """Whether a plateau was met that is to end the run."""

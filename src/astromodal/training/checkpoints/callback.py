@@ -24,8 +24,10 @@ from .checkpoint import copy_checkpoint, unwrapped
 if TYPE_CHECKING:
     from ..loop import TrainingLoop
 
-_NO_MODEL = ("CheckpointCallback has no model and saves nothing: give it model=…, optimizer=…, "
-             "or call callbacks.attach(model=…, optimizer=…)")  # fmt: skip
+_NO_MODEL = (
+    "CheckpointCallback has no model and saves nothing: give it model=…, optimizer=…, "
+    "or call callbacks.attach(model=…, optimizer=…)"
+)
 
 
 class CheckpointCallback(Callback):
@@ -71,8 +73,9 @@ class CheckpointCallback(Callback):
         """Say what to save: ``model``, ``optimizer``, ``scheduler``, ``config``."""
         unknown = set(parts) - set(self.parts)
         if unknown:
-            raise ConfigError(f"parts among {', '.join(self.parts)}", got=", ".join(sorted(unknown)),
-                              where="CheckpointCallback")  # fmt: skip
+            raise ConfigError(
+                f"parts among {', '.join(self.parts)}", got=", ".join(sorted(unknown)), where="CheckpointCallback"
+            )
         self.parts |= parts
 
     # ----------------------------------------------------------------------------- a loop of one's own
@@ -116,8 +119,10 @@ class CheckpointCallback(Callback):
 
     def on_fit_start(self, loop: TrainingLoop) -> None:
         if loop.store is None:
-            raise ConfigError("a TrainingLoop with output_dir for CheckpointCallback, which copies its checkpoints",
-                              got="output_dir=None")  # fmt: skip
+            raise ConfigError(
+                "a TrainingLoop with output_dir for CheckpointCallback, which copies its checkpoints",
+                got="output_dir=None",
+            )
         self._in_loops_folder = self.save_dir.resolve() == loop.store.folder.resolve()
         self._warned.add(_NO_MODEL)
         if self.due:  # the run was killed between its checkpoint and the copy

@@ -25,21 +25,52 @@ from ...files.torch_files import check_finite
 from ...parallel.sharded import forget_whole, like
 from ...runs.run import in_use
 
-KEYS = ("model", "optimizer", "scheduler", "scaler", "ema", "rng", "sampler", "callbacks",
-        "global_step", "epoch", "config", "history")  # fmt: skip
+KEYS = (
+    "model",
+    "optimizer",
+    "scheduler",
+    "scaler",
+    "ema",
+    "rng",
+    "sampler",
+    "callbacks",
+    "global_step",
+    "epoch",
+    "config",
+    "history",
+)
 FILES = ("checkpoints", "best_model.pt", "final_model.pt", "training_history.json")  # of a run, in its directory
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
 _OPTIONAL_PREFIX = "model."  # a checkpoint of a whole objective
 
 # What a run may be resumed with although it differs: length, periods, bookkeeping, hardware.
 MAY_CHANGE = (
-    "run_id", "run_dir", "name", "tracking", "hardware", "paths",
-    "training.epochs", "training.max_steps", "training.log_every", "training.val_every", "training.save_every",
-    "training.keep_last", "training.checkpoint_async", "training.patience", "training.min_delta",
-    "training.early_stop_start_ratio", "training.on_nonfinite", "training.spike_factor", "training.num_workers",
-    "training.pin_memory", "training.persistent_workers", "training.prefetch_factor", "resume", "init_from",
+    "run_id",
+    "run_dir",
+    "name",
+    "tracking",
+    "hardware",
+    "paths",
+    "training.epochs",
+    "training.max_steps",
+    "training.log_every",
+    "training.val_every",
+    "training.save_every",
+    "training.keep_last",
+    "training.checkpoint_async",
+    "training.patience",
+    "training.min_delta",
+    "training.early_stop_start_ratio",
+    "training.on_nonfinite",
+    "training.spike_factor",
+    "training.num_workers",
+    "training.pin_memory",
+    "training.persistent_workers",
+    "training.prefetch_factor",
+    "resume",
+    "init_from",
     "model.activation_checkpointing",
-)  # fmt: skip
+)
 
 
 class CheckpointStore:
@@ -52,9 +83,14 @@ class CheckpointStore:
         self.log = log or logging.getLogger(__name__)
 
     def save(
-        self, state: Mapping[str, Any], *, numbered: bool = False, best: bool = False, after: Iterable[Path] = (),
+        self,
+        state: Mapping[str, Any],
+        *,
+        numbered: bool = False,
+        best: bool = False,
+        after: Iterable[Path] = (),
         then: Iterable[Callable[[Path], None]] = (),
-    ) -> Path:  # fmt: skip
+    ) -> Path:
         """Write ``last.pt`` and, if asked, copies of it as ``step_<n>.pt`` and ``best.pt``; prune old numbered ones.
 
         Args:
@@ -153,10 +189,15 @@ class CheckpointStore:
             self.log.warning("continuing from %s, step %d", chosen.name, whole["global_step"])
             return whole
         if damaged:
-            raise ArtifactError("a whole checkpoint", got=f"{damaged} damaged ones", where=self.folder,
-                                repair="start anew with resume=null")  # fmt: skip
-        raise ArtifactMissingError("a checkpoint to resume from", got="none", where=self.folder,
-                                   repair="start anew with resume=null")  # fmt: skip
+            raise ArtifactError(
+                "a whole checkpoint",
+                got=f"{damaged} damaged ones",
+                where=self.folder,
+                repair="start anew with resume=null",
+            )
+        raise ArtifactMissingError(
+            "a checkpoint to resume from", got="none", where=self.folder, repair="start anew with resume=null"
+        )
 
     def save_weights(self, name: str, model_state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
         """Write ``<run>/<name>``: ``model_state_dict`` and ``config``, for inference."""
@@ -229,8 +270,12 @@ def load_model_state(
     if odd:
         shapes = [f"{k} {tuple(own[k].shape) if k in own else 'unknown to the model'}" for k in odd[:3]]
         got = [f"{k} {tuple(state[k].shape) if k in state else 'missing'}" for k in odd[:3]]
-        raise ArtifactError(f"the weights of this {type(model).__name__} ({'; '.join(shapes)})", got="; ".join(got),
-                            where=where, repair="use the model configuration of that run")  # fmt: skip
+        raise ArtifactError(
+            f"the weights of this {type(model).__name__} ({'; '.join(shapes)})",
+            got="; ".join(got),
+            where=where,
+            repair="use the model configuration of that run",
+        )
     if finite:
         check_finite(state, where)
     model.load_state_dict({key: like(value, own[key]) for key, value in state.items()})
@@ -296,8 +341,12 @@ def check_resumable(
     differences = config_differences(old, new, may_change) if old and new else []
     if differences:
         shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
-        raise ConfigError("the configuration of the run to resume", got=shown, where=where,
-                          repair="take back these overrides, or start anew with resume=null")  # fmt: skip
+        raise ConfigError(
+            "the configuration of the run to resume",
+            got=shown,
+            where=where,
+            repair="take back these overrides, or start anew with resume=null",
+        )
 
 
 def find_resume(run_root: str | Path, config_hash: str) -> Path | None:

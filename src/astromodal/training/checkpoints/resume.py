@@ -86,8 +86,11 @@ def load_state(loop: TrainingLoop, state: dict[str, Any], where: object = None) 
     loop.pending_rng = state["rng"][rank] if rank < n_saved else None
     if n_saved != distributed.n_ranks():
         loop.feed.recount()
-        loop.log.warning("saved by %d processes, resumed by %d: the rest of the epoch is cut differently",
-                         n_saved, distributed.n_ranks())  # fmt: skip
+        loop.log.warning(
+            "saved by %d processes, resumed by %d: the rest of the epoch is cut differently",
+            n_saved,
+            distributed.n_ranks(),
+        )
     extra = state.get("loop")
     if extra:
         for meter, saved in zip((loop.meter, loop.epoch_meter), zip(*extra["meters"], strict=True), strict=True):
@@ -152,8 +155,9 @@ def _check_processes(loop: TrainingLoop, state: dict[str, Any], where: object) -
         raise ConfigError(
             f"{saved} sequences per step, as {n_saved} processes had",
             got=f"{n_now} processes x batch_size {training.batch_size} x grad_accum_steps {training.grad_accum_steps}",
-            where=where, repair=repair,
-        )  # fmt: skip
+            where=where,
+            repair=repair,
+        )
 
 
 def _compare_wandb(loop: TrainingLoop, state: dict[str, Any]) -> None:

@@ -72,8 +72,9 @@ def _set_aside(loop: TrainingLoop, store: CheckpointStore, later: list[Path]) ->
     weights = store.run_dir / "best_model.pt"
     if any(p.name == "best.pt" for p in moved) and weights.exists():
         os.replace(weights, folder / weights.name)
-    loop.log.info("the run goes on from step %d: %s moved to %s", loop.global_step,
-                  ", ".join(p.name for p in moved), folder)  # fmt: skip
+    loop.log.info(
+        "the run goes on from step %d: %s moved to %s", loop.global_step, ", ".join(p.name for p in moved), folder
+    )
 
 
 def cut_records(loop: TrainingLoop, run_dir: Path) -> None:

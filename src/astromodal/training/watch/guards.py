@@ -26,8 +26,16 @@ from .debug_bundle import load_bundle, replay, save_bundle, torch_rng
 if TYPE_CHECKING:
     from ..loop import TrainingLoop
 
-__all__ = ["StepTrace", "check_means", "check_weights", "explain_out_of_memory", "give_up", "load_bundle", "may_update",
-           "replay"]  # fmt: skip
+__all__ = [
+    "StepTrace",
+    "check_means",
+    "check_weights",
+    "explain_out_of_memory",
+    "give_up",
+    "load_bundle",
+    "may_update",
+    "replay",
+]
 
 _REPAIR = "lower optimizer.learning_rate or training.grad_clip, lengthen schedule.warmup_steps, or look for bad data"
 _CPU_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -148,8 +156,12 @@ def check_weights(loop: TrainingLoop) -> None:
     loop.finish_writing()  # a checkpoint that is on its way to the disk counts
     kept = None if loop.store is None else loop.store.best_or_newest()
     last = "no checkpoint was written before" if kept is None else f"{kept} has the last finite weights"
-    raise TrainingError("finite weights after an update", got=f"NaN or infinity in {bad}",
-                        where=f"at or before step {loop.global_step}", repair=f"{_REPAIR}; {last}")  # fmt: skip
+    raise TrainingError(
+        "finite weights after an update",
+        got=f"NaN or infinity in {bad}",
+        where=f"at or before step {loop.global_step}",
+        repair=f"{_REPAIR}; {last}",
+    )
 
 
 def _listed(values: Mapping[str, float]) -> str:

@@ -21,8 +21,12 @@ def check_monitor(monitor: str, vocab: VocabSpec, modalities: Collection[str], a
     questions = ["question", *(f"question_{column}" for column in asked)] if asked else []
     known = [f"val/{name}" for name in (*metrics_of(vocab, modalities), *questions)]
     if f"val/{monitor.removeprefix('val/')}" not in known:
-        raise ConfigError("a metric of the validation, such as val/score", got=monitor, where="training.monitor",
-                          repair=nearest(f"val/{monitor.removeprefix('val/')}", known))  # fmt: skip
+        raise ConfigError(
+            "a metric of the validation, such as val/score",
+            got=monitor,
+            where="training.monitor",
+            repair=nearest(f"val/{monitor.removeprefix('val/')}", known),
+        )
 
 
 def metrics_of(vocab: VocabSpec, modalities: Collection[str]) -> list[str]:

@@ -36,8 +36,14 @@ def log_step(loop: TrainingLoop) -> None:
     if loop.bar is not None:
         loop.bar.update(0, loss=loss, lr=lr)
     else:
-        loop.log.info("step %d of %d: loss %.5g, lr %.3g, %.1f ms per step", loop.global_step, loop.total_steps,
-                      loss, lr, values["perf/step_ms"])  # fmt: skip
+        loop.log.info(
+            "step %d of %d: loss %.5g, lr %.3g, %.1f ms per step",
+            loop.global_step,
+            loop.total_steps,
+            loss,
+            lr,
+            values["perf/step_ms"],
+        )
     loop.meter.reset()
     loop.clock.reset()
 
@@ -48,8 +54,12 @@ def _spike(loop: TrainingLoop, loss: float | None) -> dict[str, float]:
     if height is None:
         return {}
     if loop.is_main:
-        loop.log.warning("step %d: the loss jumped to %.5g, %.0f times its usual spread above the median of the last "
-                         "records", loop.global_step, loss, height)  # fmt: skip
+        loop.log.warning(
+            "step %d: the loss jumped to %.5g, %.0f times its usual spread above the median of the last records",
+            loop.global_step,
+            loss,
+            height,
+        )
     return {"optim/spike": height}
 
 
@@ -79,8 +89,13 @@ def validate(loop: TrainingLoop) -> bool:
     check_means(loop)
     step, prefix, monitor = loop.global_step, loop.metric_prefix, loop.training.monitor
     with loop.averaged(), evaluation_mode(loop.objective, loop.seed):
-        metrics = evaluate(loop.objective, loop.val_loader, loop.precision,  # type: ignore[arg-type]
-                           max_batches=loop.training.max_val_batches, check=loop.check_validation)  # fmt: skip
+        metrics = evaluate(
+            loop.objective,
+            loop.val_loader,
+            loop.precision,  # type: ignore[arg-type]
+            max_batches=loop.training.max_val_batches,
+            check=loop.check_validation,
+        )
         if "loss" in metrics:
             metrics.setdefault("score", metrics["loss"])  # an objective without a score is judged by its loss
         for callback in loop.callbacks:

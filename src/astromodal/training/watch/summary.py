@@ -120,6 +120,15 @@ def print_model_summary(model: nn.Module) -> None:
     """Print a model, its parameters and its size, in the documented layout."""
     total, trainable = count_parameters(model)
     size = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()]) / 2**20
-    lines = ["=" * 80, "Model Summary", "=" * 80, str(model), "-" * 80, f"Total parameters: {total:,}",
-             f"Trainable parameters: {trainable:,}", f"Model size: {size:.2f} MB", "=" * 80]  # fmt: skip
+    lines = [
+        "=" * 80,
+        "Model Summary",
+        "=" * 80,
+        str(model),
+        "-" * 80,
+        f"Total parameters: {total:,}",
+        f"Trainable parameters: {trainable:,}",
+        f"Model size: {size:.2f} MB",
+        "=" * 80,
+    ]
     print("\n".join(lines))

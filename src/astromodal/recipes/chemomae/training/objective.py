@@ -87,8 +87,12 @@ class SpectraLoader:
 
     def __init__(self, loader: Iterable[Any]) -> None:
         if not hasattr(loader, "__len__"):
-            raise ConfigError("a loader with a length (a DataLoader, a list of batches)", got=type(loader).__name__,
-                              where="Trainer", repair="list(loader), if it fits into memory")  # fmt: skip
+            raise ConfigError(
+                "a loader with a length (a DataLoader, a list of batches)",
+                got=type(loader).__name__,
+                where="Trainer",
+                repair="list(loader), if it fits into memory",
+            )
         self.wrapped = loader
 
     def __getattr__(self, name: str) -> Any:

@@ -104,10 +104,16 @@ class Trainer:
             MaskedReconstruction(model, cfg.loss_type, cfg.reduction, cfg.seed),
             SpectraLoader(train_loader),
             training=TrainingConfig(
-                epochs=1, grad_clip=cfg.grad_clip, log_every=max(1, len(train_loader)), save_every=None,  # type: ignore[arg-type]
-                checkpoint_async=False, monitor="val/loss",
-                patience=None if val_loader is None else cfg.early_stop_patience, min_delta=cfg.early_stop_min_delta,
-                early_stop_start_ratio=cfg.early_stop_start_ratio, ema_decay=cfg.ema_decay if cfg.use_ema else None,
+                epochs=1,
+                grad_clip=cfg.grad_clip,
+                log_every=max(1, len(train_loader)),
+                save_every=None,  # type: ignore[arg-type]
+                checkpoint_async=False,
+                monitor="val/loss",
+                patience=None if val_loader is None else cfg.early_stop_patience,
+                min_delta=cfg.early_stop_min_delta,
+                early_stop_start_ratio=cfg.early_stop_start_ratio,
+                ema_decay=cfg.ema_decay if cfg.use_ema else None,
             ),
             optimizer=OptimizerConfig(),
             schedule=ScheduleConfig(warmup_steps=0),
@@ -118,7 +124,7 @@ class Trainer:
             resume=None if cfg.resume_from is None else str(cfg.resume_from),
             config_record=_record(model, cfg),
             **loop_options,
-        )  # fmt: skip
+        )
         self.loop.use(optimizer, scheduler)
 
     @property
@@ -209,8 +215,12 @@ def _checked(scheduler: Any) -> LambdaLR | None:
     """
     factors = getattr(scheduler, "lr_lambdas", None)
     if scheduler is not None and (not factors or any(f is not factors[0] for f in factors)):
-        raise ConfigError("a LambdaLR with one factor for all parameters", got=type(scheduler).__name__,
-                          where="Trainer(scheduler=…)", repair="use build_scheduler")  # fmt: skip
+        raise ConfigError(
+            "a LambdaLR with one factor for all parameters",
+            got=type(scheduler).__name__,
+            where="Trainer(scheduler=…)",
+            repair="use build_scheduler",
+        )
     return scheduler
 
 

@@ -58,9 +58,15 @@ def save_checkpoint(
 
 
 def write(
-    filepath: str | Path, model: Mapping, optimizer: Mapping, epoch: int, losses: tuple[float, float],
-    history: Mapping | None, metadata: Mapping | None, state: Mapping | None = None,
-) -> None:  # fmt: skip
+    filepath: str | Path,
+    model: Mapping,
+    optimizer: Mapping,
+    epoch: int,
+    losses: tuple[float, float],
+    history: Mapping | None,
+    metadata: Mapping | None,
+    state: Mapping | None = None,
+) -> None:
     """The file of :func:`save_checkpoint` from state dicts; ``state``: :func:`loop_state`."""
     content = {
         "epoch": int(epoch),

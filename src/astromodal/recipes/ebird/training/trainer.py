@@ -85,11 +85,23 @@ def train_variational_autoencoder(
     noisy = Corruption(corruption) == Corruption.gaussian
     if not noisy and corruption_rate is None:
         raise ConfigError("corruption_rate, the share of the input", got="None", where=f"corruption={corruption}")
-    settings = {"noise_std": noise_std, "learning_rate": learning_rate, "beta": beta, "free_bits": free_bits,
-                "kl_warmup_steps": kl_warmup_steps, "corruption": Corruption(corruption).value,
-                "corruption_rate": corruption_rate}  # fmt: skip
-    objective = VectorObjective(model, beta=beta, free_bits=free_bits, kl_warmup_steps=kl_warmup_steps,
-                                corruption=corruption, amount=noise_std if noisy else corruption_rate)  # fmt: skip
+    settings = {
+        "noise_std": noise_std,
+        "learning_rate": learning_rate,
+        "beta": beta,
+        "free_bits": free_bits,
+        "kl_warmup_steps": kl_warmup_steps,
+        "corruption": Corruption(corruption).value,
+        "corruption_rate": corruption_rate,
+    }
+    objective = VectorObjective(
+        model,
+        beta=beta,
+        free_bits=free_bits,
+        kl_warmup_steps=kl_warmup_steps,
+        corruption=corruption,
+        amount=noise_std if noisy else corruption_rate,
+    )
     history = EpochHistory(num_epochs, print_every)
     callbacks: list[Callback] = [history, *loop_options.pop("callbacks", ())]
     writer = None
@@ -235,9 +247,17 @@ class EpochCheckpoints(Callback):
             return
         self.done = epoch
         values, model = self.history.values, loop.model
-        sizes = {name: getattr(model, name, None) for name in ("input_dimension", "latent_dimension",
-                                                               "hidden_dimension")}  # fmt: skip
+        sizes = {
+            name: getattr(model, name, None) for name in ("input_dimension", "latent_dimension", "hidden_dimension")
+        }
         short = {"latent_dim": sizes["latent_dimension"], "hidden_dim": sizes["hidden_dimension"]}
-        write(self.folder / f"checkpoint_epoch_{epoch}.pt", model.state_dict(), plain_adam_state(loop), epoch,
-              (values["train_loss"][-1], values["val_loss"][-1]), values, sizes | short | self.metadata,
-              loop_state(loop))  # fmt: skip
+        write(
+            self.folder / f"checkpoint_epoch_{epoch}.pt",
+            model.state_dict(),
+            plain_adam_state(loop),
+            epoch,
+            (values["train_loss"][-1], values["val_loss"][-1]),
+            values,
+            sizes | short | self.metadata,
+            loop_state(loop),
+        )
