@@ -79,3 +79,60 @@ def test_src_astromodal_is_the_same_module_set(repo):
         "assert a is b and p is q and U is V; import importlib; importlib.reload(b)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=repo, check=True)
+
+
+# ------------------------------------------------------------------- what is imported is there, also within functions
+
+
+def top_level_names(path: Path) -> set[str]:
+    """Names that a module binds, its submodules, and what it hands out lazily (``lazy.exports``)."""
+    tree = ast.parse(path.read_text())
+    names = {p.stem for p in path.parent.glob("*.py")} | {p.name for p in path.parent.iterdir() if p.is_dir()}
+    names = names if path.name == "__init__.py" else set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "exports":
+            texts = [v.value for v in ast.walk(node) if isinstance(v, ast.Constant) and isinstance(v.value, str)]
+            names |= {name for text in texts for name in text.split()}
+    if any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in tree.body):
+        names |= {v.value for v in ast.walk(tree) if isinstance(v, ast.Constant) and isinstance(v.value, str)}
+    return names
+
+
+def test_every_name_that_is_imported_from_the_package_is_there(repo):
+    """Imports within functions, and those of benchmarks, fail only when they run: here all are looked up, none made."""
+    places: dict[str, Path | None] = {}
+    known: dict[Path, set[str]] = {}
+
+    def place(module: str) -> Path | None:
+        if module not in places:
+            base = SOURCE.parent.joinpath(*module.split("."))
+            found = [p for p in (base / "__init__.py", base.with_suffix(".py")) if p.is_file()]
+            places[module] = found[0] if found else None
+        return places[module]
+
+    folders = ("src/astromodal", "src/hydra_plugins", "tests", "benchmarks", "examples")
+    files = [*(p for folder in folders for p in (repo / folder).rglob("*.py")), *repo.glob("*.py")]
+    lacking, n_names = [], 0
+    for path in files:
+        inside = ["astromodal", *path.relative_to(SOURCE).parts[:-1]] if SOURCE in path.parents else []
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            base = inside[: len(inside) - node.level + 1] if node.level else []
+            module = ".".join([*base, *(node.module.split(".") if node.module else [])]).removeprefix("src.")
+            if module.split(".")[0] != "astromodal":
+                continue
+            home = place(module)
+            if home is not None and home not in known:
+                known[home] = top_level_names(home)
+            for alias in node.names:
+                n_names += 1
+                if home is None or alias.name not in known[home]:
+                    lacking.append(f"{path.relative_to(repo)}:{node.lineno}: {alias.name} of {module}")
+    assert n_names > 3000 and not lacking, lacking

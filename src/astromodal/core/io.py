@@ -1,4 +1,45 @@
 """What is documented as ``astromodal.core.io``; it lives in :mod:`astromodal.files.io`."""
 
-from ..files.io import *  # noqa: F403
-from ..files.io import __all__  # noqa: F401
+from ..files.io import (
+    FileLock,
+    NpzWriter,
+    append_jsonl,
+    atomic_path,
+    load_codebook,
+    load_joblib,
+    load_npz,
+    load_npz_key,
+    load_torch,
+    open_npz,
+    plain,
+    read_json,
+    read_jsonl,
+    save_joblib,
+    save_npz,
+    save_torch,
+    truncate_jsonl,
+    write_json,
+    write_text,
+)
+
+__all__ = [
+    "FileLock",
+    "NpzWriter",
+    "append_jsonl",
+    "atomic_path",
+    "load_codebook",
+    "load_joblib",
+    "load_npz",
+    "load_npz_key",
+    "load_torch",
+    "open_npz",
+    "plain",
+    "read_json",
+    "read_jsonl",
+    "save_joblib",
+    "save_npz",
+    "save_torch",
+    "truncate_jsonl",
+    "write_json",
+    "write_text",
+]
