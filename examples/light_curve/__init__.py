@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from astromodal.config.schema.growth import add_modality
+from astromodal.config.growth import add_modality
 from astromodal.vocabulary.modalities import Kind, Modality
 
 

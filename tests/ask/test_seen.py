@@ -47,7 +47,7 @@ def test_another_id_at_the_same_place_is_the_same_object(seen):
 def test_an_equal_id_elsewhere_on_the_sky_is_another_object(seen):
     """Two catalogues that count from 1: without places nobody can tell, with them everybody can."""
     assert seen.splits(IDS).tolist() == SPLIT.tolist()
-    assert seen.splits(IDS, [*AT, 90.0, 0.0]).tolist() == [TEST] * 6
+    assert seen.splits(IDS, AT + np.array([90.0, 0.0])).tolist() == [TEST] * 6
     assert "6 have the id of another object" in seen.said()
     moved = AT.copy()
     moved[0] += [0, 5 * ARCSEC]  # a star moves; an unknown place says nothing against the id

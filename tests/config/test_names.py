@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from astromodal.config.checks.names import check_name, file_name
+from astromodal.config.schema import DataConfig
 from astromodal.data.datacube import discover
 from astromodal.errors import ConfigError, DataError
 from astromodal.runs.run import RunContext
@@ -61,7 +61,7 @@ def test_fields_are_named_by_files_whose_names_stay_one_folder(field, tmp_path):
     """The field ``..`` would remove the folder of all tokens before it is encoded."""
     file = tmp_path / f"datacube_{field}.parquet"
     file.write_bytes(b"")
-    data = SimpleNamespace(fields=None)
+    data = DataConfig()
     with pytest.raises(DataError, match=r"the name of a field.*to repair: rename") as caught:
         discover(data, str(tmp_path / "datacube_{field}.parquet"))
     assert str(caught.value).isprintable() and Path(tmp_path).is_dir()

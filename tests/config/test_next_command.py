@@ -21,7 +21,7 @@ def run(monkeypatch):
             mode=mode,
             overrides=SimpleNamespace(task=list(task), hydra=list(hydra)),
             job=SimpleNamespace(config_name=config_name),
-            runtime=SimpleNamespace(config_sources=[main, *sources], choices=SimpleNamespace(data="mine")),
+            runtime=SimpleNamespace(config_sources=[main, *sources], choices={"data": "mine"}),
         )
         monkeypatch.setattr(HydraConfig, "initialized", staticmethod(lambda: True))
         monkeypatch.setattr(HydraConfig, "get", staticmethod(lambda: found))

@@ -8,9 +8,9 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
+from astromodal.config.growth import grow
 from astromodal.config.plugins import check_imported, import_plugins, plugins_of
 from astromodal.config.schema import STAGE_GROUPS, Config
-from astromodal.config.schema.growth import grow
 from astromodal.errors import ConfigError
 from astromodal.provenance.config_record import config_record
 

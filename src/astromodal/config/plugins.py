@@ -1,6 +1,6 @@
 """``plugins``: modules of the user that are imported before the schema is checked, because they add to it.
 
-A module does so with :func:`~astromodal.config.schema.growth.add_modality`. It is named on the command line
+A module does so with :func:`~astromodal.config.growth.add_modality`. It is named on the command line
 (``plugins=[my_module]``), or at the top of a file that is chosen there (``experiment=…``, ``data=…``); only what the
 user names is imported, never what data or artifacts say.
 """

@@ -118,11 +118,11 @@ class VocabSpec:
         return ("special", "image", *self.spectrum_groups, *self.scalar_columns)
 
     def modality_of_type(self) -> tuple[str, ...]:
-        """For each type ``special``, ``image``, ``spectrum`` or ``scalar``."""
+        """For each type ``special``, or the name of its modality; a group without a block is one of spectra."""
         return (
             "special",
             "image",
-            *(self.block(group).modality for group in self.spectrum_groups),
+            *(self.block(g).modality if self.has_block(g) else "spectrum" for g in self.spectrum_groups),
             *("scalar" for _ in self.scalar_columns),
         )
 

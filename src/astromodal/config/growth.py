@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any, Optional
 
-from ...vocabulary.modalities import MODALITIES, Modality
-from .data import DataConfig
-from .loss import LossConfig, LossFormConfig
-from .model import VocabConfig
-from .tokenizer import TokenizerConfig
+from ..vocabulary.modalities import MODALITIES, Modality
+from .schema.data import DataConfig
+from .schema.loss import LossConfig, LossFormConfig
+from .schema.model import VocabConfig
+from .schema.tokenizer import TokenizerConfig
 
 _MADE = ("__init__", "__repr__", "__eq__", "__match_args__")  # by the decorator, which does not make them twice
 
