@@ -91,8 +91,8 @@ def validate(loop: TrainingLoop) -> bool:
     with loop.averaged(), evaluation_mode(loop.objective, loop.seed):
         metrics = evaluate(
             loop.objective,
-            loop.val_loader,
-            loop.precision,  # type: ignore[arg-type]
+            loop.val_loader,  # type: ignore[arg-type]  # asked only where there is one
+            loop.precision,
             max_batches=loop.training.max_val_batches,
             check=loop.check_validation,
         )
