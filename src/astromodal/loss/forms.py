@@ -2,7 +2,7 @@
 
 One contract: logits ``(K, C)`` over the entries of one block, the true codes ``(K,)`` and the entries ``(C, D)`` in
 standardised units give one value per position, ``(K,)``. Scalars have D = 1 and entries in ascending order, and three
-of the forms need that order. ``fused_forms.py`` has the same values with gradients in closed form; the tests hold
+of the forms need that order. ``fused/forms.py`` has the same values with gradients in closed form; the tests hold
 them equal, and fit every form to a known distribution.
 
 With p the softmax of the logits, c an entry drawn from p, c' another, y the true entry, mu = E c:

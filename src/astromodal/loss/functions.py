@@ -5,7 +5,7 @@ all logits of the block, and aware of which codes are near each other, which cro
 see: |E c - c_y|^2 is zero for any distribution with the right mean, and mass outside of the block goes unnoticed; so
 it stands beside cross-entropy. (``forms.py`` has other forms of it, for ``loss.image.form`` and its like.) These
 functions take logits ``(B, L, V)`` and are meant to be read and to be used in one's own loop; training itself uses
-the fused form (``fused.py``), which gives the same numbers.
+the fused form (``fused/loss.py``), which gives the same numbers.
 
 Shapes: B batch, L length, V vocabulary, K valid positions, C entries of a block, D dimensions of an entry.
 """

@@ -1,6 +1,6 @@
 """The gradient of the loss taken apart: cross-entropy and reconstruction of each modality.
 
-For the gradient ledger (``ledger.py``), which asks how large each term's gradient is at the logits and at the last
+For ``gradient_shares.py``, which asks how large each term's gradient is at the logits and at the last
 hidden states, and whether it points where the cross-entropy's does. Nothing is differentiated: gradients at the logits
 are known in closed form, chunk by chunk, as in the fused loss.
 

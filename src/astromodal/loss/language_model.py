@@ -81,7 +81,7 @@ class LanguageModelObjective(nn.Module):
         self.head = fused.Head.of(self.tables, self.loss.ce == CEMode.block)
         entries, n_bins = fused.block_tensors(self.tables)
         dtype = torch.float64 if self._dtype() == torch.float64 else torch.float32
-        # A tensor, because target shares of the gradient change it while the graph stays (``ledger.py``).
+        # A tensor, because target shares of the gradient change it while the graph stays (``gradient_shares.py``).
         weights = torch.tensor(list(term_weights(self.loss).values()), dtype=dtype)
         self.register_buffer("term_weights", weights, persistent=False)
         for index, tensor in enumerate(entries):

@@ -3,7 +3,7 @@
 Every form takes log-probabilities ``(R, C)`` over a block, -inf at bins that a row's column does not have, and gives
 values ``(R,)`` and their gradient at the logits ``(R, C)``. What depends on the codebook alone (distances, gaps
 between bins, targets) is computed once, by :func:`constants`. The default, ``expectation``, is not here: it has its
-own path in ``fused_chunks.py``.
+own path in ``chunks.py``.
 
 A value that depends on the logits through p alone, with slope g_j = dS/dp_j, has the gradient p_j (g_j - sum_i p_i
 g_i); a cross-entropy to targets q has p_j - q_j.
