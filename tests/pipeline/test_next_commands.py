@@ -1,4 +1,4 @@
-"""Somebody's own survey, as the guide says, and every printed ``next:`` command pasted as it stands."""
+"""Somebody's own survey, as the pages say, and every printed ``next:`` command pasted as it stands."""
 
 from __future__ import annotations
 

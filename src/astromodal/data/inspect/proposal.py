@@ -42,7 +42,7 @@ def propose(guess: Guess, name: str, root: str, about: Mapping[str, str], said: 
     """
     lines = [
         f"# Proposed by inspecting {root}: read it before you trust it.",
-        "# Every word is explained in splus.yaml and in the guide.",
+        "# Every word is explained in splus.yaml and in docs/how-to/survey.md.",
     ]
     lines += [f"# {text}" for text in said]
     top: dict[str, tuple[str | None, str]] = {
