@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from astromodal.config.schema import DataConfig, SyntheticConfig
-from astromodal.data.synthetic import catalogue, noise_limited_error, sed, spectra, true_parameters
+from astromodal.data.synthetic import catalogue, cutouts, noise_limited_error, sed, spectra, true_parameters
+from astromodal.data.synthetic.passbands import SPLUS
+from astromodal.data.synthetic.population import zero_points
+from astromodal.data.synthetic.write import CUT_NAMES, draw_rows, true_cutouts
 from astromodal.errors import ConfigError, DataError
 
 # What is assumed to be known beforehand, 1 sigma.
@@ -161,3 +166,19 @@ def test_wrong_names_are_refused(data):
     for field in ("SYN-0003", 2, -1):
         with pytest.raises(DataError, match="SYN-0001 to SYN-0002"):
             true_parameters(data, field)
+
+
+def test_the_true_cutouts_are_the_observed_ones_without_their_noise(few):
+    config = dataclasses.replace(few.synthetic, image_fraction=0.5, spectrum_fraction=0.0, xp_fraction=0.0)
+    p = true_parameters(dataclasses.replace(few, synthetic=config), 0)
+    columns = draw_rows(config, 0, 0, 60, p)
+    truth, rows = true_cutouts(config, 0, 0)
+    assert 15 < len(rows) < 45
+    for k, band in enumerate(SPLUS):
+        values, present = columns[f"splus_cut_{CUT_NAMES[band]}"]
+        counts = 10 ** (0.4 * (zero_points(config.seed, 0)[band] - 22.5))
+        mine = truth[np.isin(rows, np.flatnonzero(present)), k]
+        pull = (values.reshape(mine.shape) / counts - mine) / cutouts.pixel_noise(np.repeat(mine[:, None], 12, 1))[:, k]
+        pull = pull[np.isfinite(pull)]
+        assert np.square(pull).mean() == pytest.approx(1.0, abs=0.03), band
+        assert set(np.flatnonzero(present)) <= set(rows)

@@ -123,6 +123,27 @@ def test_the_report_says_rate_use_and_errors(fitted):
     json.dumps({k: v for k, v in report.items() if k != "arrays"}, allow_nan=False)
 
 
+def test_the_report_says_what_is_left_of_fluxes_shapes_and_places(fitted):
+    tokenizer, report, data, cubes, _ = fitted
+    found = report["cutouts"]
+    assert 0 < found["flux_within"] <= found["flux_within_or_floor"] <= 1
+    assert set(found["by_band"]) == set(BANDS) and found["by_band"]["g"]["position"]["n"] > 40
+    everything = found["by_snr"][-1]
+    assert everything["n"] == sum(row["n"] for row in found["by_snr"][:-1]) > 100
+    pull = []  # by hand: held-out rows, the widest aperture, whole pixels
+    y, x = np.mgrid[:SIZE, :SIZE] - SIZE // 2
+    circle = x**2 + y**2 <= 100
+    for cube in cubes:
+        batch = read_images(next(cube.batches(image_columns(data), rows=ROWS)), data, cube.field)
+        rows = np.flatnonzero(tokenizer.usable(batch) & (np.arange(ROWS) % 5 == 4) & batch.band_present.all(1))
+        coded = tokenizer.decode(tokenizer.encode(batch.select(rows)).tokens).flux
+        pull.append(((coded - (batch.flux[rows] - 20.0))[..., circle]).sum(-1) / np.sqrt(circle.sum()))
+    within = (np.abs(np.concatenate(pull)) < 1).mean()
+    assert everything["flux"]["within"] == pytest.approx(within, abs=0.15)
+    scatter = np.subtract(*np.quantile(np.concatenate(pull), [0.84, 0.16])) / 2
+    assert 0.4 < everything["flux"]["scatter"] / scatter < 1.6, "of three apertures, of which this is the widest"
+
+
 def test_the_report_brings_arrays_for_plots(fitted):
     arrays = fitted[1]["arrays"]
     n = len(arrays["true"])

@@ -97,18 +97,27 @@ def _components(p: Mapping[str, np.ndarray], fwhm: float) -> list[tuple[np.ndarr
     return result
 
 
-def observe(rng: np.random.Generator, flux: np.ndarray, p: Mapping[str, np.ndarray], fwhm: np.ndarray) -> np.ndarray:
-    """Cutouts as taken: a fraction of a pixel off centre, up to three neighbours, sky and photon noise, defects."""
+def scene(rng: np.random.Generator, flux: np.ndarray, p: Mapping[str, np.ndarray], fwhm: np.ndarray) -> np.ndarray:
+    """Noiseless cutouts: the object a fraction of a pixel off centre, up to three neighbours; nMgy per pixel."""
     n = len(flux)
     image = render(flux, p, fwhm, rng.uniform(-0.3, 0.3, n), rng.uniform(-0.3, 0.3, n))
     for _ in range(3):
         rows = np.flatnonzero(rng.random(n) < 0.3)
         if len(rows):
             image[rows] += _neighbours(rng, flux[rows], fwhm)
+    return image
+
+
+def pixel_noise(image: np.ndarray) -> np.ndarray:
+    """Noise of each pixel of noiseless cutouts ``(n, C, S, S)``, of sky and photons, nanomaggies."""
     sigma = sky_sigma()[None, :, None, None].astype(np.float32)
-    image += np.sqrt(sigma**2 + np.float32(_POISSON) * np.maximum(image, 0)) * rng.standard_normal(
-        image.shape, dtype=np.float32
-    )
+    return np.sqrt(sigma**2 + np.float32(_POISSON) * np.maximum(image, 0))
+
+
+def observe(rng: np.random.Generator, flux: np.ndarray, p: Mapping[str, np.ndarray], fwhm: np.ndarray) -> np.ndarray:
+    """Cutouts as taken: :func:`scene` with sky and photon noise, and defects."""
+    image = scene(rng, flux, p, fwhm)
+    image += pixel_noise(image) * rng.standard_normal(image.shape, dtype=np.float32)
     return _defects(rng, image)
 
 

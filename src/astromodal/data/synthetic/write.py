@@ -61,6 +61,16 @@ def schema() -> pa.Schema:
 
 def draw_rows(config: SyntheticConfig, field: int, start: int, stop: int, p: dict[str, np.ndarray]) -> Columns:
     """Columns of rows ``start`` to ``stop``: arrays ``(n,)``, or ``(matrix, present)`` for lists."""
+    columns, rng, sources = _without_cutouts(config, field, start, stop, p)
+    columns |= _cutouts(rng, config, field, *sources)
+    return columns
+
+
+def _without_cutouts(
+    config: SyntheticConfig, field: int, start: int, stop: int, p: dict[str, np.ndarray]
+) -> tuple[Columns, np.random.Generator, tuple[np.ndarray, dict[str, np.ndarray], np.ndarray, np.ndarray]]:
+    """All columns but the cutouts, the generator as they left it, and what the cutouts are made of: fluxes,
+    parameters, seeing, and which objects have one."""
     rng = field_generator(config.seed, field, 100 + start // CHUNK)
     p = {key: values[start:stop] for key, values in p.items()}
     n = stop - start
@@ -84,8 +94,20 @@ def draw_rows(config: SyntheticConfig, field: int, start: int, stop: int, p: dic
     bright = (mag_g < catalogue.XP_LIMIT) & (p["kind"] != GALAXY)
     chance = min(config.xp_fraction / max(bright.mean(), 1e-9), 1.0)
     columns |= _xp(rng, p, mag_g, bright & (rng.random(n) < chance))
-    columns |= _cutouts(rng, config, field, flux["splus"], p, fwhm, rng.random(n) < config.image_fraction)
-    return columns
+    return columns, rng, (flux["splus"], p, fwhm, rng.random(n) < config.image_fraction)
+
+
+def true_cutouts(config: SyntheticConfig, field: int, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noiseless cutouts of the objects of a row group that have any, and their rows in the field.
+
+    Returns:
+        ``(m, C, S, S)`` float32, nanomaggies per pixel, without sky, neighbours included; rows ``(m,)``.
+    """
+    n, start = config.n_objects_per_field, chunk * CHUNK
+    p = draw_field(config.seed, field, n)
+    _, rng, (flux, p, fwhm, seen) = _without_cutouts(config, field, start, min(start + CHUNK, n), p)
+    scene = cutouts.scene(rng, flux[seen], {key: values[seen] for key, values in p.items()}, fwhm)
+    return scene, start + np.flatnonzero(seen)
 
 
 def _has_spectrum(rng: np.random.Generator, kind: np.ndarray, fraction: float) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 Errors are given for the pixels inside of the object's ellipse and for those outside, where there is nothing but
 noise to be reproduced; with latents before and after quantisation, which tells the codec's error from the codebook's.
+``cutouts`` is what astronomers measure: apertures, colours, centroids and shapes of the decoded cutouts against those
+of the observed ones, in units of the errors that the noise of the sky gives them.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...data.photometry import sky_statistics
+from ...metrics.cutouts import Measured, kept, measure, weight_width
 from ...quantizers import usage_figures
 from .cache import CutoutCache, CutoutLoader
 
@@ -54,15 +58,23 @@ def report_on(tokenizer: ImageTokenizer, cache: CutoutCache) -> tuple[dict[str, 
     usages = [np.zeros(len(book.entries), dtype=np.int64) for book in books]
     latent_sums = np.zeros(3)  # values, squared error of quantisation, squared distance from the codebook's mean
     examples: dict[str, Any] = {}
+    pairs: list[tuple[Measured, Measured]] = []
+    n_judged = 0
     centre = sum(book.mean for book in books)[None, :, None, None]
     for batch in CutoutLoader(cache, tokenizer.config.batch_size, tokenizer.ellipse, train=False):
         latents = tokenizer.encode_normalized(batch["x"], batch["valid"])
         tokens = tokenizer.quantize(latents)
         quantized = tokenizer.dequantize(tokens)
-        coded = tokenizer.decode_latents(quantized).normalized
+        decoded = tokenizer.decode_latents(quantized)
+        coded = decoded.normalized
         exact = tokenizer.decode_latents(latents).normalized
         x, valid, inside = (batch[name].numpy() for name in ("x", "valid", "inside"))
         sums.add(x, coded, exact, valid, inside)
+        a, b, _ = cache.ellipses[n_judged : n_judged + len(x)].T
+        n_judged += len(x)
+        pairs.append(
+            _measured(tokenizer.scaling_.inverse(x), decoded.flux, valid, inside, weight_width(a, b, len(inside[0])))
+        )
         for usage, codes in zip(usages, tokens.reshape(-1, len(usages)).T, strict=True):
             usage += np.bincount(codes, minlength=len(usage))
         latent_sums += (latents.size, ((latents - quantized) ** 2).sum(), ((latents - centre) ** 2).sum())
@@ -70,7 +82,16 @@ def report_on(tokenizer: ImageTokenizer, cache: CutoutCache) -> tuple[dict[str, 
             k = slice(0, N_EXAMPLES)
             examples = {"true": np.where(valid[k], x[k], np.nan), "reconstruction": coded[k], "mask": inside[k]}
     report = _rate(tokenizer, usages) | _latents(latent_sums) | _pixels(sums, bands)
+    report["cutouts"] = kept(*(Measured.together(side) for side in zip(*pairs, strict=True)), bands)
     return report, examples | {"bands": list(bands)}
+
+
+def _measured(
+    observed: np.ndarray, decoded: np.ndarray, valid: np.ndarray, inside: np.ndarray, width: np.ndarray
+) -> tuple[Measured, Measured]:
+    """What is measured on observed cutouts and on decoded ones ``(m, C, S, S)``, both without their sky."""
+    _, sigma = sky_statistics(observed, valid, inside)
+    return measure(observed, sigma, valid, width), measure(decoded, sigma, valid, width)
 
 
 def _rate(tokenizer: ImageTokenizer, usages: list[np.ndarray]) -> dict[str, Any]:

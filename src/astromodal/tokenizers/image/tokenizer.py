@@ -203,11 +203,13 @@ class ImageTokenizer(Tokenizer):
             report, arrays = report_on(self, judged)
         report |= sizes | {"held_out": choice.held_out_name if judged is held_out else "train", **result}
         log.info(
-            "image tokenizer: %.1f bits per object, %d of %d codes used, error %.3f of the variance",
+            "image tokenizer: %.1f bits per object, %d of %d codes used, error %.3f of the variance, "
+            "%.0f %% of the aperture fluxes within their errors",
             report["bits_per_object"],
             report["codes_used"],
             report["n_codes"],
             report["variance_fraction"],
+            100 * (report["cutouts"]["flux_within"] or 0.0),
         )
         return self._finish_fit(report, findings, run) | {"arrays": arrays}
 
