@@ -246,6 +246,19 @@ def test_spectrum_tokens_are_judged_against_the_truth(load, tmp_path, capsys):
     assert f"| {variant} | 250 |" in capsys.readouterr().out
 
 
+def test_image_tokens_are_judged_against_the_truth(load, tmp_path, capsys):
+    variant = (
+        "tokenizer.image.codec.width=8 tokenizer.image.codec.training.epochs=1 tokenizer.image.quantizer.n_codes=8"
+    )
+    load("image_tokens", "--work", str(tmp_path), "--objects", "32", "--variant", variant).main()
+    figures = json.loads((tmp_path / "synthetic_0.json").read_text())["figures"]
+    data, decoded = figures["data to truth"], figures["decoded to truth"]
+    assert 0.5 < data["flux_within"] < 0.8, "the data are within their errors of the truth as often as noise is"
+    assert all(0.7 < data["by_snr"][-1][name]["scatter"] < 1.4 for name in ("flux", "position", "ellipticity", "size"))
+    assert decoded["flux_within"] < 0.7 and decoded["by_snr"][-1]["size"]["scatter"] > 2, "hardly trained"
+    assert f"| {variant} | truth | {decoded['flux_within']:.3f} |" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_network_of_a_tokenizer_experiment_is_that_of_a_full_fit(load, tmp_path):
     module = load("tokenizer_experiments")
