@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from hydra import compose, initialize_config_dir
 
-from astromodal import stages
 from astromodal.config.launching.register import conf_dir, register
+from astromodal.stages import drawn
 
 SIZE, N_PIXELS, N_COEFFICIENTS = 32, 64, 12
 RUN_ID = "20260301-120000-000"
@@ -117,8 +117,8 @@ def undrawn(folder: Path) -> Iterator[None]:
     """Work in ``folder``, without the plots of the stages, which take half of the time."""
     with (
         contextlib.chdir(folder),
-        mock.patch.object(stages, "_plot_lm", lambda *_: None),
-        mock.patch.object(stages, "_plot_tokenizer", lambda *_: None),
+        mock.patch.object(drawn, "plot_lm", lambda *_: None),
+        mock.patch.object(drawn, "plot_tokenizer", lambda *_: None),
     ):
         yield
 

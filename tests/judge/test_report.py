@@ -151,7 +151,7 @@ def test_the_stage_shows_every_plot_on_the_dashboard_and_returns_the_figures(tmp
     from types import SimpleNamespace
 
     from astromodal.config.schema import JudgeConfig
-    from astromodal.stages import _judge
+    from astromodal.stages.answers import judge_answers
 
     write_catalogue(tmp_path, ToyStore(300))
     shown, said = {}, []
@@ -159,11 +159,11 @@ def test_the_stage_shows_every_plot_on_the_dashboard_and_returns_the_figures(tmp
     tracker = SimpleNamespace(image=lambda name, path: shown.update({name: path}))
     run = SimpleNamespace(dir=tmp_path, log=log, tracker=tracker)
     judge = JudgeConfig(n_resamples=10, baselines=[])
-    figures = _judge(run, SimpleNamespace(seed=0), tmp_path, judge)
+    figures = judge_answers(run, SimpleNamespace(seed=0), tmp_path, judge)
     assert figures["z/r2"] > 0.5 and not said
     plots = {f"judgement/{path.stem}": path for path in (tmp_path / "judgement" / "plots").glob("*.png")}
     assert shown == plots and "judgement/pit" in shown
     path = tmp_path / "catalogue.parquet"
     table = pq.read_table(path)
     pq.write_table(table.filter(np.equal(table["split"].to_numpy(zero_copy_only=False), "train")), path)
-    assert _judge(run, SimpleNamespace(seed=0), tmp_path, judge) == {} and "not judged" in said[0]
+    assert judge_answers(run, SimpleNamespace(seed=0), tmp_path, judge) == {} and "not judged" in said[0]

@@ -67,6 +67,7 @@ def launch_stage(stage: str, *arguments: str, cwd: Path, draw: Callable[..., Non
 
     from astromodal import stages
     from astromodal.config.launching import launch, run_id
+    from astromodal.stages import drawn
 
     out, err, code = io.StringIO(), io.StringIO(), 0
     with (
@@ -77,8 +78,8 @@ def launch_stage(stage: str, *arguments: str, cwd: Path, draw: Callable[..., Non
         mock.patch.object(run_id, "_run_id", None),
         mock.patch.object(logging.getLogger("astromodal"), "propagate", True),  # launching turns it off for good
         mock.patch.dict(os.environ, {"WANDB_MODE": "offline"}),
-        mock.patch.object(stages, "_plot_lm", draw),  # a mock would remember its arguments, the model too
-        mock.patch.object(stages, "_plot_tokenizer", draw),
+        mock.patch.object(drawn, "plot_lm", draw),  # a mock would remember its arguments, the model too
+        mock.patch.object(drawn, "plot_tokenizer", draw),
     ):
         try:
             launch.launch(stage, lambda cfg: getattr(stages, stage)(cfg), "")

@@ -24,6 +24,7 @@ from astromodal import stages
 from astromodal.errors import TrainingError
 from astromodal.files.atomic import FileLock
 from astromodal.files.io import write_json
+from astromodal.stages import wiring
 from astromodal.sweeps import sweeper
 
 from .conftest import EXTRA, SURVEY, Outcome, Workplace, contents, launch_stage
@@ -42,13 +43,13 @@ class Stage:
 
     def __call__(self, cfg) -> None:
         config = OmegaConf.to_object(cfg)
-        with stages._begin(cfg, config, "train_lm") as run:
+        with wiring.begin(cfg, config, "train_lm") as run:
             self.started.append(config.seed)
             run.add_input("tokens", self.inputs["tokens"])
             if config.seed in self.failing:
                 raise self.failing[config.seed]
             write_json(run.dir / "summary.json", {"model": {"score": config.seed / 10}})
-            stages._objective(run, "val/score", config.seed / 10)
+            wiring.objective(run, "val/score", config.seed / 10)
 
     def run(self, *arguments: str) -> Outcome:
         """``train_lm.py -m`` with these arguments."""

@@ -27,7 +27,7 @@ from ..provenance import manifest
 from ..vocabulary.modalities import MODALITIES
 
 if TYPE_CHECKING:
-    from ..config.schema import DataConfig
+    from ..config.schema import DataConfig, HardwareConfig
     from ..data.datacube import Datacube
     from ..runs.run import RunContext
 
@@ -175,6 +175,10 @@ class Tokenizer(ABC):
     def sizes(self) -> dict[str, Any]:
         """How many codes and tokens there are, as plain values, for the summary of a run."""
         return {}
+
+    def use(self, hardware: HardwareConfig) -> Self:
+        """Compute where ``hardware.device`` says; without networks there is nothing to move."""
+        return self
 
     # ------------------------------------------------------------------------------- shared parts
 

@@ -1,0 +1,45 @@
+"""Token files of every field: the stage ``encode``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ..config.reading.containers import to_object
+from ..config.schema import Config
+from ..files.io import write_json
+from ..runs import tables
+from ..tokenizers import TokenizerSet
+from ..tokens import TokenStore, encode_survey
+from ..vocabulary.modalities import MODALITIES
+from .wiring import begin, open_survey, say_next
+
+
+def encode(cfg: DictConfig) -> None:
+    """Encode every field that is not up to date."""
+    config = to_object(cfg, Config)
+    with begin(cfg, config, "encode") as run:
+        tokenizers = TokenizerSet.load(Path(config.paths.store) / "tokenizers")
+        for name, tokenizer in tokenizers.items():
+            if MODALITIES[name].on_device:
+                tokenizer.use(config.hardware)
+        for name, fingerprint in tokenizers.fingerprints.items():
+            run.add_input(f"{name}_tokenizer", fingerprint)
+        cubes, splits = open_survey(config, run)
+        summary = encode_survey(
+            cubes,
+            tokenizers,
+            splits,
+            config.data,
+            config.paths.store,
+            n_processes=config.hardware.n_processes,
+            overwrite=config.encode.overwrite,
+            run=run,
+        )
+        run.add_output("tokens", TokenStore.of(config).fingerprint)
+        write_json(run.dir / "encoding.json", summary)
+        figures = {name: summary[name] for name in ("rows", "bytes", "seconds")}
+        run.tracker.summary(figures | tables.flatten(summary["found"], "found/"))
+        run.log.info("%s", tables.encoding_table(summary))
+        say_next(run, cfg, f"tokens of {summary['rows']} objects in {config.paths.store}/tokens")

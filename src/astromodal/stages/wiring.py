@@ -1,0 +1,72 @@
+"""What the stages share: a run of a stage, the survey that it reads, what it is compared by and what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+
+from ..config.launching.next_command import next_command
+from ..config.schema import Config
+from ..data import assign_splits, check_place, check_unique_ids, discover, ensure_survey
+from ..data.datacube import Datacube
+from ..parallel.rank import broadcast_object
+from ..provenance.config_record import config_record
+from ..provenance.manifest import fingerprint_config
+from ..runs.run import RunContext
+
+NEXT = {"build_datacubes": "train_tokenizers", "train_tokenizers": "encode", "encode": "train_lm"}
+
+
+@contextmanager
+def begin(cfg: DictConfig, config: Config, stage: str) -> Iterator[RunContext]:
+    """A run of a stage that has no half-way states: an unfinished attempt is made again in its folder."""
+    begun = is_begun(config)
+    with RunContext.open(cfg, stage, resume=begun) as run:
+        run.record(config_fingerprint=fingerprint_config(config_record(cfg, stage)))
+        if begun:
+            run.tracker.rewind(-1)
+        yield run
+
+
+def is_begun(config: Config) -> bool:
+    """Whether this is a job of a continued sweep whose folder holds an earlier attempt."""
+    # decided by the first process: a later one might see what that has written meanwhile
+    return broadcast_object(config.sweep.resume is not None and (Path(config.run_dir) / "run.json").is_file())
+
+
+def open_cubes(config: Config, run: RunContext) -> tuple[list[Datacube], str]:
+    """The datacubes (made first, if the survey is synthetic) and their fingerprint."""
+    if config.data.synthetic is not None:
+        check_place(config.data, config.paths.datacube_template)
+        ensure_survey(config.data, config.paths.datacube_template)
+    cubes = discover(config.data, config.paths.datacube_template)
+    check_unique_ids(cubes)
+    prints = {cube.field: cube.fingerprint() for cube in cubes}
+    for field, fingerprint in prints.items():
+        run.add_input(f"datacube_{field}", fingerprint)
+    return cubes, fingerprint_config(prints)
+
+
+def open_survey(config: Config, run: RunContext) -> tuple[list[Datacube], dict[str, np.ndarray]]:
+    """The datacubes and the split of each of their rows."""
+    cubes = open_cubes(config, run)[0]
+    splits = assign_splits(cubes, config.data)
+    counts = np.bincount(np.concatenate(list(splits.values())), minlength=3)
+    run.log.info("%d fields, %d objects: %d train, %d val, %d test", len(cubes), counts.sum(), *counts[:3])
+    return cubes, splits
+
+
+def objective(run: RunContext, name: str, value: float | None) -> float | None:
+    """Write down what a sweep is compared by, and return its value."""
+    run.record(objective={"name": name, "value": value})
+    return value
+
+
+def say_next(run: RunContext, cfg: DictConfig, made: str) -> None:
+    """The last lines of a stage: what was made, and the command that goes on from there."""
+    run.log.info("%s; report and plots in %s", made, run.dir)
+    run.log.info("next: %s", next_command(cfg, NEXT[cfg.stage]))
