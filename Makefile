@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 TEST_STAMP := $(VENV)/.ready-test
 LINT_STAMP := $(VENV)/.ready-lint
+DOCS_STAMP := $(VENV)/.ready-docs
 WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test test-slow lint clean
+.PHONY: help setup demo test test-slow lint docs clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -28,6 +29,10 @@ $(LINT_STAMP): $(STAMP) requirements-lint.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-lint.txt
 	@touch $(LINT_STAMP)
 
+$(DOCS_STAMP): $(STAMP) requirements-docs.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	@touch $(DOCS_STAMP)
+
 setup: $(STAMP)  ## make the virtual environment .venv from requirements.txt
 
 demo: $(STAMP)  ## synthetic sky -> tokenizers -> tokens -> transformer -> answers, a few minutes on two cores
@@ -45,6 +50,9 @@ test-slow: $(TEST_STAMP)  ## the tests that take minutes
 lint: $(LINT_STAMP)  ## ruff, and mypy of what [tool.mypy] in pyproject.toml does not leave out
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(DOCS_STAMP)  ## the site, in docs/_build/html; a warning or a broken link is an error
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html docs docs/_build/html
 
 clean:  ## remove what runs and demos wrote (not the environment)
 	rm -rf artifacts runs

@@ -113,7 +113,7 @@ def test_the_next_command_that_the_demo_says_is_a_preset():
 # ---------------------------------------------------------------------------------------- make
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-slow", "setup", "help"])
+@pytest.mark.parametrize("target", ["demo", "test", "test-slow", "setup", "docs", "help"])
 def test_make_targets_exist(target: str):
     result = subprocess.run(["make", "-n", target], cwd=REPO, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
