@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import html
+import json
 import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
 
 from astromodal.__main__ import main
 from astromodal.commands.compare import output_folder
+from astromodal.compare.cohorts import cohorts
+from astromodal.compare.live_page import _axis
 from astromodal.compare.rundir import OBJECT_ERRORS
+from astromodal.compare.runs_table import read_ledger
 from astromodal.plots.svg import clean
 from tests.compare.fake_runs import INPUTS, make_run, object_errors, sweep
 from tests.pipeline.conftest import contents
 
+needs_plotly = pytest.mark.skipif(find_spec("plotly") is None, reason="no plotly")
 EVIL = "$a_b$ <script>alert(\"x\")</script> & 'q' <img src=x onerror=1>"
 FIGURES = {
     "Differences",
@@ -101,22 +112,99 @@ def test_the_page_has_every_figure_and_every_group(written):
 
 def test_no_text_becomes_markup(written):
     page = Page((written / "report.html").read_text())
-    assert not {tag for tag, _ in page.tags} & {"script", "img", "iframe", "object", "embed", "foreignobject", "base"}
+    assert not {tag for tag, _ in page.tags} & {"img", "iframe", "object", "embed", "foreignobject", "base"}
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
     assert EVIL in page.text  # shown as it is, in a table
     assert any(text.startswith("#1 $a_b$ <script>") for text in page.text)  # in a drawing, cut off
 
 
-def test_the_page_needs_nothing_from_elsewhere(written):
+@needs_plotly
+def test_only_the_pages_own_scripts_are_executed(written):
+    """By its policy, whose hashes a browser compares; the block of data is none of them and cannot be left."""
     raw = (written / "report.html").read_text()
-    assert "http" not in raw and "@import" not in raw and "//" not in re.sub(r"\s", "", raw.split("</style>")[0])
+    scripts = re.findall(r"<script([^>]*)>(.*?)</script>", raw, re.DOTALL)
+    assert [attributes for attributes, _ in scripts] == [' type="application/json" id="runs"', "", ""]
+    (_, values), *executed = scripts
+    found = json.loads(values)
+    assert not set("<>&") & set(values) and EVIL in [group["name"] for c in found for group in c["groups"]]
+    (allowed,) = [d["content"] for tag, d in Page(raw).tags if d.get("http-equiv") == "Content-Security-Policy"]
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for _, text in executed]
+    assert re.findall(r"'sha256-([^']*)'", allowed) == hashes and "unsafe-eval" not in allowed
+    assert "default-src 'none'" in allowed and "script-src 'sha256-" in allowed and "http" not in allowed
+
+
+@needs_plotly
+def test_the_live_figures_say_what_the_drawings_show(written):
+    raw = (written / "report.html").read_text()
+    first, second = json.loads(re.search(r'id="runs">(.*?)</script>', raw, re.DOTALL)[1])
+    assert set(first["figures"]) == {"c1d", "c1i", "c1p", "c1x", "c1k", "c1g", "c1c"} and "c2d" in second["figures"]
+    assert set(first["figures"]) <= {d.get("id") for _, d in Page(raw).tags}
+    sampled = first["axes"][[axis["label"] for axis in first["axes"]].index("loss.sample_k")]
+    assert sampled["kind"] == "choice" and sampled["values"] == ["16", "256", "null"]
+    for trace in first["figures"]["c1c"][0]["data"]:  # a line per run, each point with its configuration and run
+        ((group, number),) = {tuple(mark) for mark in trace["marks"]}
+        run = first["runs"][number]
+        assert run["group"] == group and f"seed {run['seed']}" in trace["text"][0]
+        assert f"{min(trace['y']):.5g}" == run["value"] and len(trace["x"]) == len(trace["text"]) == 3
+    (bars,) = first["figures"]["c1g"]
+    assert [row["group"] for row in bars["rows"]] == list(range(18)) and bars["rows"][0]["label"].startswith("#1 ")
+
+
+@needs_plotly
+def test_a_click_leads_to_the_runs_own_plots(tmp_path):
+    runs = tmp_path / "runs"
+    for name in ("a", "<b> x"):
+        folder = make_run(runs, name, changes={"loss.ce": name}, record={"name": name})
+    (folder / "plots").mkdir()
+    (folder / "plots" / "loss #1.png").write_bytes(b"")
+    main(["compare", str(runs), "--out", str(tmp_path / "out" / "deep")])
+    raw = (tmp_path / "out" / "deep" / "report.html").read_text()
+    ((cohort),) = json.loads(re.search(r'id="runs">(.*?)</script>', raw, re.DOTALL)[1])
+    found = {run["name"]: run for run in cohort["runs"]}
+    assert {name[:5]: len(run["plots"]) for name, run in found.items()} == {"a/202": 0, "<b> x": 1}
+    for link in (found["<b> x/20260101-000000-000"]["plots"][0], found["a/20260101-000000-000"]["folder"]):
+        assert not set(link) & set("<> #:") and (tmp_path / "out" / "deep" / unquote(link)).exists()
+
+
+def test_many_values_are_filtered_by_a_range_or_by_words(tmp_path):
+    for i in range(14):
+        rate = None if i == 13 else 1e-4 * (i + 1)
+        make_run(tmp_path, f"r{i}", changes={"optimizer.learning_rate": rate, "loss.ce": f"form {i}"})
+    found = cohorts(read_ledger([tmp_path]).runs, "val/score")[0]
+    (axis,) = found.axes  # both vary together
+    assert [_axis(found, replace(axis, keys=(key,)))["kind"] for key in axis.keys] == ["words", "range"]
+    about = _axis(found, replace(axis, keys=("optimizer.learning_rate",)))
+    assert (about["low"], about["high"]) == ("0.0001", "0.0013")
+
+
+def test_without_plotly_the_page_has_the_drawings_and_no_script(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("astromodal.compare.live_page.find_spec", lambda name: None)
+    for name in "ab":
+        make_run(tmp_path, name, changes={"loss.ce": name})
+    main(["compare", str(tmp_path)])
+    raw = (tmp_path / "report" / "report.html").read_text()
+    assert (
+        "<script" not in raw
+        and "script-src 'none'" in html.unescape(raw)
+        and "Curves" in Page(raw).text
+        and "<svg" in raw
+    )
+    assert "pip install plotly" in capsys.readouterr().out
+
+
+def test_the_page_needs_nothing_from_elsewhere(written):
+    whole = (written / "report.html").read_text()
+    raw = re.sub(r"<script.*?</script>", "", whole, flags=re.DOTALL)  # these may not connect: see the policy
+    assert "http:" not in raw and "https:" not in raw and "@import" not in raw
     page = Page(raw)
     ids = [attributes["id"] for _, attributes in page.tags if attributes.get("id")]
     assert len(ids) == len(set(ids))
     links = [v for _, attributes in page.tags for k, v in attributes.items() if k in ("href", "xlink:href", "src")]
     links += re.findall(r"url\(([^)]*)\)", raw)
     inside = [link for link in links if not link.startswith("data:image/png;base64,")]  # colour bars
-    assert inside and all(link.startswith("#") and link[1:] in ids for link in inside)
+    runs = [link for link in inside if not link.startswith("#")]
+    assert runs and all((written / unquote(link) / "run.json").is_file() for link in runs)
+    assert len(runs) < len(inside) and all(link[1:] in ids for link in inside if link not in runs)
     assert raw.count('name="viewport"') == 1 and "overflow-x: auto" in raw
 
 
@@ -263,43 +351,54 @@ def test_the_command_runs_in_a_checkout(repo, tmp_path):
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 
 
+MEASURE = """
+const all = (selector) => [...page.querySelectorAll(selector)];
+for (const plot of all(".plot"))  // each is drawn when it comes into view
+  for (let i = 0; i < 80 && !plot.querySelector(".main-svg"); i++) {
+    plot.scrollIntoView();
+    await new Promise((done) => setTimeout(done, 100));
+  }
+const inside = all(".plot").map((plot) => plot.getBoundingClientRect().width);
+const found = {
+  content: page.documentElement.scrollWidth, plots: inside.length,
+  drawn: all(".plot").filter((plot) => plot.querySelector(".main-svg")).length,
+  still: all(".still:not([hidden])").length, narrowest: Math.min(...inside), widest: Math.max(...inside),
+  made: all("body img, body b, svg a, .plot script").length,
+  named: all(".plot text").map((text) => text.textContent).filter((text) => text.includes("$a_b$")),
+};
+const box = all("input[type=checkbox]")[0], rows = () => all("tr[data-group]:not([hidden])").length;
+found.rows = rows(); box.click(); found.fewer = rows(); box.click();
+all("tr[data-group]")[0].click();
+found.opened = page.querySelector("dialog[open] a").getAttribute("href");
+document.title = JSON.stringify(found);
+"""
+
+
 @pytest.mark.slow
+@needs_plotly
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
 @pytest.mark.parametrize("width", [390, 1400])
 def test_a_browser_shows_the_page_without_overflow(written, tmp_path, width):
-    """The page as a browser lays it out: nothing but tables and figures is wider than the window."""
-    measure = (
-        "<script>document.title = [document.documentElement.scrollWidth, innerWidth, "
-        "[...document.querySelectorAll('svg')].filter(s => s.getBoundingClientRect().height > 50).length,"
-        "getComputedStyle(document.querySelector('.scroll')).overflowX].join('|')</script></body>"
-    )
-    page = tmp_path / "page.html"
-    page.write_text((written / "report.html").read_text().replace("</body>", measure))
-    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    # A window is at least 500 px wide, so the page is put into a frame of the wanted width.
+    """The page as a browser lays it out, filters it and opens a run; its policy holds, as the page is not changed."""
+    # A window is at least 500 px wide, so the page is put into a frame of the wanted width, and asked from outside.
     frame = tmp_path / "frame.html"
     frame.write_text(
-        f'<iframe src="page.html" style="width:{width}px;height:2000px;border:0" '
-        'onload="document.title=this.contentDocument.title"></iframe>'
+        f'<iframe src="{(written / "report.html").as_uri()}" style="width:{width}px;height:2000px;border:0"></iframe>'
+        '<script>document.querySelector("iframe").onload = async (event) => {'
+        f"const page = event.target.contentDocument; try {{ {MEASURE} }} catch (error) {{ document.title = error; }} }}"
+        "</script>"
     )
-    result = subprocess.run(
-        [
-            *command,
-            "--allow-file-access-from-files",
-            "--window-size=1600,2200",
-            "--virtual-time-budget=5000",
-            "--dump-dom",
-            frame.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=True,
-    )
-    found = re.search(r"<title>([^<]*)</title>", result.stdout)
-    assert found, result.stdout[:500]
-    content, window, drawings, overflow = found[1].split("|")
-    assert int(content) <= int(window) == width and int(drawings) >= 9 and overflow == "auto"
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    options += ["--allow-file-access-from-files", "--window-size=1600,2200", "--virtual-time-budget=120000"]
+    command = [CHROMIUM, *options, "--dump-dom", frame.as_uri()]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=180, check=True)
+    title = re.search(r"<title>([^<]*)</title>", result.stdout)
+    assert title, result.stdout[:500]
+    found = json.loads(html.unescape(title[1]))
+    assert found["content"] <= width and found["plots"] >= found["drawn"] >= 8 and found["still"] == 0, found
+    assert found["narrowest"] >= (0.9 if width == 390 else 0.3) * width and found["widest"] >= 0.9 * width
+    assert found["made"] == 0 and any("<" in text for text in found["named"])
+    assert found["fewer"] < found["rows"] and found["opened"].startswith("../runs/")
 
 
 def test_the_path_of_a_report_may_be_relative(tmp_path, monkeypatch):

@@ -87,6 +87,7 @@ def run(options: argparse.Namespace) -> None:
     _check_baseline(found, options.baseline)
     analyses = [analyse(cohort, options.baseline) for cohort in found]
     from ..compare.html import write_page
+    from ..compare.live_page import REPAIR, plotly_script
 
     ledger.write(out)
     write_page(out / "report.html", ledger, analyses, metric, [str(path) for path in options.paths])
@@ -97,6 +98,8 @@ def run(options: argparse.Namespace) -> None:
     for entry in ledger.skipped:
         say(f"{entry.status}, skipped: {entry.path}: {entry.reason}")
     say(f"\nwritten: {out}{os.sep}report.html, ledger.csv, ledger.parquet")
+    if plotly_script() is None:
+        say(f"the plots of the page are drawings; with names under the pointer and a filter: {REPAIR}")
 
 
 def _check_baseline(found: Sequence[Cohort], baseline: str | None) -> None:

@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..plots.curves import colours
 from ..plots.panels import BLUE, GREEN, INK, ORANGE
-from ..plots.svg import clean, drawing, panels, svg
+from ..plots.svg import clean, drawing, legend_above, panel, svg
 from ..vocabulary.modalities import MODALITIES
 from .cohorts import Cohort, Group, pareto_front
 from .importance import Importance
+from .rundir import Run
 from .verdicts import BETTER, WORSE, Difference
 
 MAX_NAMED = 12  # configurations whose names stand in a legend
 MAX_BARS = 30
 ACCENT = ORANGE
+ROWS_WIDTH = 4.8  # inches of a drawing with a name per row; on a phone it is shrunk by a fifth
 
 
 def rank_colours(cohort: Cohort) -> list[Any]:
@@ -31,7 +34,7 @@ def rank_colours(cohort: Cohort) -> list[Any]:
     return [colormaps["viridis"](0.92 - 0.9 * i / max(n - 1, 1)) for i in range(n)]
 
 
-def ranked(cohort: Cohort, group: Group, length: int = 46) -> str:
+def ranked(cohort: Cohort, group: Group, length: int = 32) -> str:
     """A configuration's place in the ranking and its name."""
     return clean(f"#{cohort.groups.index(group) + 1} {group.name}", length)
 
@@ -42,7 +45,7 @@ def draw_differences(name: str, cohort: Cohort, found: Sequence[Difference], ref
     shown = [d for d in found if d.mean is not None][:MAX_BARS]
     if not shown:
         return None
-    figure, (axis,) = panels(1, 7.2, 1.2 + 0.34 * len(shown))
+    figure, axis = panel(ROWS_WIDTH, 1.2 + 0.34 * len(shown))
     for y, d in enumerate(shown):
         colour = {BETTER: GREEN, WORSE: ACCENT}.get(d.verdict, "#888888")
         for interval, offset, style in ((d.seeds, 0.12, "-"), (d.over_objects, -0.12, ":")):
@@ -52,37 +55,43 @@ def draw_differences(name: str, cohort: Cohort, found: Sequence[Difference], ref
         if d.objects:
             axis.plot(d.objects.difference, y - 0.12, "s", color=colour, ms=4, mfc="white")
     axis.axvline(0, color=INK, lw=1)
-    axis.set_yticks(range(len(shown)), [f"{ranked(cohort, d.group)}: {d.verdict}" for d in shown], fontsize=7)
+    axis.set_yticks(range(len(shown)), [ranked(cohort, d.group) for d in shown], fontsize=7)
     axis.set_ylim(len(shown) - 0.5, -0.5)
-    axis.set_xlabel(clean(f"{cohort.metric}: difference from {ranked(cohort, reference, 20)}", 60))
-    _clip_to_means(axis, shown)
-    title = f"Differences of {cohort.metric} from {reference.name} with intervals"
-    return svg(figure, name, title)
-
-
-def _clip_to_means(axis: Axes, shown: Sequence[Difference]) -> None:
-    """Two seeds can have an interval hundreds of times as wide as anything else: it runs out of the picture."""
-    means = np.abs([d.mean for d in shown if d.mean is not None])
-    ends = np.abs([x for d in shown for x in (*(d.seeds or ()), *(d.over_objects or ()))])
-    limit = min(max(ends.max(initial=0.0), means.max()), 4 * means.max()) * 1.1
+    axis.set_xlabel(clean(f"{cohort.metric}: difference from {ranked(cohort, reference, 20)}", 60), fontsize=8)
+    limit = difference_limit(shown)
     if limit > 0:
         axis.set_xlim(-limit, limit)
+    title = f"Differences of {cohort.metric} from {reference.name} with intervals"
+    return svg([figure], name, title)
+
+
+def difference_limit(shown: Sequence[Difference]) -> float:
+    """Half the width of the picture: two seeds can have an interval hundreds of times as wide as anything else."""
+    means = np.abs([d.mean for d in shown if d.mean is not None])
+    ends = np.abs([x for d in shown for x in (*(d.seeds or ()), *(d.over_objects or ()))])
+    return float(min(max(ends.max(initial=0.0), means.max()), 4 * means.max()) * 1.1)
+
+
+def modality_errors(cohort: Cohort) -> list[tuple[str, np.ndarray]]:
+    """Modality, and the reconstruction error and cross-entropy of every configuration ``(n, 2)``; NaN: unknown."""
+    ce, found = [group.mean_of("val/ce") for group in cohort.groups], []
+    for modality in MODALITIES:
+        errors = [group.mean_of(f"val/error_{modality}") for group in cohort.groups]
+        points = np.array([[np.nan if v is None else v for v in pair] for pair in zip(errors, ce, strict=True)])
+        if np.isfinite(points).all(1).sum() > 1:
+            found.append((modality, points))
+    return found
 
 
 @drawing
 def draw_pareto(name: str, cohort: Cohort) -> str | None:
     """Cross-entropy against the reconstruction error of each modality; configurations, means over seeds."""
-    colours, ce = rank_colours(cohort), [group.mean_of("val/ce") for group in cohort.groups]
-    shown = []
-    for modality in MODALITIES:
-        errors = [group.mean_of(f"val/error_{modality}") for group in cohort.groups]
-        points = np.array([[np.nan if v is None else v for v in pair] for pair in zip(errors, ce, strict=True)])
-        if np.isfinite(points).all(1).sum() > 1:
-            shown.append((modality, points))
+    colours, shown, figures = rank_colours(cohort), modality_errors(cohort), []
     if not shown:
         return None
-    figure, axes = panels(len(shown))
-    for axis, (modality, points) in zip(axes, shown, strict=True):
+    for modality, points in shown:
+        figure, axis = panel()
+        figures.append(figure)
         front = pareto_front(points)
         axis.scatter(points[:, 0], points[:, 1], c=colours, s=26, zorder=2)
         line = points[front][np.argsort(points[front][:, 0])]
@@ -101,42 +110,49 @@ def draw_pareto(name: str, cohort: Cohort) -> str | None:
             axis.annotate(f"#{i + 1}", points[i], xytext=(5, 5), textcoords="offset points", fontsize=7)
         axis.set(xlabel=f"val/error_{modality} (of the variance)", ylabel="val/ce [nats]")
         axis.margins(0.12)
-        axis.legend(fontsize=7, frameon=False)
-    return svg(figure, name, "Cross-entropy against reconstruction errors, with the Pareto front")
+        legend_above(figure, axis)
+    return svg(figures, name, "Cross-entropy against reconstruction errors, with the Pareto front")
 
 
 @drawing
 def draw_curves(name: str, cohort: Cohort) -> str | None:
     """The metric, validation and training cross-entropy of every run against the step."""
-    keys = list(dict.fromkeys((cohort.metric, "val/ce", "train/ce")))
-    colours, shown = rank_colours(cohort), []
-    for key in keys:
+    shown, tones, figures = curves_of(cohort), rank_colours(cohort), []
+    if not shown:
+        return None
+    for key, curves in shown:
+        figure, axis = panel()
+        for rank, _, points in reversed(curves):  # the best on top
+            marker = "o" if len(points) < 12 else None
+            label = ranked(cohort, cohort.groups[rank], 30)
+            axis.plot(*zip(*points, strict=True), color=tones[rank], lw=1.2, marker=marker, ms=3, label=label)
+        axis.set(title=clean(key), xlabel="optimizer step")
+        if not figures:
+            _legend(figure, axis, len(cohort.groups))
+        figures.append(figure)
+    return svg(figures, name, "Curves of all runs, overlaid")
+
+
+def curves_of(cohort: Cohort) -> list[tuple[str, list[tuple[int, Run, list[tuple[float, float]]]]]]:
+    """The metric, validation and training cross-entropy, and of each the runs' rank and points, the best first."""
+    shown = []
+    for key in dict.fromkeys((cohort.metric, "val/ce", "train/ce")):
         curves = []
         for rank, group in enumerate(cohort.groups):
             for run in group.runs.values():
                 points = [(r["step"], r[key]) for r in run.records if _number(r.get(key)) and _number(r.get("step"))]
-                curves += [(rank, sorted(points))] if points else []
+                curves += [(rank, run, sorted(points))] if points else []
         if curves:
             shown.append((key, curves))
-    if not shown:
-        return None
-    figure, axes = panels(len(shown))
-    for axis, (key, curves) in zip(axes, shown, strict=True):
-        for rank, points in reversed(curves):  # the best on top
-            marker = "o" if len(points) < 12 else None
-            label = ranked(cohort, cohort.groups[rank], 24)
-            axis.plot(*zip(*points, strict=True), color=colours[rank], lw=1.2, marker=marker, ms=3, label=label)
-        axis.set(title=clean(key), xlabel="optimizer step")
-    _legend(axes[0], len(cohort.groups))
-    return svg(figure, name, "Curves of all runs, overlaid")
+    return shown
 
 
-def _legend(axis: Axes, n_names: int) -> None:
+def _legend(figure: Figure, axis: Axes, n_names: int) -> None:
     """One entry per configuration, the best first; none where there are too many to tell apart."""
     handles, labels = axis.get_legend_handles_labels()
     entries = dict(zip(reversed(labels), reversed(handles), strict=True))
     if 1 < n_names <= MAX_NAMED:
-        axis.legend(entries.values(), entries.keys(), fontsize=6.5, frameon=False)
+        figure.legend(entries.values(), entries.keys(), loc="outside upper left", fontsize=6.5, frameon=False, ncols=2)
 
 
 @drawing
@@ -146,7 +162,7 @@ def draw_gradient_shares(name: str, cohort: Cohort) -> str | None:
     rows = [(group, shares) for group, shares in rows if any(share is not None for share in shares)][:MAX_BARS]
     if not rows:
         return None
-    figure, (axis,) = panels(1, 7.2, 1.1 + 0.42 * len(rows))
+    figure, axis = panel(ROWS_WIDTH, 1.2 + 0.42 * len(rows))
     for k, modality in enumerate(MODALITIES):
         values = [shares[k] or 0.0 for _, shares in rows]
         if any(values):
@@ -154,8 +170,8 @@ def draw_gradient_shares(name: str, cohort: Cohort) -> str | None:
     axis.set_yticks(range(len(rows)), [ranked(cohort, group) for group, _ in rows], fontsize=7)
     axis.set_ylim(len(rows) - 0.5, -0.5)
     axis.set_xlabel("share of the reconstruction in the modality's gradient")
-    axis.legend(fontsize=7, frameon=False)
-    return svg(figure, name, "Gradient shares per configuration")
+    legend_above(figure, axis)
+    return svg([figure], name, "Gradient shares per configuration")
 
 
 @drawing
@@ -164,14 +180,14 @@ def draw_importance(name: str, found: Importance | None) -> str | None:
     if found is None:
         return None
     shown = min(len(found.names), 15)
-    figure, (axis,) = panels(1, 7.2, 1.0 + 0.32 * shown)
+    figure, axis = panel(ROWS_WIDTH, 1.0 + 0.32 * shown)
     colours = ["#888888" if label == "seed" else BLUE for label in found.names[:shown]]
     axis.barh(range(shown), found.values[:shown], 0.6, color=colours)
     axis.axvline(0, color=INK, lw=0.8)
-    axis.set_yticks(range(shown), [clean(label, 44) for label in found.names[:shown]])
+    axis.set_yticks(range(shown), [clean(label, 36) for label in found.names[:shown]], fontsize=7)
     axis.set_ylim(shown - 0.5, -0.5)
     axis.set_xlabel("importance" if found.method == "forest" else "spread of the means per value")
-    return svg(figure, name, "Importance of each swept key")
+    return svg([figure], name, "Importance of each swept key")
 
 
 def _number(value: Any) -> bool:

@@ -10,7 +10,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
 from ..plots.panels import INK
-from ..plots.svg import clean, drawing, panels, svg
+from ..plots.svg import clean, drawing, legend_above, panel, svg
 from .cohorts import Axis, Cohort, Group
 from .importance import encode, swept_values
 from .runs_table import as_text
@@ -24,23 +24,17 @@ MAX_FAMILIES = 8  # lines with a legend
 @drawing
 def draw_parallel(name: str, cohort: Cohort) -> str | None:
     """A line per run through the value of every swept key, to the metric, which colours it."""
-    axes = cohort.axes[:MAX_AXES]
-    if not axes or len(cohort.groups) < 2:
+    found = parallel_lines(cohort)
+    if found is None:
         return None
-    runs = cohort.runs
-    y = np.array([value for group in cohort.groups for value in group.values.values()])
-    columns, ticks = zip(*(_heights(runs, axis) for axis in axes), strict=True)
-    low, high = float(y.min()), float(y.max())
-    heights = np.stack([*columns, (y - low) / (high - low) if high > low else np.full(len(y), 0.5)], axis=1)
-    figure, (plot,) = panels(1, max(5.0, 1.5 * heights.shape[1]), 4.0)
+    heights, ticks, y, order = found
+    axes, low, high = cohort.axes[: len(ticks)], float(y.min()), float(y.max())
+    figure, plot = panel(max(5.0, 1.5 * heights.shape[1]), 4.0)
     plot.grid(False)
     norm = Normalize(low, high)
     colour = colormaps["viridis_r" if cohort.mode == "min" else "viridis"]
-    ascending = cohort.mode == "max"  # the best are drawn last
-    for i in np.argsort(y if ascending else -y, kind="stable"):
-        jitter = 0.012 * (i / max(len(y) - 1, 1) - 0.5)  # runs that differ only by their seed lie beside each other
-        line = heights[i] + np.array([jitter] * len(axes) + [0.0])
-        plot.plot(range(heights.shape[1]), line, color=colour(norm(y[i])), lw=1.3, alpha=0.85)
+    for i in order:
+        plot.plot(range(heights.shape[1]), heights[i], color=colour(norm(y[i])), lw=1.3, alpha=0.85)
     for x, marks in enumerate(ticks):
         plot.axvline(x, color=INK, lw=0.8)
         for height, text in marks:
@@ -60,7 +54,26 @@ def draw_parallel(name: str, cohort: Cohort) -> str | None:
     plot.set_yticks([])
     plot.spines[["left", "bottom"]].set_visible(False)
     figure.colorbar(ScalarMappable(norm, colour), ax=plot, label=clean(cohort.metric, 40), fraction=0.05, pad=0.02)
-    return svg(figure, name, f"Parallel coordinates of the swept keys, coloured by {cohort.metric}")
+    return svg([figure], name, f"Parallel coordinates of the swept keys, coloured by {cohort.metric}")
+
+
+def parallel_lines(cohort: Cohort) -> tuple[np.ndarray, list[list[tuple[float, str]]], np.ndarray, np.ndarray] | None:
+    """What parallel coordinates show; None with nothing to show.
+
+    Returns:
+        heights ``(runs, axes + 1)`` from 0 to 1, the last of the metric; the marks of every axis; the metric
+        ``(runs,)``; the order to draw in, the best last.
+    """
+    axes = cohort.axes[:MAX_AXES]
+    if not axes or len(cohort.groups) < 2:
+        return None
+    y = np.array([value for group in cohort.groups for value in group.values.values()])
+    columns, ticks = zip(*(_heights(cohort.runs, axis) for axis in axes), strict=True)
+    low, high = float(y.min()), float(y.max())
+    heights = np.stack([*columns, (y - low) / (high - low) if high > low else np.full(len(y), 0.5)], axis=1)
+    jitter = 0.012 * (np.arange(len(y)) / max(len(y) - 1, 1) - 0.5)  # runs that differ only by their seed
+    heights[:, :-1] += jitter[:, None]
+    return heights, list(ticks), y, np.argsort(y if cohort.mode == "max" else -y, kind="stable")
 
 
 def _heights(runs: list[Any], axis: Axis) -> tuple[np.ndarray, list[tuple[float, str]]]:
@@ -89,19 +102,17 @@ def draw_sample_k(name: str, cohort: Cohort) -> str | None:
     swept = next((axis for axis in cohort.axes if SAMPLE_K in axis.keys), None)
     if swept is None:
         return None
-    families = sample_k_families(cohort)
-    ks = sorted({float(group.first.config[SAMPLE_K]) for group in cohort.groups if group.first.config.get(SAMPLE_K)})
+    ks, everything = sample_k_places(cohort)
     if not ks:
         return None
-    everything = ks[-1] * 2  # where null, every position, stands
-    figure, (left, right) = panels(2)
-    for values, members in families.items():
-        points = sorted((float(g.first.config.get(SAMPLE_K) or everything), g) for g in members)
+    (figure, left), (cost_figure, right) = panel(), panel()
+    families = sample_k_points(cohort)
+    for values, points in families.items():
         x = [k for k, _ in points]
         means, spreads = [g.mean for _, g in points], [g.spread or 0.0 for _, g in points]
         left.errorbar(x, means, spreads, marker="o", ms=4, lw=1.2, capsize=2, label=clean(", ".join(values), 30))
-        cost = [(k, g.mean_median("perf/step_ms")) for k, g in points]
-        cost = [(k, ms) for k, ms in cost if ms is not None]
+        timed = [(k, g.mean_median("perf/step_ms")) for k, g in points]
+        cost = [(k, ms) for k, ms in timed if ms is not None]
         if cost:
             right.plot(*zip(*cost, strict=True), marker="s", ms=4, lw=1.2)
     has_all = any(group.first.config.get(SAMPLE_K) is None for group in cohort.groups)
@@ -114,9 +125,9 @@ def draw_sample_k(name: str, cohort: Cohort) -> str | None:
     left.set(title=clean(f"{cohort.metric} (bars: standard deviation over seeds)", 60))
     if 1 < len(families) <= MAX_FAMILIES:
         keys = ", ".join(axis.key.rsplit(".", 1)[-1] for axis in cohort.axes if SAMPLE_K not in axis.keys)
-        left.legend(title=clean(keys, 40), title_fontsize=7, fontsize=7, frameon=False)
+        legend_above(figure, left, title=clean(keys, 40), title_fontsize=7)
     right.set(title="cost: perf/step_ms (median)", ylim=(0, None))
-    return svg(figure, name, f"{cohort.metric} and cost against sample_k")
+    return svg([figure, cost_figure], name, f"{cohort.metric} and cost against sample_k")
 
 
 def sample_k_families(cohort: Cohort) -> dict[tuple[str, ...], list[Group]]:
@@ -126,3 +137,18 @@ def sample_k_families(cohort: Cohort) -> dict[tuple[str, ...], list[Group]]:
     for group in cohort.groups:
         found.setdefault(tuple(as_text(axis.value(group.first)) for axis in others), []).append(group)
     return found
+
+
+def sample_k_places(cohort: Cohort) -> tuple[list[float], float]:
+    """The numbers of positions that were tried, and where null, every position, stands."""
+    ks = sorted({float(group.first.config[SAMPLE_K]) for group in cohort.groups if group.first.config.get(SAMPLE_K)})
+    return ks, ks[-1] * 2 if ks else 0.0
+
+
+def sample_k_points(cohort: Cohort) -> dict[tuple[str, ...], list[tuple[float, Group]]]:
+    """:func:`sample_k_families` with the place of each configuration, in order."""
+    _, everything = sample_k_places(cohort)
+    return {
+        values: sorted(((float(g.first.config.get(SAMPLE_K) or everything), g) for g in members), key=lambda p: p[0])
+        for values, members in sample_k_families(cohort).items()
+    }

@@ -1,9 +1,13 @@
-"""The report as one page: no scripts, nothing from the network, every text escaped, readable on a phone."""
+"""The report as one page: nothing from the network, every text escaped, readable on a phone.
+
+Its plots are drawings within the page; where the package ``plotly`` is installed, scripts within the page put live ones
+in their place (:mod:`.live_page`).
+"""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +18,20 @@ from .analysis import VERDICT, Analysis
 from .cohorts import Cohort
 from .figures import draw_curves, draw_differences, draw_gradient_shares, draw_importance, draw_pareto
 from .figures_sweep import draw_parallel, draw_sample_k
+from .links import address
+from .live_page import live_parts, plotly_script, policy
+from .page_script import SCRIPT
+from .page_style import CSS
 from .runs_table import Ledger, differing_keys, run_row
 
-CSS = """
-:root { color-scheme: light; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1100px; padding: 1rem; font: 15px/1.5 system-ui, sans-serif; color: #222; }
-body { background: #fff; }
-h1 { font-size: 1.5rem; margin: .2rem 0; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; border-top: 2px solid #ddd;
-padding-top: 1rem; overflow-wrap: anywhere; } h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
-p, li { overflow-wrap: anywhere; } .quiet { color: #666; font-size: .85rem; }
-.scroll { overflow-x: auto; -webkit-overflow-scrolling: touch; border: 1px solid #ddd; border-radius: 4px; }
-table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; width: 100%; }
-th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #eee; }
-th { background: #f6f6f6; } th:first-child, td:first-child { text-align: left; } tr:last-child td { border-bottom: 0; }
-tr.better td:nth-child(7) { color: #00684a; font-weight: 600; } tr.worse td:nth-child(7) { color: #a84300; }
-figure { margin: .5rem 0 1.2rem; } figure .scroll { border: 0; } figcaption { font-size: .85rem; color: #444; }
-svg { display: block; max-width: 100%; height: auto; font-family: system-ui, sans-serif; }
-summary { cursor: pointer; padding: .4rem 0; font-weight: 600; } dt { font-weight: 600; overflow-wrap: anywhere; }
-dd { margin: 0 0 .5rem 1rem; overflow-wrap: anywhere; }
-@media (max-width: 600px) { body { padding: .6rem; font-size: 14px; } ul { padding-left: 1.2rem; }
-th:first-child, td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 10.5rem; }
-figure svg { max-width: none; width: 540px; } }
-"""
+DIFFERENCES = (
+    "Circle: over the seeds (Student's t). Square: over the held-out objects (paired bootstrap, mean over objects, "
+    "which weighs positions otherwise than the metric). A difference counts if no interval contains 0."
+)
+PARETO = "Each point is a configuration, the best by the metric in yellow. Lower left is better."
+SAMPLED = "Accuracy and cost against the number of sampled positions."
+CURVES = "Training losses are left out, because they contain the weights that were swept."
+NARROW = "dig"  # figures that stand beside each other where the window is wide enough
 
 
 def write_page(path: Path, ledger: Ledger, analyses: Sequence[Analysis], metric: str, sources: Sequence[str]) -> Path:
@@ -45,12 +40,14 @@ def write_page(path: Path, ledger: Ledger, analyses: Sequence[Analysis], metric:
     Args:
         sources: where the runs were looked for.
     """
-    write_text(path, page(ledger, analyses, metric, sources))
+    write_text(path, page(ledger, analyses, metric, sources, path.parent))
     return path
 
 
-def page(ledger: Ledger, analyses: Sequence[Analysis], metric: str, sources: Sequence[str]) -> str:
-    """The page as text."""
+def page(
+    ledger: Ledger, analyses: Sequence[Analysis], metric: str, sources: Sequence[str], folder: Path = Path()
+) -> str:
+    """The page as text, for a file in ``folder``, from where its links to runs lead."""
     ranked = [a for a in analyses if a.cohort.groups]
     parts = [
         f"<h1>Comparison of runs by {_text(metric)}</h1>",
@@ -66,79 +63,72 @@ def page(ledger: Ledger, analyses: Sequence[Analysis], metric: str, sources: Seq
         )
     if not ranked:
         parts.append(f"<p>No finished run has {_text(metric)}.</p>")
-    parts += [_section(number, analysis) for number, analysis in enumerate(ranked, 1)]
+    parts += [_section(number, analysis, folder) for number, analysis in enumerate(ranked, 1)]
     parts += [_unranked(analyses), _ledger(ledger, metric), _skipped(ledger)]
+    plotly = plotly_script() if ranked else None
+    scripts = [plotly, SCRIPT] if plotly else []
+    parts.append(live_parts(ranked, folder, plotly) if plotly else "")
     body = "\n".join(part for part in parts if part)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Runs by {_text(metric)}</title>\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_text(policy(scripts))}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{CSS}</style></head>\n<body>\n{body}\n</body></html>\n"
     )
 
 
-def _section(number: int, analysis: Analysis) -> str:
+def _section(number: int, analysis: Analysis, folder: Path) -> str:
     cohort, prefix = analysis.cohort, f"c{number}"
     classes = [str(row[analysis.header().index(VERDICT)]) for row in analysis.rows()]
     parts = [
         f"<h2>{_text(cohort.title)}</h2>",
         "<ul>" + "".join(f"<li>{_text(note)}</li>" for note in analysis.notes) + "</ul>",
+        '<div class="filter"></div>',
         _table(analysis.header(), analysis.rows(), classes),
+        '<div class="figures">',
+        *(_figure(*entry) for entry in _figures(prefix, analysis)),
+        "</div>",
+        _configurations(cohort, folder),
     ]
-    parts += [_figure(*entry) for entry in _figures(prefix, analysis)]
-    parts.append(_configurations(cohort))
-    return "\n".join(part for part in parts if part)
+    body = "\n".join(part for part in parts if part)
+    return f'<section data-cohort="{number - 1}">\n{body}\n</section>'
 
 
-def _figures(prefix: str, a: Analysis) -> list[tuple[str, str | None, str]]:
-    """Title, drawing and explanation of each figure."""
-    cohort, entries = a.cohort, []
+def _figures(prefix: str, a: Analysis) -> Iterator[tuple[str, str, str | None, str]]:
+    """Identifier, title, drawing and explanation of each figure."""
+    cohort, found = a.cohort, a.importance
     if a.reference is not None:
-        entries.append(
-            (
-                "Differences",
-                draw_differences(f"{prefix}d", cohort, a.differences, a.reference),
-                "Solid: over the seeds (Student's t). Dotted, square: over the held-out objects (paired bootstrap; "
-                "mean over objects, which weighs positions otherwise than the metric). A difference counts if no "
-                "interval contains 0.",
-            )
-        )
-    entries += [
-        (
-            "Cross-entropy against reconstruction",
-            draw_pareto(f"{prefix}p", cohort),
-            "Each point is a configuration, the best by the metric in yellow. Lower left is better.",
-        ),
-        ("Swept keys", draw_parallel(f"{prefix}x", cohort), "Each line is a run; yellow is best."),
-        ("Importance", draw_importance(f"{prefix}i", a.importance), a.importance.says if a.importance else ""),
-        ("sample_k", draw_sample_k(f"{prefix}k", cohort), "Accuracy and cost against the number of sampled positions."),
-        ("Gradient shares", draw_gradient_shares(f"{prefix}g", cohort), "What the gradient ledger measured."),
-        (
-            "Curves",
-            draw_curves(f"{prefix}c", cohort),
-            "Training losses are left out, because they contain the weights that were swept.",
-        ),
-    ]
-    return entries
+        drawing = draw_differences(f"{prefix}d-s", cohort, a.differences, a.reference)
+        yield f"{prefix}d", "Differences", drawing, DIFFERENCES
+    yield f"{prefix}i", "Importance", draw_importance(f"{prefix}i-s", found), found.says if found else ""
+    drawing = draw_pareto(f"{prefix}p-s", cohort)
+    yield f"{prefix}p", "Cross-entropy against reconstruction", drawing, PARETO
+    yield f"{prefix}x", "Swept keys", draw_parallel(f"{prefix}x-s", cohort), "Each line is a run; yellow is best."
+    yield f"{prefix}k", "sample_k", draw_sample_k(f"{prefix}k-s", cohort), SAMPLED
+    drawing = draw_gradient_shares(f"{prefix}g-s", cohort)
+    yield f"{prefix}g", "Gradient shares", drawing, "What the gradient ledger measured."
+    yield f"{prefix}c", "Curves", draw_curves(f"{prefix}c-s", cohort), CURVES
 
 
-def _figure(title: str, drawing: str | None, explanation: str) -> str:
+def _figure(name: str, title: str, drawing: str | None, explanation: str) -> str:
     if drawing is None:
         return ""
+    wide = "" if name[-1] in NARROW else ' class="wide"'
     return (
-        f'<h3>{_text(title)}</h3><figure><div class="scroll">{drawing}</div>'
-        f"<figcaption>{_text(explanation)}</figcaption></figure>"
+        f'<div{wide}><h3>{_text(title)}</h3><figure id="{name}"><div class="still">{drawing}</div>'
+        f"<figcaption>{_text(explanation)}</figcaption></figure></div>"
     )
 
 
-def _configurations(cohort: Cohort) -> str:
-    """What the short names stand for."""
-    if not cohort.axes:
-        return ""
+def _configurations(cohort: Cohort, folder: Path) -> str:
+    """What the short names stand for, and where the runs are."""
     items = ""
     for group in cohort.groups:
-        seeds = ", ".join(str(seed) for seed in group.runs)
-        items += f"<dt>{_text(group.name)}</dt><dd>{_text(group.label)}; seeds {_text(seeds)}</dd>"
-    return f"<details><summary>What the configurations are</summary><dl>{items}</dl></details>"
+        runs = ", ".join(
+            f'<a href="{_text(address(run.path, folder))}">seed {_text(seed)}</a>' for seed, run in group.runs.items()
+        )
+        items += f"<dt>{_text(group.name)}</dt><dd>{_text(group.label)}: {runs}</dd>"
+    return f"<details><summary>What the configurations are, and their runs</summary><dl>{items}</dl></details>"
 
 
 def _unranked(analyses: Sequence[Analysis]) -> str:
@@ -198,11 +188,11 @@ def _skipped(ledger: Ledger) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]], classes: Sequence[str] | None = None) -> str:
-    """A table that scrolls by itself; ``classes``: of the rows."""
+    """A table that scrolls by itself; ``classes``: of the rows, which then are configurations by rank."""
     head = "".join(f"<th>{_text(cell)}</th>" for cell in header)
     body = []
     for i, row in enumerate(rows):
-        mark = f' class="{_text(classes[i])}"' if classes else ""
+        mark = f' class="{_text(classes[i])}" data-group="{i}"' if classes else ""
         body.append(f"<tr{mark}>" + "".join(f"<td>{_text(cell(value))}</td>" for value in row) + "</tr>")
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
 

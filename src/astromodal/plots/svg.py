@@ -6,7 +6,7 @@ import functools
 import html
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from matplotlib import rc_context
@@ -49,13 +49,18 @@ def drawing(function: Callable[P, R]) -> Callable[P, R | None]:
     return styled
 
 
-def svg(figure: Figure, name: str, title: str) -> str:
-    """``figure`` as an ``<svg>`` element.
+def svg(figures: Sequence[Figure], name: str, title: str) -> str:
+    """``figures`` as ``<svg>`` elements without a size of their own: the page gives them their width.
 
     Args:
-        name: unique in the page; identifiers inside of the drawing begin with it.
-        title: what the drawing shows, for those who cannot see it.
+        name: unique in the page; identifiers inside of the drawings begin with it.
+        title: what the drawings show, for those who cannot see them.
     """
+    drawn = [_one(figure, f"{name}{i or ''}", title) for i, figure in enumerate(figures)]
+    return "\n".join(drawn)
+
+
+def _one(figure: Figure, name: str, title: str) -> str:
     buffer = io.StringIO()
     with rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata=_NO_METADATA)
@@ -65,8 +70,7 @@ def svg(figure: Figure, name: str, title: str) -> str:
     head = re.sub(r'\s(xmlns(:\w+)?|version|width|height)="[^"]*"', "", head)
     rest = re.sub(r'\bid="', f'id="{name}-', rest)
     rest = re.sub(r'(xlink:href="|url\()#', rf"\g<1>#{name}-", rest)
-    size = f'width="{figure.get_figwidth() * 96:.0f}"'
-    return f'{head} {size} role="img" aria-label="{html.escape(title, quote=True)}">{rest}'.strip()
+    return f'{head} role="img" aria-label="{html.escape(title, quote=True)}">{rest}'.strip()
 
 
 def clean(text: Any, length: int = 40) -> str:
@@ -75,12 +79,14 @@ def clean(text: Any, length: int = 40) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
-def panels(n: int, width: float = 3.6, height: float = 3.0) -> tuple[Figure, list[Axes]]:
-    """A figure with ``n`` panels, at most two beside each other."""
-    columns = min(n, 2)
-    rows = -(-n // columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
-    for axis in axes[n:]:
-        axis.set_visible(False)
-    return figure, axes[:n]
+def panel(width: float = 4.4, height: float = 3.2) -> tuple[Figure, Axes]:
+    """A figure with one panel; pages put several beside or below each other, as their width allows."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def legend_above(figure: Figure, axis: Axes, **options: Any) -> None:
+    """The legend over the panel, where it covers nothing."""
+    handles, labels = axis.get_legend_handles_labels()
+    options = {"fontsize": 7, "frameon": False, "ncols": min(len(labels), 3)} | options
+    figure.legend(handles, labels, loc="outside upper left", **options)
