@@ -65,10 +65,11 @@ def live_sample_k(cohort: Cohort) -> list[Panel]:
     marks = [[k, f"{k:.0f}"] for k in ks]
     marks += [[everything, "all"]] if any(g.first.config.get(SAMPLE_K) is None for g in cohort.groups) else []
     families = sample_k_points(cohort)
-    score, cost = [], []
+    score: list[Panel] = []
+    cost: list[Panel] = []
     for number, (values, points) in enumerate(families.items()):
         name = clean(", ".join(values) or cohort.metric, 40)
-        common = {"type": "scatter", "mode": "lines+markers", "name": name, "legendgroup": name}
+        common: dict[str, Any] = {"type": "scatter", "mode": "lines+markers", "name": name, "legendgroup": name}
         common |= {"line": {"color": PALETTE[number % len(PALETTE)]}, "x": [k for k, _ in points]}
         common |= {"marks": [[cohort.groups.index(g), -1] for _, g in points]}
         common |= {"showlegend": 1 < len(families) <= MAX_FAMILIES}
