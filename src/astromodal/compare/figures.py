@@ -117,7 +117,8 @@ def draw_pareto(name: str, cohort: Cohort) -> str | None:
 @drawing
 def draw_curves(name: str, cohort: Cohort) -> str | None:
     """The metric, validation and training cross-entropy of every run against the step."""
-    shown, tones, figures = curves_of(cohort), rank_colours(cohort), []
+    shown, tones = curves_of(cohort), rank_colours(cohort)
+    figures: list[Figure] = []
     if not shown:
         return None
     for key, curves in shown:

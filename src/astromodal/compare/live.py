@@ -98,7 +98,7 @@ def live_pareto(cohort: Cohort) -> list[Panel]:
     for modality, points in modality_errors(cohort):
         front = pareto_front(points)
         line = points[front][np.argsort(points[front][:, 0])]
-        known = np.flatnonzero(np.isfinite(points).all(1))
+        known = np.flatnonzero(np.isfinite(points).all(1)).tolist()
         dots = {
             "type": "scatter",
             "mode": "markers",
@@ -106,7 +106,7 @@ def live_pareto(cohort: Cohort) -> list[Panel]:
             "y": points[known, 1].tolist(),
             "marker": {"color": [tones[i] for i in known], "size": 10, "line": {"width": 1, "color": "#fff"}},
             "text": [_pareto_hover(cohort, i, points[i], bool(front[i])) for i in known],
-            "marks": [[int(i), -1] for i in known],
+            "marks": [[i, -1] for i in known],
             "showlegend": False,
         }
         edge = {
