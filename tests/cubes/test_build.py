@@ -13,6 +13,7 @@ from astropy.nddata import Cutout2D
 from astropy.table import Table
 from astropy.wcs import WCS
 
+from astromodal.config.schema import WorkersConfig
 from astromodal.cubes.build import build_survey
 from astromodal.cubes.fits_files import OpenFiles
 from astromodal.data.datacube import discover
@@ -492,7 +493,7 @@ def test_killed_and_resumed_gives_the_same_bytes(built, tmp_path: Path, monkeypa
 
 def test_processes_make_the_same_bytes(built, tmp_path: Path):
     folder, sections, one = built
-    two, *_ = build(tmp_path, made.cubes(folder / "fits", **sections), n_processes=2)
+    two, *_ = build(tmp_path, made.cubes(folder / "fits", **sections), workers=WorkersConfig(n_jobs=2))
     assert contents(folder / "cubes") == contents(tmp_path / "cubes") and one["inputs"] == two["inputs"]
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from astromodal.config.schema import ScalarTokenizerConfig
+from astromodal.config.schema import ScalarTokenizerConfig, WorkersConfig
 from astromodal.data.datacube import Datacube
 from astromodal.errors import ArtifactError, ArtifactMissingError, DataError
 from astromodal.files.io import load_npz
@@ -124,7 +124,8 @@ def test_batch_size_and_number_of_processes_do_not_change_a_byte(survey, tmp_pat
     data.batch_rows = 7
     encode_survey(cubes, FakeTokenizers(), splits, data, tmp_path / "other")
     assert {p.name: b for p, b in snapshot(tmp_path / "other").items()} == reference
-    parallel = encode_survey(cubes, FakeTokenizers(), splits, data, tmp_path / "parallel", n_processes=2)
+    workers = WorkersConfig(n_jobs=2)
+    parallel = encode_survey(cubes, FakeTokenizers(), splits, data, tmp_path / "parallel", workers=workers)
     assert parallel["encoded"] == ["F0", "F1", "F2"]
     assert {p.name: b for p, b in snapshot(tmp_path / "parallel").items()} == reference
 
@@ -169,7 +170,7 @@ def test_a_failing_field_is_named_and_done_fields_stay_whole(survey, n_processes
     damaged[100:4000] = bytes(3900)  # the footer stays: the damage shows while reading
     bad.write_bytes(bytes(damaged))
     with pytest.raises(DataError, match=r"^field F1 was not encoded: expected"):
-        encode_survey(cubes, FakeTokenizers(), splits, data, root, n_processes=n_processes)
+        encode_survey(cubes, FakeTokenizers(), splits, data, root, workers=WorkersConfig(n_jobs=n_processes))
     assert "F0" in TokenStore(root).fields() and "F1" not in TokenStore(root).fields()
     TokenStore(root).verify()
     assert not list((root / "tokens").rglob("*.raw")) and not list((root / "tokens").rglob("*.tmp*"))
@@ -272,7 +273,7 @@ def test_the_real_scalar_tokenizer_encodes_and_decodes_within_a_bin(survey):
     tokenizer = ScalarTokenizer(ScalarTokenizerConfig(n_bins=8, min_values_per_bin=2))
     tokenizer.fit(cubes, splits, data)
     tokenizer.save(root / "tokenizers" / "scalar_tokenizers")
-    encode_survey(cubes, TokenizerSet(scalar=tokenizer), splits, data, root, n_processes=2)
+    encode_survey(cubes, TokenizerSet(scalar=tokenizer), splits, data, root, workers=WorkersConfig(n_jobs=2))
     store = TokenStore(root)
     store.check_tokenizers(TokenizerSet.load(root / "tokenizers"))
     field = store.open("F0")

@@ -13,22 +13,19 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import errors
-from ..errors import ArtifactMissingError, DataError, UserError
+from ..errors import ArtifactMissingError, DataError
 from ..files.io import FileLock
-from ..parallel.workers import worker_pool
+from ..parallel.each import each
 from ..provenance.manifest import changed_files, fingerprint_file, read_manifest, update_manifest
 from .field import FORMAT, Job, Survey, build_field
 from .prepare import prepare
 from .report import total
 
 if TYPE_CHECKING:
-    from ..config.schema import CubesConfig, DataConfig
+    from ..config.schema import CubesConfig, DataConfig, WorkersConfig
 
 _STAGING = ".building-"
 
@@ -38,7 +35,7 @@ def build_survey(
     cubes: CubesConfig,
     template: str,
     *,
-    n_processes: int = 1,
+    workers: WorkersConfig | None = None,
     log: logging.Logger | None = None,
     progress: Callable[..., Any] | None = None,
 ) -> dict[str, Any]:
@@ -48,6 +45,7 @@ def build_survey(
         data: what a datacube looks like; ``data.fields`` chooses some of the fields.
         cubes: what it is made of.
         template: path of a datacube, with ``{field}``.
+        workers: who builds; default: this process, one field after the other.
 
     Returns:
         ``{"fields": {field: {"rows", "counts", "fingerprint", …}}, "built": [names], "up_to_date": [names], "rows",
@@ -66,8 +64,8 @@ def build_survey(
         results: dict[str, dict[str, Any]] = {}
         bar = progress(sum(job.last - job.first for job in jobs), "building", unit="object") if progress else None
         try:
-            for result in _run(survey, jobs, n_processes):
-                job = next(job for job in jobs if job.field == result["field"])
+            shared_out = each(_build, jobs, workers, shared=(survey,), named=_named, done="built")
+            for job, result in shared_out:
                 results[job.field] = _record(folder, job, result)
                 _say(log, job.field, results[job.field])
                 if bar is not None:
@@ -85,6 +83,14 @@ def build_survey(
             "tiles": survey.tiles,
             "seconds": time.perf_counter() - started,
         }
+
+
+def _build(job: Job, survey: Survey) -> dict[str, Any]:
+    return build_field(survey, job)
+
+
+def _named(job: Job) -> str:
+    return f"field {job.field}"
 
 
 def _folder(template: str) -> Path:
@@ -200,59 +206,3 @@ def _say(log: logging.Logger, field: str, result: dict[str, Any]) -> None:
     log.info(
         "field %s: %d objects in %.1f s%s", field, result["rows"], result["seconds"], f"; {found}" if found else ""
     )
-
-
-# ------------------------------------------------------------------------------------- processes
-
-
-def _run(survey: Survey, jobs: Sequence[Job], n_processes: int) -> Iterator[dict[str, Any]]:
-    """Results of the jobs as they come; after a failure running ones are finished and no new one is begun."""
-    if n_processes < 2 or len(jobs) < 2:
-        for n, job in enumerate(jobs):
-            try:
-                yield build_field(survey, job)
-            except UserError as error:
-                raise _failed(job.field, type(error).__name__, str(error), n) from error
-        return
-    failure: UserError | None = None
-    done = 0
-    with worker_pool(min(n_processes, len(jobs)), _start_worker, (survey,)) as pool:
-        futures = {pool.submit(_work, job): job for job in jobs}
-        for future in as_completed(futures):
-            if future.cancelled():
-                continue
-            field = futures[future].field
-            try:
-                result, kind, text = future.result()
-            except BrokenProcessPool as error:
-                raise _failed(field, "ArtifactError", "a worker process died (out of memory?)", done) from error
-            if result is None:
-                failure = failure or _failed(field, kind, text, done)
-                for other in futures:
-                    other.cancel()
-                continue
-            done += 1
-            yield result
-    if failure is not None:
-        raise failure
-
-
-_worker: dict[str, Survey] = {}
-
-
-def _start_worker(survey: Survey) -> None:
-    _worker["survey"] = survey
-
-
-def _work(job: Job) -> tuple[dict[str, Any] | None, str, str]:
-    """Result, or name and text of the error."""
-    try:
-        return build_field(_worker["survey"], job), "", ""
-    except UserError as error:
-        return None, type(error).__name__, str(error)
-
-
-def _failed(field: str, kind: str, text: str, n_done: int) -> UserError:
-    cls = getattr(errors, kind, UserError)
-    done = f" ({n_done} fields are done and kept)" if n_done else ""
-    return cls.plain(f"field {field} was not built: {text}{done}")

@@ -12,15 +12,15 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ..config.schema import WorkersConfig
 from ..errors import TrainingError
-from ..parallel.workers import worker_pool
+from ..parallel.pools import open_pool
 from ..provenance.config_record import config_record
 from ..provenance.manifest import fingerprint_config
 from ..runs.progress import format_seconds
@@ -97,10 +97,10 @@ def preview_jobs(configs: Sequence[DictConfig]) -> Iterator[Cost]:
 
 
 def _in_new_process(config: DictConfig) -> Cost:
-    with worker_pool(1) as pool:
+    with open_pool(WorkersConfig(), 1) as pool:
         try:
             return pool.submit(measure, config).result()
-        except BrokenProcessPool as error:
+        except pool.died as error:
             raise TrainingError(
                 "room in memory for the model and its steps",
                 got="a process that was killed while it was measured",

@@ -21,6 +21,7 @@ def config_record(cfg: DictConfig, stage: str) -> dict[str, Any]:
     The folder that tokenizers are written to is a place; the one that they are read from is an input.
     """
     values = to_dict(cfg, resolve=True, enum_to_str=True)
+    values["hardware"].pop("workers")  # the results do not depend on who works
     left_out = list(_LEFT_OUT)
     if not values["plugins"]:  # as before there were any
         left_out.append("plugins")

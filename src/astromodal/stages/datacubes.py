@@ -25,7 +25,7 @@ def build_datacubes(cfg: DictConfig) -> None:
             config.data,
             config.cubes,
             config.paths.datacube_template,
-            n_processes=config.hardware.n_processes,
+            workers=config.hardware.workers,
             log=run.log,
             progress=run.progress,
         )

@@ -33,7 +33,7 @@ def encode(cfg: DictConfig) -> None:
             splits,
             config.data,
             config.paths.store,
-            n_processes=config.hardware.n_processes,
+            workers=config.hardware.workers,
             overwrite=config.encode.overwrite,
             run=run,
         )

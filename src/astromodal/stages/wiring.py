@@ -42,7 +42,7 @@ def open_cubes(config: Config, run: RunContext) -> tuple[list[Datacube], str]:
     """The datacubes (made first, if the survey is synthetic) and their fingerprint."""
     if config.data.synthetic is not None:
         check_place(config.data, config.paths.datacube_template)
-        ensure_survey(config.data, config.paths.datacube_template)
+        ensure_survey(config.data, config.paths.datacube_template, config.hardware.workers)
     cubes = discover(config.data, config.paths.datacube_template)
     check_unique_ids(cubes)
     prints = {cube.field: cube.fingerprint() for cube in cubes}

@@ -10,17 +10,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import errors
 from ..data.findings import Findings, damage
-from ..errors import ArtifactError, ArtifactMissingError, DataError, UserError
-from ..parallel.workers import worker_pool
+from ..errors import ArtifactError, ArtifactMissingError, DataError
+from ..parallel.each import each, in_this_process
 from ..provenance.manifest import fingerprint_arrays, fingerprint_config, fingerprint_file
 from ..tokenizers.base import plain
 from ..vocabulary.modalities import MODALITIES
@@ -29,7 +26,7 @@ from .store import tokenizer_fingerprints
 from .up_to_date import forget, known_fields, up_to_date
 
 if TYPE_CHECKING:
-    from ..config.schema import DataConfig
+    from ..config.schema import DataConfig, WorkersConfig
     from ..data.datacube import Datacube
     from ..runs.run import RunContext
 
@@ -49,7 +46,7 @@ def encode_survey(
     data: DataConfig,
     store_root: str | Path,
     *,
-    n_processes: int = 1,
+    workers: WorkersConfig | None = None,
     overwrite: bool = False,
     run: RunContext | None = None,
     log: logging.Logger | None = None,
@@ -60,6 +57,7 @@ def encode_survey(
     Args:
         tokenizers: a ``TokenizerSet``; what it lacks is not encoded.
         splits: field → split of each row (n,) uint8, as ``data.splits`` assigns it.
+        workers: who encodes; default: this process, one field after the other.
         overwrite: encode fields again that are up to date.
         run: supplies ``log`` and ``progress``, unless they are given.
 
@@ -92,16 +90,17 @@ def encode_survey(
     jobs = [_Job(cube, splits[cube.field], wanted[cube.field]) for cube in todo]
     others = set(entries) - set(wanted) if data.fields is None else set()
 
-    def ended(field: str, summary: Mapping[str, Any]) -> None:
-        forget(folder, others, log)  # not before something took their place: a failure changes nothing
-        _say(log, field, summary)
-
+    summaries: dict[str, dict[str, Any]] = {}
     bar = progress(sum(cube.n_rows for cube in todo), "encoding")
     try:
-        if n_processes > 1 and len(jobs) > 1:
-            summaries = _in_processes(jobs, tokenizers, data, folder, min(n_processes, len(jobs)), ended, bar)
-        else:
-            summaries = _in_this_process(jobs, tokenizers, data, folder, ended, bar)
+        here = in_this_process(workers, len(jobs))  # then the bar moves with every batch
+        shared = (tokenizers, data, folder.absolute(), *([bar.update] if here else []))
+        for job, summary in each(_encode, jobs, workers, shared=shared, done="encoded"):
+            summaries[job.field] = summary
+            if not here:
+                bar.update(summary["rows"])
+            forget(folder, others, log)  # not before something took their place: a failure changes nothing
+            _say(log, job.field, summary)
     finally:
         if hasattr(bar, "close"):
             bar.close()
@@ -159,7 +158,7 @@ def _check_splits(cubes: Sequence[Datacube], splits: Mapping[str, np.ndarray]) -
             raise DataError(f"a split for each of {cube.n_rows} rows", got=n, where=f"field {cube.field}")
 
 
-# ------------------------------------------------------------------------------------- processes
+# ------------------------------------------------------------------------------------- one field
 
 
 class _Job:
@@ -169,84 +168,14 @@ class _Job:
         self.cube, self.split, self.inputs = cube, np.asarray(split, np.uint8), inputs
         self.field = cube.field
 
-
-def _in_this_process(
-    jobs: list[_Job],
-    tokenizers: Any,
-    data: DataConfig,
-    folder: Path,
-    ended: Callable[[str, Any], None],
-    bar: Any,
-) -> dict[str, dict[str, Any]]:
-    summaries: dict[str, dict[str, Any]] = {}
-    for job in jobs:
-        try:
-            summary = encode_field(job.cube, job.split, job.inputs, tokenizers, data, folder, bar.update)
-        except UserError as error:
-            raise _failed(job.field, type(error).__name__, str(error), len(summaries)) from error
-        summaries[job.field] = summary
-        ended(job.field, summary)
-    return summaries
+    def __str__(self) -> str:
+        return f"field {self.field}"
 
 
-_worker: dict[str, Any] = {}
-
-
-def _start_worker(tokenizers: Any, data: DataConfig, folder: Path) -> None:
-    _worker.update(tokenizers=tokenizers, data=data, folder=folder)
-
-
-def _work(job: _Job) -> tuple[dict[str, Any] | None, str, str]:
-    """Summary, or name and text of the error: errors with several arguments do not survive pickling."""
-    settings = (_worker["tokenizers"], _worker["data"], _worker["folder"])
-    try:
-        return encode_field(job.cube, job.split, job.inputs, *settings), "", ""
-    except UserError as error:
-        return None, type(error).__name__, str(error)
-
-
-def _in_processes(
-    jobs: list[_Job],
-    tokenizers: Any,
-    data: DataConfig,
-    folder: Path,
-    n_processes: int,
-    ended: Callable[[str, Any], None],
-    bar: Any,
-) -> dict[str, dict[str, Any]]:
-    """As :func:`_in_this_process`; after a failure running fields are finished and no new one is begun."""
-    summaries: dict[str, dict[str, Any]] = {}
-    failure: UserError | None = None
-    with worker_pool(n_processes, _start_worker, (tokenizers, data, folder)) as pool:
-        futures: dict[Future, _Job] = {pool.submit(_work, job): job for job in jobs}
-        for future in as_completed(futures):
-            job = futures[future]
-            if future.cancelled():
-                continue
-            try:
-                summary, kind, text = future.result()
-            except BrokenProcessPool as error:
-                raise _failed(
-                    job.field, "ArtifactError", "a worker process died (out of memory?)", len(summaries)
-                ) from error
-            if summary is None:
-                failure = failure or _failed(job.field, kind, text, 0)
-                for other in futures:
-                    other.cancel()
-                continue
-            summaries[job.field] = summary
-            bar.update(summary["rows"])
-            ended(job.field, summary)
-    if failure is not None:
-        raise failure
-    return summaries
-
-
-def _failed(field: str, kind: str, text: str, n_done: int) -> UserError:
-    """The error of a field, of the same class, with the field's name."""
-    cls = getattr(errors, kind, UserError)
-    done = f" ({n_done} fields were encoded before and are kept)" if n_done else ""
-    return cls.plain(f"field {field} was not encoded: {text}{done}")
+def _encode(
+    job: _Job, tokenizers: Any, data: DataConfig, folder: Path, update: Callable[[int], Any] = lambda n: None
+) -> dict[str, Any]:
+    return encode_field(job.cube, job.split, job.inputs, tokenizers, data, folder, update)
 
 
 def _say(log: logging.Logger, field: str, summary: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from astropy.io import fits
 
+from astromodal.config.schema import WorkersConfig
 from astromodal.data.datacube import discover
 from astromodal.data.sources.hats import Tile
 from astromodal.files.ids import hash_ids
@@ -78,7 +79,8 @@ def encoded(folder: Path, data, n_processes: int = 1) -> tuple[dict[str, tuple],
     """Everything that was encoded, by id; and what was said of the encoding."""
     cubes = discover(data, f"{data.root}/datacube_{{field}}.parquet")
     splits = {cube.field: (hash_ids(cube.ids()) % np.uint64(3)).astype(np.uint8) for cube in cubes}
-    summary = encode_survey(cubes, FakeTokenizers(), splits, data, folder / "store", n_processes=n_processes)
+    workers = WorkersConfig(n_jobs=n_processes)
+    summary = encode_survey(cubes, FakeTokenizers(), splits, data, folder / "store", workers=workers)
     found = {}
     for tokens in TokenStore(folder / "store"):
         for i, name in enumerate(np.asarray(tokens.ids)):

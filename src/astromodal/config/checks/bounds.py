@@ -107,6 +107,7 @@ _BOUNDS: dict[str, tuple[float, bool]] = {
     "hardware.rank_timeout_s": (0, False),
     "hardware.n_threads": (1, True),
     "hardware.n_processes": (1, True),
+    "hardware.workers.n_jobs": (1, True),
     "evaluate.n_samples": (1, True),
     "evaluate.temperature": (0, False),
     "evaluate.top_p": (0, False),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import ConfigError
 from ...vocabulary.modalities import MODALITIES
 from ..reading.key_names import nearest
-from ..schema import OptimizerName
+from ..schema import Backend, OptimizerName
 from .bounds import value_of
 from .levels import check_image_levels, check_patch_levels
 from .loss_choices import check_form, check_shares, check_width
@@ -32,6 +32,7 @@ def check_combinations(cfg: DictConfig, stage: str, overrides: Sequence[str] = (
     _check_data(cfg)
     if cfg.tracking.tensorboard:
         require_package("tensorboard", "tracking.tensorboard=true", "tracking.tensorboard=false")
+    _check_workers(cfg.hardware.workers)
     if stage == "build_datacubes":
         _check_cubes(cfg)
     elif stage == "train_tokenizers":
@@ -45,6 +46,19 @@ def check_combinations(cfg: DictConfig, stage: str, overrides: Sequence[str] = (
         _check_objective(cfg)
     elif stage == "evaluate":
         check_evaluate(cfg.evaluate)
+
+
+def _check_workers(workers: Any) -> None:
+    if workers.backend == Backend.loky and workers.address is not None:
+        raise ConfigError(
+            "no address for processes of this machine",
+            got=workers.address,
+            where="hardware.workers.address",
+            repair="hardware.workers.backend=dask (or ray)",
+        )
+    package = {Backend.dask: "distributed", Backend.ray: "ray"}.get(workers.backend)
+    if package is not None:
+        require_package(package, f"hardware.workers.backend={workers.backend.value}", "hardware.workers.backend=loky")
 
 
 def check_splits(splits: Any) -> None:

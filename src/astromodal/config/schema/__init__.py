@@ -93,7 +93,18 @@ from .recipes import (
     TernaryVAERecipeConfig,
 )
 from .root import STAGE_GROUPS, Config, ObjectiveFigure
-from .run import EncodeConfig, HardwareConfig, Parallel, PathsConfig, Precision, SweepConfig, TrackingConfig, WandbMode
+from .run import (
+    Backend,
+    EncodeConfig,
+    HardwareConfig,
+    Parallel,
+    PathsConfig,
+    Precision,
+    SweepConfig,
+    TrackingConfig,
+    WandbMode,
+    WorkersConfig,
+)
 from .tokenizer import (
     FSQConfig,
     ImageTokenizerConfig,
@@ -116,6 +127,7 @@ from .training import (
 __all__ = [
     "Ambiguous",
     "AutoencoderConfig",
+    "Backend",
     "Balance",
     "BandConfig",
     "BandSourceConfig",
@@ -202,4 +214,5 @@ __all__ = [
     "VocabConfig",
     "WIDTH_FORMS",
     "WandbMode",
+    "WorkersConfig",
 ]

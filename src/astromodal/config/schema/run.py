@@ -26,6 +26,14 @@ class Parallel(str, Enum):
     fsdp = "fsdp"  # each holds a share of weights, gradients and optimizer state: for models that do not fit
 
 
+class Backend(str, Enum):
+    """Who does the work that a stage shares out by fields."""
+
+    loky = "loky"  # processes of this machine
+    dask = "dask"  # a Dask cluster; needs the package distributed
+    ray = "ray"  # a Ray cluster; needs the package ray
+
+
 class WandbMode(str, Enum):
     """Weights & Biases: ``auto`` is online with an account configured, offline without one."""
 
@@ -33,6 +41,15 @@ class WandbMode(str, Enum):
     online = "online"
     offline = "offline"
     disabled = "disabled"
+
+
+@dataclass
+class WorkersConfig:
+    """Who works, beside this process."""
+
+    backend: Backend = Backend.loky
+    n_jobs: int = 1  # processes on this machine; a cluster says itself how many it has
+    address: Optional[str] = None  # of a scheduler: tcp://host:8786 (dask), auto or ray://host:10001 (ray)
 
 
 @dataclass
@@ -48,7 +65,8 @@ class HardwareConfig:
     parallel: Parallel = Parallel.auto  # several processes, under torchrun
     rank_timeout_s: Optional[float] = 60.0  # a process without a sign of life for so long ends the run; null: off
     n_threads: Optional[int] = None  # null: all that affinity and quota allow
-    n_processes: int = 1  # worker processes of encode.py and build_datacubes.py
+    n_processes: int = 1  # worker processes of the stages that map over fields: all but train_lm.py
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
 
 
 @dataclass

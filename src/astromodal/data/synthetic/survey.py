@@ -7,15 +7,15 @@ import csv
 import io
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ...config.schema import SyntheticConfig
+from ...config.schema import SyntheticConfig, WorkersConfig
 from ...errors import ArtifactError, DataError
 from ...files.atomic import FileLock, writing
 from ...files.io import write_text
-from ...parallel.workers import worker_pool
+from ...parallel.each import each
 from ...provenance.manifest import read_manifest, write_manifest
 from .population import field_name, zero_points
 from .write import write_field
@@ -28,7 +28,7 @@ _WAIT_SECONDS = 3600.0  # for another process that writes the same sky
 log = logging.getLogger(__name__)
 
 
-def ensure_survey(data: Any, template: str) -> list[Path]:
+def ensure_survey(data: Any, template: str, workers: WorkersConfig | None = None) -> list[Path]:
     """Write the fields of ``data.synthetic`` that are not there yet, or were made with other parameters.
 
     More fields leave those that exist as they are. A folder whose writing was interrupted is written again, a field
@@ -37,6 +37,7 @@ def ensure_survey(data: Any, template: str) -> list[Path]:
     Args:
         data: ``DataConfig`` with ``synthetic`` set.
         template: path with ``{field}``.
+        workers: who writes the fields, at least ``data.synthetic.n_processes`` of them at the same time.
 
     Returns:
         The paths of all fields.
@@ -60,7 +61,7 @@ def ensure_survey(data: Any, template: str) -> list[Path]:
                 (folder / "manifest.json").unlink(missing_ok=True)  # comes last: without it the folder is unfinished
                 for path in others:  # of a larger sky: they would be taken for part of this one
                     path.unlink()
-            _write_fields(config, [(paths[i], config, i) for i in to_write])
+            _write_fields(config, {i: paths[i] for i in to_write}, workers or WorkersConfig())
             _write_zero_points(folder / ZERO_POINTS, config)
             files = [path.name for path in paths] + [ZERO_POINTS]
             sizes = {name: _size(folder / name) for name in files}
@@ -123,21 +124,22 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
 
 
-def _write_fields(config: SyntheticConfig, jobs: list[tuple[Path, SyntheticConfig, int]]) -> None:
-    if not jobs:
+def _write_fields(config: SyntheticConfig, paths: dict[int, Path], workers: WorkersConfig) -> None:
+    if not paths:
         return
-    n, folder = config.n_objects_per_field, jobs[0][0].parent
-    log.info("writing a synthetic sky: %d fields of %d objects in %s", len(jobs), n, folder)
-    if config.n_processes > 1 and len(jobs) > 1:
-        with worker_pool(min(config.n_processes, len(jobs))) as pool:
-            list(pool.map(_write_job, jobs))
-    else:
-        for job in jobs:
-            _write_job(job)
+    n, folder = config.n_objects_per_field, next(iter(paths.values())).parent
+    log.info("writing a synthetic sky: %d fields of %d objects in %s", len(paths), n, folder)
+    workers = replace(workers, n_jobs=max(workers.n_jobs, config.n_processes))
+    for _ in each(_write_job, paths.items(), workers, shared=(config,), named=_named, done="written"):
+        pass
 
 
-def _write_job(job: tuple[Path, SyntheticConfig, int]) -> None:
-    write_field(*job)
+def _write_job(job: tuple[int, Path], config: SyntheticConfig) -> None:
+    write_field(job[1], config, job[0])
+
+
+def _named(job: tuple[int, Path]) -> str:
+    return f"field {field_name(job[0])}"
 
 
 def _write_zero_points(path: Path, config: SyntheticConfig) -> None:
