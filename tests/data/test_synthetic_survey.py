@@ -73,7 +73,7 @@ def test_more_fields_keep_the_old_ones_and_fewer_remove_the_rest(tmp_path):
 def test_two_that_ask_at_the_same_time_write_it_once(tmp_path, monkeypatch):
     data, written = small(tmp_path, image_fraction=0.03), []
     write = survey._write_job
-    monkeypatch.setattr(survey, "_write_job", lambda job: (written.append(job[2]), write(job)))
+    monkeypatch.setattr(survey, "_write_job", lambda job, sky: (written.append(job[0]), write(job, sky)))
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: ensure_survey(data, template(data)), range(2))
     assert first == second and sorted(written) == [0, 1]
