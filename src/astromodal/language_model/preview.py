@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from ..config.schema import WorkersConfig
 from ..errors import TrainingError
-from ..parallel.pools import open_pool
+from ..parallel.pools import new_process
 from ..provenance.config_record import config_record
 from ..provenance.manifest import fingerprint_config
 from ..runs.progress import format_seconds
@@ -97,7 +96,7 @@ def preview_jobs(configs: Sequence[DictConfig]) -> Iterator[Cost]:
 
 
 def _in_new_process(config: DictConfig) -> Cost:
-    with open_pool(WorkersConfig(), 1) as pool:
+    with new_process() as pool:
         try:
             return pool.submit(measure, config).result()
         except pool.died as error:

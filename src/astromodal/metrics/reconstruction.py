@@ -94,6 +94,17 @@ class ErrorSums:
             self._chi2 += float(((error * precision)[known] ** 2).sum())
             self._n_chi2 += int(known.sum())
 
+    def merge(self, other: ErrorSums) -> None:
+        """Add the sums of another part; the last bits depend on the order."""
+        fresh = np.isnan(self._shift)
+        self._shift[fresh] = other._shift[fresh]
+        step = np.where(other.n > 0, other._shift - self._shift, 0.0)
+        x, squares, *errors = other._sums
+        self._sums += np.stack([x + other.n * step, squares + 2 * step * x + other.n * step**2, *errors])
+        self.n += other.n
+        self._chi2 += other._chi2
+        self._n_chi2 += other._n_chi2
+
     @property
     def _total(self) -> np.ndarray:
         n = np.maximum(self.n, 1)

@@ -47,17 +47,28 @@ def open_pool(workers: WorkersConfig, n_jobs: int) -> Iterator[Pool]:
 
 @contextmanager
 def _loky(workers: WorkersConfig, n: int) -> Iterator[Pool]:
-    """New processes of this machine, each with its share of the CPU threads."""
-    from joblib.externals.loky import ProcessPoolExecutor
+    """Processes of this machine, each with its share of the CPU threads; kept some seconds for the next pass."""
+    from joblib.externals.loky import get_reusable_executor
 
     threads = {"OMP_NUM_THREADS": str(threads_each(n))}  # every library reads this variable
-    executor = ProcessPoolExecutor(n, initializer=_begin, env=threads)
+    executor = get_reusable_executor(n, initializer=_begin, env=threads)
     try:
         yield Pool(executor.submit, lambda shared: shared, lambda: n, (BrokenProcessPool,))
     except BaseException:
         executor.shutdown(kill_workers=True)
         raise
-    executor.shutdown()
+
+
+@contextmanager
+def new_process() -> Iterator[Pool]:
+    """One process that nobody has used, nor will: its peak of memory, say, is that of its one job."""
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    executor = ProcessPoolExecutor(1, initializer=_begin)
+    try:
+        yield Pool(executor.submit, lambda shared: shared, lambda: 1, (BrokenProcessPool,))
+    finally:
+        executor.shutdown(kill_workers=True)
 
 
 def _begin() -> None:

@@ -19,6 +19,7 @@ from .quantile import QuantileBinner
 from .report import quantizer_report, usage_figures
 from .reservoir import Reservoir
 from .residual import ResidualKMeans
+from .sample import Sample
 
 _CONFIGS = {"kmeans": KMeansConfig, "residual_kmeans": ResidualKMeansConfig, "fsq": FSQConfig}
 _BUILDERS: dict[str, Callable[[Any, int], Quantizer]] = {q.name: q for q in (KMeans, ResidualKMeans, FSQ)}
@@ -102,6 +103,7 @@ __all__ = [
     "QuantileBinner",
     "Quantizer",
     "Reservoir",
+    "Sample",
     "ResidualKMeans",
     "build_quantizer",
     "check_dimensions",

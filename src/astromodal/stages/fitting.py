@@ -43,6 +43,7 @@ def train_tokenizers(cfg: DictConfig) -> float | None:
             run.log.info("fitting the %s tokenizer", name)
             hardware = (config.hardware,) if modality.on_device else ()
             fitted[name] = modality.tokenizer_class()(settings, *hardware)
+            fitted[name].workers = config.hardware.workers
             reports[name] = fitted[name].fit(cubes, splits, config.data, run, config.seed)
         for name, tokenizer in fitted.items():  # only now: a fit that fails leaves all tokenizers as they were
             tokenizer.save(root / MODALITIES[name].folder, run.id)

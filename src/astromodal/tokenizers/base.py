@@ -27,7 +27,7 @@ from ..provenance import manifest
 from ..vocabulary.modalities import MODALITIES
 
 if TYPE_CHECKING:
-    from ..config.schema import DataConfig, HardwareConfig
+    from ..config.schema import DataConfig, HardwareConfig, WorkersConfig
     from ..data.datacube import Datacube
     from ..runs.run import RunContext
 
@@ -133,6 +133,7 @@ class Tokenizer(ABC):
     :meth:`_finish_fit` last), ``encode``, ``decode``, ``layout``, ``_write`` and ``_read``.
     """
 
+    workers: WorkersConfig | None = None  # who reads the survey while fitting; default: this process
     name: ClassVar[str]  # of its modality, in MODALITIES: the option tokenizer=<name>
 
     def __init__(self, config: Any) -> None:

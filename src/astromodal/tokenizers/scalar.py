@@ -23,10 +23,12 @@ from ..data.findings import Findings
 from ..data.scalars import ScalarBatch, inverse_transform, read_scalars, scalar_columns, scalar_sources, transform
 from ..errors import ArtifactError, DataError
 from ..files import io
+from ..machine.random import keyed_words
 from ..metrics import ErrorSums, bits_per_symbol, codes_used, perplexity
-from ..quantizers import QuantileBinner, Reservoir
+from ..quantizers import QuantileBinner, Sample
 from ..vocabulary.codebook import ScalarCodebook
 from .base import Tokenizer, plain
+from .passes import LIGHT_ROWS, Part, over_parts, parts
 from .spectrum.sigma import scalar_sigma
 
 if TYPE_CHECKING:
@@ -99,16 +101,14 @@ class ScalarTokenizer(Tokenizer):
         self.configs = dict(scalar_columns(data, list(data.spectra)))
         if not self.configs:
             raise DataError("at least one scalar column", got="none", repair="set data.scalars or tokenizer=spectrum")
-        samples = [Reservoir(self.config.max_fit_values, 1, [seed, j], np.float64) for j in range(len(self.configs))]
+        samples = self._samples(self.config.max_fit_values, 1)
         n_observed, findings = np.zeros(len(self.configs), dtype=np.int64), Findings()
-        for field, batch in self._batches(cubes, rows.fit, data):
-            findings.add_scalars(field, batch)
-            values, usable = self._transformed(batch)
-            n_observed += usable.sum(0)
-            usable &= batch.fit
-            for j in np.flatnonzero(usable.any(0)):
-                samples[j].add(values[usable[:, j], j, None])
-        if not any(len(sample.rows) for sample in samples):
+        of = parts(cubes, rows.fit, LIGHT_ROWS)
+        read = over_parts(_values, of, self.workers, (self, data, seed), lambda got: _take(samples, got))
+        for part, (seen, found) in zip(of, read, strict=True):
+            n_observed += seen
+            findings.add_field(part.cube.field, found)
+        if not any(sample.n_seen for sample in samples):
             raise DataError(
                 "values in at least one scalar column",
                 got=f"none in {sum(int(m.sum()) for m in rows.fit.values())} training objects",
@@ -135,15 +135,14 @@ class ScalarTokenizer(Tokenizer):
             return QuantileBinner.from_state(NEVER)
         return QuantileBinner(self.config.n_bins, self.config.min_values_per_bin).fit(sample)
 
-    def _batches(
-        self, cubes: Sequence[Datacube], masks: Mapping[str, np.ndarray], data: DataConfig
-    ) -> Iterator[tuple[str, ScalarBatch]]:
-        """Field and scalar batches of the chosen rows of all cubes."""
+    def _samples(self, capacity: int, width: int) -> list[Sample]:
+        return [Sample(capacity, width, np.float64) for _ in self.configs]
+
+    def _batches(self, part: Part, data: DataConfig, seed: int) -> Iterator[tuple[ScalarBatch, np.ndarray]]:
+        """Scalar batches of a part, with the keys (n,) by which values are sampled."""
         names, n_rows = scalar_sources(data, self.configs), max(data.batch_rows, BATCH_ROWS)
-        for cube in cubes:
-            if masks[cube.field].any():
-                for batch in cube.batches(names, rows=n_rows, row_mask=masks[cube.field]):
-                    yield cube.field, read_scalars(batch, data, self.configs)
+        for batch, ids in part.batches(names, n_rows):
+            yield read_scalars(batch, data, self.configs), keyed_words(seed, ids)
 
     def _transformed(self, batch: ScalarBatch) -> tuple[np.ndarray, np.ndarray]:
         """Values in the columns' spaces (n, c) and where they exist (a flux of 0 has no logarithm)."""
@@ -214,26 +213,21 @@ class ScalarTokenizer(Tokenizer):
         n_columns = len(self.configs)
         sums, usage = ErrorSums(n_columns), np.zeros((n_columns, max(self.n_bins)), dtype=np.int64)
         tallies, n_rows = np.zeros((2, n_columns), dtype=np.int64), 0  # clipped, not detected
-        examples = [Reservoir(REPORT_VALUES, 3, [0, j], np.float64) for j in range(n_columns)]
-        for _, batch in self._batches(cubes, masks, data):
-            codes = self.encode(batch)
-            decoded = self.decode(codes.tokens)
-            n_rows += len(codes.tokens)
-            sums.add(codes.values, decoded, codes.present)
-            tallies += np.stack([codes.clipped.sum(0), codes.nondetected.sum(0)])
-            for j in np.flatnonzero(codes.present.any(0)):
-                seen = codes.present[:, j]
-                usage[j] += np.bincount(codes.tokens[seen, j], minlength=usage.shape[1])
-                examples[j].add(np.stack([x[seen, j] for x in (codes.values, decoded, codes.errors)], axis=1))
+        examples, of = self._samples(REPORT_VALUES, 3), parts(cubes, masks, LIGHT_ROWS)
+        for counts in over_parts(_errors, of, self.workers, (self, data), lambda got: _take(examples, got)):
+            sums.merge(counts[0])
+            usage += counts[1]
+            tallies += counts[2]
+            n_rows += counts[3]
         rates = tallies / max(n_rows, 1)
-        columns = {}
+        columns, shown = {}, [sample.rows for sample in examples]
         for j, name in enumerate(self.configs):
-            columns[name] = self._column_report(sums, usage[j], examples[j].rows, j, n_rows) | {
+            columns[name] = self._column_report(sums, usage[j], shown[j], j, n_rows) | {
                 "clipped_fraction": float(tallies[0, j] / max(sums.n[j], 1)),
                 "nondetected_fraction": float(rates[1, j]),
                 "missing_fraction": float(1.0 - rates[1, j] - sums.n[j] / max(n_rows, 1)),
             }
-        arrays = {name: examples[j].rows[:2000] for j, name in enumerate(self.configs)}
+        arrays = {name: drawn[:2000] for name, drawn in zip(self.configs, shown, strict=True)}
         bits = sum(entry["bits_per_object"] for entry in columns.values())
         return {"split": split, "n_objects": n_rows, "bits_per_object": bits, "columns": columns, "arrays": arrays}
 
@@ -303,3 +297,47 @@ class ScalarTokenizer(Tokenizer):
         if not tokenizer.binners or len(tokenizer.binners) != len(tokenizer.configs):
             raise ArtifactError(f"bins of {len(tokenizer.configs)} columns", got=len(tokenizer.binners), where=folder)
         return tokenizer
+
+
+# ------------------------------------------------------------------------------------- of one part
+
+
+def _take(whole: list[Sample], got: tuple) -> tuple:
+    """Merge the samples that a result begins with, and go on with the rest of it."""
+    for sample, more in zip(whole, got[0], strict=True):
+        sample.merge(more)
+    return got[1:]
+
+
+def _values(part: Part, tokenizer: ScalarTokenizer, data: DataConfig, seed: int) -> tuple:
+    """Samples of the values that bins are learned from, observed values per column (c,), and what was found."""
+    samples = tokenizer._samples(tokenizer.config.max_fit_values, 1)
+    n_observed, findings = np.zeros(len(tokenizer.configs), dtype=np.int64), Findings()
+    for batch, keys in tokenizer._batches(part, data, seed):
+        findings.add_scalars(part.cube.field, batch)
+        values, usable = tokenizer._transformed(batch)
+        n_observed += usable.sum(0)
+        usable &= batch.fit
+        for j in np.flatnonzero(usable.any(0)):
+            samples[j].add(values[usable[:, j], j, None], keys[usable[:, j]])
+    return samples, n_observed, findings.field(part.cube.field)
+
+
+def _errors(part: Part, tokenizer: ScalarTokenizer, data: DataConfig) -> tuple:
+    """Samples of (value, decoded, error), sums of errors, usage (c, V), (clipped, not detected) (2, c), and rows."""
+    n_columns = len(tokenizer.configs)
+    samples, sums = tokenizer._samples(REPORT_VALUES, 3), ErrorSums(n_columns)
+    usage, n_rows = np.zeros((n_columns, max(tokenizer.n_bins)), np.int64), 0
+    tallies = np.zeros((2, n_columns), np.int64)
+    for batch, keys in tokenizer._batches(part, data, 0):
+        codes = tokenizer.encode(batch)
+        decoded = tokenizer.decode(codes.tokens)
+        n_rows += len(codes.tokens)
+        sums.add(codes.values, decoded, codes.present)
+        tallies += np.stack([codes.clipped.sum(0), codes.nondetected.sum(0)])
+        for j in np.flatnonzero(codes.present.any(0)):
+            seen = codes.present[:, j]
+            usage[j] += np.bincount(codes.tokens[seen, j], minlength=usage.shape[1])
+            triples = np.stack([x[seen, j] for x in (codes.values, decoded, codes.errors)], axis=1)
+            samples[j].add(triples, keys[seen])
+    return samples, sums, usage, tallies, n_rows

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterable
 from typing import ClassVar
 
 import numpy as np
@@ -20,7 +19,8 @@ from ...config.checks.levels import patch_width
 from ...config.schema import SpectrumGroupConfig, SpectrumKind, SpectrumTokenizerConfig
 from ...data.spectra import SpectrumBatch
 from ...errors import ConfigError
-from ...quantizers import Quantizer, Reservoir, build_quantizer, check_dimensions, with_at_most
+from ...machine.random import keyed_words
+from ...quantizers import Quantizer, Sample, build_quantizer, check_dimensions, with_at_most
 from .denoise import denoise
 from .patches import cut, join, n_patches, patch_features, pixel_weights
 from .sigma import patch_sigma
@@ -112,40 +112,65 @@ def weighted_vectors(
     return np.concatenate([flux, logs], axis=-1), np.concatenate([weights, weights], axis=-1)
 
 
-def fit_group(
-    batches: Iterable[SpectrumBatch],
-    group: str,
-    group_config: SpectrumGroupConfig,
-    config: SpectrumTokenizerConfig,
-    seed: int,
-) -> tuple[GroupCodec | None, int]:
-    """Codec of one group from a stream of batches, and the number of patches seen; None without a spectrum.
+class PatchSample:
+    """A uniform sample of the patches of a group's spectra, ``quantizer.max_fit_rows`` at most.
 
-    A reservoir of ``quantizer.max_fit_rows`` patches bounds the memory. Codes are at most a quarter of the patches:
-    a code that stands for one training patch teaches a transformer nothing.
+    It is that of all parts of the survey if the samples of the parts are merged, in whatever order.
+    """
+
+    def __init__(self, group: str, group_config: SpectrumGroupConfig, config: SpectrumTokenizerConfig) -> None:
+        self.patch_size = patch_size_of(group, config)
+        # coefficients have no neighbours
+        self.smoothed = config.denoise if group_config.kind == SpectrumKind.spectrum else 0.0
+        self.n_pixels = 0
+        # per row: flux and precision, has ivar, position of the patch
+        self.sample = Sample(config.quantizer.max_fit_rows, 2 * self.patch_size + 2)
+
+    def add(self, batch: SpectrumBatch, ids: np.ndarray, seed: int) -> None:
+        """Offer a batch, with the hashes (n,) of the objects' ids."""
+        self.n_pixels = batch.flux.shape[1]
+        clean = cleaned(batch.only(batch.present), self.smoothed)
+        rows = _rows(clean.flux, clean.precision, clean.has_ivar, self.patch_size)
+        positions = np.arange(n_patches(self.n_pixels, self.patch_size))
+        self.sample.add(rows, keyed_words(seed, ids[batch.present][:, None], positions).reshape(-1))
+
+    def merge(self, other: PatchSample) -> None:
+        """Take in the sample of another part."""
+        self.n_pixels = self.n_pixels or other.n_pixels
+        self.sample.merge(other.sample)
+
+
+def patch_size_of(group: str, config: SpectrumTokenizerConfig) -> int:
+    """Pixels per patch of a group."""
+    return int(config.patch_sizes.get(group, config.patch_size))
+
+
+def check_group(group: str, config: SpectrumTokenizerConfig) -> None:
+    """Refuse what cannot be fitted, before anything is read.
 
     Raises:
         ConfigError: the patch size is below 1, or the quantizer is made for vectors of another width.
     """
-    patch_size = int(config.patch_sizes.get(group, config.patch_size))
+    patch_size = patch_size_of(group, config)
     if patch_size < 1:
         raise ConfigError("a patch_size of 1 or more", got=patch_size, where=f"spectrum group {group}")
     of = "flux and precision" if config.precision_weight else "flux"
     where = f"spectrum group {group}, {patch_size} pixels of {of} per patch"
     repair = "use tokenizer/spectrum/quantizer=kmeans, or a codec with as many latent_channels as there are levels"
     check_dimensions(config.quantizer, patch_width(patch_size, config.precision_weight), where, repair)
-    smoothed = config.denoise if group_config.kind == SpectrumKind.spectrum else 0.0  # coefficients have no neighbours
-    sample, n_pixels = None, 0
-    for batch in batches:
-        n_pixels = batch.flux.shape[1]
-        if sample is None:  # per row: features, has ivar, position of the patch
-            sample = Reservoir(config.quantizer.max_fit_rows, 2 * patch_size + 2, [seed, n_pixels])
-        clean = cleaned(batch.only(batch.present), smoothed)
-        sample.add(_rows(clean.flux, clean.precision, clean.has_ivar, patch_size))
-    if sample is None or not len(sample.rows):
+
+
+def fit_group(
+    drawn: PatchSample, group_config: SpectrumGroupConfig, config: SpectrumTokenizerConfig, seed: int
+) -> tuple[GroupCodec | None, int]:
+    """Codec of one group from a sample of its patches, and the number of patches seen; None without a spectrum.
+
+    Codes are at most a quarter of the patches: a code that stands for one training patch teaches a transformer nothing.
+    """
+    if not drawn.sample.n_seen:
         return None, 0
-    raw, has_ivar = sample.rows[:, :-2], sample.rows[:, -2] > 0
-    position = sample.rows[:, -1].astype(np.int64)
+    patch_size, n_pixels, rows = drawn.patch_size, drawn.n_pixels, drawn.sample.rows
+    raw, has_ivar, position = rows[:, :-2], rows[:, -2] > 0, rows[:, -1].astype(np.int64)
     center, spread = np.zeros(n_pixels, np.float32), np.ones(n_pixels, np.float32)
     if group_config.kind == SpectrumKind.coefficients:
         center, spread = standardisation(raw, position, n_pixels)
@@ -155,12 +180,12 @@ def fit_group(
     X, weights = weighted_vectors(raw, has_ivar, neutral, config.precision_weight)
     n_codes = max(MIN_CODES, len(X) // MIN_ROWS_PER_CODE)
     quantizer = build_quantizer(with_at_most(config.quantizer, n_codes), seed).fit(X, weights)
-    codec = GroupCodec(n_pixels, patch_size, center, spread, neutral, config.precision_weight, smoothed, quantizer)
-    return codec, sample.n_seen
+    learned = (center, spread, neutral, config.precision_weight, drawn.smoothed, quantizer)
+    return GroupCodec(n_pixels, patch_size, *learned), drawn.sample.n_seen
 
 
 def _rows(flux: np.ndarray, precision: np.ndarray, has_ivar: np.ndarray, patch_size: int) -> np.ndarray:
-    """Patches of spectra as rows for the reservoir, (n L, 2 p + 2)."""
+    """Patches of spectra as rows for the sample, (n L, 2 p + 2)."""
     raw = patch_features(flux, precision, patch_size)
     n, length, _ = raw.shape
     known = np.broadcast_to(has_ivar[:, None, None], (n, length, 1))

@@ -35,8 +35,9 @@ from ...quantizers import Reservoir, quantizer_config, usage_figures
 from ...vocabulary.codebook import Codebook
 from ...vocabulary.vocab import stage_name
 from ..base import Tokenizer, plain
+from ..passes import HEAVY_ROWS, Part, over_parts, parts
 from .bundle import FILE_NAME, read_bundle, write_bundle
-from .groups import GroupCodec, fit_group
+from .groups import GroupCodec, PatchSample, check_group, fit_group
 
 if TYPE_CHECKING:
     from ...data.datacube import Datacube
@@ -162,8 +163,7 @@ class SpectrumTokenizer(Tokenizer):
         if others := [name for name in self.config.patch_sizes if name not in data.spectra]:
             log.info("tokenizer.spectrum.patch_sizes: %s, groups that this survey does not have", ", ".join(others))
         for group in (chosen := self._chosen(data)):
-            batches = self._batches(cubes, rows.fit, data, group, findings)
-            codec, n_fit = self._fit_group(batches, group, data.spectra[group], seed, run)
+            codec, n_fit = self._fit_group(cubes, rows.fit, data, group, seed, run, findings)
             if codec is None:
                 found = findings.totals().get(f"spectrum {group}", {})
                 self.skipped[group] = _why_none(found, data.spectra[group])
@@ -197,17 +197,31 @@ class SpectrumTokenizer(Tokenizer):
 
     def _fit_group(
         self,
-        batches: Iterator[SpectrumBatch],
+        cubes: Sequence[Datacube],
+        masks: Mapping[str, np.ndarray],
+        data: DataConfig,
         group: str,
-        group_config: SpectrumGroupConfig,
         seed: int,
         run: RunContext | None,
+        findings: Findings,
     ) -> tuple[GroupCodec | LearnedGroup | None, int]:
         """Features and codebook of one group, and the number of vectors seen; None without a spectrum."""
+        group_config = data.spectra[group]
         if self.config.codec is None:
-            return fit_group(batches, group, group_config, self.config, seed)
+            check_group(group, self.config)
+            drawn, of = PatchSample(group, group_config, self.config), parts(cubes, masks, HEAVY_ROWS)
+
+            def take(got: tuple[PatchSample, dict[str, Any]]) -> dict[str, Any]:
+                drawn.merge(got[0])
+                return got[1]
+
+            found = over_parts(_patches, of, self.workers, (self.config, data, group, seed), take)
+            for part, counts in zip(of, found, strict=True):
+                findings.add_field(part.cube.field, counts)
+            return fit_group(drawn, group_config, self.config, seed)
         from .learned_group import fit_learned_group
 
+        batches = self._batches(cubes, masks, data, group, findings)
         self._log(run).info("spectrum group %s: training the codec %s", group, self.config.codec.name)
         return fit_learned_group(batches, group, group_config, self.config, seed, run, self.hardware)
 
@@ -379,3 +393,16 @@ class SpectrumTokenizer(Tokenizer):
             if not isinstance(codec, GroupCodec):
                 codec.use(hardware.device)
         return self
+
+
+def _patches(
+    part: Part, config: SpectrumTokenizerConfig, data: DataConfig, group: str, seed: int
+) -> tuple[PatchSample, dict[str, Any]]:
+    """Sample of the patches of a part of the survey, and what was found there."""
+    drawn, findings = PatchSample(group, data.spectra[group], config), Findings()
+    for table, ids in part.batches(spectrum_columns(data.spectra[group]), data.batch_rows):
+        batch = read_spectra(table, data, group)
+        findings.add_spectra(part.cube.field, group, batch)
+        if batch.present.any():
+            drawn.add(batch, ids, seed)
+    return drawn, findings.field(part.cube.field)
