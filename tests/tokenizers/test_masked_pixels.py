@@ -7,7 +7,7 @@ import pytest
 
 from astromodal.config.schema import KMeansConfig, SpectrumGroupConfig, SpectrumKind, SpectrumTokenizerConfig
 from astromodal.data.spectra import SpectrumBatch
-from astromodal.tokenizers.spectrum.groups import GroupCodec, fit_group
+from astromodal.tokenizers.spectrum.groups import GroupCodec, PatchSample, fit_group
 from astromodal.tokenizers.spectrum.patches import pixel_weights
 
 P, N_FIT, N_TEST = 64, 1500, 400
@@ -33,7 +33,10 @@ def hidden(flux: np.ndarray, precision: np.ndarray, share: float, seed: int = 7,
 def fitted(batch: SpectrumBatch, n_codes: int = 64, kind=SpectrumKind.spectrum, **settings) -> GroupCodec:
     settings = {"quantizer": KMeansConfig(n_codes=n_codes), "patch_size": 32, "denoise": 0.0} | settings
     config = SpectrumTokenizerConfig(**settings)
-    return fit_group([batch], "b", SpectrumGroupConfig(flux="f", kind=kind), config, seed=0)[0]
+    group_config = SpectrumGroupConfig(flux="f", kind=kind)
+    drawn = PatchSample("b", group_config, config)
+    drawn.add(batch, np.arange(len(batch.present)), 0)
+    return fit_group(drawn, group_config, config, seed=0)[0]
 
 
 def codes(codec: GroupCodec, batch: SpectrumBatch) -> np.ndarray:

@@ -21,7 +21,7 @@ from astromodal.data.datacube import Datacube
 from astromodal.data.scalars import read_scalars
 from astromodal.data.spectra import read_spectra
 from astromodal.tokenizers import ScalarTokenizer, SpectrumTokenizer
-from astromodal.tokenizers.spectrum.groups import fit_group
+from astromodal.tokenizers.spectrum.groups import PatchSample, fit_group
 
 N, P = 200, 40
 GROUPS = {
@@ -58,7 +58,9 @@ def tokenized(unit: float) -> dict[str, tuple[np.ndarray, ...]]:
     tokenizer, found = SpectrumTokenizer(settings), {}
     for group, config in GROUPS.items():
         read = read_spectra(batch, data, group)
-        tokenizer.codecs[group], _ = fit_group([read], group, config, settings, seed=0)
+        drawn = PatchSample(group, config, settings)
+        drawn.add(read, np.arange(len(read.present)), 0)
+        tokenizer.codecs[group], _ = fit_group(drawn, config, settings, seed=0)
         tokens, present = tokenizer.encode(group, read)
         assert present.all()
         decoded = tokenizer.decode(group, tokens, read.scale) / unit
