@@ -18,7 +18,7 @@ from astromodal.loss.forms import values as form_values
 from astromodal.loss.fused import loss as fused
 from astromodal.loss.reference import reference_terms, total_of
 from astromodal.loss.sampling import StepWeights, lay_out, read_targets, weigh
-from astromodal.loss.standardize import Codebooks, build_tables
+from astromodal.loss.standardize import Codebooks, CodedTable, build_tables
 from astromodal.vocabulary.codebook import Codebook, ScalarCodebook
 from astromodal.vocabulary.modalities import MODALITIES
 from astromodal.vocabulary.vocab import build_vocab_spec
@@ -131,7 +131,7 @@ class Case:
         parts = []
         for index, table in enumerate(self.tables.blocks):
             rows = np.flatnonzero((self.targets.blocks == index) & (weights.reconstruction > 0))
-            if table.entries is None or not len(rows):
+            if not isinstance(table, CodedTable) or not len(rows):
                 continue
             codes = torch.as_tensor(self.targets.tokens[rows] - table.start, device=self.device)
             entries = table.entries.float().to(self.device)

@@ -15,6 +15,7 @@ Shapes: m objects, S draws per object, L tokens of a part, X numbers of a decode
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch import Tensor
 from ..machine.random import keyed_uniform
 from ..models.decoding import extend
 from ..sequences.layout import Segment
+from ..tokenizers.base import needed
 from .engine import Engine
 from .posterior import ColumnBins
 from .prefixes import CELLS, Slots
@@ -124,7 +126,8 @@ class Drawer:
             scales: observed scales of the group's spectra ``(m,)``, used where the scale is given.
         """
         size = self.size(question)
-        drawn = Drawn(*(np.full((len(rows), size), np.nan) for _ in range(2)), np.zeros(len(rows), bool))
+        mean, std = (np.full((len(rows), size), np.nan) for _ in range(2))
+        drawn = Drawn(mean, std, np.zeros(len(rows), bool))
         kept = slots.kept(question)[rows]
         scale = question.scale
         given = np.ones(len(rows), bool)
@@ -134,12 +137,12 @@ class Drawer:
         lengths, at_once = slots.lengths(kept), max(self.engine.batch_size // self.settings.n_samples, 1)
         for with_scale in (True, False):
             mine = np.flatnonzero(given == with_scale)
-            parts = question.parts if with_scale else (scale, *question.parts)
+            parts = question.parts if with_scale or scale is None else (scale, *question.parts)
             order = mine[np.argsort(lengths[mine], kind="stable")]
             for start in range(0, len(order), at_once):
                 batch = order[start : start + at_once]
                 codes, expected = self._codes(slots, rows[batch], kept[batch], parts, hashes[batch])
-                factor = scales[batch, None] if with_scale and scale is not None else None
+                factor = scales[batch, None] if with_scale and scale is not None and scales is not None else None
                 values = self._decode(question, codes, factor)  # (m, S, X)
                 means = self._flux(question, expected, codes, factor) if expected else values
                 drawn.mean[batch] = means.mean(1, dtype=np.float64)
@@ -161,15 +164,16 @@ class Drawer:
         uniform = keyed_uniform(settings.seed, np.arange(settings.n_samples)[:, None], hashes[:, None, None], places)
         if len(parts) > 1 and parts[0].modality == "scalar":
             uniform[..., 0] = stratified(uniform[..., 0], keyed_uniform(settings.seed, _STRATA, hashes, places[0]))
-        uniform = torch.from_numpy(uniform.reshape(len(state), len(steps))).to(
+        draws = torch.from_numpy(uniform.reshape(len(state), len(steps))).to(
             torch.float32 if hidden.device.type == "mps" else torch.float64
         )
-        uniform, found, expected = uniform.to(hidden.device), [], {part.name: [] for part in parts}
+        draws, found = draws.to(hidden.device), []
+        expected: dict[str, list[Tensor]] = {part.name: [] for part in parts}
         for t, (part, _) in enumerate(steps):
             weight = engine.model.head_weight[part.base : part.base + self.n_codes[part.name]]
             dtype = torch.float64 if state.dtype is torch.float64 else torch.float32
             p = drawn_from(state.to(dtype) @ weight.to(dtype).T, settings.temperature, settings.top_p)
-            code = invert(p, uniform[:, t])
+            code = invert(p, draws[:, t])
             found.append(code)
             if part.name in self.entries:
                 expected[part.name].append(p.to(dtype) @ self.entries[part.name].to(dtype))
@@ -204,7 +208,7 @@ class Drawer:
         factor: np.ndarray | None,
     ) -> np.ndarray:
         """Physical values ``(m, S, X)`` of the expected entries of all stages."""
-        entries = sum(expected[part.name] for part in question.parts)
+        entries = reduce(np.add, (expected[part.name] for part in question.parts))
         m, n_draws = entries.shape[:2]
         values = self.tokenizers.spectrum.decode_features(question.name, entries.reshape(-1, *entries.shape[2:]))
         return self._scaled(question, values.reshape(m, n_draws, -1), codes, factor)
@@ -215,5 +219,6 @@ class Drawer:
         """Values ``(m, S, X)`` in units of a spectrum's scale, times what is given or drawn of it."""
         if question.scale is not None and factor is None:
             drawn = codes[question.scale.name][..., 0]
-            factor = self.bins.centers[self.bins.column(question.scale.name)][drawn]
+            bins = needed(self.bins, "scalar")
+            factor = bins.centers[bins.column(question.scale.name)][drawn]
         return values if factor is None else values * np.asarray(factor, np.float64)[..., None]

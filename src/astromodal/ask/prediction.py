@@ -22,6 +22,7 @@ from ..data.splits import SPLIT_NAMES
 from ..files.ids import hash_ids, normalize_ids
 from ..machine.random import keyed_uniform
 from ..sequences.slots import check_field
+from ..tokenizers.base import needed
 from ..tokens.store import FieldTokens
 from ..training.precision import MixedPrecision
 from . import catalogue as cat
@@ -96,7 +97,8 @@ class Predictor:
         self.engine = Engine(trained.model.to(device), vocab, n_bins, self.precision, settings.batch_size)
         draws = DrawSettings(settings.n_samples, settings.temperature, settings.top_p, seed)
         self.drawer = Drawer(self.engine, tokenizers, self.bins, draws)
-        self.seed, self.flags, self.about = seed, {}, dict(about or {})
+        self.seed, self.about = seed, dict(about or {})
+        self.flags: dict[str, dict[str, int]] = {}  # by quantity: objects that have each
         self.corrections = corrections(self.plan, settings, calibration, self.log)
         self.familiarity: Familiarity | None = None  # set from outside: it needs the model's own validation objects
 
@@ -145,20 +147,23 @@ class Predictor:
 
     def _unit(self, question: Question) -> str:
         if question.modality == "scalar":
-            return str(self.trained.tokenizers.scalar.configs[question.name].unit)
+            return str(needed(self.trained.tokenizers.scalar, "scalar").configs[question.name].unit)
         if question.modality == "image":
             return "nanomaggies per pixel above the sky"
-        unit = self.trained.tokenizers.spectrum.layout_["spectra"][question.name]["unit"]
+        unit = self._spectrum(question)["unit"]
         return unit if question.scale is not None else f"{unit}, in units of the spectrum's scale"
+
+    def _spectrum(self, question: Question) -> dict[str, Any]:
+        """What the tokenizer knows of a group of spectra."""
+        return needed(self.trained.tokenizers.spectrum, "spectrum").layout_["spectra"][question.name]
 
     def _shape(self, question: Question) -> dict[str, Any]:
         """How the numbers of a list are to be read."""
-        tokenizers = self.trained.tokenizers
         if question.modality == "image":
-            image = tokenizers.image
+            image = needed(self.trained.tokenizers.image, "image")
             return {"shape": list(image.fitted().array_shape), "bands": list(image.scaling_.bands)}
         if question.modality == "spectrum":
-            group = tokenizers.spectrum.layout_["spectra"][question.name]
+            group = self._spectrum(question)
             return {key: group[key] for key in ("kind", "wave_min", "wave_step", "wave_unit") if key in group}
         return {}
 
@@ -217,7 +222,7 @@ class Predictor:
     def _scalar(
         self, question: Question, posterior: np.ndarray, window: Window, lacks: np.ndarray
     ) -> dict[str, np.ndarray]:
-        name, bins = question.name, self.bins
+        name, bins = question.name, needed(self.bins, "scalar")
         values, errors = observed(window.field, name, window.of_field)
         correction = self.corrections.get(name)
         if correction is not None:
@@ -283,7 +288,8 @@ def observed(field: FieldTokens, column: str, rows: np.ndarray) -> tuple[np.ndar
     """Observed values and errors of a column ``(m,)`` float64 in its unit; NaN where there is none."""
     j = field.columns.index(column)
     there = field.scalar["present"][rows, j] & ~field.scalar["nondetected"][rows, j]
-    return tuple(np.where(there, field.scalar[key][rows, j], np.nan) for key in ("values", "errors"))
+    values, errors = (np.where(there, field.scalar[key][rows, j], np.nan) for key in ("values", "errors"))
+    return values, errors
 
 
 def write_predictions(
@@ -320,7 +326,7 @@ def write_predictions(
                 update(window.stop - window.start)
         n = out.rows
     if settings.posterior and scalars:
-        predictor.bins.save(folder / "posterior_bins.npz", scalars)
+        needed(predictor.bins, "scalar").save(folder / "posterior_bins.npz", scalars)
     return {
         "objects": n,
         "seconds": time.perf_counter() - started,

@@ -126,13 +126,24 @@ class TrainingRun:
     why: str = ""
     cubes: Sequence[Datacube] = ()
 
+    @property
+    def tokens(self) -> TokenStore:
+        """Its token files.
+
+        Raises:
+            ArtifactMissingError: they cannot be had; with why.
+        """
+        if self.store is None:
+            raise ArtifactMissingError("the token files that the model was trained on", got=self.why)
+        return self.store
+
     @cached_property
     def seen(self) -> SeenObjects:
         """Its objects; read when first asked for."""
         try:
-            return SeenObjects.of(self.store, self.cubes)
+            return SeenObjects.of(self.tokens, self.cubes)
         except UserError:  # datacubes that cannot be read any more: compared by id only
-            return SeenObjects.of(self.store)
+            return SeenObjects.of(self.tokens)
 
     def about(self, otherwise: str) -> dict[str, Any]:
         """For a catalogue: whose splits it has, ``otherwise`` where nobody knows the run, and what that read."""
@@ -142,11 +153,11 @@ class TrainingRun:
 
     def reads(self, asked: TokenStore) -> bool:
         """Whether these are the token files of the run, or files beside them."""
-        return asked.folder.resolve() == self.store.folder.resolve()
+        return asked.folder.resolve() == self.tokens.folder.resolve()
 
     def with_split(self, tokens: FieldTokens, asked: TokenStore, positions: np.ndarray | None) -> FieldTokens:
         """A field of other token files, with what its objects were in the model's run."""
-        if self.reads(asked) and tokens.field in self.store.entries:
+        if self.reads(asked) and tokens.field in self.tokens.entries:
             return tokens  # the very same files
         return replace(tokens, split=self.seen.splits(tokens.ids, positions))
 

@@ -14,6 +14,7 @@ from ..errors import UserError
 from ..files.io import read_mapping
 from ..files.text_table import table
 from ..sequences.names import quantities
+from ..tokenizers.base import needed
 from .judged import HEADER, figure_rows, find_judgement, judged_figures
 
 if TYPE_CHECKING:
@@ -72,35 +73,36 @@ def objects_by_split(trained_on: TrainingRun) -> dict[str, int] | None:
     if trained_on.store is None:
         return None
     try:
-        counts = sum(np.bincount(np.asarray(tokens.split), minlength=len(SPLIT_NAMES)) for tokens in trained_on.store)
+        of_fields = [np.bincount(np.asarray(tokens.split), minlength=len(SPLIT_NAMES)) for tokens in trained_on.store]
     except UserError:  # gone since
         return None
     return {"fields": len(trained_on.store.fields())} | {
-        name: int(n) for name, n in zip(SPLIT_NAMES, counts, strict=True)
+        name: int(n) for name, n in zip(SPLIT_NAMES, np.sum(of_fields, axis=0), strict=True)
     }
 
 
 def asks(trained: TrainedModel, data: Any) -> dict[str, dict[str, Any]]:
     """Everything that can be given or asked, with its unit, and the range of what training has seen of it."""
     found: dict[str, dict[str, Any]] = {}
-    scalar, spectrum, image = trained.tokenizers.scalar, trained.tokenizers.spectrum, trained.tokenizers.image
+    tokenizers = trained.tokenizers
     for name, parts in quantities(trained.layout).items():
         kind = parts[0].modality
         entry: dict[str, Any] = {"kind": kind}
         if kind == "scalar":
+            scalar = needed(tokenizers.scalar, "scalar")
             j, config = scalar.columns.index(name), scalar.configs[name]
             low, high = inverse_transform(np.asarray(scalar.binners[j].edges_, np.float64)[[0, -1]], config)
             entry |= {"unit": config.unit, "column": config.column or name, "low": float(low), "high": float(high)}
             if not scalar.binners[j].counts_.sum():
                 entry |= {"low": None, "high": None}  # no training object had it
         elif kind == "spectrum":
-            group = spectrum.layout_["spectra"][name]
+            group = needed(tokenizers.spectrum, "spectrum").layout_["spectra"][name]
             entry |= {"unit": group["unit"], "column": data.spectra[name].flux}
             entry |= {key: group[key] for key in GRID if group.get(key)}
         else:
             entry |= {
                 "unit": "nanomaggies per pixel",
-                "bands": list(image.scaling_.bands),
+                "bands": list(needed(tokenizers.image, "image").scaling_.bands),
                 "size": data.images.size,
                 "pixel_scale": data.images.pixel_scale,
             }

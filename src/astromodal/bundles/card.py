@@ -49,8 +49,8 @@ def _front_matter(about: Mapping[str, Any], license: str | None) -> str:
     }
     if license:
         meta["license"] = license
-    judged, results = about.get("judged"), []
-    for name, figures in judged["columns"].items() if judged else ():
+    judged, results = about.get("judged") or {"columns": {}}, []
+    for name, figures in judged["columns"].items():
         metrics = [
             {"type": key, "name": text, "value": float(figures[key])}
             for key, text in _METRICS.items()

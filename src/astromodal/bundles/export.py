@@ -164,7 +164,10 @@ def _copy_tokenizer(model: Model, name: str, target: Path) -> None:
     """The files of a fitted tokenizer, as they are."""
     from ..provenance.manifest import check_manifest
 
-    source = model.trained.tokenizers_root / MODALITIES[name].folder
+    root = model.trained.tokenizers_root
+    if root is None:
+        raise ArtifactError("tokenizers that were loaded from a folder", got="others", where="export")
+    source = root / MODALITIES[name].folder
     manifest = check_manifest(source, verify_files=True)
     target.mkdir(parents=True)
     for file in ("manifest.json", *manifest["files"], *manifest.get("beside", {})):

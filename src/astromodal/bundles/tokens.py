@@ -16,11 +16,13 @@ from ..ask.catalogue import as_column
 from ..data.columns import list_column_to_matrix, numbers
 from ..data.scalars import SCALE_SUFFIX, inverse_transform
 from ..errors import DataError
+from ..tokenizers.base import needed
 from ..vocabulary.vocab import stages_of
 from .tables import UNIT
 
 if TYPE_CHECKING:
     from ..ask.trained import TrainedModel
+    from ..tokenizers.scalar import ScalarTokenizer
     from ..tokens.store import FieldTokens
 
 IMAGE, WHERE = "image", "tokens"
@@ -35,7 +37,12 @@ def _lists(trained: TrainedModel) -> dict[str, tuple[str, ...]]:
 
 
 def _length(trained: TrainedModel, part: str) -> int:
-    return trained.tokenizers.image.n_tokens if part == IMAGE else trained.tokenizers.spectrum.length(part)
+    tokenizers = trained.tokenizers
+    return (
+        needed(tokenizers.image, IMAGE).n_tokens
+        if part == IMAGE
+        else needed(tokenizers.spectrum, "spectrum").length(part)
+    )
 
 
 def token_table(tokens: FieldTokens | None, trained: TrainedModel) -> pa.Table:
@@ -47,14 +54,15 @@ def token_table(tokens: FieldTokens | None, trained: TrainedModel) -> pa.Table:
         codes = np.zeros(0, np.uint16) if tokens is None else tokens.scalar["tokens"][:, j]
         columns[name] = pa.array(codes, mask=np.zeros(0, bool) if tokens is None else ~tokens.scalar["present"][:, j])
     for name, parts in _lists(trained).items():
-        blocks, present = [], np.zeros(n, bool)
+        blocks: list[np.ndarray] = []
+        present: np.ndarray = np.zeros(n, bool)
         for part in parts:
-            block = np.zeros((n, _length(trained, part)), np.uint16)
+            block: np.ndarray = np.zeros((n, _length(trained, part)), np.uint16)
             if tokens is not None and name == IMAGE:
-                block, present = tokens.image["tokens"], tokens.image["present"]
+                block, present = np.asarray(tokens.image["tokens"]), np.asarray(tokens.image["present"])
             elif tokens is not None:
                 own = tokens.spectra[part]
-                present = own.present
+                present = np.asarray(own.present)
                 block[present] = own.tokens.reshape(-1, own.length)
             blocks.append(block)
         flat = np.ascontiguousarray(np.concatenate(blocks, axis=1))
@@ -69,9 +77,10 @@ def value_schema(trained: TrainedModel) -> pa.Schema:
     scalar, spectrum, image = trained.tokenizers.scalar, trained.tokenizers.spectrum, trained.tokenizers.image
     for name, config in {} if scalar is None else scalar.configs.items():
         fields.append(_field(name, pa.float64(), config.unit))
-    for name in {} if spectrum is None else spectrum.codecs:
-        kind = pa.list_(pa.float64(), spectrum.codecs[name].n_pixels)
-        fields.append(_field(name, kind, spectrum.layout_["spectra"][name]["unit"]))
+    if spectrum is not None:
+        for name, codec in spectrum.codecs.items():
+            kind = pa.list_(pa.float64(), codec.n_pixels)
+            fields.append(_field(name, kind, spectrum.layout_["spectra"][name]["unit"]))
     if image is not None:
         size = int(np.prod(image.fitted().array_shape))
         fields.append(_field(IMAGE, pa.list_(pa.float64(), size), "nanomaggies per pixel above the sky"))
@@ -90,13 +99,8 @@ def values_of(table: pa.RecordBatch, trained: TrainedModel) -> pa.Table:
         DataError: tokens of another length, or beyond the codebook.
     """
     n, schema, names = table.num_rows, value_schema(trained), table.schema.names
-    scalar, found = trained.tokenizers.scalar, {}
-    for j, (name, config) in enumerate({} if scalar is None else scalar.configs.items()):
-        found[name] = np.full(n, np.nan)
-        if name in names:
-            codes = _codes(numbers(table.column(name), name)[:, None], scalar.n_bins[j], name)
-            there = codes[:, 0] >= 0
-            found[name][there] = inverse_transform(scalar.binners[j].decode(codes[there, 0])[:, 0], config)
+    scalar = trained.tokenizers.scalar
+    found = {} if scalar is None else _scalars(table, scalar)
     for name, parts in _lists(trained).items():
         kind = schema.field(name).type
         found[name] = np.full((n, kind.list_size), np.nan)
@@ -115,14 +119,27 @@ def values_of(table: pa.RecordBatch, trained: TrainedModel) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
+def _scalars(table: pa.RecordBatch, scalar: ScalarTokenizer) -> dict[str, np.ndarray]:
+    """Values ``(n,)`` of every column, NaN where there is no token."""
+    found = {}
+    for j, (name, config) in enumerate(scalar.configs.items()):
+        found[name] = np.full(table.num_rows, np.nan)
+        if name in table.schema.names:
+            codes = _codes(numbers(table.column(name), name)[:, None], scalar.n_bins[j], name)
+            there = codes[:, 0] >= 0
+            found[name][there] = inverse_transform(scalar.binners[j].decode(codes[there, 0])[:, 0], config)
+    return found
+
+
 def _decoded(
     trained: TrainedModel, name: str, parts: tuple[str, ...], codes: np.ndarray, scale: np.ndarray | None
 ) -> np.ndarray:
     """Flux ``(m, X)`` of codes ``(m, S * L)``."""
     if name == IMAGE:
-        codes = _codes(codes, len(trained.tokenizers.image.codebook.entries), name)
-        return trained.tokenizers.image.decode(codes).flux.reshape(len(codes), -1)
-    spectrum = trained.tokenizers.spectrum
+        image = needed(trained.tokenizers.image, name)
+        codes = _codes(codes, len(image.codebook.entries), name)
+        return image.decode(codes).flux.reshape(len(codes), -1)
+    spectrum = needed(trained.tokenizers.spectrum, "spectrum")
     books = spectrum.codebooks()
     split = np.split(codes, len(parts), axis=1)
     own = [_codes(block, len(books[part].entries), name) for part, block in zip(parts, split, strict=True)]

@@ -76,13 +76,17 @@ class ImageBatch:
 
 def image_columns(data: DataConfig) -> list[str]:
     """Parquet columns that :class:`ImageReader` needs, each once."""
-    images = _images(data)
+    images = images_of(data)
     shape = [name for name in (images.a, images.b, images.theta) if name]
     return list(dict.fromkeys([band.column for band in images.bands.values()] + shape))
 
 
-def _images(data: DataConfig) -> ImageConfig:
-    """The image section, checked."""
+def images_of(data: DataConfig) -> ImageConfig:
+    """The image section, checked.
+
+    Raises:
+        DataError: there is none, or cutouts without bands or of no size.
+    """
     if data.images is None or not data.images.bands:
         raise DataError("bands in data.images", got="none", where=f"data={data.name}", repair="set data.images.bands")
     if data.images.size < 4:
@@ -102,7 +106,7 @@ class ImageReader:
     """
 
     def __init__(self, data: DataConfig, field: str) -> None:
-        self.images = _images(data)
+        self.images = images_of(data)
         self.field = field
         self.bands = tuple(self.images.bands)
         self.columns = image_columns(data)

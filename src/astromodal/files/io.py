@@ -22,11 +22,12 @@ from ..errors import ArtifactError, ArtifactMissingError, UnsafeFileError
 from .atomic import FileLock, atomic_path, read_error
 from .bounded import check_shape
 from .json_files import append_jsonl, plain, read_json, read_jsonl, read_mapping, truncate_jsonl, write_json, write_text
-from .npz import NpzWriter, _read_npy_header, load_npz, load_npz_key, open_npz, save_npz
+from .npz import Array, NpzWriter, _read_npy_header, load_npz, load_npz_key, open_npz, save_npz
 from .safe_pickle import read_joblib
 from .torch_files import check_torch_file
 
 __all__ = [
+    "Array",
     "FileLock",
     "NpzWriter",
     "append_jsonl",

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..ask.catalogue import ParquetReader
 from ..data.columns import list_column_to_matrix
-from ..data.images import ImageReader, elliptical_mask, image_columns
+from ..data.images import ImageReader, elliptical_mask, image_columns, images_of
 from ..data.photometry import sky_statistics
 from ..data.spectra import grid, n_pixels, read_spectra, spectrum_columns
 from ..metrics.images import flux_pull, noise_units
@@ -115,7 +115,10 @@ def _figures_of(name: str) -> tuple[str, ...]:
 
 def _size(data: DataConfig, name: str) -> int:
     """Numbers of a predicted list."""
-    return len(data.images.bands) * data.images.size**2 if name == IMAGE else n_pixels(data.spectra[name])
+    if name != IMAGE:
+        return n_pixels(data.spectra[name])
+    images = images_of(data)
+    return len(images.bands) * images.size**2
 
 
 def _lists(
@@ -173,7 +176,8 @@ def _spectra(data: DataConfig, group: str, found: DrawnErrors) -> tuple[list[str
 
 def _images(data: DataConfig) -> tuple[list[str], Any]:
     readers: dict[str, ImageReader] = {}
-    shape = (len(data.images.bands), data.images.size, data.images.size)
+    section = images_of(data)
+    shape = (len(section.bands), section.size, section.size)
 
     def errors(batch: Batch, lists: Lists) -> dict[str, np.ndarray]:
         reader = readers.setdefault(batch.field, ImageReader(data, batch.field))

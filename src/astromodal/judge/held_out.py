@@ -95,7 +95,13 @@ class HeldOut:
         return cls(there[0], judged, fitting & ~judged if catalogue.applied else fitting, fitted_on, why, of_training)
 
     def record(self, catalogue: PredictionCatalogue) -> dict[str, Any]:
-        """What calibrations are fitted on, as an entry of one says it; its fingerprint is that of data and objects."""
+        """What calibrations are fitted on, as an entry of one says it; its fingerprint is that of data and objects.
+
+        Raises:
+            DataError: nothing is.
+        """
+        if self.fitted_on is None:
+            raise DataError("objects that calibrations are fitted on", got="none", where=self.why)
         ids = {"ids": np.sort(hash_ids(catalogue.ids[self.fitting]))}
         found = asdict(self.fitted_on) | {"objects": int(self.fitting.sum()), "data": catalogue.data}
         return found | {"fingerprint": fingerprint_config(found | {"ids": fingerprint_arrays(ids)})}

@@ -152,20 +152,21 @@ def judge(
     )
     for name in table.columns:
         column = table.column(name)
-        found.result["columns"][name] = _judge_column(context, column, found)
+        found.result["columns"][name] = _judge_column(context, column, found, calibration)
     drawn = drawn_errors(table, cubes, data, held_out.judged) if cubes and data is not None else DrawnErrors()
     found.spectra = drawn.spectra(data)
     for name, values in (drawn.per_object | dict(per_object or {})).items():
         found.result["figures"][name] = _figure(values, context)
-    if found.calibration is not None and not found.calibration.questions:
-        found.calibration = None
+    found.calibration = calibration if calibration.questions else None
     found.result["loses"] = losses(found.result["columns"])
     found.result["score"] = prediction_score(found.result["columns"])
     found.result["summary"] = summary(found.result)
     return found
 
 
-def _judge_column(context: Context, column: PredictedColumn, found: Judgement) -> dict[str, Any]:
+def _judge_column(
+    context: Context, column: PredictedColumn, found: Judgement, calibration: Calibration
+) -> dict[str, Any]:
     options, name, held_out = context.options, column.name, context.held_out
     scores = score_column(context.catalogue, column, held_out.judged, seed=context.seed)
     unit = context.units.get(name, "")
@@ -188,8 +189,8 @@ def _judge_column(context: Context, column: PredictedColumn, found: Judgement) -
         record["distribution"] = _intervals(bootstrap_figures(distribution_figures, scores.pit, scores.crps, **how))
     record |= _by_bins(context, scores, unit)
     inputs = context.inputs(name)
-    if inputs is not None:
-        record |= _against_others(context, name, inputs, scores, is_redshift)
+    if inputs is not None and context.store is not None and context.asked is not None:
+        record |= _against_others(context, (context.store, context.asked), name, inputs, scores, is_redshift)
     elif options.baselines != []:
         record["against"] = {"skipped": context.no_baselines}
     applied = context.catalogue.applied.get(name)
@@ -204,19 +205,25 @@ def _judge_column(context: Context, column: PredictedColumn, found: Judgement) -
         if fitted is not None:
             fitted = replace(fitted, fitted_on=context.fitted_on)
             record["recalibration"]["fitted"]["on"] = fitted.said()
-            found.calibration.add(name, context.given_for(name), fitted)
+            calibration.add(name, context.given_for(name), fitted)
     chosen = np.linspace(0, len(scores.rows) - 1, min(options.max_examples, len(scores.rows))).astype(int)
     found.examples[name] = {key: getattr(scores, key)[chosen] for key in ("observed", "mean", "median", "std")}
     return record
 
 
-def _against_others(context: Context, name: str, inputs: Inputs, scores: Scores, is_redshift: bool) -> dict[str, Any]:
-    table, options, record = context.catalogue, context.options, {}
+def _against_others(
+    context: Context,
+    stores: tuple[TokenStore, TokenStore],
+    name: str,
+    inputs: Inputs,
+    scores: Scores,
+    is_redshift: bool,
+) -> dict[str, Any]:
+    table, options = context.catalogue, context.options
+    record: dict[str, Any] = {}
     names = wanted_baselines(options.baselines)
     if names:
-        baselines = Baselines(
-            context.store, context.asked, context.codebooks, names, options.max_training_rows, context.seed
-        )
+        baselines = Baselines(*stores, context.codebooks, names, options.max_training_rows, context.seed)
         record["against"] = compare(
             baselines,
             name,
@@ -227,7 +234,7 @@ def _against_others(context: Context, name: str, inputs: Inputs, scores: Scores,
             is_redshift=is_redshift,
             n_resamples=options.n_resamples,
         )
-    limit = noise_limits(context.data, name, context.asked, inputs, table.fields[scores.rows], table.ids[scores.rows])
+    limit = noise_limits(context.data, name, stores[1], inputs, table.fields[scores.rows], table.ids[scores.rows])
     if limit is not None:
         record["noise_limit"] = _intervals(
             bootstrap_figures(

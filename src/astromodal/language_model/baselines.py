@@ -7,7 +7,7 @@ Both stream over the packed sequences; what is kept is a table of counts and one
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -155,7 +155,7 @@ class _Sums:
 
 
 def baseline_metrics(
-    train: Iterator[Chunk], held_out: Iterable[Chunk], vocab: VocabSpec, entries: TypeEntries, max_len: int
+    train: Iterable[Chunk], held_out: Iterable[Chunk], vocab: VocabSpec, entries: TypeEntries, max_len: int
 ) -> dict[str, dict[str, float]]:
     """Both baselines; ``held_out`` is read twice, so it has to be re-iterable.
 

@@ -176,7 +176,7 @@ def _taken(old: _Side, new: _Side, same: set[str]) -> Iterator[tuple[str, Tensor
     tokens, types = _token_rows(old.vocab, new.vocab, same), _type_rows(old.vocab, new.vocab, same)
     for name, value in new.state.items():
         theirs = old.state.get("token_embedding.weight" if name == "head.weight" and name not in old.state else name)
-        if name.startswith(VALUES):
+        if name.startswith(VALUES) or theirs is None:
             continue
         if name in ("token_embedding.weight", "head.weight"):
             yield name, _with_rows(value, theirs, tokens)
@@ -184,11 +184,11 @@ def _taken(old: _Side, new: _Side, same: set[str]) -> Iterator[tuple[str, Tensor
             yield name, _with_rows(value, theirs, types)
         elif name == "next_type_embedding.weight":
             yield name, _with_rows(value, theirs, [*types, (len(value) - 1, len(theirs) - 1)])  # the last: not told
-        elif theirs is not None and name in _BY_PLACE and value.shape[1:] == theirs.shape[1:]:
+        elif name in _BY_PLACE and value.shape[1:] == theirs.shape[1:]:
             if name != "row_embedding.weight" or _grid(old) == _grid(new):
                 n = min(len(value), len(theirs))
                 yield name, torch.cat([theirs[:n].to(value), value[n:]])
-        elif theirs is not None and value.shape == theirs.shape:
+        elif value.shape == theirs.shape:
             yield name, theirs
     yield from _value_maps(old, new, same)
 
@@ -232,12 +232,12 @@ def _value_maps(old: _Side, new: _Side, same: set[str]) -> Iterator[tuple[str, T
                 theirs = old.state.get(f"{VALUES}.{part}.maps.{names(old).index(name)}")
                 if theirs is not None and theirs.shape == new.state[key].shape:
                     yield key, theirs
-    for key, groups, theirs in (
+    for key, groups, groups_of_old in (
         (f"{VALUES}.scalars.map", new.vocab.scalar_columns, old.vocab.scalar_columns),
         (f"{VALUES}.errors.map", new.vocab.type_names, old.vocab.type_names),
     ):
         if key in new.state and key in old.state:
-            yield key, _with_groups(new.state[key], groups, old.state[key], theirs, same)
+            yield key, _with_groups(new.state[key], groups, old.state[key], groups_of_old, same)
 
 
 def _with_scalar(side: _Side) -> list[str]:

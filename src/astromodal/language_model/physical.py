@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..loss.shifting import model_inputs, shift
+from ..models.trainable import is_headed
 from ..training.callbacks.hooks import Callback
 from ..vocabulary.codebook import ScalarCodebook
 from ..vocabulary.vocab import VocabSpec
@@ -92,7 +93,7 @@ class PhysicalValidation:
         stop = int(position.max()) + 1
         part = {name: x[:, :stop].to(device) if x.ndim > 1 else x.to(device) for name, x in part.items()}
         inputs, told = model_inputs(part, next_types, getattr(model, "reads_errors", False))
-        if hasattr(model, "hidden"):
+        if is_headed(model):
             hidden = model.hidden(*inputs, **told)[row.to(device), position.to(device)]
             logits = hidden.float() @ model.head_weight[block.start : block.stop].float().T
         else:

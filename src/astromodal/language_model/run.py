@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..sequences.asking import named_questions
 from ..sequences.layout import Segment
 from ..sequences.redraw import Redraw
 from ..tokenizers import TokenizerSet
+from ..tokenizers.base import needed
 from ..tokens import TokenStore
 from ..training.checkpoints.checkpoint import load_weights
 from ..training.loop import LoopResult, TrainingLoop
@@ -253,13 +254,16 @@ class LanguageModelRun:
         )
 
     def _physical(self) -> PhysicalValidation:
-        configs: dict[str, ScalarConfig] = self.tokenizers.scalar.configs
+        configs = self._columns()
         return PhysicalValidation(
             self.vocab,
-            self.codebooks.scalar,
+            self.tokenizers.scalar_codebook(),
             {name: partial(transform, config=c) for name, c in configs.items()},
             {name: partial(inverse_transform, config=c) for name, c in configs.items()},
         )
+
+    def _columns(self) -> dict[str, ScalarConfig]:
+        return needed(self.tokenizers.scalar, "scalar").configs
 
     # -------------------------------------------------------------------------------- after training
 
@@ -287,7 +291,7 @@ class LanguageModelRun:
         columns = {}
         for name, errors in (self.physical.results if self.physical else {}).items():
             if errors.n:
-                unit = self.tokenizers.scalar.configs[name].unit
+                unit = self._columns()[name].unit
                 columns[name] = {
                     "unit": unit,
                     "n": errors.n,
@@ -308,7 +312,7 @@ class LanguageModelRun:
         return [
             {
                 "name": name,
-                "unit": self.tokenizers.scalar.configs[name].unit,
+                "unit": self._columns()[name].unit,
                 "true": np.concatenate(e.true),
                 "predicted": np.concatenate(e.predicted),
             }
@@ -318,7 +322,8 @@ class LanguageModelRun:
 
     def examples(self) -> tuple[tuple[np.ndarray, np.ndarray, list[str]] | None, list[dict[str, Any]]]:
         """Cutouts (from tokens, from the model, bands) and spectra of a few validation objects."""
-        images, spectra = None, []
+        images = None
+        spectra: list[dict[str, Any]] = []
         if self.packed.n_rows("val") == 0:
             return images, spectra
         drawn = [s for s in self.layout.segments if s.modality != "scalar" and not MODALITIES[s.modality].outside]
@@ -326,9 +331,10 @@ class LanguageModelRun:
         for name, stages in stages_of(list(segments)).items():
             found = [self._expected(segments[stage], 3 if name == "image" else 1) for stage in stages]
             codes = found[0][0] if len(found) == 1 else np.stack([codes for codes, _ in found], axis=2)
-            expected = sum(expected for _, expected in found)  # of each stage given the true codes of the stages before
+            # of each stage given the true codes of the stages before
+            expected = reduce(np.add, (expected for _, expected in found))
             if len(codes) and name == "image":
-                tokenizer = self.tokenizers.image.use(self.config.hardware)
+                tokenizer = needed(self.tokenizers.image, name).use(self.config.hardware)
                 images = (*image_examples(tokenizer, codes, expected), list(tokenizer.scaling_.bands))
             elif len(codes):
                 spectra += spectrum_examples(self.tokenizers.spectrum, name, codes, expected)
@@ -336,7 +342,8 @@ class LanguageModelRun:
 
     def _expected(self, segment: Segment, n_objects: int) -> tuple[np.ndarray, np.ndarray]:
         """Codes (n, L) and the model's expected entries (n, L, D) of one part of the first objects that have it."""
-        book = self.codebooks.image if segment.name == "image" else self.codebooks.spectrum[segment.name]
+        is_image = segment.name == "image"
+        book = self.tokenizers.image_codebook() if is_image else self.codebooks.spectrum[segment.name]
         return expected_entries(
             self.loop.model,
             self.loader("val"),

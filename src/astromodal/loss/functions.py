@@ -23,9 +23,9 @@ from ..config.schema import Balance, CEMode, LossConfig
 from ..errors import ConfigError
 from ..vocabulary.modalities import MODALITIES
 from ..vocabulary.vocab import PAD, SPECIALS, Block, VocabSpec
-from .reference import as_loss_config, block_logits, reference_terms, term_weights, total_of
+from .reference import as_loss_config, block_entries, block_logits, reference_terms, term_weights, total_of
 from .sampling import StepWeights, Targets, check_sigma, position_weights, read_targets, weigh
-from .standardize import Codebooks, Tables, as_codebooks, build_tables
+from .standardize import Codebooks, CodedTable, as_codebook, as_codebooks, build_tables
 
 _generator = torch.Generator().manual_seed(0)  # draws of combined_loss: changing sample_k disturbs no other draw
 
@@ -126,12 +126,13 @@ def image_reconstruction_loss(
         the error, 0-dimensional, in units of the codebook's variance; or the expected entries ``(K, D)`` at the K
         valid positions, in their order, in the codebook's own (raw) units.
     """
-    codebooks = as_codebooks(_one_block("image", "image", 0, 0), image_codebook, None, None, False)
-    size = len(codebooks.image.entries)
+    book = as_codebook(image_codebook)
+    size = len(book.entries)
     if base is None:
         base = 0 if logits.shape[-1] == size else len(SPECIALS) if vocab is None else vocab.base_image
     own = _one_block("image", "image", base, size)
-    return _one_modality(logits, targets, None, own, codebooks, sample_k, generator, standardize, return_reconstruction)
+    books = Codebooks(image=book)
+    return _one_modality(logits, targets, None, own, books, sample_k, generator, standardize, return_reconstruction)
 
 
 def scalar_reconstruction_loss(
@@ -233,14 +234,14 @@ def _one_modality(
     logits, ids = logits.reshape(-1, logits.shape[-1]), targets.detach().cpu().numpy().reshape(-1)
     types = None if target_types is None else target_types.detach().cpu().numpy().reshape(-1)
     inside = np.zeros(len(ids), dtype=bool)
-    for table in tables.blocks:
-        inside |= (table.entries is not None) & (ids >= table.start) & (ids < table.start + table.size)
+    for table in tables.coded:
+        inside |= (ids >= table.start) & (ids < table.start + table.size)
     read = read_targets(tables, ids, None if types is None else np.where(inside, types, 0), inside)
     if return_reconstruction:
         parts = {
-            t.name: _reconstructed(logits, read, tables, i)
-            for i, t in enumerate(tables.blocks)
-            if t.entries is not None
+            table.name: _reconstructed(logits, read, table, index)
+            for index, table in enumerate(tables.blocks)
+            if isinstance(table, CodedTable)
         }
         return parts if by_group else next(iter(parts.values()))
     loss = LossConfig(sample_k=sample_k, use_ce=False)
@@ -250,16 +251,15 @@ def _one_modality(
     return sum(terms[m] for m in MODALITIES)
 
 
-def _reconstructed(logits: Tensor, targets: Targets, tables: Tables, index: int) -> Tensor:
-    """Expected raw entries ``(K, D)`` at the K targets of one block, in their order."""
-    table = tables.blocks[index]
+def _reconstructed(logits: Tensor, targets: Targets, table: CodedTable, index: int) -> Tensor:
+    """Expected raw entries ``(K, D)`` at the K targets of block ``index``, in their order."""
     rows = np.flatnonzero((targets.blocks == index) & (targets.modality >= 0))
     width = 1 if table.modality == "scalar" else table.entries.shape[1]
     result = logits.new_zeros(len(rows), width)
     for column in np.unique(targets.columns[rows]):
         chosen = torch.as_tensor(np.flatnonzero(targets.columns[rows] == column), device=logits.device)
-        own, entries = block_logits(logits[torch.as_tensor(rows, device=logits.device)[chosen]], table, int(column))
-        expected = torch.softmax(own, dim=-1) @ entries.to(logits)
+        own = block_logits(logits[torch.as_tensor(rows, device=logits.device)[chosen]], table, int(column))
+        expected = torch.softmax(own, dim=-1) @ block_entries(table, int(column)).to(logits)
         scale, mean = (
             (table.scale[column], table.mean[column])
             if width == 1 and table.modality == "scalar"

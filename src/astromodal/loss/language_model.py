@@ -11,7 +11,7 @@ Shapes: B batch, L length, N = B * (L - 1) predicted positions, V vocabulary, R 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..config.schema import CEMode, LossConfig
 from ..errors import ConfigError
-from ..models.trainable import Batch
+from ..models.trainable import Batch, Headed, is_headed
 from ..parallel.distributed import this_rank
 from ..vocabulary.modalities import MODALITIES
 from ..vocabulary.vocab import PAD, VocabSpec
@@ -56,6 +56,9 @@ class LanguageModelObjective(nn.Module):
         ConfigError: a model too small for the vocabulary, or without ``next_types`` where they are asked for.
     """
 
+    model: nn.Module
+    term_weights: Tensor  # (M,)
+    n_bins: Tensor
     dynamic_shapes = True  # batches differ in length, the last ones in size: compiled once for all of them
 
     def __init__(
@@ -71,7 +74,7 @@ class LanguageModelObjective(nn.Module):
         super().__init__()
         self.model, self.vocab, self.loss, self.seed = model, vocab, as_loss_config(loss), seed
         self.next_types = next_types
-        self.fused = hasattr(model, "hidden") and hasattr(model, "head_weight")
+        self.fused = is_headed(model)
         self.reads_errors = getattr(model, "reads_errors", False)
         self._check(model)
         if not isinstance(codebooks, Codebooks):
@@ -99,7 +102,7 @@ class LanguageModelObjective(nn.Module):
                     got=getattr(model, name),
                     where="model",
                 )
-        accepts = inspect.signature(model.hidden if self.fused else model.forward).parameters
+        accepts = inspect.signature(self.headed.hidden if self.fused else model.forward).parameters
         if (
             self.next_types
             and "next_types" not in accepts
@@ -114,6 +117,20 @@ class LanguageModelObjective(nn.Module):
 
     def _dtype(self) -> torch.dtype:
         return next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
+    def headed(self) -> Headed:
+        """The model, as one with ``hidden()`` and ``head_weight``.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        if self._is_headed(self.model):
+            return self.model
+        raise ConfigError("a model with hidden() and head_weight", got=type(self.model).__name__, where="model")
+
+    def _is_headed(self, model: nn.Module) -> TypeGuard[Headed]:
+        return self.fused  # found once, in the beginning: to ask for head_weight may be to compute it
 
     @property
     def entries(self) -> list[Tensor]:
@@ -155,8 +172,8 @@ class LanguageModelObjective(nn.Module):
     def _read(self, part: Batch, sigma: Tensor | None = None) -> Targets:
         tokens = part["targets"].cpu().numpy().reshape(-1)
         types = part["target_types"].cpu().numpy().reshape(-1) if self.vocab.scalar_columns else None
-        sigma = None if sigma is None else sigma.cpu().numpy().reshape(-1)
-        return read_targets(self.tables, tokens, types, tokens != PAD, sigma, part["targets"].shape[1])
+        errors = None if sigma is None else sigma.cpu().numpy().reshape(-1)
+        return read_targets(self.tables, tokens, types, tokens != PAD, errors, part["targets"].shape[1])
 
     def _plan(self, targets: Targets, weights: StepWeights) -> Batch:
         """What the loss of one micro-batch needs, as tensors.
@@ -188,7 +205,7 @@ class LanguageModelObjective(nn.Module):
         if self.fused:
             hidden = self._hidden(batch)
             total, terms = fused.fused_loss(
-                hidden.reshape(-1, hidden.shape[-1]), self.model.head_weight, self._loss_input(batch)
+                hidden.reshape(-1, hidden.shape[-1]), self.headed.head_weight, self._loss_input(batch)
             )
         else:
             total, terms = self._reference(batch)
@@ -215,7 +232,7 @@ class LanguageModelObjective(nn.Module):
 
     def _hidden(self, batch: Batch) -> Tensor:
         inputs, told = model_inputs(batch, self.next_types, self.reads_errors)
-        return self.model.hidden(*inputs, **told)
+        return self.headed.hidden(*inputs, **told)
 
     def _logits(self, batch: Batch) -> Tensor:
         inputs, told = model_inputs(batch, self.next_types, self.reads_errors)
@@ -227,8 +244,8 @@ class LanguageModelObjective(nn.Module):
         flat = logits.reshape(-1, logits.shape[-1])
         sigma = batch["loss_sigma"] if len(batch["loss_sigma"]) else None
         terms = reference_terms(flat, self._read(batch, sigma), self.tables, weights, self.loss.ce)
-        weights = dict(zip(MODALITIES, self.term_weights, strict=True))
-        return total_of(terms, weights), torch.stack([terms[name].detach() for name in ("ce", *MODALITIES)])
+        own = dict(zip(MODALITIES, self.term_weights, strict=True))
+        return total_of(terms, own), torch.stack([terms[name].detach() for name in ("ce", *MODALITIES)])
 
     # ---------------------------------------------------------------------------------- validation
 
@@ -261,7 +278,7 @@ class LanguageModelObjective(nn.Module):
 
         ``batch`` comes from :meth:`prepare`; the model must have ``hidden()``.
         """
-        hidden, weight = self.states(batch)
+        hidden, weight = self._hidden(batch).flatten(0, 1), self.headed.head_weight
         given, dtype = self._loss_input(batch), fused.product_dtype(hidden, weight)
         with torch.autocast(hidden.device.type, enabled=False):
             work, plan, chunk_elements = fused.open_work(hidden, weight, given, dtype, (False, False))
@@ -273,7 +290,7 @@ class LanguageModelObjective(nn.Module):
     def states(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Last hidden states ``(N, D)`` and the head's weight; of a model without them, logits ``(N, V)`` and None."""
         if self.fused:
-            return self._hidden(batch).flatten(0, 1), self.model.head_weight
+            return self._hidden(batch).flatten(0, 1), self.headed.head_weight
         return self._logits(batch).flatten(0, 1), None
 
     def summarize(self, totals: dict[str, tuple[float, float]]) -> dict[str, float]:

@@ -26,7 +26,7 @@ from ..errors import ConfigError
 from ..vocabulary.modalities import MODALITIES
 from .forms import values as form_values
 from .sampling import StepWeights, Targets
-from .standardize import BlockTable, Tables
+from .standardize import BlockTable, CodedTable, Tables
 
 
 def as_loss_config(config: Any) -> LossConfig:
@@ -44,12 +44,12 @@ def as_loss_config(config: Any) -> LossConfig:
     """
     values = _known_values(config, LossConfig, "loss")
     loss = LossConfig(**values)
-    forms = {modality: _as_form(getattr(loss, modality), modality) for modality in MODALITIES}
+    forms: dict[str, Any] = {modality: _as_form(getattr(loss, modality), modality) for modality in MODALITIES}
     check_shares(loss)
     for modality, form in forms.items():
         check_width(modality, form, loss.standardize)
-    own = {"ce": CEMode(loss.ce), "ce_balance": CEBalance(loss.ce_balance), "balance": Balance(loss.balance)}
-    return replace(loss, **own, **forms)
+    ce_balance, balance = CEBalance(loss.ce_balance), Balance(loss.balance)
+    return replace(loss, ce=CEMode(loss.ce), ce_balance=ce_balance, balance=balance, **forms)
 
 
 def _as_form(config: Any, modality: str) -> LossFormConfig:
@@ -93,14 +93,15 @@ def _nearest(name: str, known: list[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else "use one of " + ", ".join(known)
 
 
-def block_logits(logits: Tensor, table: BlockTable, column: int | None) -> tuple[Tensor, Tensor | None]:
-    """Logits over one block, or over the bins of one scalar column, and its entries ``(C, D)``."""
-    stop, entries = table.size, table.entries
-    if table.modality == "scalar":
-        column = column or 0
-        stop = table.size if table.n_bins is None else int(table.n_bins[column])
-        entries = None if entries is None else entries[column, :stop, None]
-    return logits[:, table.start : table.start + stop], entries
+def block_logits(logits: Tensor, table: BlockTable, column: int) -> Tensor:
+    """Logits over one block, or over the bins of one scalar column."""
+    size = table.size if table.n_bins is None else int(table.n_bins[column])
+    return logits[:, table.start : table.start + size]
+
+
+def block_entries(table: CodedTable, column: int) -> Tensor:
+    """Entries ``(C, D)`` of one block, or of the bins of one scalar column."""
+    return table.entries if table.n_bins is None else table.entries[column, : int(table.n_bins[column]), None]
 
 
 def reference_terms(
@@ -126,13 +127,13 @@ def reference_terms(
             if ce == CEMode.block and (here & (weights.ce > 0)).any():
                 rows = at(here & (weights.ce > 0))
                 w = torch.as_tensor(weights.ce, device=device).to(logits)[rows]
-                own, _ = block_logits(logits[rows], table, column)
+                own = block_logits(logits[rows], table, column)
                 loss = F.cross_entropy(own, tokens[rows] - table.start, reduction="none")
                 terms["ce"] = terms["ce"] + (loss * w).sum()
-            if table.entries is not None and (here & (weights.reconstruction > 0)).any():
+            if isinstance(table, CodedTable) and (here & (weights.reconstruction > 0)).any():
                 rows = at(here & (weights.reconstruction > 0))
                 w = torch.as_tensor(weights.reconstruction, device=device).to(logits)[rows]
-                own, entries = block_logits(logits[rows], table, column)
+                own, entries = block_logits(logits[rows], table, column), block_entries(table, column)
                 sigma = torch.as_tensor(targets.sigma, device=device).to(logits)[rows]
                 error = form_values(table.form, own, tokens[rows] - table.start, entries, sigma)
                 terms[table.modality] = terms[table.modality] + (error * w).sum()

@@ -31,7 +31,7 @@ from ..errors import ConfigError
 from ..machine.random import keyed_uniform
 from ..parallel.distributed import gather as gather_ranks
 from ..vocabulary.modalities import MODALITIES
-from .standardize import Tables
+from .standardize import CodedTable, Tables
 
 CE_STREAM = 0x5EED  # keeps the draws of the cross-entropy apart from those of the reconstruction
 
@@ -82,7 +82,7 @@ def read_targets(
     blocks = tables.blocks_of(tokens)
     no_block = len(tables.blocks)
     kind_of_block = [*(MODALITIES.index(t.modality) for t in tables.blocks), len(MODALITIES)]
-    has_entries = [*(t.entries is not None for t in tables.blocks), False]
+    has_entries = [*(isinstance(t, CodedTable) for t in tables.blocks), False]
     kinds = np.asarray(kind_of_block, dtype=np.int8)[blocks]
     modality = np.where(np.asarray(has_entries)[blocks] & real, kinds, -1).astype(np.int8)
     if types is not None:
@@ -206,7 +206,7 @@ def _ce_weights(targets: Targets, loss: LossConfig, priorities: np.ndarray | Non
     eligible, special = targets.kinds >= 0, len(MODALITIES)
     if loss.ce == CEMode.block:  # specials have no block
         eligible = eligible & targets.coded
-    counts = sum(gather(np.bincount(targets.kinds[eligible], minlength=special + 1).astype(np.int64)))
+    counts = np.sum(gather(np.bincount(targets.kinds[eligible], minlength=special + 1).astype(np.int64)), axis=0)
     n = int(counts.sum())
     if n == 0:
         return np.zeros(len(eligible))

@@ -32,8 +32,8 @@ class Scorer:
 
     def __init__(self, tables: Tables, vocab: VocabSpec) -> None:
         self.tables, self.vocab = tables, vocab
-        scalar = next((t for t in tables.blocks if t.modality == "scalar" and t.entries is not None), None)
-        self.has_crps = scalar is not None and bool((gaps(scalar.entries, scalar.n_bins) >= 0).all())
+        scalar = [gaps(table.entries, table.n_bins) for table in tables.coded if table.n_bins is not None]
+        self.has_crps = bool(scalar) and all(bool((above >= 0).all()) for above in scalar)
 
     def sums(
         self,
@@ -112,7 +112,8 @@ class Scorer:
 
     def _groups(self, targets: Targets) -> tuple[list[tuple[str, str]], np.ndarray]:
         """Name and modality of the groups whose metrics are reported, and the group of each target."""
-        names, first = [], []
+        names: list[tuple[str, str]] = []
+        first = []
         for table in self.tables.blocks:
             first.append(len(names))
             scalar = table.modality == "scalar" and self.tables.n_columns > 1
@@ -122,9 +123,7 @@ class Scorer:
 
     def _collect(self, names: list[tuple[str, str]], sums: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Sums per group ``(G, 5)`` as named sums and counts, with those of the modalities and of everything."""
-        with_codebook = {
-            t.name if t.modality != "scalar" else "scalar" for t in self.tables.blocks if t.entries is not None
-        }
+        with_codebook = {t.name if t.modality != "scalar" else "scalar" for t in self.tables.coded}
         has_error = [name in with_codebook or modality in with_codebook for name, modality in names]
         found = {"ce": (sums[:, 0].sum(), sums[:, 4].sum())}
         parts = {name: [index] for index, (name, _) in enumerate(names) if name != "special"}

@@ -23,7 +23,8 @@ def shift(batch: Batch) -> Batch:
     Where nothing is to be predicted the target is PAD. With a ``prefix`` (B,) of given tokens that is in the prefix,
     and of EOS, which nobody asks for. ``shown`` (B, L), if there, takes the place of the tokens among the inputs.
     """
-    tokens, types, mask = batch["tokens"], batch["types"], batch["attn_mask"].bool()
+    tokens: Tensor = batch["tokens"]
+    types, mask = batch["types"], batch["attn_mask"].bool()
     real = mask[:, 1:] & (tokens[:, 1:] != PAD)
     if "prefix" in batch:
         behind = torch.arange(real.shape[1], device=tokens.device) >= batch["prefix"][:, None]

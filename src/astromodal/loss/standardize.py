@@ -22,7 +22,7 @@ from ..config.checks.loss_choices import check_form
 from ..config.schema import LossConfig, LossFormConfig
 from ..errors import ArtifactError, ConfigError, DataError
 from ..vocabulary.codebook import Codebook, ScalarCodebook
-from ..vocabulary.vocab import VocabSpec
+from ..vocabulary.vocab import Block, VocabSpec
 from .forms import check_entries
 
 
@@ -35,23 +35,29 @@ class Codebooks:
     scalar: ScalarCodebook | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BlockTable:
-    """One block of the vocabulary with its standardised entries.
-
-    ``entries`` is ``(C, D)``; for scalars ``(n_columns, C)``, a row of bin centres per column, padded with 0
-    beyond the column's ``n_bins``. Standardised = (raw - ``mean``) / ``scale``. None: no codebook, no reconstruction.
-    """
+    """One block of the vocabulary. As it is, without a codebook, it takes no part in the reconstruction."""
 
     name: str
     modality: str
     start: int
     size: int
-    entries: Tensor | None = None
-    mean: Tensor | None = None  # (D,) or (n_columns,)
-    scale: Tensor | None = None  # () or (n_columns,)
     n_bins: Tensor | None = None  # (n_columns,), scalars only
     form: LossFormConfig = field(default_factory=LossFormConfig)  # of its reconstruction term
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodedTable(BlockTable):
+    """A block with its standardised entries, (raw - ``mean``) / ``scale``.
+
+    ``entries`` is ``(C, D)``; for scalars ``(n_columns, C)``, a row of bin centres per column, padded with 0
+    beyond the column's ``n_bins``.
+    """
+
+    entries: Tensor
+    mean: Tensor  # (D,) or (n_columns,)
+    scale: Tensor  # () or (n_columns,)
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,11 @@ class Tables:
     n_columns: int  # rows of the scalar block's entries; 1: all columns share one row
     block_of_token: np.ndarray  # (V,): index into blocks, len(blocks) for specials
     modality_of_type: tuple[str, ...]
+
+    @property
+    def coded(self) -> list[CodedTable]:
+        """The blocks that have a codebook."""
+        return [table for table in self.blocks if isinstance(table, CodedTable)]
 
     def blocks_of(self, targets: np.ndarray) -> np.ndarray:
         """Index of each target's block, ``len(self.blocks)`` for specials.
@@ -141,14 +152,15 @@ def build_tables(
             got=", ".join(sorted(unknown)),
             where=", ".join(vocab.spectrum_groups),
         )
-    blocks, lookup = [], np.zeros(vocab.vocab_size, dtype=np.int64)
+    blocks: list[BlockTable] = []
+    lookup = np.zeros(vocab.vocab_size, dtype=np.int64)
     for block in vocab.blocks:
         if block.modality == "scalar":
             table = _scalar_table(vocab, codebooks.scalar, standardize, per_column)
         else:
             book = codebooks.image if block.modality == "image" else codebooks.spectrum.get(block.name)
-            table = _vector_table(block.name, block.modality, block.start, block.size, book, standardize)
-        if forms is not None and table.entries is not None:
+            table = _vector_table(block, book, standardize)
+        if forms is not None and isinstance(table, CodedTable):
             form = getattr(forms, block.modality)
             check_form(block.modality, form)
             check_entries(form, block.name, table.entries, table.n_bins)
@@ -160,19 +172,25 @@ def build_tables(
     return Tables(tuple(blocks), vocab.first_column_type, n_columns, lookup, vocab.modality_of_type())
 
 
-def _vector_table(
-    name: str, modality: str, start: int, size: int, book: Codebook | None, standardize: bool
-) -> BlockTable:
+def _vector_table(block: Block, book: Codebook | None, standardize: bool) -> BlockTable:
     if book is None:
-        return BlockTable(name, modality, start, size)
+        return BlockTable(name=block.name, modality=block.modality, start=block.start, size=block.size)
     entries = torch.as_tensor(book.entries, dtype=torch.float64)
-    if len(entries) > size:
+    if len(entries) > block.size:
         raise ArtifactError(
-            f"at most {size} entries, the size of its block", got=len(entries), where=f"codebook {name}"
+            f"at most {block.size} entries, the size of its block", got=len(entries), where=f"codebook {block.name}"
         )
     mean = torch.as_tensor(book.mean, dtype=torch.float64) if standardize else torch.zeros(entries.shape[1]).double()
     scale = torch.tensor(book.scale if standardize else 1.0, dtype=torch.float64)
-    return BlockTable(name, modality, start, len(entries), (entries - mean) / scale, mean, scale)
+    return CodedTable(
+        name=block.name,
+        modality=block.modality,
+        start=block.start,
+        size=len(entries),
+        entries=(entries - mean) / scale,
+        mean=mean,
+        scale=scale,
+    )
 
 
 def _scalar_table(vocab: VocabSpec, book: ScalarCodebook | None, standardize: bool, per_column: bool) -> BlockTable:
@@ -180,8 +198,9 @@ def _scalar_table(vocab: VocabSpec, book: ScalarCodebook | None, standardize: bo
     block = vocab.block("scalar")
     n_rows = max(len(vocab.scalar_columns), 1) if per_column else 1
     if book is None:
-        n_bins = vocab.n_bins if vocab.n_bins is not None and per_column else [block.size] * n_rows
-        return BlockTable("scalar", "scalar", block.start, block.size, n_bins=torch.tensor(n_bins))
+        known = vocab.n_bins if vocab.n_bins is not None and per_column else [block.size] * n_rows
+        n_bins = torch.tensor(known)
+        return BlockTable(name="scalar", modality="scalar", start=block.start, size=block.size, n_bins=n_bins)
     columns = list(book.columns)
     if len(columns) > 1 and set(columns) != set(vocab.scalar_columns):
         raise ArtifactError(
@@ -199,7 +218,16 @@ def _scalar_table(vocab: VocabSpec, book: ScalarCodebook | None, standardize: bo
     scale = torch.as_tensor(book.scale[rows] if standardize else np.ones(len(rows)), dtype=torch.float64)
     entries = (centers - mean[:, None]) / scale[:, None]
     entries = entries.masked_fill(torch.arange(size) >= n_bins[:, None], 0.0)
-    return BlockTable("scalar", "scalar", block.start, size, entries, mean, scale, n_bins)
+    return CodedTable(
+        name="scalar",
+        modality="scalar",
+        start=block.start,
+        size=size,
+        n_bins=n_bins,
+        entries=entries,
+        mean=mean,
+        scale=scale,
+    )
 
 
 def as_array(values: Any) -> np.ndarray:
@@ -207,9 +235,9 @@ def as_array(values: Any) -> np.ndarray:
     return np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
 
 
-def as_codebook(values: Any) -> Codebook | None:
+def as_codebook(values: Any) -> Codebook:
     """A :class:`Codebook`, or an array ``(C, D)`` whose entries then weigh the same in the statistics."""
-    return values if values is None or isinstance(values, Codebook) else Codebook(as_array(values))
+    return values if isinstance(values, Codebook) else Codebook(as_array(values))
 
 
 def as_scalar_codebook(values: Any, vocab: VocabSpec, per_column: bool) -> ScalarCodebook | None:
@@ -306,7 +334,7 @@ def as_codebooks(vocab: VocabSpec, image: Any, spectrum: Any, scalar: Any, per_c
     if isinstance(spectrum, Mapping):
         books = {group: as_codebook(book) for group, book in spectrum.items() if book is not None}
     else:
-        one = as_codebook(spectrum)
+        one = None if spectrum is None else as_codebook(spectrum)
         if one is not None and len(vocab.spectrum_groups) > 1:
             warnings.warn(
                 f"one spectrum codebook is used for all of {', '.join(vocab.spectrum_groups)}; pass a "
@@ -314,4 +342,5 @@ def as_codebooks(vocab: VocabSpec, image: Any, spectrum: Any, scalar: Any, per_c
                 stacklevel=3,
             )
         books = {} if one is None else dict.fromkeys(vocab.spectrum_groups, one)
-    return Codebooks(as_codebook(image), books, as_scalar_codebook(scalar, vocab, per_column))
+    scalars = as_scalar_codebook(scalar, vocab, per_column)
+    return Codebooks(None if image is None else as_codebook(image), books, scalars)

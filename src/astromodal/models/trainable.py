@@ -7,12 +7,30 @@ summed over the micro-batches and the ranks of one step they are the step's loss
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Batch = dict[str, Any]
+
+
+class Headed(Protocol):
+    """A model whose last hidden states and output head can be had apart; its logits are ``hidden @ head_weight.T``."""
+
+    @property
+    def head_weight(self) -> Tensor:
+        """Weight of the output head, ``(V, D)``."""
+        ...
+
+    def hidden(self, tokens: Tensor, types: Tensor, attn_mask: Tensor, **told: Any) -> Tensor:
+        """Last hidden states ``(B, L, D)``."""
+        ...
+
+
+def is_headed(model: object) -> TypeGuard[Headed]:
+    """Whether a model has ``hidden()`` and ``head_weight`` (which may be computed: ask once, not in every step)."""
+    return hasattr(model, "hidden") and hasattr(model, "head_weight")
 
 
 @runtime_checkable

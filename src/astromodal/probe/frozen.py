@@ -13,6 +13,7 @@ from ..ask.questions import Plan
 from ..ask.trained import TrainedModel, find_weights, load_trained
 from ..config.schema import HardwareConfig
 from ..files.io import read_json
+from ..tokenizers.base import needed
 from ..tokens.store import TokenStore
 from .states import hidden_plan
 
@@ -71,7 +72,7 @@ def open_frozen(
     tokens.check_tokenizers(trained.tokenizers)
     plan = hidden_plan(trained.layout, trained.sequence, labels, given, log)
     device = resolve_device(hardware.device)
-    n_bins = [len(binner.centers_) for binner in trained.tokenizers.scalar.binners]
+    n_bins = [len(binner.centers_) for binner in needed(trained.tokenizers.scalar, "scalar").binners]
     precision = MixedPrecision.of(hardware, device)
     engine = Engine(trained.model.to(device), trained.layout.vocab, n_bins, precision, batch_size)
     return Frozen(trained, tokens, tuple(labels), plan, engine, hardware)
@@ -81,5 +82,7 @@ def _store_of(weights: Path) -> Path:
     """``paths.store`` of the run that the weights belong to, relative to where it was started."""
     home = next((p for p in weights.resolve().parents[:2] if (p / "config.json").is_file()), None)
     own = None if home is None else (read_json(home / "config.json").get("paths") or {}).get("store")
-    places = [] if own is None else [base / own for base in (Path.cwd(), *home.parents)]
+    if home is None or own is None:
+        return Path("artifacts")
+    places = [base / own for base in (Path.cwd(), *home.parents)]
     return next((p for p in places if (p / "tokens").is_dir()), Path(own or "artifacts"))

@@ -25,6 +25,7 @@ from ..data.scalars import inverse_transform, transform
 from ..data.splits import TEST, TRAIN, VAL
 from ..metrics.bootstrap import bootstrap_figures, paired_bootstrap
 from ..metrics.scalars import scalar_figures
+from ..tokenizers.base import needed
 from .fits import ProbeOptions, attention_predictions, fit_attention, fit_ridge, mean_states
 from .frozen import Frozen
 from .pooling import AttentionPooling
@@ -126,7 +127,7 @@ def probe_label(
     started = time.perf_counter()
     options, log = options or ProbeOptions(), log or logging.getLogger(__name__)
     trained, plan = frozen.trained, frozen.plan
-    config = trained.tokenizers.scalar.configs[label]
+    config = needed(trained.tokenizers.scalar, "scalar").configs[label]
     limits = {TRAIN: options.max_train, VAL: options.max_held_out, TEST: options.max_held_out}
     objects = labelled_objects(frozen.tokens, trained.layout, plan, label, config, limits, options.seed)
     states = HiddenStates(frozen.engine, objects.slots, frozen.labels)

@@ -69,8 +69,8 @@ def named_questions(questions: Sequence[Any], layout: SequenceLayout) -> tuple[N
             raise ConfigError(
                 "a quantity besides what is asked" if predict else "a quantity to ask", got=got, where=f"{where}.{key}"
             )
-        ids = [tuple(sorted(types[part] for part in parts_of(names, known))) for names in (predict, given)]
-        found.append(NamedQuestion(*ids, float(question.share)))
+        asked, shown = (tuple(sorted(types[part] for part in parts_of(names, known))) for names in (predict, given))
+        found.append(NamedQuestion(asked, shown, float(question.share)))
     total = sum(question.share for question in found)
     if total > 1 + 1e-9:
         raise ConfigError("shares of at most 1 together", got=round(total, 6), where="sequence.questions")

@@ -9,13 +9,16 @@ the indices (Black & Rogaway 2002, "Ciphers with arbitrary finite domains"), eva
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import DataError, UserError
 from ..machine.random import keyed_words
 from .dataset import SequenceDataset
+
+if TYPE_CHECKING:
+    from torch.utils.data import DataLoader
 
 _POOL_BATCHES = 1024  # batches among which lengths are sorted: padding below 1 %, memory a few hundred kB
 _ROUNDS = 4
@@ -170,12 +173,13 @@ class SequenceLoader:
 
         self.dataset, self.sampler, self.num_workers = dataset, sampler, int(num_workers)
         self.pin_memory = bool(pin_memory) and torch.cuda.is_available()
-        self._workers = None
+        self._workers: DataLoader[Any] | None = None
         if self.num_workers:
-            self._workers = torch.utils.data.DataLoader(
-                _Keyed(dataset),
-                batch_sampler=_KeyedBatches(sampler),
-                collate_fn=_same,
+            from .workers import in_processes
+
+            self._workers = in_processes(
+                dataset,
+                sampler,
                 num_workers=self.num_workers,
                 pin_memory=self.pin_memory,
                 persistent_workers=persistent_workers,
@@ -208,36 +212,3 @@ class SequenceLoader:
         for indices in self.sampler:
             batch = self.dataset.gather(indices, epoch)
             yield {name: tensor.pin_memory() for name, tensor in batch.items()} if self.pin_memory else batch
-
-
-class _Keyed:
-    """A dataset whose batches are asked for as (epoch, indices): a worker's copy does not hear of ``set_epoch``."""
-
-    def __init__(self, dataset: SequenceDataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitems__(self, key: tuple[int, np.ndarray]) -> dict[str, Any] | UserError:
-        try:
-            return self.dataset.gather(key[1], key[0])
-        except UserError as error:
-            return error  # raised here, it would reach the run as a traceback
-
-
-class _KeyedBatches:
-    """The sampler's batches, each with the epoch."""
-
-    def __init__(self, sampler: BucketSampler) -> None:
-        self.sampler = sampler
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        return ((self.sampler.epoch, indices) for indices in self.sampler)
-
-
-def _same(batch: Any) -> Any:
-    return batch

@@ -159,7 +159,7 @@ class SequenceDataset:
         tokens = self._read("tokens", starts, lengths, padded).astype(np.int64)
         types = self._read("types", starts, lengths, padded).astype(np.int64)
         object_index = self._first + indices
-        arrays = {"tokens": tokens, "types": types}
+        arrays: dict[str, np.ndarray] = {"tokens": tokens, "types": types}
         if self.with_sigma or self.redraw is not None:
             sigma = self._read("sigma", starts, lengths, padded).astype(np.float32)
             arrays |= {"sigma": sigma} if self.with_sigma else {}

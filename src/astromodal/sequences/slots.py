@@ -115,22 +115,22 @@ def _global(codes: np.ndarray, segment: Segment, field: FieldTokens) -> np.ndarr
     return codes.astype(np.int64) + segment.base
 
 
-def _token_dtype(layout: SequenceLayout) -> type:
-    return np.uint16 if layout.vocab.vocab_size <= 1 << 16 else np.uint32
+def _token_dtype(layout: SequenceLayout) -> np.dtype:
+    return np.dtype(np.uint16 if layout.vocab.vocab_size <= 1 << 16 else np.uint32)
 
 
-def _type_dtype(layout: SequenceLayout) -> type:
-    return np.uint8 if layout.vocab.n_types <= 1 << 8 else np.uint16
+def _type_dtype(layout: SequenceLayout) -> np.dtype:
+    return np.dtype(np.uint8 if layout.vocab.n_types <= 1 << 8 else np.uint16)
 
 
 def check_field(field: FieldTokens, layout: SequenceLayout) -> None:
     """The field's files have the parts that the layout asks for."""
-    wanted = {
+    wanted: dict[str, tuple[object, object, bool]] = {
         "columns of the scalar tokens": (field.columns, layout.columns, bool(layout.columns)),
         "tokens per image": (
             field.image["tokens"].shape[1] if field.image else 0,
             layout.image_length,
-            "image" in layout.modalities and layout.image_length,
+            "image" in layout.modalities and layout.image_length > 0,
         ),
     }
     for group, length in layout.group_lengths.items():

@@ -13,7 +13,7 @@ from ..errors import ArtifactMissingError
 from ..provenance import manifest
 from ..vocabulary.codebook import Codebook, ScalarCodebook
 from ..vocabulary.modalities import MODALITIES
-from .base import COMMAND, Tokenizer
+from .base import COMMAND, Tokenizer, needed
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig
@@ -28,7 +28,7 @@ class TokenizerSet(Mapping[str, Tokenizer]):
     """The fitted tokenizers of a survey, by the names of their modalities, in the order of sequences."""
 
     def __init__(self, **tokenizers: Tokenizer | None) -> None:
-        self._tokenizers = {
+        self._tokenizers: dict[str, Any] = {
             name: tokenizers[name] for name in MODALITIES.in_sequence() if tokenizers.get(name) is not None
         }
         if unknown := set(tokenizers) - set(MODALITIES):
@@ -91,11 +91,11 @@ class TokenizerSet(Mapping[str, Tokenizer]):
 
     def image_codebook(self) -> Codebook:
         """Entries (C, D) over the latents of the cutouts."""
-        return self._need("image").codebook
+        return needed(self.image, "image").codebook
 
     def spectrum_codebooks(self) -> dict[str, Codebook]:
         """Codebook of each part: a group that has one, or one stage of it."""
-        return self._need("spectrum").codebooks()
+        return needed(self.spectrum, "spectrum").codebooks()
 
     def group_codebooks(self) -> dict[str, Codebook]:
         """Codebook of each part of the spectra, and of each modality from outside."""
@@ -104,7 +104,7 @@ class TokenizerSet(Mapping[str, Tokenizer]):
 
     def scalar_codebook(self) -> ScalarCodebook:
         """Bin centres of all columns."""
-        return self._need("scalar").codebook
+        return needed(self.scalar, "scalar").codebook
 
     def codebooks(self) -> Codebooks:
         """The codebooks of the tokenizers that exist."""
@@ -115,13 +115,6 @@ class TokenizerSet(Mapping[str, Tokenizer]):
             self.group_codebooks(),
             self.scalar_codebook() if self.scalar else None,
         )
-
-    def _need(self, name: str) -> Any:
-        if name not in self:
-            raise ArtifactMissingError(
-                f"a fitted {name} tokenizer", got="none", repair=f"run {COMMAND} tokenizer={name}"
-            )
-        return self[name]
 
     def summary(self) -> dict[str, Any]:
         """Sizes and reports, as plain values."""

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArtifactError, ArtifactMissingError
-from ..files.io import open_npz
+from ..files.io import Array, open_npz
 from ..provenance.manifest import changed_files, fingerprint_config, read_manifest
 from .writer import FORMAT, token_paths
 
@@ -46,10 +46,10 @@ def tokenizer_fingerprints(tokenizers: Any) -> dict[str, str]:
 class SpectrumPart:
     """Tokens of one group: those of row i are ``tokens[offsets[i]:offsets[i + 1]]``."""
 
-    tokens: np.ndarray  # flat, uint16
-    offsets: np.ndarray  # (n + 1,) int64
-    present: np.ndarray  # (n,) bool
-    sigma: np.ndarray  # flat, float16: standard error of each token's target
+    tokens: Array  # flat, uint16
+    offsets: Array  # (n + 1,) int64
+    present: Array  # (n,) bool
+    sigma: Array  # flat, float16: standard error of each token's target
     length: int  # tokens per spectrum
 
 
@@ -57,17 +57,17 @@ class SpectrumPart:
 class FieldTokens:
     """Token files of one field, read as they are indexed; a modality that was not encoded is empty.
 
-    Arrays are those of :mod:`astromodal.files.file_array`, or NumPy's.
+    Arrays are in memory, or are read from their files as they are indexed.
     """
 
     field: str
-    ids: np.ndarray
-    split: np.ndarray
+    ids: Array
+    split: Array
     columns: tuple[str, ...] = ()
-    scalar: Mapping[str, np.ndarray] = dataclass_field(default_factory=dict)  # members of the scalar file
+    scalar: Mapping[str, Array] = dataclass_field(default_factory=dict)  # members of the scalar file
     spectra: Mapping[str, SpectrumPart] = dataclass_field(default_factory=dict)
-    image: Mapping[str, np.ndarray] = dataclass_field(default_factory=dict)  # tokens, present
-    latents: Mapping[str, np.ndarray] = dataclass_field(default_factory=dict)  # latents, present
+    image: Mapping[str, Array] = dataclass_field(default_factory=dict)  # tokens, present
+    latents: Mapping[str, Array] = dataclass_field(default_factory=dict)  # latents, present
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -232,7 +232,7 @@ def _damaged(expected: str, got: object, where: object, field: str) -> ArtifactE
     )
 
 
-def assemble(field: str, members: Mapping[str, Mapping[str, np.ndarray]], entry: Mapping[str, Any]) -> FieldTokens:
+def assemble(field: str, members: Mapping[str, Mapping[str, Array]], entry: Mapping[str, Any]) -> FieldTokens:
     """One field from the members of its files; ``entry`` has the ``group_lengths``."""
     spectra = {
         group: SpectrumPart(
@@ -280,7 +280,7 @@ def _check_shapes(tokens: FieldTokens, n: int, folder: Path) -> None:
             raise _damaged(f"{name} of shape {expected}", found, folder, tokens.field)
 
 
-def _check_ids(expected: np.ndarray, found: np.ndarray, path: Path, field: str) -> None:
+def _check_ids(expected: Array, found: Array, path: Path, field: str) -> None:
     """The same objects in the same rows, compared piece by piece."""
     if expected.shape != found.shape:
         raise _damaged(f"{len(expected)} ids", len(found), path, field)

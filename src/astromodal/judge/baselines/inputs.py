@@ -252,5 +252,5 @@ def places_in_store(
         mine = np.flatnonzero((fields == name) | (fields == ""))
         if len(mine):
             tokens = store.open(name)
-            place = rows_of(tokens.ids, ids[mine])
+            place = rows_of(np.asarray(tokens.ids), ids[mine])
             yield tokens, mine[place >= 0], place[place >= 0]

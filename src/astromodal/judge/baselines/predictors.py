@@ -10,7 +10,7 @@ from .tabicl import TabICL, missing
 from .tabular_network import Network
 from .values import Boosting, BoostingColours, Marginal, Neighbours, Predictor
 
-PREDICTORS: dict[str, type] = {
+PREDICTORS: dict[str, type[Predictor]] = {
     kind.name: kind for kind in (Marginal, Boosting, BoostingColours, Neighbours, Network, TabICL)
 }
 

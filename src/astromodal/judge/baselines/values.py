@@ -36,6 +36,8 @@ class Predictor(Protocol):
     name: str
     colours: bool  # its features have colours behind them, where there are some
 
+    def __init__(self, levels: Sequence[float], seed: int = 0) -> None: ...
+
     def fit(self, features: np.ndarray, target: np.ndarray) -> Self:
         """Learn from training rows ``(n, f)`` and their ``(n,)``."""
         ...

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from statistics import median
@@ -76,13 +77,13 @@ def loss_costs(
     try:
         for number in range(rounds + 1):  # the first warms up
             for k in ks:
-                loss_ms = _milliseconds(lambda k=k: _loss_alone(objective, prepared[k], fixed, autocast), device)
-                step_ms = _milliseconds(lambda k=k: _whole_step(objective, prepared[k], autocast), device)
+                loss_ms = _milliseconds(partial(_loss_alone, objective, prepared[k], fixed, autocast), device)
+                step_ms = _milliseconds(partial(_whole_step, objective, prepared[k], autocast), device)
                 if number:
                     loss_times[k].append(loss_ms)
                     step_times[k].append(step_ms)
                 progress(1)
-        memory = {k: peak_memory(lambda k=k: _loss_alone(objective, prepared[k], fixed, autocast), device) for k in ks}
+        memory = {k: peak_memory(partial(_loss_alone, objective, prepared[k], fixed, autocast), device) for k in ks}
     finally:
         objective.train(was_training)
     return {k: {"loss_ms": median(loss_times[k]), "step_ms": median(step_times[k]), "extra_mb": memory[k]} for k in ks}

@@ -117,7 +117,7 @@ class SampleKStudy:
         self.parameters = [p for p in objective.model.parameters() if p.requires_grad]
         self.results = {k: Draws(k) for k in sorted(set(ks))}
         self.steps: list[Step] = []
-        self._batch_sum: Tensor | None = None  # of the steps' exact total gradients
+        self._batch_sum = self._zero()  # of the steps' exact total gradients
 
     def run(self, groups: Iterable[list[Batch]], progress: Callable[[int], object] = lambda n: None) -> None:
         """Measure each group of micro-batches as one optimizer step; ``progress(n)`` counts draws.
@@ -136,8 +136,8 @@ class SampleKStudy:
         if not exact:
             progress(len(self.results) * self.draws)
             return
-        whole = {"reconstruction": sum(exact.values())}
-        whole["total"] = whole["reconstruction"] + (0 if cross_entropy is None else cross_entropy)
+        whole = {"reconstruction": sum(exact.values(), start=self._zero())}
+        whole["total"] = whole["reconstruction"] + (self._zero() if cross_entropy is None else cross_entropy)
         step = Step(n, {name: _dot(g, g) for name, g in (exact | whole).items()})
         variances: dict[str, list[float]] = {m: [] for m in exact}
         for k, result in self.results.items():
@@ -147,7 +147,7 @@ class SampleKStudy:
             progress(self.draws)
         step.variance = {m: float(np.mean(found)) if found else 0.0 for m, found in variances.items()}
         self.steps.append(step)
-        self._batch_sum = whole["total"] if self._batch_sum is None else self._batch_sum.add_(whole["total"])
+        self._batch_sum.add_(whole["total"])
 
     def _exact(self, group: list[Batch]) -> tuple[dict[str, Tensor], dict[str, int], Tensor | None]:
         """From every position: gradients by modality, positions by modality, gradient of the cross-entropy."""
@@ -174,10 +174,10 @@ class SampleKStudy:
         sampled = [m for m in exact if result.k < n[m]]
         measured, rounds = (sampled, self.draws) if sampled else (list(exact), 1)
         squares: dict[str, list[float]] = {m: [] for m in measured}
-        errors: Tensor | None = None  # sum over the draws
+        errors = self._zero()  # summed over the draws
         gg, total2 = _dot(whole["reconstruction"], whole["reconstruction"]), 0.0
         for key in range(first_key, first_key + rounds):
-            d = torch.zeros_like(whole["reconstruction"])
+            d = self._zero()
             prepared = self._prepare(group, result.k, key)
             for name in measured:
                 gradient, drawn = self._gradient(prepared, name)
@@ -189,9 +189,9 @@ class SampleKStudy:
             for name, g in whole.items():
                 result.add(name, *_compare(d, g), times=self.draws // rounds)
             total2 += _dot(d, d)
-            if errors is not None and (norm2 := _dot(errors, errors)) > 0:
+            if (norm2 := _dot(errors, errors)) > 0:
                 result.projections.append(_dot(d, errors) / math.sqrt(norm2 * gg))
-            errors = d if errors is None else errors.add_(d)
+            errors.add_(d)
         for name in set(exact) - set(measured):  # every position is drawn: d_m = 0
             result.drawn.setdefault(name, []).append(n[name])
             result.add(name, 1.0, 0.0, times=self.draws)
@@ -217,14 +217,18 @@ class SampleKStudy:
         """Gradient of one modality's weighted term (None: of what else there is), and how many positions it has."""
         weights = [self.weights[m] if m == name else 0.0 for m in MODALITIES]
         self.objective.term_weights.copy_(torch.tensor(weights))
-        flat, count = None, 0
+        flat, count = self._zero(), 0
         for batch in prepared:
             loss, stats = self.objective(batch)
             parts = torch.autograd.grad(loss, self.parameters, allow_unused=True, materialize_grads=True)
             own = torch.cat([part.reshape(-1) for part in parts])
-            flat = own if flat is None else flat.add_(own)
+            flat.add_(own)
             count += int(stats[f"n_{name}"]) if name else 0
         return flat, count
+
+    def _zero(self) -> Tensor:
+        """A gradient of nothing, flat over all parameters."""
+        return torch.cat([torch.zeros_like(p).reshape(-1) for p in self.parameters])
 
     # ------------------------------------------------------------------------------------ results
 

@@ -6,12 +6,13 @@ Nothing is trained and nothing in the run's directory is touched but ``sample_k_
 from __future__ import annotations
 
 import argparse
-import logging
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ArtifactError, ArtifactMissingError, ConfigError
+from ...files.io import read_json
+from ...runs.run import RunContext
 
 if TYPE_CHECKING:
     from ...config.schema import Config
@@ -23,14 +24,12 @@ CURVE_POINTS = 60  # of the predicted curves
 LOOK_AHEAD = 50  # steps that are looked at for each one that is asked for, to find every modality
 
 
-class Reader:
-    """What :class:`~astromodal.language_model.run.LanguageModelRun` asks of an open run, for one that is only read."""
+class Reader(RunContext):
+    """A run of train_lm that is read and not gone on with; what is written beside it goes to ``scratch``."""
 
     def __init__(self, run_dir: Path, scratch: Path) -> None:
-        from ...files.io import read_json
-
-        self.record = read_json(run_dir / "run.json")
-        self.id, self.dir, self.log = str(self.record.get("run_id")), scratch, logging.getLogger("astromodal")
+        self._written = read_json(run_dir / "run.json")
+        super().__init__({"run_id": str(self._written.get("run_id")), "run_dir": str(scratch)}, "train_lm")
 
     def add_input(self, name: str, fingerprint: str) -> None:
         """Check what is read against what the run was trained on.
@@ -38,7 +37,7 @@ class Reader:
         Raises:
             ArtifactError: a tokenizer was fitted anew since, so that codes mean something else.
         """
-        expected = self.record.get("inputs", {}).get(name)
+        expected = self._written.get("inputs", {}).get(name)
         if expected in (None, fingerprint):
             return
         if name == "sequences":
@@ -66,6 +65,7 @@ def read_config(run_dir: Path) -> Config:
     """
     from omegaconf import OmegaConf
 
+    from ...config.reading.containers import to_object
     from ...config.reading.yaml_files import load_run_config
     from ...config.schema import Config
 
@@ -80,7 +80,7 @@ def read_config(run_dir: Path) -> Config:
     loaded = load_run_config(run_dir / "config.yaml")
     if loaded.get("stage") != "train_lm":
         raise ConfigError("a run of train_lm", got=f"one of {loaded.get('stage')}", where=run_dir)
-    config: Config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), loaded))
+    config = to_object(OmegaConf.merge(OmegaConf.structured(Config), loaded), Config)
     store = Path(config.paths.store)
     places = (Path.cwd(), *run_dir.resolve().parents)  # relative to where the run was started
     config.paths.store = str(next((p / store for p in places if (p / store).is_dir()), store))

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ...config.schema import LossForm
 from ...vocabulary.modalities import MODALITIES, Kind
-from ..standardize import Tables
+from ..standardize import CodedTable, Tables
 from .forms import FORMS, N_CONSTANTS, Rows, constants, form_of, value_and_grad
 
 CPU_CHUNK_ROWS = 512  # the logits of a chunk then stay near the caches
@@ -79,9 +79,8 @@ def block_tensors(tables: Tables) -> tuple[list[Tensor], Tensor]:
     After the entries of all blocks come the constants of their forms, block by block (none for ``expectation``).
     """
     n_bins = next((t.n_bins for t in tables.blocks if t.n_bins is not None), torch.zeros(0, dtype=torch.int64))
-    entries = [torch.zeros(0, 0) if t.entries is None else t.entries for t in tables.blocks]
-    with_codebook = [t for t in tables.blocks if t.entries is not None]
-    extra = [constants(form_of(t.form, t.modality), t.form, t.entries, t.n_bins) for t in with_codebook]
+    entries = [t.entries if isinstance(t, CodedTable) else torch.zeros(0, 0) for t in tables.blocks]
+    extra = [constants(form_of(t.form, t.modality), t.form, t.entries, t.n_bins) for t in tables.coded]
     return entries + [tensor for tensors in extra for tensor in tensors], n_bins
 
 
@@ -113,8 +112,9 @@ class LossInput:
     @classmethod
     def unflatten(cls, values: Sequence[Any]) -> LossInput:
         """From what :meth:`flat` gave."""
-        head = Head(*(list(v) if isinstance(v, list | tuple) else v for v in values[len(_TENSORS) :]))
-        return cls(*values[: len(_TENSORS)], head)
+        numbers: list[Any] = [list(v) if isinstance(v, list | tuple) else v for v in values[len(_TENSORS) :]]
+        arguments: list[Any] = [*values[: len(_TENSORS)], Head(*numbers)]
+        return cls(*arguments)
 
 
 _TENSORS = tuple(field.name for field in fields(LossInput) if field.name != "head")

@@ -44,13 +44,13 @@ def constants(form: LossForm, options: LossFormConfig, entries: Tensor, n_bins: 
     """
     if form == LossForm.energy:
         return [distances(entries)]
-    if form == LossForm.crps:
+    if form == LossForm.crps and n_bins is not None:  # of vectors there is none
         return [gaps(entries, n_bins)]
     rows = [entries] if n_bins is None else [row[:n, None] for row, n in zip(entries, n_bins.tolist(), strict=True)]
     if form == LossForm.hl_gauss:
-        found = [gaussian_targets(row[:, 0], options.sigma_bins) for row in rows]
+        own = [gaussian_targets(row[:, 0], options.sigma_bins) for row in rows]
         edges, sigma = entries.new_full(entries.shape, torch.inf), torch.ones_like(entries)
-        for index, (own_edges, own_sigma) in enumerate(found):
+        for index, (own_edges, own_sigma) in enumerate(own):
             edges[index, : len(own_edges)], sigma[index, : len(own_sigma)] = own_edges, own_sigma
         return [in_two_parts(edges), in_two_parts(entries), sigma]
     if form == LossForm.neighbour_ce:
@@ -94,7 +94,7 @@ class Rows:
 
     def of_column(self, table: Tensor) -> Tensor:
         """Each row's column of a table ``(S, C)``: ``(R, C)``, or ``(1, C)`` where there is one column only."""
-        return table if len(table) == 1 else table.index_select(0, self.columns)
+        return table if self.columns is None or len(table) == 1 else table.index_select(0, self.columns)
 
     def at_code(self, table: Tensor) -> Tensor:
         """Values at the true codes, ``(R, ...)``, of a table ``(S, C, ...)``."""

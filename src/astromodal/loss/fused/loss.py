@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -76,13 +77,15 @@ class _FusedLoss(torch.autograd.Function):
     """Hands out the gradients that the forward pass already has, scaled by what arrives, once."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, given: LossInput, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, given: LossInput, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
         total, terms, *ctx.gradients = _compute(hidden, weight, given, dtype, ctx.needs_input_grad[:2])
         ctx.mark_non_differentiable(terms)
         return total, terms
 
     @staticmethod
-    def backward(ctx, grad_total: Tensor, _grad_terms: Tensor) -> tuple:
+    def backward(ctx: Any, grad_total: Tensor, _grad_terms: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.gradients is None:
             raise RuntimeError("the fused loss gives its gradient once: it does not support retain_graph")
         gradients, ctx.gradients = ctx.gradients, None  # autograd may then keep the tensors instead of copying them
@@ -102,7 +105,7 @@ _N_OTHERS = 19  # arguments behind hidden states and head
 
 
 @torch.library.custom_op("astromodal::fused_loss", mutates_args=(), schema=_SCHEMA)
-def _fused_operator(hidden, weight, *rest):
+def _fused_operator(hidden: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     *flat, dtype, grads = rest
     total, terms, grad_hidden, grad_weight = _compute(hidden, weight, LossInput.unflatten(flat), dtype, (grads, grads))
     empty = hidden.new_empty(0)
@@ -115,7 +118,7 @@ def _fused_operator(hidden, weight, *rest):
 
 
 @_fused_operator.register_fake
-def _(hidden, weight, *rest):
+def _(hidden: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     given, (dtype, grads) = LossInput.unflatten(rest[:-2]), rest[-2:]
     sums = torch.float64 if dtype == torch.float64 else torch.float32
     return (
@@ -126,14 +129,14 @@ def _(hidden, weight, *rest):
     )
 
 
-def _keep_gradients(ctx, inputs, output) -> None:
+def _keep_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(output[2], output[3])
     ctx.n_entries = len(inputs[2 + _ENTRIES])
 
 
-def _operator_backward(ctx, grad_total, *_):
+def _operator_backward(ctx: Any, grad_total: Tensor, *_: Tensor) -> tuple[Tensor | list[None] | None, ...]:
     grad_hidden, grad_weight = ctx.saved_tensors
-    nothing = [None] * _N_OTHERS
+    nothing: list[list[None] | None] = [None] * _N_OTHERS
     nothing[_ENTRIES] = [None] * ctx.n_entries  # a list of tensors wants a list of gradients
     return grad_hidden * grad_total, grad_weight * grad_total, *nothing
 

@@ -152,7 +152,7 @@ def build_trainer(config: Config, train: torch.Tensor, val: torch.Tensor, run: R
 @torch.inference_mode()
 def measure(
     model: ChemoMAE, x: torch.Tensor, rows: dict[str, np.ndarray], spectra: SpectraSet, seed: int
-) -> tuple[dict[str, Any], tuple[np.ndarray, ...]]:
+) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Figures on the test spectra, and four of them to draw: spectra, reconstructions, what was visible."""
     device = next(model.parameters()).device
     test, mean = x[rows["test"]], x[rows["train"]].mean(0)

@@ -20,9 +20,8 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -311,11 +310,13 @@ def _header(front: str, layout: str, review: str, remarks: str) -> str:
 
 
 def _write(path: str | Path, header: str, blocks: Iterator[list[str]]) -> None:
-    with atomic_path(path) as temporary:
-        settings = {"mode": "wt", "encoding": "utf-8", "newline": ""}
-        compressed = Path(path).suffix == ".gz"
-        opened = partial(gzip.open, compresslevel=1, **settings) if compressed else partial(open, **settings)
-        with opened(temporary) as file:
-            file.write(header)
-            for lines in blocks:
-                file.writelines(lines)
+    with atomic_path(path) as temporary, _opened(temporary, Path(path).suffix == ".gz") as file:
+        file.write(header)
+        for lines in blocks:
+            file.writelines(lines)
+
+
+def _opened(path: Path, compressed: bool) -> TextIO:
+    if compressed:
+        return gzip.open(path, "wt", compresslevel=1, encoding="utf-8", newline="")
+    return open(path, "w", encoding="utf-8", newline="")

@@ -54,6 +54,7 @@ def _make(
 
 
 def _read(recipe: EbirdVAERecipeConfig, run: RunContext) -> SpeciesMatrix:
+    assert recipe.path is not None  # made-up files have one as well
     checklists = read_checklists(recipe.path, recipe.sampling_path, recipe.nrows)
     run.log.info("%s", checklists.describe())
     matrix = species_matrix(checklists, recipe.min_species_observations)

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ...config.reading.containers import to_object
 from ...config.reading.yaml_files import load_yaml
 from ...config.schema import TernaryVAERecipeConfig
 from ...errors import ConfigError
@@ -47,4 +48,4 @@ def load_config(path: str | Path | None = None) -> TernaryConfig:
                 where=path,
                 repair="conf/recipe/ternary_vae.yaml has all of them",
             ) from error
-    return OmegaConf.to_object(values)
+    return to_object(values, TernaryConfig)

@@ -39,8 +39,10 @@ def run(config: Config, run: RunContext) -> dict[str, Any]:
     recipe: TernaryVAERecipeConfig = config.recipe
     loop = build_loop(recipe, config.seed, config.hardware, output_dir=run.dir, tracker=run.tracker, log=run.log)
     result = loop.fit()
-    found = measure(loop.model)
-    say(found, loop.model.n_trits, run.log)
+    model = loop.model
+    assert isinstance(model, TernaryVAE)  # build_loop made it
+    found = measure(model)
+    say(found, model.n_trits, run.log)
     losses, folder = recipe.losses, run.dir / "plots"
     drawn = {
         "hierarchy": plot_hierarchy(found, losses.inner_radius, losses.outer_radius, folder / "hierarchy.png"),

@@ -50,6 +50,8 @@ class TernaryVAE(nn.Module):
         ConfigError: a size below 1, an ``input_dim`` that is no power of 3, or geoopt is wanted and missing.
     """
 
+    trit_table: Tensor  # (input_dim, T) int8
+
     def __init__(
         self,
         input_dim: int = N_OPERATIONS,
@@ -75,12 +77,12 @@ class TernaryVAE(nn.Module):
         self.settings = {"width": width, "n_layers": n_layers, "n_points": n_points, "riemannian": riemannian}
         self.encoder = perceptron(3 * self.n_trits, width, n_layers, 2 * latent_dim)
         with torch.no_grad():
-            self.encoder[-1].bias[latent_dim:].fill_(FIRST_LOG_VARIANCE)
+            self.encoder[-1].get_parameter("bias")[latent_dim:].fill_(FIRST_LOG_VARIANCE)
         self.decoder = perceptron(latent_dim + n_points, width, n_layers, 3 * self.n_trits)
         options: dict[str, Any] = {"riemannian": riemannian}
         self.points = poincare.BallPoints(n_points, latent_dim, self.curvature, **options) if n_points else None
         trits = torch.from_numpy(operation_trits(torch.arange(self.input_dim).numpy(), self.n_trits))
-        self.register_buffer("trit_table", trits, persistent=False)  # (input_dim, T) int8
+        self.register_buffer("trit_table", trits, persistent=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The arguments that build this network again."""

@@ -72,7 +72,11 @@ class MaskedReconstruction(nn.Module):
 
     def _error(self, batch: Batch) -> tuple[Tensor, dict[str, Any]]:
         x, hidden = batch["x"], batch.get("hidden")
-        x_recon, _, visible = self.model(x) if hidden is None else self.model.from_hidden(x, hidden)
+        x_recon, _, visible = (
+            self.model.from_hidden(x, hidden)
+            if hidden is not None and isinstance(self.model, ChemoMAE)
+            else self.model(x)
+        )
         return error_sums(x_recon, x, ~visible)
 
 

@@ -99,15 +99,15 @@ class Trainer:
     ) -> None:
         self.cfg = cfg = TrainerConfig() if cfg is None else cfg
         self.scheduler = _checked(scheduler)
-        hardware = _hardware(cfg, device)
+        hardware, loader = _hardware(cfg, device), SpectraLoader(train_loader)
         self.loop = _Loop(
             MaskedReconstruction(model, cfg.loss_type, cfg.reduction, cfg.seed),
-            SpectraLoader(train_loader),
+            loader,
             training=TrainingConfig(
                 epochs=1,
                 grad_clip=cfg.grad_clip,
-                log_every=max(1, len(train_loader)),
-                save_every=None,  # type: ignore[arg-type]
+                log_every=max(1, len(loader)),
+                save_every=None,
                 checkpoint_async=False,
                 monitor="val/loss",
                 patience=None if val_loader is None else cfg.early_stop_patience,

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ....codecs.vector_vae import VectorObjective
+from ....codecs.vector_vae import VariationalAutoencoder, VectorObjective
 from ....config.schema import (
     Corruption,
     HardwareConfig,
@@ -35,7 +35,7 @@ _METRICS = dict(zip(PARTS, ("loss", "reconstruction", "kl"), strict=True))
 
 
 def train_variational_autoencoder(
-    model: nn.Module,
+    model: VariationalAutoencoder,
     train_loader: DataLoader,
     val_loader: DataLoader,
     num_epochs: int = 50,
@@ -83,7 +83,8 @@ def train_variational_autoencoder(
         TrainingError: a loss that is not finite.
     """
     noisy = Corruption(corruption) == Corruption.gaussian
-    if not noisy and corruption_rate is None:
+    amount = noise_std if noisy else corruption_rate
+    if amount is None:
         raise ConfigError("corruption_rate, the share of the input", got="None", where=f"corruption={corruption}")
     settings = {
         "noise_std": noise_std,
@@ -100,7 +101,7 @@ def train_variational_autoencoder(
         free_bits=free_bits,
         kl_warmup_steps=kl_warmup_steps,
         corruption=corruption,
-        amount=noise_std if noisy else corruption_rate,
+        amount=amount,
     )
     history = EpochHistory(num_epochs, print_every)
     callbacks: list[Callback] = [history, *loop_options.pop("callbacks", ())]
