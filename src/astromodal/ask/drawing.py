@@ -25,7 +25,7 @@ from torch import Tensor
 from ..machine.random import keyed_uniform
 from ..models.decoding import extend
 from ..sequences.layout import Segment
-from ..tokenizers.base import needed
+from ..tokenizers.fitted import needed
 from .engine import Engine
 from .posterior import ColumnBins
 from .prefixes import CELLS, Slots

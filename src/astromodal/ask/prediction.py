@@ -22,7 +22,7 @@ from ..data.splits import SPLIT_NAMES
 from ..files.ids import hash_ids, normalize_ids
 from ..machine.random import keyed_uniform
 from ..sequences.slots import check_field
-from ..tokenizers.base import needed
+from ..tokenizers.fitted import needed
 from ..tokens.store import FieldTokens
 from ..training.precision import MixedPrecision
 from . import catalogue as cat

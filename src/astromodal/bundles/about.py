@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..files.io import read_mapping
 from ..files.text_table import table
 from ..sequences.names import quantities
-from ..tokenizers.base import needed
+from ..tokenizers.fitted import needed
 from .judged import HEADER, figure_rows, find_judgement, judged_figures
 
 if TYPE_CHECKING:

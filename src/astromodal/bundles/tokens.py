@@ -16,7 +16,7 @@ from ..ask.catalogue import as_column
 from ..data.columns import list_column_to_matrix, numbers
 from ..data.scalars import SCALE_SUFFIX, inverse_transform
 from ..errors import DataError
-from ..tokenizers.base import needed
+from ..tokenizers.fitted import needed
 from ..vocabulary.vocab import stages_of
 from .tables import UNIT
 

@@ -26,7 +26,7 @@ from ..sequences.asking import named_questions
 from ..sequences.layout import Segment
 from ..sequences.redraw import Redraw
 from ..tokenizers import TokenizerSet
-from ..tokenizers.base import needed
+from ..tokenizers.fitted import needed
 from ..tokens import TokenStore
 from ..training.checkpoints.checkpoint import load_weights
 from ..training.loop import LoopResult, TrainingLoop

@@ -13,7 +13,7 @@ from ..ask.questions import Plan
 from ..ask.trained import TrainedModel, find_weights, load_trained
 from ..config.schema import HardwareConfig
 from ..files.io import read_json
-from ..tokenizers.base import needed
+from ..tokenizers.fitted import needed
 from ..tokens.store import TokenStore
 from .states import hidden_plan
 

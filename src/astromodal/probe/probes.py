@@ -25,7 +25,7 @@ from ..data.scalars import inverse_transform, transform
 from ..data.splits import TEST, TRAIN, VAL
 from ..metrics.bootstrap import bootstrap_figures, paired_bootstrap
 from ..metrics.scalars import scalar_figures
-from ..tokenizers.base import needed
+from ..tokenizers.fitted import needed
 from .fits import ProbeOptions, attention_predictions, fit_attention, fit_ridge, mean_states
 from .frozen import Frozen
 from .pooling import AttentionPooling

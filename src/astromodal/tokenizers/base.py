@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
@@ -96,20 +96,6 @@ def choose_rows(splits: Mapping[str, np.ndarray], fields: Sequence[str], seed: i
     if not any(mask.any() for mask in fit.values()):  # a handful of rows, all drawn: fit on them after all
         fit = {name: mask.copy() for name, mask in held_out.items()}
     return RowChoice(fit, held_out, "train sample")
-
-
-Part = TypeVar("Part")
-
-
-def needed(part: Part | None, name: str) -> Part:
-    """A part of a set of tokenizers (or what was made of it) that has to be there.
-
-    Raises:
-        ArtifactMissingError: it is not; the message names the command that makes it.
-    """
-    if part is None:
-        raise ArtifactMissingError(f"a fitted {name} tokenizer", got="none", repair=f"run {COMMAND} tokenizer={name}")
-    return part
 
 
 _UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError)

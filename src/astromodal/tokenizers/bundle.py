@@ -13,7 +13,8 @@ from ..errors import ArtifactMissingError
 from ..provenance import manifest
 from ..vocabulary.codebook import Codebook, ScalarCodebook
 from ..vocabulary.modalities import MODALITIES
-from .base import COMMAND, Tokenizer, needed
+from .base import COMMAND, Tokenizer
+from .fitted import needed
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ...codecs.base import codec_config
 from ...codecs.saved import codec_with_weights
@@ -24,6 +24,7 @@ from ..base import plain
 if TYPE_CHECKING:
     from .tokenizer import ImageTokenizer
 
+Kind = TypeVar("Kind", bound="ImageTokenizer")
 WEIGHTS = "autoencoder_splus_cuts.pt"
 
 
@@ -47,7 +48,7 @@ def write_bundle(tokenizer: ImageTokenizer, folder: Path) -> list[Path]:
     return [weights, codebook]
 
 
-def read_bundle(cls: type[ImageTokenizer], folder: Path) -> ImageTokenizer:
+def read_bundle(cls: type[Kind], folder: Path) -> Kind:
     """Read what :func:`write_bundle` wrote.
 
     Raises:

@@ -39,7 +39,7 @@ class CutoutCache:
         seed: of the reservoir; the sample does not depend on how rows are grouped into batches.
     """
 
-    def __init__(self, path: Path, capacity: int, shape: tuple[int, int, int], seed: int = 0) -> None:
+    def __init__(self, path: Path, capacity: int, shape: tuple[int, ...], seed: int = 0) -> None:
         self.path, self.capacity, self.shape = path, capacity, shape
         self.n_seen = 0
         self.ellipses = np.empty((0, 3), dtype=np.float32)  # a, b (px), theta (deg) of each kept row

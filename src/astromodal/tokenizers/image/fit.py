@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from ...codecs.base import Codec
 from ...config.schema import CodecTrainingConfig, OptimizerConfig, ScheduleConfig, ScheduleName, TrainingConfig
 from ...data.findings import Findings
-from ...data.images import ImageBatch, ImageReader, elliptical_mask
+from ...data.images import ImageBatch, ImageReader, elliptical_mask, images_of
 from ...data.photometry import ArcsinhScaling, SkyNoise, sky_statistics
 from ...errors import DataError
 from ...quantizers import Quantizer, build_quantizer
@@ -57,7 +57,8 @@ def fit_scaling(
     Raises:
         DataError: no masked row has a cutout.
     """
-    bands = tuple(data.images.bands)
+    images = images_of(data)
+    bands = tuple(images.bands)
     noise, quota = SkyNoise(len(bands)), max(32, -(-SIGMA_OBJECTS // len(cubes)))
     n_wrong = 0
     for cube in cubes:
@@ -73,9 +74,9 @@ def fit_scaling(
                 break
     sigma = noise.sigma()
     if not (sigma > 0).any():
-        columns = [band.column for band in data.images.bands.values()]
+        columns = [band.column for band in images.bands.values()]
         if n_wrong:
-            size = data.images.size
+            size = images.size
             raise DataError(
                 f"cutouts of {size} x {size} = {size * size} pixels",
                 got=f"{n_wrong} of another length ({_first_length(cubes, columns)}) and none of this one",

@@ -8,6 +8,7 @@ of the observed ones, in units of the errors that the noise of the sky gives the
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def report_on(tokenizer: ImageTokenizer, cache: CutoutCache) -> tuple[dict[str, 
     examples: dict[str, Any] = {}
     pairs: list[tuple[Measured, Measured]] = []
     n_judged = 0
-    centre = sum(book.mean for book in books)[None, :, None, None]
+    centre = reduce(np.add, (book.mean for book in books))[None, :, None, None]
     for batch in CutoutLoader(cache, tokenizer.config.batch_size, tokenizer.ellipse, train=False):
         latents = tokenizer.encode_normalized(batch["x"], batch["valid"])
         tokens = tokenizer.quantize(latents)

@@ -26,7 +26,7 @@ from torch import Tensor
 from ...codecs.base import Codec, build_codec
 from ...config.schema import HardwareConfig, ImageTokenizerConfig
 from ...data.findings import Findings
-from ...data.images import ImageBatch, elliptical_mask, image_columns
+from ...data.images import ImageBatch, elliptical_mask, images_of
 from ...data.photometry import ArcsinhScaling, flux_factors, sky_statistics
 from ...errors import ArtifactError, DataError
 from ...provenance.manifest import fingerprint_arrays
@@ -34,6 +34,7 @@ from ...quantizers import Quantizer, check_dimensions
 from ...training.utils import resolve_device
 from ...vocabulary.codebook import Codebook
 from ..base import COMMAND, Tokenizer
+from ..fitted import Fitted
 from .bundle import read_bundle, write_bundle
 from .cache import CutoutCache
 from .fit import collect, fit_codebook, fit_scaling, train_codec
@@ -83,6 +84,9 @@ class ImageTokenizer(Tokenizer):
     """
 
     name: ClassVar[str] = "image"
+    scaling_ = Fitted[ArcsinhScaling]()
+    codec_ = Fitted[Codec]()
+    quantizer_ = Fitted[Quantizer]()
 
     def __init__(
         self, config: ImageTokenizerConfig, hardware: HardwareConfig | None = None, scratch: Path | None = None
@@ -90,9 +94,6 @@ class ImageTokenizer(Tokenizer):
         super().__init__(config)
         self.hardware = HardwareConfig() if hardware is None else hardware
         self.scratch = scratch
-        self.scaling_: ArcsinhScaling | None = None
-        self.codec_: Codec | None = None
-        self.quantizer_: Quantizer | None = None
 
     # --------------------------------------------------------------------------------- properties
 
@@ -112,6 +113,11 @@ class ImageTokenizer(Tokenizer):
         return min(self.config.batch_size, CPU_CHUNK) if self.device.type == "cpu" else self.config.batch_size
 
     @property
+    def is_fitted(self) -> bool:
+        """Whether there is a network."""
+        return "codec_" in vars(self)
+
+    @property
     def n_tokens(self) -> int:
         """Positions per object, L: tokens, if a position has one."""
         _, rows, columns = self.fitted().latent_shape
@@ -120,7 +126,6 @@ class ImageTokenizer(Tokenizer):
     @property
     def n_stages(self) -> int:
         """Tokens per position, S."""
-        self.fitted()
         return self.quantizer_.n_stages
 
     def sizes(self) -> dict[str, Any]:
@@ -133,7 +138,6 @@ class ImageTokenizer(Tokenizer):
         Raises:
             ArtifactError: the quantizer has several codebooks.
         """
-        self.fitted()
         return self.quantizer_.codebook
 
     def layout(self, data: DataConfig) -> dict[str, Any]:
@@ -157,11 +161,11 @@ class ImageTokenizer(Tokenizer):
         for cube in cubes:
             name = _POINTS.format(cube.field)
             fitted = self.inputs_.get(name)
-            if fitted is not None and fitted != (found := _points(data.images, cube.field)):
+            if fitted is not None and fitted != (found := _points(images_of(data), cube.field)):
                 raise ArtifactError(
                     f"the {name} that the image tokenizer was fitted with (fingerprint {fitted})",
                     got=f"others (fingerprint {found})",
-                    where=data.images.zero_point_file,
+                    where=images_of(data).zero_point_file,
                     repair=f"restore the file, or run {COMMAND} tokenizer=image",
                 )
 
@@ -181,12 +185,12 @@ class ImageTokenizer(Tokenizer):
             DataError: no bands are configured, or no training object has a cutout.
             ConfigError: the codec cannot take cutouts of this size, or the quantizer not its latents.
         """
-        image_columns(data)  # refuses a survey without bands
+        images = images_of(data)
         choice = self._start_fit(cubes, splits, data, seed)
         log, findings = self._log(run), Findings()
-        self.codec_ = self.quantizer_ = None
+        del self.codec_, self.quantizer_
         torch.manual_seed(seed)
-        codec = build_codec(self.config.codec, (len(data.images.bands), data.images.size, data.images.size))
+        codec = build_codec(self.config.codec, (len(images.bands), images.size, images.size))
         channels = codec.latent_shape[0]
         check_dimensions(self.config.quantizer, channels, f"latents of the codec, latent_channels={channels}")
         self.scaling_ = fit_scaling(self, cubes, choice.fit, data, log)
@@ -293,8 +297,6 @@ class ImageTokenizer(Tokenizer):
 
     def fitted(self) -> Codec:
         """The codec; an error without one."""
-        if self.codec_ is None or self.scaling_ is None:
-            raise ArtifactError("a fitted image tokenizer", got="one without weights", repair="call fit() or load()")
         return self.codec_
 
     def _check_batch(self, batch: ImageBatch) -> None:
@@ -324,7 +326,7 @@ class ImageTokenizer(Tokenizer):
         """Normalised cutouts, validity and ellipses ``(m, 3)`` of some rows, as copies."""
         flux, valid = batch.flux[rows], batch.valid[rows]
         ellipses = np.stack([batch.a[rows], batch.b[rows], batch.theta[rows]], axis=1)
-        inside = elliptical_mask(*ellipses.T, batch.size, **self.ellipse)
+        inside = elliptical_mask(batch.a[rows], batch.b[rows], batch.theta[rows], batch.size, **self.ellipse)
         level, _ = sky_statistics(flux, valid, inside)
         return self.scaling_.normalize_(flux, valid, level), valid, ellipses
 
@@ -340,6 +342,6 @@ class ImageTokenizer(Tokenizer):
     def use(self, hardware: HardwareConfig) -> Self:
         """Move the network to where ``hardware.device`` says."""
         self.hardware = hardware
-        if self.codec_ is not None:
+        if self.is_fitted:
             self.codec_.to(self.device)
         return self

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .tokenizer import SpectrumTokenizer
 
 FORMAT = 3  # codes of patches: 2: chosen by weighted pixels; 3: of denoised spectra
+Kind = TypeVar("Kind", bound="SpectrumTokenizer")
 FILE_NAME = "spectrum_tokenizer_config.npz"
 NETWORK = "spectrum_codec_{}.pt"
 MAX_PIXELS = 1 << 22
@@ -82,7 +83,7 @@ def _documented_centroids(tokenizer: SpectrumTokenizer) -> np.ndarray:
     return stack
 
 
-def read_bundle(cls: type[SpectrumTokenizer], folder: Path) -> SpectrumTokenizer:
+def read_bundle(cls: type[Kind], folder: Path) -> Kind:
     """Read what :func:`write_bundle` wrote.
 
     Raises:

@@ -44,8 +44,10 @@ def denoise(flux: np.ndarray, precision: np.ndarray, false_features: float) -> t
     found = [
         _denoised(flux[k : k + _ROWS], precision[k : k + _ROWS], false_features) for k in range(0, len(flux), _ROWS)
     ]
-    empty = np.empty(flux.shape, np.float32)
-    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True)) if found else (empty, empty)
+    if not found:
+        return np.empty(flux.shape, np.float32), np.empty(flux.shape, np.float32)
+    smooth, variance = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return smooth, variance
 
 
 def threshold(width: float, n_pixels: int, false_features: float) -> float:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 from ...data.rebin import rebin
 from ...data.synthetic import sed
 from ...data.synthetic.sed import C_KMS
+from ...errors import DataError
 from ...metrics.lines import LineFits, fit_lines
 from ...metrics.redshifts import cross_correlate
 from ...metrics.scalars import NMAD
@@ -43,8 +45,19 @@ class Arm:
 
     def of(self, rows: np.ndarray) -> Arm:
         """The same of some objects."""
-        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "wave"}
-        return Arm(self.wave, **{name: None if a is None else a[rows] for name, a in arrays.items()})
+        truth = None if self.truth is None else self.truth[rows]
+        return Arm(self.wave, self.flux[rows], self.ivar[rows], self.decoded[rows], truth)
+
+    @property
+    def noiseless(self) -> np.ndarray:
+        """The truth ``(n, P)``.
+
+        Raises:
+            DataError: it is not known.
+        """
+        if self.truth is None:
+            raise DataError("spectra without noise, to judge by", got="observed ones alone")
+        return self.truth
 
 
 Arms = Mapping[str, Arm]
@@ -57,12 +70,12 @@ def pixel_errors(arms: Arms) -> list[dict[str, Any]]:
     seen = [a.flux if a.truth is None else a.truth for a in parts]
     snr = signal_to_noise(np.concatenate(seen, axis=1), np.concatenate([a.ivar for a in parts], axis=1))
     found = [chi2_per_pixel(a.flux, a.decoded, a.ivar) for a in parts]
-    n = sum(number for _, number in found)
-    of_all = sum(np.nan_to_num(value) * number for value, number in found) / np.maximum(n, 1)
+    n = reduce(np.add, (number for _, number in found))
+    of_all = reduce(np.add, (np.nan_to_num(value) * number for value, number in found)) / np.maximum(n, 1)
     if any(a.truth is None for a in parts):
         return errors_by_snr(snr, of_all, n)
-    off = [chi2_per_pixel(a.truth, a.decoded, a.ivar) for a in parts]
-    from_truth = sum(np.nan_to_num(value) * number for value, number in off) / np.maximum(n, 1)
+    off = [chi2_per_pixel(a.noiseless, a.decoded, a.ivar) for a in parts]
+    from_truth = reduce(np.add, (np.nan_to_num(value) * number for value, number in off)) / np.maximum(n, 1)
     return errors_by_snr(snr, of_all, n, from_truth)
 
 
@@ -80,7 +93,8 @@ def lines_kept(arms: Arms, redshift: np.ndarray, rest: Sequence[float], width: f
         for wave in rest:
             centre = wave * (1 + redshift)
             at = (centre, centre * width / C_KMS)
-            pairs.append(tuple(fit_lines(arm.wave, f, arm.ivar, *at) for f in (arm.truth, arm.decoded, arm.flux)))
+            fits = [fit_lines(arm.wave, f, arm.ivar, *at) for f in (arm.noiseless, arm.decoded, arm.flux)]
+            pairs.append((fits[0], fits[1], fits[2]))
     truth, decoded, seen = (
         {f.name: np.concatenate([getattr(p[k], f.name) for p in pairs]) for f in fields(LineFits)} for k in range(3)
     )
@@ -115,7 +129,7 @@ def colours_kept(arms: Arms) -> dict[str, float]:
     means = []
     for arm in (first, last):
         weight = arm.ivar.sum(1)
-        means += [(arm.ivar * f).sum(1) / weight for f in (arm.decoded, arm.truth)] + [weight**-0.5]
+        means += [(arm.ivar * f).sum(1) / weight for f in (arm.decoded, arm.noiseless)] + [weight**-0.5]
     decoded_b, true_b, error_b, decoded_z, true_z, error_z = means
     bright = (true_b > error_b / _COLOUR_SHARE) & (true_z > error_z / _COLOUR_SHARE) & (decoded_b > 0) & (decoded_z > 0)
     off = -2.5 * np.log10((decoded_b / decoded_z * true_z / true_b)[bright])
@@ -162,13 +176,15 @@ def redshifts(
     """
     first = np.log(min(a.wave[0] for a in arms.values()))
     n_pixels = int((np.log(max(a.wave[-1] for a in arms.values())) - first) / _STEP) + 1
-    total, weight = 0.0, 0.0
+    totals, weights = [], []
     for arm, values in zip(arms.values(), flux, strict=True):
         n, size = arm.flux.shape
         wave, offsets = np.tile(np.log(arm.wave), n), np.arange(n + 1) * size
         good = np.where(np.isfinite(values), arm.ivar, 0.0)
         mean, ivar, _ = rebin(np.nan_to_num(values).ravel(), good.ravel(), wave, offsets, first, _STEP, n_pixels)
-        total, weight = total + ivar * mean, weight + ivar
+        totals.append(ivar * mean)
+        weights.append(ivar)
+    total, weight = reduce(np.add, totals), reduce(np.add, weights)
     mean = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
     least, most = (int(np.log1p(z) / _STEP) for z in (low, high))
     rest = np.exp(first + _STEP * (np.arange(n_pixels + most - least) - most))
@@ -193,12 +209,14 @@ def quasar_redshifts(arms: Arms, flux: Sequence[np.ndarray]) -> tuple[np.ndarray
 
 def galaxy_redshifts_kept(arms: Arms, true: np.ndarray, high: float = 0.8) -> dict[str, float]:
     """Success of galaxies' redshifts, from the data and from what is decoded, against the true ones ``(n,)``."""
-    return _kept(true, *(galaxy_redshifts(arms, flux, high)[0] for flux in _both(arms)), limit=GALAXY_LIMIT)
+    seen, decoded = (galaxy_redshifts(arms, flux, high)[0] for flux in _both(arms))
+    return _kept(true, seen, decoded, GALAXY_LIMIT)
 
 
 def quasar_redshifts_kept(arms: Arms, true: np.ndarray) -> dict[str, float]:
     """The same of quasars."""
-    return _kept(true, *(quasar_redshifts(arms, flux)[0] for flux in _both(arms)), limit=QUASAR_LIMIT)
+    seen, decoded = (quasar_redshifts(arms, flux)[0] for flux in _both(arms))
+    return _kept(true, seen, decoded, QUASAR_LIMIT)
 
 
 def _both(arms: Arms) -> tuple[list[np.ndarray], list[np.ndarray]]:

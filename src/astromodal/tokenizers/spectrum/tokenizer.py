@@ -339,7 +339,8 @@ class SpectrumTokenizer(Tokenizer):
         """Rate and error of one group; errors are in units of each spectrum's scale, and of its noise."""
         codec = self._codec(group)
         sums, usages = ErrorSums(codec.n_pixels), [np.zeros(n, dtype=np.int64) for n in codec.quantizer.sizes]
-        residuals, examples, n, objects = Reservoir(REPORT_PIXELS, 1, 0), [], 0, [np.zeros((0, 3))]
+        residuals, n, objects = Reservoir(REPORT_PIXELS, 1, 0), 0, [np.zeros((0, 3))]
+        examples: list[np.ndarray] = []
         for batch in batches:
             tokens, present = self.encode(group, batch)
             flux, precision, tokens = batch.flux[present], batch.precision[present], tokens[present]
@@ -357,9 +358,9 @@ class SpectrumTokenizer(Tokenizer):
                 scale = batch.scale[present, None]
                 stack = (flux * scale, decoded * scale, (precision / scale) ** 2)
                 examples += list(np.stack(stack, axis=1)[: N_EXAMPLES - len(examples)])
-        usage, shown = usage_figures(usages), np.array(examples).reshape(-1, 3, codec.n_pixels)
+        rate, shown = usage_figures(usages), np.array(examples).reshape(-1, 3, codec.n_pixels)
         return (
-            usage
+            rate
             | codec.quantizer.fit_figures()
             | {
                 "n_spectra": n,
@@ -370,7 +371,7 @@ class SpectrumTokenizer(Tokenizer):
                 "chi2_per_pixel": sums.chi2(),
                 "by_snr": errors_by_snr(*np.concatenate(objects).T),
                 "median_error_over_noise": float(np.median(residuals.rows)) if len(residuals.rows) else float("nan"),
-                "bits_per_object": usage["bits"] * codec.length,
+                "bits_per_object": rate["bits"] * codec.length,
                 "unit": data.spectra[group].unit,
                 "arrays": {"wave": grid(data.spectra[group])}
                 | dict(zip(("flux", "reconstruction", "ivar"), shown.transpose(1, 0, 2), strict=True)),
