@@ -83,7 +83,8 @@ def report_on(tokenizer: ImageTokenizer, cache: CutoutCache) -> tuple[dict[str, 
             k = slice(0, N_EXAMPLES)
             examples = {"true": np.where(valid[k], x[k], np.nan), "reconstruction": coded[k], "mask": inside[k]}
     report = _rate(tokenizer, usages) | _latents(latent_sums) | _pixels(sums, bands)
-    report["cutouts"] = kept(*(Measured.together(side) for side in zip(*pairs, strict=True)), bands)
+    seen, shown = (Measured.together(side) for side in zip(*pairs, strict=True))
+    report["cutouts"] = kept(seen, shown, bands)
     return report, examples | {"bands": list(bands)}
 
 
