@@ -28,7 +28,8 @@ class Sample:
 
     def __init__(self, capacity: int, n_dims: int, dtype: type = np.float32) -> None:
         self.capacity, self.n_seen = int(capacity), 0
-        self._rows, self._keys = np.empty((0, n_dims), dtype), np.empty(0, np.uint64)
+        self._rows: np.ndarray = np.empty((0, n_dims), dtype)
+        self._keys = np.empty(0, np.uint64)
         self._n = 0
         self._below: np.uint64 | None = None  # a key that is not below it cannot be in the sample any more
 
