@@ -20,7 +20,7 @@ def test_several_processes_without_torchrun_are_refused_with_the_command(tmp_pat
 
 def test_stages_for_one_process_refuse_several_and_only_the_first_says_so(script, tmp_path: Path) -> None:
     launched = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    first, second = (script("encode", cwd=tmp_path, env=launched | {"RANK": rank}) for rank in "01")
+    first, second = (script("train_tokenizers", cwd=tmp_path, env=launched | {"RANK": rank}) for rank in "01")
     assert (first.returncode, second.returncode) == (1, 1)
     assert first.stderr.count("\n") == 1 and "hardware.n_processes" in first.stderr and second.stderr == ""
 

@@ -22,8 +22,8 @@ from omegaconf import OmegaConf
 
 from astromodal import stages
 from astromodal.errors import TrainingError
-from astromodal.files.atomic import FileLock
 from astromodal.files.io import write_json
+from astromodal.files.locks import FileLock
 from astromodal.stages import wiring
 from astromodal.sweeps import sweeper
 

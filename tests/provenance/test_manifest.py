@@ -22,7 +22,8 @@ from astromodal.core import (
     write_manifest,
 )
 from astromodal.errors import ArtifactError, ArtifactMissingError
-from astromodal.provenance import remembered
+from astromodal.provenance import manifest, remembered
+from astromodal.provenance.manifest import merge_manifest
 from astromodal.provenance.remembered import changed_files, fingerprint_files
 
 
@@ -187,7 +188,11 @@ def test_entries_written_by_several_processes_at_once_are_all_kept(tmp_path):
     runs = [subprocess.Popen([sys.executable, "-c", code, tmp_path, str(k)], env=env) for k in range(3)]
     assert [r.wait(timeout=60) for r in runs] == [0, 0, 0]
     assert len(read_manifest(tmp_path)["entries"]) == 30
-    assert "0-0" not in update_manifest(tmp_path, "0-0", None)["entries"]
+    update_manifest(tmp_path, "0-0", None)
+    assert "0-0" not in read_manifest(tmp_path)["entries"] and not (tmp_path / "manifest.json").exists()
+    merge_manifest(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+    assert len(read_manifest(tmp_path)["entries"]) == 29 and "0-0" not in read_manifest(tmp_path)["entries"]
     (tmp_path / "f").write_bytes(b"1")
     update_manifest(tmp_path, "bad", {"files": {"f": "00"}})
     with pytest.raises(ArtifactError, match="fingerprint 00"):
@@ -197,3 +202,40 @@ def test_entries_written_by_several_processes_at_once_are_all_kept(tmp_path):
 def test_git_state_and_versions_answer_without_a_repository():
     assert set(git_state()) == {"revision", "dirty"}
     assert {"python", "numpy", "torch", "astromodal"} <= set(package_versions())
+
+
+def test_an_entry_written_while_others_are_merged_is_not_lost(tmp_path, monkeypatch):
+    update_manifest(tmp_path, "a", {"n": 1})
+    update_manifest(tmp_path, "b", {"n": 1})
+    write = manifest.write_sealed
+
+    def meanwhile(path, content):
+        if path.name == "manifest.json":
+            monkeypatch.undo()
+            update_manifest(tmp_path, "a", {"n": 2})
+            assert read_manifest(tmp_path)["entries"] == {"a": {"n": 2}, "b": {"n": 1}}
+        return write(path, content)
+
+    monkeypatch.setattr(manifest, "write_sealed", meanwhile)
+    merge_manifest(tmp_path)
+    assert read_manifest(tmp_path)["entries"] == {"a": {"n": 2}, "b": {"n": 1}}
+    merge_manifest(tmp_path)
+    assert read_manifest(tmp_path)["entries"] == {"a": {"n": 2}, "b": {"n": 1}}
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_a_merge_that_was_killed_loses_nothing(tmp_path, monkeypatch):
+    update_manifest(tmp_path, "a", {"n": 1})
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(manifest, "write_sealed", killed)
+    with pytest.raises(KeyboardInterrupt):
+        merge_manifest(tmp_path)
+    monkeypatch.undo()
+    assert read_manifest(tmp_path)["entries"] == {"a": {"n": 1}}
+    update_manifest(tmp_path, "a", None)
+    assert read_manifest(tmp_path).get("entries") == {}
+    merge_manifest(tmp_path)
+    assert read_manifest(tmp_path)["entries"] == {}

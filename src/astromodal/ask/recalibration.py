@@ -24,7 +24,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..errors import ArtifactError, ArtifactMissingError, DataError
-from ..files.atomic import FileLock
+from ..files.locks import FileLock
 from ..provenance.sealed import read_sealed, write_sealed
 
 FILE = "calibration.json"

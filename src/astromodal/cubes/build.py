@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArtifactMissingError, DataError
 from ..files.io import FileLock
 from ..parallel.each import each
-from ..provenance.manifest import changed_files, fingerprint_file, read_manifest, update_manifest
+from ..provenance.manifest import changed_files, fingerprint_file, merge_manifest, read_manifest, update_manifest
 from .field import FORMAT, Job, Survey, build_field
 from .prepare import prepare
 from .report import total
@@ -73,6 +73,7 @@ def build_survey(
         finally:
             if bar is not None and hasattr(bar, "close"):
                 bar.close()
+            merge_manifest(folder)
         return {
             "fields": {job.field: results[job.field]["summary"] for job in jobs},
             "built": sorted(name for name, r in results.items() if r["built"]),

@@ -1,7 +1,7 @@
-"""Files that are either the old one or the new one, never a part; and locks that a killed process cannot leave behind.
+"""Files that are either the old one or the new one, never a part.
 
 A writer fills a temporary file beside the target; the bytes are on the disk before the name is exchanged
-(``fsync``, ``os.replace``, ``fsync`` of the folder). Locks are ``flock`` locks: the kernel drops them with the process.
+(``fsync``, ``os.replace``, ``fsync`` of the folder). Locks are in :mod:`.locks`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import logging
 import os
 import secrets
 import time
@@ -164,74 +163,3 @@ def _sync_file(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-class FileLock:
-    """One writer at a time: ``with FileLock(path):`` holds ``<path>.lock`` or fails, at once or after ``wait_seconds``.
-
-    Raises:
-        ArtifactError: another process (or another lock of this one) holds it; the message has its process id.
-    """
-
-    def __init__(self, path: str | Path, wait_seconds: float = 0.0) -> None:
-        self.path = Path(f"{path}.lock")
-        self.wait_seconds = wait_seconds
-        self._handle: int | None = None
-
-    def acquire(self) -> FileLock:
-        if self._handle is not None:
-            raise RuntimeError(f"{self.path} is already held by this object")
-        deadline = time.monotonic() + self.wait_seconds
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            while self._handle is None:
-                handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-                try:
-                    if self._try(handle):
-                        self._handle = handle
-                    elif time.monotonic() >= deadline:
-                        owner = os.pread(handle, 32, 0).decode("ascii", "replace").strip() or "unknown"
-                        raise ArtifactError(
-                            "no other process writing here",
-                            got=f"process {owner}",
-                            where=self.path,
-                            repair="wait for it to end, or write to another folder",
-                        )
-                    else:
-                        time.sleep(0.01)
-                finally:
-                    if self._handle is None:
-                        os.close(handle)
-        return self
-
-    def _try(self, handle: int) -> bool:
-        """Lock an open file; False if someone else has it, or has removed it as he let go."""
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
-                raise
-            logging.getLogger("astromodal").warning("%s: this file system has no locks", self.path)
-        try:
-            if os.stat(self.path).st_ino != os.fstat(handle).st_ino:
-                return False
-        except FileNotFoundError:
-            return False
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
-        return True
-
-    def release(self) -> None:
-        """Let go; without effect when not held."""
-        if self._handle is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(self.path)
-            os.close(self._handle)
-            self._handle = None
-
-    __enter__ = acquire
-
-    def __exit__(self, *_: object) -> None:
-        self.release()

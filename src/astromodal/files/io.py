@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArtifactError, ArtifactMissingError, UnsafeFileError
-from .atomic import FileLock, atomic_path, read_error
+from .atomic import atomic_path, read_error
 from .bounded import check_shape
 from .json_files import append_jsonl, plain, read_json, read_jsonl, read_mapping, truncate_jsonl, write_json, write_text
+from .locks import FileLock
 from .npz import Array, NpzWriter, _read_npy_header, load_npz, load_npz_key, open_npz, save_npz
 from .safe_pickle import read_joblib
 from .torch_files import check_torch_file

@@ -5,8 +5,12 @@ torch is never imported here: a process group can only exist if something else h
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -39,6 +43,34 @@ def world_size() -> int:
     """Number of processes."""
     group = _group()
     return group.get_world_size() if group else _launched("WORLD_SIZE", 1)
+
+
+def dealt(jobs: Sequence[T], size: Callable[[T], int]) -> list[T]:
+    """This process's share of the jobs, the largest dealt out first; all of them for a single process."""
+    order = sorted(range(len(jobs)), key=lambda k: (-size(jobs[k]), k))
+    return [jobs[k] for k in sorted(order[rank() :: world_size()])]
+
+
+def is_last(folder: Path, name: str) -> bool:
+    """Say that this process has finished its share; True if all the others have said so too.
+
+    Processes that end at the same time may both be the last; one that fails leaves none.
+
+    Args:
+        folder: one that all of them see.
+        name: of what they have shared out, such as the run's id.
+    """
+    if world_size() == 1:
+        return True
+    place = folder / ".shares" / name
+    place.mkdir(parents=True, exist_ok=True)
+    (place / str(rank())).touch()
+    if len(list(place.iterdir())) < world_size():
+        return False
+    shutil.rmtree(place, ignore_errors=True)
+    with contextlib.suppress(OSError):  # others share something else out
+        place.parent.rmdir()
+    return True
 
 
 def is_main() -> bool:

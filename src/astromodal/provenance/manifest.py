@@ -6,11 +6,13 @@ what is up to date.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -31,6 +33,7 @@ __all__ = [
     "fingerprint_file",
     "fingerprint_files",
     "git_state",
+    "merge_manifest",
     "package_versions",
     "read_manifest",
     "update_manifest",
@@ -39,6 +42,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION = 1
+RECORDS, _TAKEN = "manifest.d", ".taken"  # entries that are not in the manifest yet, and those about to be
 _PACKAGES = ("astromodal", "torch", "numpy", "pyarrow", "scikit-learn", "hydra-core", "omegaconf", "joblib", "wandb")
 
 
@@ -139,6 +143,7 @@ def write_manifest(
         **(plain(extra) if extra else {}),
     }
     write_sealed(_manifest_path(folder), manifest)
+    shutil.rmtree(folder / RECORDS, ignore_errors=True)
     return manifest
 
 
@@ -146,46 +151,91 @@ class LaterVersionError(ArtifactError):
     """A manifest that a later version of this program wrote."""
 
 
-def update_manifest(folder: str | Path, key: str, entry: Mapping[str, Any] | None) -> dict:
-    """Set ``manifest["entries"][key]``, for folders in which several parts write (``None`` removes the entry).
+def update_manifest(folder: str | Path, key: str, entry: Mapping[str, Any] | None) -> None:
+    """Set the entry of ``key``, for folders in which many write, each its own (``None`` removes the entry).
 
-    Read, change and write happen under a lock, so that processes may do this at the same time. A damaged manifest is
-    replaced: nothing that it says can be used, and what it spoke of counts as not there.
+    It is a file of its own, so that nobody waits and nothing is written again with every field; it counts from now on.
+    :func:`merge_manifest` puts all of them into the manifest.
     """
-    path = _manifest_path(folder)
+    if Path(key).name != key:
+        raise ArtifactError("a key that can name a file", got=key, where=folder)
+    write_sealed(Path(folder) / RECORDS / f"{key}.json", {"schema_version": SCHEMA_VERSION, "entry": entry})
+
+
+def merge_manifest(folder: str | Path) -> None:
+    """Put what :func:`update_manifest` has written into the manifest, in one go; others may go on writing meanwhile.
+
+    A damaged manifest is replaced: nothing that it says can be used, and what it spoke of counts as not there.
+    """
+    path, place = _manifest_path(folder), Path(folder) / RECORDS
+    if not place.is_dir():
+        return
     with FileLock(path, wait_seconds=60.0):
+        for record in _records(place, ".json"):  # out of the way of whoever writes the entry again
+            record.replace(record.with_suffix(_TAKEN))
         try:
             manifest = read_manifest(folder)
         except LaterVersionError:
             raise
         except ArtifactError:
-            manifest = {"schema_version": SCHEMA_VERSION}
-        entries = manifest.setdefault("entries", {})
-        entries.pop(key, None)
-        if entry is not None:
-            entries[key] = plain(entry)
+            manifest = {"schema_version": SCHEMA_VERSION, "entries": {}}
+            _add_records(manifest, place, "make the folder again")
         write_sealed(path, manifest)
-    return manifest
+        for record in _records(place, _TAKEN):
+            record.unlink()
+        with contextlib.suppress(OSError):  # somebody has written one in the meantime
+            place.rmdir()
+
+
+def _records(place: Path, suffix: str) -> list[Path]:
+    """Whole ones, not those that are being written."""
+    return sorted(path for path in place.glob(f"*{suffix}") if ".tmp" not in path.suffixes)
+
+
+def _add_records(manifest: dict[str, Any], place: Path, repair: str) -> None:
+    """Add the entries that are files of their own; the newest of a key counts."""
+    for suffix in (_TAKEN, ".json"):
+        for path in _records(place, suffix):
+            try:
+                record = _of_this_version(read_sealed(path, repair), path, repair)
+            except FileNotFoundError:  # taken or merged since it was listed
+                continue
+            entries = manifest.setdefault("entries", {})
+            entries.pop(path.stem, None)
+            if record.get("entry") is not None:
+                entries[path.stem] = record["entry"]
 
 
 def read_manifest(folder: str | Path, repair: str = "make the folder again") -> dict:
-    """The manifest of ``folder``.
+    """The manifest of ``folder``, with the entries that are not merged into it yet.
 
     Raises:
         ArtifactMissingError: there is none.
         LaterVersionError: a later version of this program wrote it.
         ArtifactError: it is damaged.
     """
-    path = _manifest_path(folder)
-    manifest = read_sealed(path, repair)
-    version = manifest.get("schema_version")
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        kind = LaterVersionError if isinstance(version, int) else ArtifactError
-        raise kind(f"schema_version up to {SCHEMA_VERSION}", got=version, where=path, repair=repair)
+    path, place = _manifest_path(folder), Path(folder) / RECORDS
+    records = place.is_dir()
+    try:
+        manifest = _of_this_version(read_sealed(path, repair), path, repair)
+    except ArtifactMissingError:
+        if not records:
+            raise
+        manifest = {"schema_version": SCHEMA_VERSION}
+    if records:
+        _add_records(manifest, place, repair)
     for key in ("files", "beside", "entries", "inputs"):
         if not isinstance(manifest.get(key, {}), dict):
             raise ArtifactError(f"a mapping {key}", got=type(manifest[key]).__name__, where=path, repair=repair)
     return manifest
+
+
+def _of_this_version(content: dict[str, Any], path: Path, repair: str) -> dict[str, Any]:
+    version = content.get("schema_version")
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        kind = LaterVersionError if isinstance(version, int) else ArtifactError
+        raise kind(f"schema_version up to {SCHEMA_VERSION}", got=version, where=path, repair=repair)
+    return content
 
 
 def check_manifest(

@@ -19,7 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..errors import ArtifactError, ArtifactMissingError
-from ..files.atomic import FileLock, read_error
+from ..files.atomic import read_error
+from ..files.locks import FileLock
 from .fingerprints import new_hash
 from .sealed import read_sealed, write_sealed
 

@@ -25,8 +25,9 @@ from ..config.checks.names import check_name
 from ..config.launching.run_id import make_run_id
 from ..config.reading.containers import to_dict
 from ..errors import ArtifactError, UserError, printable
-from ..files.atomic import FileLock, writing
+from ..files.atomic import writing
 from ..files.io import plain, read_json, write_json, write_text
+from ..files.locks import FileLock
 from ..machine.memory import forget_peak, peak_memory
 from ..parallel.rank import broadcast_object, is_main, rank, world_size
 from ..provenance.manifest import git_state, package_versions, utc_now

@@ -13,7 +13,7 @@ from ..config.launching.next_command import next_command
 from ..config.schema import Config
 from ..data import assign_splits, check_place, check_unique_ids, discover, ensure_survey
 from ..data.datacube import Datacube
-from ..parallel.rank import broadcast_object
+from ..parallel.rank import broadcast_object, dealt
 from ..provenance.config_record import config_record
 from ..provenance.manifest import fingerprint_config
 from ..runs.run import RunContext
@@ -45,7 +45,8 @@ def open_cubes(config: Config, run: RunContext) -> tuple[list[Datacube], str]:
         ensure_survey(config.data, config.paths.datacube_template, config.hardware.workers)
     cubes = discover(config.data, config.paths.datacube_template)
     check_unique_ids(cubes)
-    prints = {cube.field: cube.fingerprint() for cube in cubes}
+    mine = dealt(cubes, lambda cube: cube.n_rows)  # where several processes share the fields, each reads its own
+    prints = {cube.field: cube.fingerprint() for cube in mine}
     for field, fingerprint in prints.items():
         run.add_input(f"datacube_{field}", fingerprint)
     return cubes, fingerprint_config(prints)

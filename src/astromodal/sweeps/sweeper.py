@@ -21,7 +21,7 @@ from ..config.launching.run_id import shared
 from ..config.reading.explain import explain
 from ..config.reading.text_values import quoted
 from ..errors import ArtifactError, UserError
-from ..files.atomic import FileLock
+from ..files.locks import FileLock
 from ..files.text_table import say
 from ..parallel.rank import is_main, world_size
 from ..provenance.fingerprints import fingerprint_config

@@ -18,7 +18,7 @@ import numpy as np
 from ..data.findings import Findings, damage
 from ..errors import ArtifactError, ArtifactMissingError, DataError
 from ..parallel.each import each, in_this_process
-from ..provenance.manifest import fingerprint_arrays, fingerprint_config, fingerprint_file
+from ..provenance.manifest import fingerprint_arrays, fingerprint_config, fingerprint_file, merge_manifest
 from ..tokenizers.base import plain
 from ..vocabulary.modalities import MODALITIES
 from .field import encode_field
@@ -48,6 +48,7 @@ def encode_survey(
     *,
     workers: WorkersConfig | None = None,
     overwrite: bool = False,
+    whole: Sequence[str] | None = None,
     run: RunContext | None = None,
     log: logging.Logger | None = None,
     progress: Callable[..., Any] | None = None,
@@ -59,6 +60,7 @@ def encode_survey(
         splits: field → split of each row (n,) uint8, as ``data.splits`` assigns it.
         workers: who encodes; default: this process, one field after the other.
         overwrite: encode fields again that are up to date.
+        whole: names of all fields of the survey, where ``cubes`` are one process's share of them.
         run: supplies ``log`` and ``progress``, unless they are given.
 
     Returns:
@@ -88,7 +90,7 @@ def encode_survey(
     if done:
         log.info("%d of %d fields are up to date: %s", len(done), len(cubes), ", ".join(sorted(done)))
     jobs = [_Job(cube, splits[cube.field], wanted[cube.field]) for cube in todo]
-    others = set(entries) - set(wanted) if data.fields is None else set()
+    others = set(entries) - set(whole or wanted) if data.fields is None else set()
 
     summaries: dict[str, dict[str, Any]] = {}
     bar = progress(sum(cube.n_rows for cube in todo), "encoding")
@@ -101,26 +103,44 @@ def encode_survey(
                 bar.update(summary["rows"])
             forget(folder, others, log)  # not before something took their place: a failure changes nothing
             _say(log, job.field, summary)
+        forget(folder, others, log)
     finally:
         if hasattr(bar, "close"):
             bar.close()
-    forget(folder, others, log)
+        merge_manifest(folder)
     fields = {cube.field: summaries.get(cube.field) or done[cube.field] for cube in cubes}
+    found = totals(fields, log)
+    return found | {
+        "encoded": sorted(summaries),
+        "up_to_date": sorted(done),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def totals(fields: Mapping[str, Mapping[str, Any]], log: logging.Logger) -> dict[str, Any]:
+    """``fields``, ``rows``, ``bytes``, ``found`` and ``warnings`` of all fields, from their summaries."""
     findings = Findings()
     for field, summary in fields.items():
         findings.add_field(field, summary["found"])
     for line in findings.warnings():
         log.warning("%s", line)
     return {
-        "fields": fields,
-        "encoded": sorted(summaries),
-        "up_to_date": sorted(done),
+        "fields": dict(fields),
         "rows": sum(summary["rows"] for summary in fields.values()),
         "bytes": sum(summary["bytes"] for summary in fields.values()),
-        "seconds": time.perf_counter() - started,
         "found": findings.totals(),
         "warnings": findings.warnings(),
     }
+
+
+def of_all_shares(store_root: str | Path, fields: Sequence[str], log: logging.Logger) -> dict[str, Any] | None:
+    """As :func:`encode_survey` returns it, from what all processes have written; None if a field is not there."""
+    entries = known_fields(Path(store_root) / "tokens", log)
+    if any(field not in entries for field in fields):
+        return None
+    summaries = {field: entries[field]["summary"] for field in fields}
+    seconds = sum(summary["seconds"] for summary in summaries.values())  # of all processes together
+    return totals(summaries, log) | {"encoded": sorted(fields), "up_to_date": [], "seconds": seconds}
 
 
 def field_inputs(cube: Datacube, tokenizers: Any, split: np.ndarray, data: DataConfig) -> dict[str, str]:

@@ -19,6 +19,7 @@ from ...errors import ConfigError, UserError, printable
 from ...machine.signals import Stopped, stops_raised
 from ...machine.threads import use_threads
 from ..reading.conf_files import conf_dir
+from .slurm import join_step
 
 EXAMPLES = {
     "build_datacubes": (
@@ -47,6 +48,7 @@ def launch(stage: str, task: Callable[[Any], Any], doc: str | None) -> None:
     if any(argument in ("-h", "--help") for argument in sys.argv[1:]):
         print(_help(stage, doc or ""))
         return
+    join_step(stage)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # so that Hydra raises, and the one line is ours
     if not _first_process():
         # under torchrun the first process writes the files, and says which job begins

@@ -13,8 +13,9 @@ from typing import Any
 
 from ...config.schema import SyntheticConfig, WorkersConfig
 from ...errors import ArtifactError, DataError
-from ...files.atomic import FileLock, writing
+from ...files.atomic import writing
 from ...files.io import write_text
+from ...files.locks import FileLock
 from ...parallel.each import each
 from ...provenance.manifest import read_manifest, write_manifest
 from .population import field_name, zero_points
