@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 class ReconstructionObjective(nn.Module):
     """Weighted squared error of the reconstruction.
 
-    A batch holds ``x`` (B, C, *space), ``valid`` (same, bool), ``weight`` (same, 0 where invalid: a missing band weighs
-    nothing) and, in training, may hold ``seen`` (B, C, bool): channels that are hidden from the encoder but asked of
-    the decoder, so that missing ones are nothing new to it.
+    A batch holds ``x`` ``(B, C, *space)``, ``valid`` (same, bool), ``weight`` (same, 0 where invalid: a missing band
+    weighs nothing) and, in training, may hold ``seen`` (B, C, bool): channels that are hidden from the encoder but
+    asked of the decoder, so that missing ones are nothing new to it.
     """
 
     def __init__(self, model: Codec, channels: Sequence[str]) -> None:

@@ -48,8 +48,10 @@ def build_survey(
         workers: who builds; default: this process, one field after the other.
 
     Returns:
-        ``{"fields": {field: {"rows", "counts", "fingerprint", …}}, "built": [names], "up_to_date": [names], "rows",
-        "seconds", "inputs": {input: counts}, "samples": [for the plot], "tiles": {band: [tile]}}``.
+        A dict::
+
+            {"fields": {field: {"rows", "counts", "fingerprint", …}}, "built": [names], "up_to_date": [names], "rows",
+             "seconds", "inputs": {input: counts}, "samples": [for the plot], "tiles": {band: [tile]}}
 
     Raises:
         UserError: an input is not usable; fields that were done before stay as they are.

@@ -126,9 +126,8 @@ def list_column_to_matrix(
         ids: the rows' ids, for the message.
 
     Returns:
-        values: ``(n, length)`` float32, or float64 where the file's numbers are wider; a read-only view of Arrow's
-            memory where possible, 0 in rows not present.
-        present: ``(n,)`` bool.
+        ``values`` ``(n, length)``: float32, or float64 where the file's numbers are wider; a read-only view of Arrow's
+        memory where possible, 0 in rows not present. ``present`` ``(n,)``: bool.
 
     Raises:
         DataError: not a list of numbers; or a row of another length, with ``strict``.
@@ -163,10 +162,9 @@ def list_column_ragged(column: Column, where: str = "") -> tuple[np.ndarray, np.
     """A list column with rows of any length.
 
     Returns:
-        flat: all rows one after the other, ``(total,)``, element nulls as NaN; float32, or float64 where the file's
-            numbers are wider.
-        offsets: row ``i`` is ``flat[offsets[i]:offsets[i + 1]]``, ``(n + 1,)`` int64.
-        present: ``(n,)`` bool: not null and not empty.
+        ``flat`` ``(total,)``: all rows one after the other, element nulls as NaN; float32, or float64 where the file's
+        numbers are wider. ``offsets`` ``(n + 1,)``: row ``i`` is ``flat[offsets[i]:offsets[i + 1]]``, int64.
+        ``present`` ``(n,)``: bool, not null and not empty.
 
     Raises:
         DataError: not a list of numbers.

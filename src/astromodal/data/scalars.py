@@ -114,7 +114,7 @@ def inverse_transform(values: np.ndarray, config: ScalarConfig) -> np.ndarray:
 
 
 def transform_error(values: np.ndarray, errors: np.ndarray, config: ScalarConfig) -> np.ndarray:
-    """Standard errors of physical values in the column's transform space, to first order: |dT/dx| times the error.
+    """Standard errors of physical values in the column's transform space, to first order: ``|dT/dx|`` times the error.
 
     >>> transform_error(np.array([100.0]), np.array([10.0]), ScalarConfig(transform=Transform.log10)).round(4)
     array([0.0434])

@@ -2,13 +2,13 @@
 
 A weight says little: at weight 0.1 the squared error of a fresh model is under 1 % of the cross-entropy's gradient,
 later it may be a third. So at a period the gradients of both terms are taken apart, for the positions of each
-modality, where they meet the network: at the logits, and at the last hidden states. There the term of modality m has
+modality, where they meet the network: at the logits, and at the last hidden states. There the term of modality m has::
 
     share_m = w_m |g_m| / (w_m |g_m| + |g_ce,m|)
 
-with g_m the gradient of its unweighted reconstruction and g_ce,m that of the cross-entropy at the same modality's
-positions. Given a target share instead of a weight, the weight follows the measurements: at once at the first, then
-by ``share_rate`` of the way (in its logarithm) at each, as in gradient normalisation (Chen et al. 2018,
+with ``g_m`` the gradient of its unweighted reconstruction and ``g_ce,m`` that of the cross-entropy at the same
+modality's positions. Given a target share instead of a weight, the weight follows the measurements: at once at the
+first, then by ``share_rate`` of the way (in its logarithm) at each, as in gradient normalisation (Chen et al. 2018,
 arXiv:1711.02257), but towards the share that was asked for.
 
 A draw of k of n positions has gradients of the same mean and larger norm. Norms are corrected for it (squared norms

@@ -10,11 +10,11 @@ With p the softmax of the logits, c an entry drawn from p, c' another, y the tru
 ==================  =====================================  ========  ==================================================
 form                value                                  unit      minimiser of its expectation over y
 ==================  =====================================  ========  ==================================================
-expectation         |mu - y|^2                             variance  any p whose mean is E y: the spread is left free
-expectation_spread  |mu - y|^2 + beta E|c - mu|^2          variance  E y with the least spread: collapses to one code
-energy              E|c - y| - E|c - c'| / 2               sd        the distribution of y alone (strictly proper)
+expectation         ``|mu - y|^2``                         variance  any p whose mean is E y: the spread is left free
+expectation_spread  ``|mu - y|^2 + beta E|c - mu|^2``      variance  E y with the least spread: collapses to one code
+energy              ``E|c - y| - E|c - c'| / 2``           sd        the distribution of y alone (strictly proper)
 crps                the same for scalars                   sd        the distribution of y alone (strictly proper)
-wasserstein         E|c - y|                               sd        all mass on the median of y: collapses
+wasserstein         ``E|c - y|``                           sd        all mass on the median of y: collapses
 hl_gauss            cross-entropy to a Gaussian around y   nats      the distribution of y, convolved with the Gaussian
 neighbour_ce        cross-entropy to the codes near y      nats      the distribution of y, convolved with the kernel
 ==================  =====================================  ========  ==================================================
@@ -64,7 +64,7 @@ def distances(entries: Tensor) -> Tensor:
 
 
 def expectation(logits: Tensor, codes: Tensor, entries: Tensor, options: LossFormConfig) -> Tensor:
-    """|mu - y|^2, the documented loss.
+    """``|mu - y|^2``, the documented loss.
 
     Minimiser: any distribution with the right mean. Zero for many wrong ones.
     """
@@ -72,7 +72,7 @@ def expectation(logits: Tensor, codes: Tensor, entries: Tensor, options: LossFor
 
 
 def expectation_spread(logits: Tensor, codes: Tensor, entries: Tensor, options: LossFormConfig) -> Tensor:
-    """|mu - y|^2 + beta E|c - mu|^2; with beta = 1 the expected squared distance E|c - y|^2.
+    """``|mu - y|^2 + beta E|c - mu|^2``; with beta = 1 the expected squared distance ``E|c - y|^2``.
 
     The mean-variance loss (Pan, Han, Shan & Chen 2018, CVPR). Unique minimum where y is certain; under uncertainty
     improper: the prediction collapses to the code nearest to the mean (or to a few around it, for small beta).
@@ -83,7 +83,7 @@ def expectation_spread(logits: Tensor, codes: Tensor, entries: Tensor, options: 
 
 
 def energy(logits: Tensor, codes: Tensor, entries: Tensor, options: LossFormConfig) -> Tensor:
-    """Energy score, E|c - y| - E|c - c'| / 2, with Euclidean distances.
+    """Energy score, ``E|c - y| - E|c - c'| / 2``, with Euclidean distances.
 
     Gneiting & Raftery 2007, JASA 102, 359, section 4.3 (beta = 1): strictly proper, the minimiser is the distribution
     of y. In one dimension it is the CRPS.
@@ -106,7 +106,7 @@ def crps(logits: Tensor, codes: Tensor, entries: Tensor, options: LossFormConfig
 
 
 def wasserstein(logits: Tensor, codes: Tensor, entries: Tensor, options: LossFormConfig) -> Tensor:
-    """Wasserstein-1 distance to the point y, E|c - y|.
+    """Wasserstein-1 distance to the point y, ``E|c - y|``.
 
     The number token loss (Zausinger et al. 2025, arXiv:2411.02083). Unique minimum where y is certain; under
     uncertainty improper: all mass goes to the median of y.

@@ -2,8 +2,8 @@
 
 Softmax over a modality's block, expectation over its codebook, squared distance to the true entry: differentiable in
 all logits of the block, and aware of which codes are near each other, which cross-entropy is not. What it does not
-see: |E c - c_y|^2 is zero for any distribution with the right mean, and mass outside of the block goes unnoticed; so
-it stands beside cross-entropy. (``forms.py`` has other forms of it, for ``loss.image.form`` and its like.) These
+see: ``|E c - c_y|^2`` is zero for any distribution with the right mean, and mass outside of the block goes unnoticed;
+so it stands beside cross-entropy. (``forms.py`` has other forms of it, for ``loss.image.form`` and its like.) These
 functions take logits ``(B, L, V)`` and are meant to be read and to be used in one's own loop; training itself uses
 the fused form (``fused/loss.py``), which gives the same numbers.
 

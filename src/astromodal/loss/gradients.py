@@ -23,8 +23,8 @@ N_SUMS = 6  # squared norms of both terms and their product, at the logits and a
 def gradient_sums(work: Work, segments: list[list[list[int]]], chunk_elements: int | None) -> Tensor:
     """Sums over the positions of one micro-batch, ``(M + 1, 6)``: the modalities, then special.
 
-    Columns: |g_ce|^2, |g|^2 and g_ce . g at the logits, the same at the hidden states; with each position's weights
-    within its term, without the terms' own.
+    Columns: ``|g_ce|^2``, ``|g|^2`` and ``g_ce . g`` at the logits, the same at the hidden states; with each position's
+    weights within its term, without the terms' own.
     """
     sums = work.buffer.new_zeros(len(MODALITIES) + 1, N_SUMS, dtype=torch.float64)
     for part, whole in ((segments[0], True), (segments[1], False)):

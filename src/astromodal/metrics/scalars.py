@@ -65,7 +65,7 @@ def scalar_figures(true: np.ndarray, mean: np.ndarray, median: np.ndarray | None
 
 
 def signal_to_noise(values: np.ndarray, errors: np.ndarray, unit: str = "") -> np.ndarray:
-    """Signal over noise of measurements ``(n,)``: |value| / error; for magnitudes 1.0857 / error. NaN if unknown."""
+    """Signal over noise of measurements ``(n,)``: ``|value| / error``; 1.0857 / error for magnitudes. NaN: unknown."""
     values, errors = np.asarray(values, np.float64), np.asarray(errors, np.float64)
     usable = np.isfinite(values) & np.isfinite(errors) & (errors > 0)
     signal = MAGNITUDE_PER_RELATIVE_ERROR if unit == "mag" else np.abs(values)

@@ -64,8 +64,11 @@ def encode_survey(
         run: supplies ``log`` and ``progress``, unless they are given.
 
     Returns:
-        ``{"fields": {field: summary}, "encoded": [names], "up_to_date": [names], "rows", "seconds", "bytes", "found",
-        "warnings"}``.
+        A dict::
+
+            {"fields": {field: summary}, "encoded": [names], "up_to_date": [names], "rows", "seconds", "bytes",
+             "found", "warnings"}
+
         A field's summary has ``rows``, ``present`` (per part), ``found`` (:meth:`~.findings.Findings.field`),
         ``seconds`` and ``bytes``; ``found`` and ``warnings`` of all fields are those of :class:`~.findings.Findings`.
 

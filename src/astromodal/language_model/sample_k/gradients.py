@@ -6,8 +6,8 @@ from the next in the ``step`` that keys it, and the positions of a smaller k are
 are in the model's own precision, without autocast, so that what is measured is the draw and not the rounding.
 
 With d = g_k - g the error of a draw, the gradient that training follows is wrong by the same d: the cross-entropy is
-taken at all its positions here (also where ``ce_sample_k`` is set), so it only makes |g| larger. Draws are uniform
-without replacement, so for each modality m (Cochran 1977, section 2.5)
+taken at all its positions here (also where ``ce_sample_k`` is set), so it only makes ``|g|`` larger. Draws are uniform
+without replacement, so for each modality m (Cochran 1977, section 2.5)::
 
     E d_m = 0,    E |d_m|^2 = V_m (1/k)(1 - k/n_m),
 
@@ -58,7 +58,7 @@ class Step:
     variance: dict[str, float] = field(default_factory=dict)  # V_m by modality
 
     def predicted2(self, part: str, k: float) -> float:
-        """Expected |d|^2 / |g|^2 of a part."""
+        """Expected ``|d|^2 / |g|^2`` of a part."""
         own = self.variance if part in WHOLE else [part]
         return sum(self.variance[m] * thinning(k, self.n[m]) for m in own) / self.norm2[part]
 
@@ -81,7 +81,7 @@ class Draws:
         self.errors2.setdefault(part, []).extend([error2] * times)
 
     def bias_t(self) -> float | None:
-        """Student's t of the projections: their mean is 0 if the draws are unbiased, and |E d| if that dominates."""
+        """Student's t of the projections: the mean is 0 if draws are unbiased, and ``|E d|`` if that dominates."""
         x = np.asarray(self.projections)
         if len(x) < MIN_TERMS or not x.any():
             return None
@@ -170,7 +170,7 @@ class SampleKStudy:
         whole: Mapping[str, Tensor],
         n: Mapping[str, int],
     ) -> dict[str, list[float]]:
-        """All draws of one k at one step; |d_m|^2 of each. Where k covers everything they are equal: one is made."""
+        """All draws of one k at one step; ``|d_m|^2`` of each. Where k covers all, they are equal: one is made."""
         sampled = [m for m in exact if result.k < n[m]]
         measured, rounds = (sampled, self.draws) if sampled else (list(exact), 1)
         squares: dict[str, list[float]] = {m: [] for m in measured}
@@ -237,8 +237,9 @@ class SampleKStudy:
         return [self._row(result) for result in self.results.values()]
 
     def _row(self, result: Draws) -> dict[str, Any]:
-        """``drawn`` and ``sampled`` by modality; per part ``cosine``, ``cosine_lowest``, ``error`` (RMS of |d|/|g|),
-        ``error_predicted``; ``bias`` of the reconstruction: |mean d|/|g| measured, expected, and the test."""
+        """``drawn`` and ``sampled`` by modality; per part ``cosine``, ``cosine_lowest``, ``error`` (RMS of
+        ``|d|/|g|``), ``error_predicted``; ``bias`` of the reconstruction: ``|mean d|/|g|`` measured, expected, and
+        the test."""
         row: dict[str, Any] = {"k": result.k, "drawn": {}, "sampled": {}}
         for name in self.modalities:
             available = [step.n[name] for step in self.steps]
@@ -261,7 +262,7 @@ class SampleKStudy:
         return row
 
     def predicted(self, part: str, k: float) -> float:
-        """RMS of |d|/|g| over draws and steps that the theory gives for a part."""
+        """RMS of ``|d|/|g|`` over draws and steps that the theory gives for a part."""
         return math.sqrt(np.mean([step.predicted2(part, k) for step in self.steps if part in step.norm2]))
 
     def facts(self) -> dict[str, Any]:
@@ -300,7 +301,7 @@ def _dot(a: Tensor, b: Tensor) -> float:
 
 
 def _compare(d: Tensor, g: Tensor) -> tuple[float, float]:
-    """Cosine of g + d and g, and |d|^2 / |g|^2; from d, so that small differences keep their digits."""
+    """Cosine of g + d and g, and ``|d|^2 / |g|^2``; from d, so that small differences keep their digits."""
     dd, dg, gg = _dot(d, d), _dot(d, g), _dot(g, g)
     norm2 = gg * (gg + 2 * dg + dd)
     return (gg + dg) / math.sqrt(norm2) if norm2 > 0 else 0.0, dd / gg

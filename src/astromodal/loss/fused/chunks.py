@@ -10,8 +10,8 @@ A chunk's logits are made once, in a buffer that is used again; cross-entropy an
 gradient is written over them and multiplied back at once.
 
 With p the softmax over a block, c its standardised entries, mu = sum_j p_j c_j and y the true entry, the
-reconstruction error is |mu - y|^2 and its gradient at logit j is 2 p_j (c_j - mu).(mu - y). Other forms of the term,
-with their gradients, are in ``forms.py``.
+reconstruction error is ``|mu - y|^2`` and its gradient at logit j is ``2 p_j (c_j - mu).(mu - y)``. Other forms
+of the term, with their gradients, are in ``forms.py``.
 
 Shapes: N positions, D width, V vocabulary, R rows of a chunk, C entries of a block, E dimensions of an entry,
 M modalities.

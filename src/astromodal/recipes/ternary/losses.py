@@ -1,13 +1,13 @@
 """The loss registry of the ternary VAE: named terms with weights, summed by ``compose(outputs, batch)``.
 
-=================  ==================================================================================================
+==================  =================================================================================================
 ``reconstruction``  cross-entropy of the digits, summed over the trits, nats per operation
 ``kl``              KL divergence from the prior with free bits, nats per operation; its weight is also times ``beta``
 ``ranking``         of two operations, the one 3-adically closer to a third is hyperbolically closer, by a margin
 ``radial``          the hyperbolic radius falls with the valuation of the operation's number
 ``repulsion``       latents keep away from each other
 ``entropy``         over a batch, each decoded trit takes its three values equally often
-=================  ==================================================================================================
+==================  =================================================================================================
 
 A term with weight 0 is neither computed nor reported. Weights are read at every call, so that
 ``config.loss_weights.ranking = …`` in the middle of a training takes effect. Shapes: B operations, T trits, D latent

@@ -3,7 +3,7 @@
 One convention throughout, that of geoopt (Kochurov et al. 2020, arXiv:2005.02819) and of Ganea et al. 2018
 (arXiv:1805.09112): the ball of curvature -c has radius 1 / sqrt(c) and the metric ``lambda_x**2`` times the Euclidean
 one, ``lambda_x = 2 / (1 - c |x|**2)``. At the origin lambda is 2, therefore ``exp_0(v)`` lies at hyperbolic distance
-``2 |v|``, twice the Euclidean length of v:
+``2 |v|``, twice the Euclidean length of v::
 
     exp_0(v) = tanh(sqrt(c) |v|) v / (sqrt(c) |v|)        log_0 is its inverse
     d(x, y)  = 2 / sqrt(c) asinh( sqrt(c) |x - y| / sqrt((1 - c |x|**2) (1 - c |y|**2)) )
