@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import TypeVar
 
 from sphinx import addnodes
 
@@ -36,24 +37,25 @@ nitpicky = True
 
 def pages_of_packages() -> list[str]:
     """A page for each package of the program, with the docstrings of all its modules; returns their names."""
-    folder = HERE / "reference/api"
+    folder, root = HERE / "reference/api", SOURCE / "astromodal"
     folder.mkdir(exist_ok=True)
-    packages = sorted(path.parent for path in (SOURCE / "astromodal").glob("*/__init__.py"))
-    for package in packages:
-        modules = [path.with_suffix("") for path in sorted(package.rglob("*.py"))]
-        names = [".".join(path.relative_to(SOURCE).parts).removesuffix(".__init__") for path in modules]
-        text = f"{package.name}\n{'=' * 40}\n\n.. py:currentmodule:: astromodal\n\n"
-        for name in names:
-            title = "" if name == names[0] else f"{name}\n{'-' * len(name)}\n\n"
-            text += f"{title}.. automodule:: {name}\n\n"
-        page = folder / f"{package.name}.rst"
-        if not page.exists() or page.read_text() != text:
-            page.write_text(text)
-    return [package.name for package in packages]
+    pages = {path.parent.name: sorted(path.parent.rglob("*.py")) for path in sorted(root.glob("*/__init__.py"))}
+    pages = {"astromodal": [root / "__init__.py", root / "errors.py"], **pages}
+    for page, paths in pages.items():
+        text = f"{page}\n{'=' * 40}\n\n"
+        for path in paths:
+            name = ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix(".__init__")
+            text += "" if path == paths[0] else f"{name}\n{'-' * len(name)}\n\n"
+            text += f".. automodule:: {name}\n\n"
+        file = folder / f"{page}.rst"
+        if not file.exists() or file.read_text() != text:
+            file.write_text(text)
+    return list(pages)
 
 
 def toctrees(app, name: str, source: list[str]) -> None:
     """The front page's lists of links are what the site's menu shows: a hidden toctree after each of them."""
+    source[0] = re.sub(r"\]\((\.\./)+README\.md\)", "](/index.md)", source[0])  # the site's README is its front page
     if name == "index":
         title, *sections = re.split(r"^## ", source[0], flags=re.MULTILINE)
         for number, section in enumerate(sections):
@@ -69,9 +71,15 @@ def toctrees(app, name: str, source: list[str]) -> None:
 
 
 def plain_names_of_others(app, doctree) -> None:
-    """``np.ndarray`` in a signature stays text: its page is on the network, and looking for it here takes minutes."""
+    """``np.ndarray`` in a signature stays text: its page is on the network, and looking for it here takes minutes.
+
+    So does a type variable, which has no page.
+    """
     for name in list(doctree.findall(addnodes.pending_xref)):
-        if name.get("refdomain") == "py" and not name["reftarget"].startswith(("astromodal", ".")):
+        module, _, attribute = name["reftarget"].rpartition(".")
+        ours = name["reftarget"].startswith(("astromodal", "."))
+        variable = isinstance(getattr(sys.modules.get(module), attribute, None), TypeVar)
+        if name.get("refdomain") == "py" and (variable or not ours):
             name.replace_self(name.children)
 
 

@@ -1,7 +1,7 @@
 """What is asked of a model, and what it is given: names from a configuration become questions that it can answer.
 
-:mod:`..sequences.names` says what names stand for. The asked quantity is never among what is given for it, nor is
-the scale of an asked spectrum, unless it is named.
+:mod:`~astromodal.sequences.names` says what names stand for. The asked quantity is never among what is given for it,
+nor is the scale of an asked spectrum, unless it is named.
 
 A model trained with ``sequence.order=random`` or ``ask`` answers any question; it is shown spectra and cutouts first
 and scalars last, so that questions about scalars share what is long. A model trained in one order answers only what

@@ -46,7 +46,7 @@ class MaskedAutoencoder(Codec):
     """The codec ``masked_autoencoder``.
 
     Args:
-        config: see :class:`~astromodal.config.schema.MaskedAutoencoderConfig`.
+        config: see :class:`~astromodal.config.schema.codecs.MaskedAutoencoderConfig`.
         array_shape: ``(1, P)``.
 
     Raises:

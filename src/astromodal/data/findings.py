@@ -34,6 +34,7 @@ class Reason(NamedTuple):
 
 _UNIT = "another unit than that of min and max, or a sentinel that data.scalars does not declare"
 _LENGTH = "rows of another length than data=… says"
+#: What can be lost, by name, and its likely cause.
 REASONS = {
     # scalar columns
     "null": Reason("null"),

@@ -1,7 +1,7 @@
 """How well anybody could do: the error that the noise of the given observations leaves, where the truth is known.
 
-Only for the synthetic sky, and for the quantities of :func:`~astromodal.data.synthetic.noise_limited_error`: redshift
-and temperature from magnitudes and spectra. An object is taken to have the spectra that its token files have.
+Only for the synthetic sky, and for the quantities of :func:`~astromodal.data.synthetic.truth.noise_limited_error`:
+redshift and temperature from magnitudes and spectra. An object is taken to have the spectra that its token files have.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Scorer:
 
         Args:
             states: hidden states ``(N, D)``, with the head's ``weight`` ``(V, D)``; or logits ``(N, V)``, with None.
-            entries, n_bins: from :func:`~astromodal.loss.fused.loss.block_tensors`, on the device.
+            entries, n_bins: from :func:`~astromodal.loss.fused.chunks.block_tensors`, on the device.
         """
         values = self.rows(states, weight, targets, layout, entries, n_bins)
         order = layout.order[: len(values)]

@@ -113,6 +113,7 @@ class Table(Mapping[str, Modality]):
 
 
 _PLOTS = "astromodal.plots.tokenizers"
+#: The one table: everything that exists per modality is derived from it.
 MODALITIES = Table(
     Modality(
         "image",

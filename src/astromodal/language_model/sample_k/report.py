@@ -1,7 +1,7 @@
 """The ``sample_k`` study for people: tables, one sentence, and a plot.
 
 A study is a mapping of plain values: ``rows`` per k and ``facts``
-(:class:`~astromodal.language_model.sample_k.gradients. SampleKStudy`), ``costs`` per row and for ``all`` positions,
+(:class:`~astromodal.language_model.sample_k.gradients.SampleKStudy`), ``costs`` per row and for ``all`` positions,
 ``theory`` (k and, per part, the predicted error).
 """
 

@@ -64,8 +64,8 @@ Arms = Mapping[str, Arm]
 
 
 def pixel_errors(arms: Arms) -> list[dict[str, Any]]:
-    """:func:`~..metrics.spectra.errors_by_snr` over all arms together; objects are told apart by the signal-to-noise of
-    the truth, where it is known."""
+    """:func:`~astromodal.metrics.spectra.errors_by_snr` over all arms together; objects are told apart by the
+    signal-to-noise of the truth, where it is known."""
     parts = list(arms.values())
     seen = [a.flux if a.truth is None else a.truth for a in parts]
     snr = signal_to_noise(np.concatenate(seen, axis=1), np.concatenate([a.ivar for a in parts], axis=1))
