@@ -13,6 +13,7 @@ sys.path.insert(0, str(SOURCE))
 
 project = "astromodal"
 author = "the authors of astromodal"
+project_copyright = author
 release = version = re.search(r'^__version__ = "(.+)"$', (SOURCE / "astromodal/__init__.py").read_text(), re.M)[1]
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]

@@ -21,7 +21,7 @@ import astromodal
 
 FOLDER = Path(__file__).parent / "pictures"
 GALLERY = {  # stage -> pictures, and how many pixels from the top are shown
-    "train_tokenizers": {"spectrum_reconstruction": 850, "scalar_reconstruction": None, "image_reconstruction": 695},
+    "train_tokenizers": {"spectrum_reconstruction": 838, "scalar_reconstruction": None, "image_reconstruction": 695},
     "train_lm": {"curves": None, "gradient_shares": None, "scalars": None, "spectra": None},
     "evaluate": {"predicted": None, "coverage": None, "pit": None, "by_magnitude": None, "against_crps": None},
 }

@@ -1,7 +1,8 @@
 """Passes over the objects of a survey, part by part, so that several processes may share one.
 
 Where a part ends depends on the survey alone: sums over parts, added in their order, and samples of parts
-(:class:`~astromodal.quantizers.Sample`) are the same to the bit, however many workers there are and whoever is first.
+(:class:`~astromodal.quantizers.sample.Sample`) are the same to the bit, however many workers there are and whoever is
+first.
 """
 
 from __future__ import annotations
