@@ -104,7 +104,7 @@ class Ours(Side):
                 out_dir=folder, ema_decay=EMA_DECAY, resume_from=None, seed=seed, amp=False, device="cpu"
             ),
         )
-        self.trainer.loop.store = None  # neither writes files
+        self.trainer.loop.saver.store = None  # neither writes files
 
     def epoch(self) -> None:
         self.trainer.train_one_epoch()

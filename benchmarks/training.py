@@ -176,9 +176,9 @@ class Bench:
         def run() -> None:
             for batch in batches:
                 with torch.autocast(self.device, torch.bfloat16, enabled=dtype == "bf16"):
-                    loss, _ = loop._forward(batch)
+                    loss, _ = loop.network.forward(batch)
                 loss.backward()
-                torch.nn.utils.clip_grad_norm_(loop.parameters, 1.0)
+                torch.nn.utils.clip_grad_norm_(loop.network.parameters, 1.0)
                 loop.optimizer.step()
                 loop.optimizer.zero_grad(set_to_none=True)
 

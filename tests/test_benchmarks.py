@@ -154,7 +154,7 @@ def stand_in_for_chemomae(monkeypatch):
     class Peer(Trainer):
         def __init__(self, model, optimizer, loader, *, scheduler, cfg):
             super().__init__(model, optimizer, loader, scheduler=scheduler, cfg=cfg)
-            self.loop.store = None
+            self.loop.saver.store = None
             names = [name for name, _ in model.named_parameters()]
             self.ema = types.SimpleNamespace(shadow=dict(zip(names, self.loop.ema._shadow, strict=True)))
 

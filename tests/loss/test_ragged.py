@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from astromodal.training import loop as loop_module
 from astromodal.training.callbacks import Callback
 from astromodal.training.loop import TrainingLoop
+from astromodal.training.watch.guards import Guard
 from tests.training.two_processes import N_STEPS, Steps, batch, build, language_model
 
 SIZES = ((6, 11), (6, 9), (5, 10), (2, 7))  # sequences and length of each step
@@ -82,7 +82,7 @@ def test_a_step_never_waits_for_the_device(monkeypatch) -> None:
         real = getattr(torch.Tensor, name)
         monkeypatch.setattr(torch.Tensor, name, lambda self, *args, real=real: modes[-1].note() or real(self, *args))
     # What looks at values on the CPU only, where it costs nothing.
-    monkeypatch.setattr(loop_module, "may_update", lambda loop, trace: True)
+    monkeypatch.setattr(Guard, "may_update", lambda self, trace: True)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     modes.append(Waiting())  # of what comes before the first step
     ragged_loop(callbacks=(Watch(),), log_every=3, ema_decay=None).fit()

@@ -146,7 +146,7 @@ def test_the_loop_uses_the_callers_schedule_and_leaves_it_where_it_would_be(tmp_
 
 def test_training_learns_and_says_what_was_best(tmp_path):
     trainer = make(tmp_path, epochs=60)
-    trainer.loop.store = None  # writing sixty checkpoints would take most of the time
+    trainer.loop.saver.store = None  # writing sixty checkpoints would take most of the time
     before = trainer.validate()
     result = trainer.fit(epochs=60)
     losses = [record["val_loss"] for record in trainer.history]

@@ -18,13 +18,11 @@ from astromodal.files.io import FileLock, load_torch, save_torch
 from astromodal.training.checkpoints.checkpoint import (
     KEYS,
     CheckpointStore,
-    check_resumable,
-    config_differences,
-    find_resume,
     load_checkpoint,
     load_model_state,
     load_weights,
 )
+from astromodal.training.checkpoints.resume import check_resumable, config_differences, find_resume
 from astromodal.training.loop import TrainingLoop
 from tests.training.test_resume import assert_same
 from tests.training.toys import ToyLoader, ToyNet, ToyObjective, options
@@ -139,7 +137,7 @@ def test_an_interrupted_write_leaves_the_old_checkpoint(tmp_path: Path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    loop.global_step += 1
+    loop.position.global_step += 1
     with pytest.raises(ArtifactError, match="room on the disk"):
         loop.save()
     assert (tmp_path / "checkpoints/last.pt").read_bytes() == before
@@ -194,7 +192,7 @@ def test_a_kill_before_old_checkpoints_were_removed_leaves_none_after_the_resume
         resume="auto",
         **options(epochs=2, save_every=None, keep_last=2),
     )
-    loop.config_record = load_checkpoint(tmp_path / "checkpoints/last.pt")["config"]
+    loop.saver.config_record = load_checkpoint(tmp_path / "checkpoints/last.pt")["config"]
     loop.fit()
     assert [p.stem for p in numbered()] == ["step_00000015", "step_00000010"]
 

@@ -14,8 +14,8 @@ from astromodal.config.schema import HardwareConfig, Precision
 from astromodal.errors import ArtifactError, ArtifactMissingError, TrainingError
 from astromodal.runs.tracking import Tracker
 from astromodal.training.callbacks import Callback
-from astromodal.training.loop import MAX_SKIPPED, TrainingLoop
-from astromodal.training.watch.guards import load_bundle, replay
+from astromodal.training.loop import TrainingLoop
+from astromodal.training.watch.guards import MAX_SKIPPED, load_bundle, replay
 from tests.training.test_resume import Killed, assert_same_run
 from tests.training.toys import MemoryTracker, ToyLoader, ToyNet, ToyObjective, options
 
@@ -174,7 +174,7 @@ def test_the_optimizer_is_as_if_the_skipped_step_had_not_been() -> None:
             if self.global_step + 1 == 4:
                 for batch in batches:  # draws as the forward pass does
                     self.objective(batch)
-                self.global_step += 1
+                self.position.global_step += 1
                 return
             super()._train_step(batches)
 

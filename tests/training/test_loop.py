@@ -331,8 +331,8 @@ def test_a_state_that_is_already_lost_is_never_saved(tmp_path: Path) -> None:
     loop = loop_with(output_dir=tmp_path)
     loop.fit()
     before = (tmp_path / "checkpoints/last.pt").read_bytes()
-    loop.meter.add({"loss": torch.tensor(math.nan)})
-    loop.meter.end_step()
+    loop.meters.step.add({"loss": torch.tensor(math.nan)})
+    loop.meters.step.end_step()
     with pytest.raises(TrainingError):
         loop.save()
     assert (tmp_path / "checkpoints/last.pt").read_bytes() == before

@@ -348,7 +348,7 @@ def test_the_checkpoint_knows_the_dashboard_run_and_a_change_of_it_is_said(tmp_p
 
     def with_dashboard(id_: str) -> TrainingLoop:
         loop = make(tmp_path, *([KillAt(7)] if id_ == "train_lm-1" else []))
-        loop.tracker = Dashboard(tmp_path)
+        loop.records.tracker = Dashboard(tmp_path)
         loop.tracker.id = id_
         return loop
 
@@ -391,7 +391,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         make(tmp_path, KillAt(7)).fit()
     loop = TrainingLoop(ToyObjective(ToyNet(width=16)), ToyLoader(), output_dir=tmp_path, resume="auto", **options())
-    loop.config_record = {}
+    loop.saver.config_record = {}
     with pytest.raises(ArtifactError, match=r"first\.weight"):
         loop.fit()
 

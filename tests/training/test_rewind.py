@@ -135,7 +135,7 @@ def test_tensorboard_shows_every_step_once_after_resumes(tmp_path: Path) -> None
 
     for kill in (7, 8, 11, None):
         loop = make(tmp_path, *([KillAt(kill)] if kill else []))
-        loop.tracker = Tracker(tmp_path, tensorboard=True)
+        loop.records.tracker = Tracker(tmp_path, tensorboard=True)
         if kill:
             with pytest.raises(Killed):
                 loop.fit()

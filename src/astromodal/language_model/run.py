@@ -223,7 +223,7 @@ class LanguageModelRun:
         )
         run.record(model=self.loop.summary())
         result = self.loop.fit()
-        run.record(arithmetic=asdict(self.loop.choice))
+        run.record(arithmetic=asdict(self.loop.network.choice))
         return result
 
     def _grown(self, resume: str | None) -> str | None:

@@ -1,7 +1,7 @@
 """SIGTERM and SIGUSR1, as queues send them before they take a machine away, end any command as an interruption does.
 
 The exit code is 128 + the signal's number (143 for SIGTERM, 138 for SIGUSR1), which a queue can act on. The training
-loop finishes its step and saves before it leaves (see :mod:`astromodal.training.preemption`); everything else ends
+loop notes the signal, finishes its step and saves before it leaves (:class:`StopSignals`); everything else ends
 where it stands, since what is half written is never used.
 """
 
@@ -10,8 +10,8 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from contextlib import ExitStack, contextmanager
+from types import FrameType, TracebackType
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 
@@ -54,3 +54,42 @@ def stops_raised() -> Iterator[None]:
 
     with handled(stop):
         yield
+
+
+class Preempted(Exception):
+    """Raised inside a validation, which is then repeated after the resume."""
+
+
+class StopSignals:
+    """In the ``with`` block a signal is only noted in ``received``; before and after, it has its usual effect."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._block = ExitStack()
+
+    @property
+    def exit_code(self) -> int:
+        """What a process ended by this signal returns to its shell."""
+        return 128 + int(self.received or 0)
+
+    def check(self) -> None:
+        """Raise :class:`Preempted` if a signal has come."""
+        if self.received is not None:
+            raise Preempted
+
+    def pass_on(self) -> None:
+        """After the block: let a signal that came too late to be acted on have its usual effect."""
+        if self.received is not None:
+            signal.raise_signal(self.received)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+
+    def __enter__(self) -> StopSignals:
+        self._block.enter_context(handled(self._note))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._block.close()

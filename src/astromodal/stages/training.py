@@ -28,7 +28,7 @@ from ..runs import tables
 from ..runs.run import RunContext, sweep_job
 from ..sequences.layout import SequenceLayout
 from ..tokens import TokenStore
-from ..training.checkpoints.checkpoint import find_resume
+from ..training.checkpoints.resume import find_resume
 from ..training.utils import resolve_device
 from ..vocabulary.modalities import MODALITIES
 from . import drawn

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ...config.schema import MonitorMode, TrainingConfig
 from ...errors import ConfigError
 from .hooks import Callback, look_up
 
@@ -23,6 +24,20 @@ def metric_mode(monitor: str) -> str:
     ('min', 'max', 'min')
     """
     return "max" if any(word in monitor.rsplit("/", 1)[-1].split("_") for word in HIGHER_IS_BETTER) else "min"
+
+
+def mode_of(training: TrainingConfig) -> str | None:
+    """``training.monitor_mode``; None for "by the metric's name"."""
+    return None if training.monitor_mode == MonitorMode.auto else MonitorMode(training.monitor_mode).value
+
+
+def early_stopping(training: TrainingConfig) -> list[Callback]:
+    """The callback that ``training.patience`` asks for."""
+    if training.patience is None:
+        return []
+    start, least = training.early_stop_start_ratio, training.min_delta
+    mode = mode_of(training)
+    return [EarlyStopping(training.monitor, training.patience, mode=mode, min_delta=least, start_ratio=start)]
 
 
 class Best:

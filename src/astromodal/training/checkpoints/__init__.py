@@ -1,4 +1,5 @@
-"""Checkpoints: what is in one (``resume.py``), how it is written and found (``checkpoint.py``, ``background.py``).
+"""Checkpoints. Begin with what is in one: ``state.py``.
 
-How a run directory is brought back to where a checkpoint stands is in ``rewind.py``.
+``checkpoint.py`` has the files and the weights in them, ``saver.py`` (and ``background.py``) who writes them and when,
+``resume.py`` how a run goes on from one, ``callback.py`` copies for the user.
 """

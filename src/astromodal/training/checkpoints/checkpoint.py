@@ -17,13 +17,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...errors import ArtifactError, ArtifactMissingError, ConfigError
+from ...errors import ArtifactError, ArtifactMissingError
 from ...files.atomic import _sync_file, _sync_folder, writing
 from ...files.bundle_files import WEIGHTS, load_weights_file
-from ...files.io import atomic_path, load_torch, plain, read_json, save_torch
+from ...files.io import atomic_path, load_torch, plain, save_torch
 from ...files.torch_files import check_finite
 from ...parallel.sharded import forget_whole, like
-from ...runs.run import in_use
 
 KEYS = (
     "model",
@@ -42,35 +41,6 @@ KEYS = (
 FILES = ("checkpoints", "best_model.pt", "final_model.pt", "training_history.json")  # of a run, in its directory
 _WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod)\.)+")
 _OPTIONAL_PREFIX = "model."  # a checkpoint of a whole objective
-
-# What a run may be resumed with although it differs: length, periods, bookkeeping, hardware.
-MAY_CHANGE = (
-    "run_id",
-    "run_dir",
-    "name",
-    "tracking",
-    "hardware",
-    "paths",
-    "training.epochs",
-    "training.max_steps",
-    "training.log_every",
-    "training.val_every",
-    "training.save_every",
-    "training.keep_last",
-    "training.checkpoint_async",
-    "training.patience",
-    "training.min_delta",
-    "training.early_stop_start_ratio",
-    "training.on_nonfinite",
-    "training.spike_factor",
-    "training.num_workers",
-    "training.pin_memory",
-    "training.persistent_workers",
-    "training.prefetch_factor",
-    "resume",
-    "init_from",
-    "model.activation_checkpointing",
-)
 
 
 class CheckpointStore:
@@ -309,60 +279,3 @@ def model_state(state: Any, where: object) -> dict[str, Tensor]:
     if not named:
         raise ArtifactError("a file of weights", got=f"a {type(state).__name__} of other things", where=where)
     return unwrapped(state)
-
-
-def config_differences(old: Mapping, new: Mapping, may_change: tuple[str, ...] = MAY_CHANGE) -> list[str]:
-    """Dotted keys whose values differ, as ``key: old -> new``, apart from ``may_change`` and what is below it.
-
-    >>> config_differences({"loss": {"weight": 1}, "name": "a"}, {"loss": {"weight": 2}, "name": "b"})
-    ['loss.weight: 1 -> 2']
-    """
-    a, b = dict(_flat(plain(old))), dict(_flat(plain(new)))
-    keys = [k for k in sorted({*a, *b}) if not any(k == m or k.startswith(m + ".") for m in may_change)]
-    return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in keys if a.get(k) != b.get(k)]
-
-
-def _flat(values: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def check_resumable(
-    old: Mapping | None, new: Mapping | None, where: object = None, may_change: tuple[str, ...] = MAY_CHANGE
-) -> None:
-    """Refuse to resume with another configuration.
-
-    Raises:
-        ConfigError: naming what differs.
-    """
-    differences = config_differences(old, new, may_change) if old and new else []
-    if differences:
-        shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
-        raise ConfigError(
-            "the configuration of the run to resume",
-            got=shown,
-            where=where,
-            repair="take back these overrides, or start anew with resume=null",
-        )
-
-
-def find_resume(run_root: str | Path, config_hash: str) -> Path | None:
-    """Newest unfinished run directory below ``run_root`` with this configuration hash and a checkpoint, for
-    ``resume=auto``. ``run.json`` of a run holds its ``status`` and its ``config_fingerprint``."""
-    found: list[tuple[float, Path]] = []
-    # <root>/<name>/<run_id>/ and <root>/sweeps/<run_id>/<job>/: never down into checkpoints, plots or wandb.
-    for record_path in (p for depth in range(4) for p in Path(run_root).glob("*/" * depth + "run.json")):
-        run_dir = record_path.parent
-        try:
-            record = read_json(record_path)
-        except ArtifactError:
-            continue
-        if record.get("status") == "DONE" or record.get("config_fingerprint") != config_hash:
-            continue
-        if CheckpointStore(run_dir).exists() and not in_use(run_dir):
-            newest = max(p.stat().st_mtime for p in (run_dir / "checkpoints").glob("[!.]*.pt"))
-            found.append((newest, run_dir))
-    return max(found)[1] if found else None

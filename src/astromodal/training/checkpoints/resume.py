@@ -1,112 +1,77 @@
-"""The state of a :class:`~astromodal.training.loop.TrainingLoop` as a checkpoint, and back.
+"""Going on from a checkpoint: which one, whether this configuration may, and the run directory brought back to it.
 
-Random generators, the loader's position and the running means belong to a rank, so there is one of each per
-rank; everything else is the same on all ranks.
+Records beyond the restored step are cut off: the run makes them again. Checkpoints beyond it are there when a run goes
+on from an earlier checkpoint than its newest; left in place, the next ``resume=auto`` would take them for its own, and
+the pruning of old ones would keep them and remove the new. They move to ``checkpoints/superseded/``, which nothing
+reads; remove it when you are sure.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import os
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ArtifactError, ConfigError
-from ...files.io import plain
-from ...machine.random import get_rng_state
+from ...files.io import plain, read_json, truncate_jsonl, write_json
 from ...parallel import distributed
-from ...parallel.sharded import gathered, optimizer_state
-from ..arithmetic import Choice
-from ..callbacks.hooks import named
-from .checkpoint import MAY_CHANGE, CheckpointStore, check_resumable, load_checkpoint, load_model_state, load_weights
+from ...runs.run import in_use
+from .checkpoint import CheckpointStore, load_checkpoint, load_weights
+from .state import load_state
 
 if TYPE_CHECKING:
     from ..loop import TrainingLoop
 
-
-def training_state(loop: TrainingLoop) -> dict[str, Any]:
-    """Everything that decides how ``loop`` goes on; call it on all ranks."""
-    ranks = distributed.gather(
-        {
-            "rng": get_rng_state(),
-            "sampler": loop.feed.state_dict(),
-            "meters": [loop.meter.state_dict(), loop.epoch_meter.state_dict()],
-        }
-    )
-    return {
-        "model": gathered(loop.model.state_dict()),
-        "optimizer": gathered(loop.optimizer.state_dict()),
-        "scheduler": {"n_updates": loop.n_updates, "total_steps": loop.total_steps},
-        "scaler": loop.precision.scaler.state_dict() if loop.precision.scaler else None,
-        "ema": loop.ema.state_dict() if loop.ema else None,
-        "rng": [rank["rng"] for rank in ranks],
-        "sampler": [rank["sampler"] for rank in ranks],
-        "callbacks": {name: callback.state_dict() for name, callback in named(loop.callbacks)},
-        "global_step": loop.global_step,
-        "epoch": loop.epoch,
-        "config": plain(loop.config_record),
-        "history": plain(loop.history),
-        "loop": {
-            "meters": [rank["meters"] for rank in ranks],
-            "global_batch": loop.global_batch,
-            "choice": asdict(loop.choice),
-            "best": loop.best.state_dict(),
-            "pending": loop.pending,
-            "n_skipped": loop.n_skipped,
-            "total_skipped": loop.total_skipped,
-            "spikes": loop.spikes.state_dict(),
-            "wandb_id": getattr(loop.tracker, "wandb_id", None),
-            "stop_reason": loop.stop_reason,
-            "last_validation": list(loop.last_validation) if loop.last_validation else None,
-        },
-    }
+FOLDER = "superseded"
+# What a run may be resumed with although it differs: length, periods, bookkeeping, hardware.
+MAY_CHANGE = (
+    "run_id",
+    "run_dir",
+    "name",
+    "tracking",
+    "hardware",
+    "paths",
+    "training.epochs",
+    "training.max_steps",
+    "training.log_every",
+    "training.val_every",
+    "training.save_every",
+    "training.keep_last",
+    "training.checkpoint_async",
+    "training.patience",
+    "training.min_delta",
+    "training.early_stop_start_ratio",
+    "training.on_nonfinite",
+    "training.spike_factor",
+    "training.num_workers",
+    "training.pin_memory",
+    "training.persistent_workers",
+    "training.prefetch_factor",
+    "resume",
+    "init_from",
+    "model.activation_checkpointing",
+)
 
 
-def load_state(loop: TrainingLoop, state: dict[str, Any], where: object = None) -> None:
-    """Inverse of :func:`training_state`. The random generators are set when :meth:`fit` begins.
-
-    Raises:
-        ArtifactError: the state is that of another model or optimizer.
-    """
-    load_model_state(loop.model, state["model"], where)
-    try:
-        loop.optimizer.load_state_dict(optimizer_state(loop.optimizer, state["optimizer"]))
-    except (ValueError, KeyError) as error:
-        raise ArtifactError("the state of this optimizer", got=str(error), where=where) from error
-    choice = (state.get("loop") or {}).get("choice")
-    if choice is not None:
-        loop.keep_choice(Choice(**choice))
-    if loop.precision.scaler is not None and state["scaler"]:
-        loop.precision.scaler.load_state_dict(state["scaler"])
-    if loop.ema is not None:
-        loop.ema.load_state_dict(state["ema"]) if state["ema"] else loop.ema.restart()
-    loop.n_updates = int(state["scheduler"]["n_updates"])
-    loop.global_step, loop.history = int(state["global_step"]), list(state["history"])
-    rank, n_saved = distributed.this_rank(), len(state["sampler"])
-    loop.feed.load_state_dict(state["sampler"][min(rank, n_saved - 1)])
-    loop.pending_rng = state["rng"][rank] if rank < n_saved else None
-    if n_saved != distributed.n_ranks():
-        loop.feed.recount()
-        loop.log.warning(
-            "saved by %d processes, resumed by %d: the rest of the epoch is cut differently",
-            n_saved,
-            distributed.n_ranks(),
-        )
-    extra = state.get("loop")
-    if extra:
-        for meter, saved in zip((loop.meter, loop.epoch_meter), zip(*extra["meters"], strict=True), strict=True):
-            meter.load_state_dict(saved[rank]) if n_saved == distributed.n_ranks() else meter.load_sum(saved)
-        loop.best.load_state_dict(extra["best"])
-        loop.pending, loop.n_skipped = bool(extra["pending"]), int(extra["n_skipped"])
-        loop.total_skipped = int(extra.get("total_skipped", 0))
-        if "spikes" in extra:
-            loop.spikes.load_state_dict(extra["spikes"])
-        loop.stop_reason = extra["stop_reason"]
-        loop.last_validation = tuple(extra["last_validation"]) if extra["last_validation"] else None
-    for name, callback in named(loop.callbacks):
-        if name in state["callbacks"]:
-            callback.load_state_dict(state["callbacks"][name])
-        elif callback.state_dict():
-            loop.log.warning("the checkpoint has no state of %s, which begins anew", type(callback).__name__)
+def find_resume(run_root: str | Path, config_hash: str) -> Path | None:
+    """Newest unfinished run directory below ``run_root`` with this configuration hash and a checkpoint, for
+    ``resume=auto``. ``run.json`` of a run holds its ``status`` and its ``config_fingerprint``."""
+    found: list[tuple[float, Path]] = []
+    # <root>/<name>/<run_id>/ and <root>/sweeps/<run_id>/<job>/: never down into checkpoints, plots or wandb.
+    for record_path in (p for depth in range(4) for p in Path(run_root).glob("*/" * depth + "run.json")):
+        run_dir = record_path.parent
+        try:
+            record = read_json(record_path)
+        except ArtifactError:
+            continue
+        if record.get("status") == "DONE" or record.get("config_fingerprint") != config_hash:
+            continue
+        if CheckpointStore(run_dir).exists() and not in_use(run_dir):
+            newest = max(p.stat().st_mtime for p in (run_dir / "checkpoints").glob("[!.]*.pt"))
+            found.append((newest, run_dir))
+    return max(found)[1] if found else None
 
 
 def restore(loop: TrainingLoop) -> bool:
@@ -115,11 +80,11 @@ def restore(loop: TrainingLoop) -> bool:
     Raises:
         ArtifactError: no such checkpoint, or a damaged one. ConfigError: the configuration has changed.
     """
-    wanted = loop.resume
+    wanted, store, network = loop.resume, loop.saver.store, loop.network
     state: dict[str, Any] | None = None
     if wanted == "auto":
-        if loop.store is not None and loop.store.exists():
-            state, wanted = loop.store.load(), str(loop.store.folder)
+        if store is not None and store.exists():
+            state, wanted = store.load(), str(store.folder)
         else:
             loop.log.info("resume=auto: nothing to resume, starting anew")
     elif wanted is not None:
@@ -127,15 +92,15 @@ def restore(loop: TrainingLoop) -> bool:
         state = CheckpointStore(path, log=loop.log).load() if path.is_dir() else load_checkpoint(path)
     if state is None:
         if loop.init_from is not None:
-            load_weights(loop.model, loop.init_from)
+            load_weights(network.model, loop.init_from)
             loop.log.info("starting from the weights of %s", loop.init_from)
-            if loop.ema is not None:
-                loop.ema.restart()
+            if network.ema is not None:
+                network.ema.restart()
         return False
     _check_processes(loop, state, wanted)
     load_state(loop, state, wanted)
     _compare_wandb(loop, state)
-    loop.log.info("resuming at step %d of %d from %s", loop.global_step, loop.total_steps, wanted)
+    loop.log.info("resuming at step %d of %d from %s", loop.position.global_step, loop.total_steps, wanted)
     return True
 
 
@@ -148,7 +113,7 @@ def _check_processes(loop: TrainingLoop, state: dict[str, Any], where: object) -
     n_saved, n_now, training = len(state["sampler"]), distributed.n_ranks(), loop.training
     saved = state.get("loop", {}).get("global_batch")
     cut = ("training.batch_size", "training.grad_accum_steps") if n_saved != n_now and saved else ()
-    check_resumable(state["config"], loop.config_record, where, (*MAY_CHANGE, *cut))
+    check_resumable(state["config"], loop.saver.config_record, where, (*MAY_CHANGE, *cut))
     if cut and saved != loop.global_batch:
         fits, rest = divmod(saved, n_now * training.batch_size)
         repair = f"training.grad_accum_steps={fits}" if not rest else f"training.batch_size={saved // n_now or 1}"
@@ -162,11 +127,117 @@ def _check_processes(loop: TrainingLoop, state: dict[str, Any], where: object) -
 
 def _compare_wandb(loop: TrainingLoop, state: dict[str, Any]) -> None:
     """Say so when the charts go on in another Weights & Biases run than that of the checkpoint."""
-    old, new = state.get("loop", {}).get("wandb_id"), getattr(loop.tracker, "wandb_id", None)
+    old, new = state.get("loop", {}).get("wandb_id"), getattr(loop.records.tracker, "wandb_id", None)
     if old and new and old != new:
         loop.log.warning("Weights & Biases: the run was %s and goes on as %s", old, new)
 
 
-def default_record(loop_configs: dict[str, Any]) -> dict[str, Any]:
-    """Configuration record of a loop whose caller gave none."""
-    return {name: plain(asdict(config)) for name, config in loop_configs.items()}
+# ------------------------------------------------------------------- the same configuration, or nearly
+
+
+def config_differences(old: Mapping, new: Mapping, may_change: tuple[str, ...] = MAY_CHANGE) -> list[str]:
+    """Dotted keys whose values differ, as ``key: old -> new``, apart from ``may_change`` and what is below it.
+
+    >>> config_differences({"loss": {"weight": 1}, "name": "a"}, {"loss": {"weight": 2}, "name": "b"})
+    ['loss.weight: 1 -> 2']
+    """
+    a, b = dict(_flat(plain(old))), dict(_flat(plain(new)))
+    keys = [k for k in sorted({*a, *b}) if not any(k == m or k.startswith(m + ".") for m in may_change)]
+    return [f"{k}: {a.get(k)} -> {b.get(k)}" for k in keys if a.get(k) != b.get(k)]
+
+
+def _flat(values: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def check_resumable(
+    old: Mapping | None, new: Mapping | None, where: object = None, may_change: tuple[str, ...] = MAY_CHANGE
+) -> None:
+    """Refuse to resume with another configuration.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    differences = config_differences(old, new, may_change) if old and new else []
+    if differences:
+        shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
+        raise ConfigError(
+            "the configuration of the run to resume",
+            got=shown,
+            where=where,
+            repair="take back these overrides, or start anew with resume=null",
+        )
+
+
+# ---------------------------------------------------------------------- nothing is ahead of the state
+
+
+def rewind(loop: TrainingLoop) -> None:
+    """Make the restored state the newest of its run directory; call it on all ranks, with the random state in place.
+
+    The state is saved first: killed at any instant, the run is either where it was or where it is to be.
+    """
+    store, device = loop.saver.store, loop.network.device
+    if store is None:
+        return
+    later = later_checkpoints(loop, store) if loop.saver.is_main else []
+    names = {path.name for path in later}
+    if distributed.largest(int("best.pt" in names), device):
+        loop.records.best.reset()  # its weights are about to be set aside
+    if distributed.largest(len(later), device):
+        loop.save()
+        loop.saver.finish_writing()
+    if loop.saver.is_main:
+        _set_aside(loop, store, later)
+        store.prune()  # killed between a checkpoint and the removal of the oldest
+        cut_records(loop, store.run_dir)
+
+
+def later_checkpoints(loop: TrainingLoop, store: CheckpointStore) -> list[Path]:
+    """Checkpoints of the run directory that hold a later step than the loop stands at."""
+    step = loop.position.global_step
+    found = [p for p in store.numbered() if int(re.sub(r"\D", "", p.stem)) > step]
+    if loop.resume == "auto":  # took the newest; a numbered one may be newer if the run was killed between two files
+        return found
+    for path in (store.folder / "last.pt", store.folder / "best.pt"):
+        try:
+            if path.exists() and load_checkpoint(path)["global_step"] > step:
+                found.append(path)
+        except ArtifactError:
+            continue  # damaged: nobody resumes from it
+    return found
+
+
+def _set_aside(loop: TrainingLoop, store: CheckpointStore, later: list[Path]) -> None:
+    moved = [p for p in later if p.name != "last.pt"]  # which was written anew
+    if not moved:
+        return
+    folder = store.folder / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in moved:
+        os.replace(path, folder / path.name)
+    weights = store.run_dir / "best_model.pt"
+    if any(p.name == "best.pt" for p in moved) and weights.exists():
+        os.replace(weights, folder / weights.name)
+    loop.log.info(
+        "the run goes on from step %d: %s moved to %s",
+        loop.position.global_step,
+        ", ".join(p.name for p in moved),
+        folder,
+    )
+
+
+def cut_records(loop: TrainingLoop, run_dir: Path) -> None:
+    """Remove from the run directory what was recorded beyond the restored step."""
+    records, step = loop.records, loop.position.global_step
+    if not records.prefix:  # with a prefix, the file also belongs to other loops
+        path = getattr(records.tracker, "path", run_dir / "metrics.jsonl")
+        n_cut = truncate_jsonl(path, step)
+        records.tracker.rewind(step)
+        if n_cut:
+            loop.log.info("removed %d records beyond step %d from %s", n_cut, step, Path(path).name)
+    write_json(run_dir / "training_history.json", records.history)

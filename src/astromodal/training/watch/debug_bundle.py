@@ -24,7 +24,8 @@ from ..precision import MixedPrecision
 from ..validation import to_device
 
 if TYPE_CHECKING:
-    from ..loop import TrainingLoop
+    from ..checkpoints.saver import Saver
+    from ..network import Network
     from .guards import StepTrace
 
 MAX_BUNDLES = 3  # per run: a bundle holds the weights, and many of them would fill the disk
@@ -39,24 +40,25 @@ def torch_rng(device: torch.device) -> dict[str, Tensor]:
     return state
 
 
-def save_bundle(loop: TrainingLoop, trace: StepTrace, *, before_update: bool) -> Path | None:
+def save_bundle(trace: StepTrace, network: Network, saver: Saver, *, prefix: str, before_update: bool) -> Path | None:
     """Write the bundle of ``trace``; returns its path, ``None`` without a run directory or after ``MAX_BUNDLES``.
 
     Args:
+        prefix: of the metrics' names, where there are several loops in one run.
         before_update: the weights are those that the step was computed with.
     """
-    if loop.store is None:
+    if saver.store is None:
         return None
     chosen = trace.bad_micro_batches() or list(range(len(trace.batches)))
-    if not loop.is_main and not trace.bad_micro_batches():
+    if not saver.is_main and not trace.bad_micro_batches():
         return None  # another rank has what is wrong
-    folder = loop.store.run_dir / "debug" / f"{loop.metric_prefix.replace('/', '_')}step_{trace.step:08d}"
+    folder = saver.store.run_dir / "debug" / f"{prefix.replace('/', '_')}step_{trace.step:08d}"
     if not folder.exists() and len(list(folder.parent.glob("*step_*"))) >= MAX_BUNDLES:
         return None
-    path = folder / ("bundle.pt" if loop.is_main else f"bundle_rank{distributed.this_rank()}.pt")
+    path = folder / ("bundle.pt" if saver.is_main else f"bundle_rank{distributed.this_rank()}.pt")
     weights = {  # of a sharded model this process's share: the others may not be here to gather the whole
         name: (local(p), local(p.grad) if p.grad is not None else torch.zeros(1))
-        for name, p in loop.model.named_parameters()
+        for name, p in network.model.named_parameters()
     }
     content = {
         "step": trace.step,
@@ -68,17 +70,17 @@ def save_bundle(loop: TrainingLoop, trace: StepTrace, *, before_update: bool) ->
         "gradient_norm": float(trace.norm) if trace.norm is not None else None,
         "bad_gradients": [name for name, (_, gradient) in weights.items() if not bool(gradient.isfinite().all())],
         "bad_weights": [name for name, (weight, _) in weights.items() if not bool(weight.isfinite().all())],
-        "model": {name: local(value).cpu() for name, value in loop.model.state_dict().items()},
-        "sharded": is_sharded(loop.model),
+        "model": {name: local(value).cpu() for name, value in network.model.state_dict().items()},
+        "sharded": is_sharded(network.model),
         "rng": [trace.rng[i] for i in chosen],
         "rng_all": get_rng_state(),
-        "precision": loop.precision.name,
-        "config": plain(loop.config_record),
+        "precision": network.precision.name,
+        "config": plain(saver.config_record),
     }
     try:
         save_torch(path, content)
     except (ArtifactError, OSError) as error:  # must not hide what the bundle is about
-        loop.log.warning("the step could not be kept for debugging: %s", error)
+        saver.log.warning("the step could not be kept for debugging: %s", error)
         return None
     return path
 

@@ -7,6 +7,7 @@ for the GPU once per step. fp16 skips steps that overflow in any case: its loss 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,20 +25,21 @@ from ...parallel.sharded import local
 from .debug_bundle import load_bundle, replay, save_bundle, torch_rng
 
 if TYPE_CHECKING:
-    from ..loop import TrainingLoop
+    from ..checkpoints.saver import Saver
+    from ..network import Network
+    from ..position import Position
+    from .meter import Meters
 
 __all__ = [
+    "Guard",
     "StepTrace",
-    "check_means",
-    "check_weights",
     "explain_out_of_memory",
-    "give_up",
     "load_bundle",
-    "may_update",
     "replay",
 ]
 
 _REPAIR = "lower optimizer.learning_rate or training.grad_clip, lengthen schedule.warmup_steps, or look for bad data"
+MAX_SKIPPED = 25  # steps skipped in a row before giving up: the scale of fp16 has then fallen by 2**25
 _CPU_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
@@ -81,35 +83,108 @@ class StepTrace:
         return _listed(terms), f"step {self.step}" + (f", objects {ids[0]} … {ids[-1]}" if ids else "")
 
 
-def may_update(loop: TrainingLoop, trace: StepTrace) -> bool:
-    """Look at a step before its update, where that is wanted; False if the update is to be skipped.
+class Guard:
+    """Looks at losses, gradients and weights, and ends what cannot go on.
 
-    All ranks answer the same when steps are skipped.
-
-    Raises:
-        TrainingError: it is not finite and ``training.on_nonfinite`` is ``stop``; names step, objects and terms.
+    ``trace`` is the step that is computed, or was last.
     """
-    skip = OnNonfinite(loop.training.on_nonfinite) is OnNonfinite.skip
-    if loop.precision.scaler is not None or (loop.device.type != "cpu" and not skip):
-        return True
-    finite = trace.is_finite()
-    if skip and distributed.n_ranks() > 1:
-        finite = not distributed.largest(int(not finite), loop.device)
-    if finite:
-        return True
-    path = save_bundle(loop, trace, before_update=True)
-    if not skip:
-        raise _error(trace, path)
-    got, where = trace.describe()
-    kept = f"; kept in {path}" if path else ""
-    loop.log.warning("%s: %s: update skipped, %d so far%s", where, got, loop.total_skipped + 1, kept)
-    return False
 
+    def __init__(
+        self,
+        network: Network,
+        position: Position,
+        meters: Meters,
+        saver: Saver,
+        *,
+        on_nonfinite: OnNonfinite,
+        prefix: str,
+        log: logging.Logger,
+    ) -> None:
+        self.network, self.position, self.meters, self.saver = network, position, meters, saver
+        self.skips = OnNonfinite(on_nonfinite) is OnNonfinite.skip
+        self.prefix, self.log = prefix, log
+        self.trace: StepTrace | None = None
 
-def give_up(loop: TrainingLoop, trace: StepTrace) -> TrainingError:
-    """The error after too many skipped steps in a row."""
-    path = save_bundle(loop, trace, before_update=True)
-    return _error(trace, path, f", the {loop.n_skipped}th skipped step in a row")
+    def watch(self, step: int) -> StepTrace:
+        """The trace of a step that begins."""
+        self.trace = StepTrace(step)
+        return self.trace
+
+    def may_update(self, trace: StepTrace) -> bool:
+        """Look at a step before its update, where that is wanted; False if the update is to be skipped.
+
+        All ranks answer the same when steps are skipped.
+
+        Raises:
+            TrainingError: it is not finite and ``training.on_nonfinite`` is ``stop``; names step, objects and terms.
+        """
+        device = self.network.device
+        if self.network.precision.scaler is not None or (device.type != "cpu" and not self.skips):
+            return True
+        finite = trace.is_finite()
+        if self.skips and distributed.n_ranks() > 1:
+            finite = not distributed.largest(int(not finite), device)
+        if finite:
+            return True
+        path = self._keep(trace, before_update=True)
+        if not self.skips:
+            raise _error(trace, path)
+        got, where = trace.describe()
+        kept = f"; kept in {path}" if path else ""
+        n_skipped = self.position.total_skipped + 1
+        self.log.warning("%s: %s: update skipped, %d so far%s", where, got, n_skipped, kept)
+        return False
+
+    def check_skipped(self, trace: StepTrace) -> None:
+        """Give up after too many skipped steps in a row.
+
+        Raises:
+            TrainingError: naming the last of them.
+        """
+        if self.position.n_skipped >= MAX_SKIPPED:
+            path = self._keep(trace, before_update=True)
+            raise _error(trace, path, f", the {self.position.n_skipped}th skipped step in a row")
+
+    def check_means(self) -> dict[str, float]:
+        """The means since the last record, at which a GPU has to stop anyway.
+
+        Raises:
+            TrainingError: one is not finite; names the step and the terms.
+        """
+        means = self.meters.step.read()
+        if all(map(math.isfinite, means.values())):
+            return means
+        path = self._keep(self.trace, before_update=False) if self.trace is not None else None
+        repair = _repair(path)
+        if self.network.device.type != "cpu":
+            repair += "; training.on_nonfinite=skip looks at every step"
+        where = f"at or before step {self.position.global_step}"
+        raise TrainingError("finite losses and gradients", got=_listed(means), where=where, repair=repair)
+
+    @torch.no_grad()
+    def check_weights(self) -> None:
+        """Look at the weights where something is to be made of them (validation, checkpoint, end), never at every step.
+
+        A finite loss and gradient may still make an update that is not finite: the last one of a run would be seen by
+        nothing else. All ranks answer the same.
+
+        Raises:
+            TrainingError: a weight is NaN or infinite; names it, and the checkpoint with the last finite weights.
+        """
+        named = [(name, local(p)) for name, p in self.network.model.named_parameters()]
+        finite = torch.stack([p.isfinite().all() for _, p in named]).all() if named else torch.tensor(True)
+        if not distributed.largest(int(not finite), self.network.device):
+            return
+        bad = next((name for name, p in named if not bool(p.isfinite().all())), "another process's share")
+        raise TrainingError(
+            "finite weights after an update",
+            got=f"NaN or infinity in {bad}",
+            where=f"at or before step {self.position.global_step}",
+            repair=f"{_REPAIR}; {self.saver.last_finite()}",
+        )
+
+    def _keep(self, trace: StepTrace, *, before_update: bool) -> Path | None:
+        return save_bundle(trace, self.network, self.saver, prefix=self.prefix, before_update=before_update)
 
 
 def _error(trace: StepTrace, path: Path | None, more: str = "") -> TrainingError:
@@ -119,49 +194,6 @@ def _error(trace: StepTrace, path: Path | None, more: str = "") -> TrainingError
 
 def _repair(path: Path | None) -> str:
     return f"{_REPAIR} (astromodal.training.watch.guards.load_bundle('{path}') has the step)" if path else _REPAIR
-
-
-def check_means(loop: TrainingLoop) -> dict[str, float]:
-    """The means since the last record, at which a GPU has to stop anyway.
-
-    Raises:
-        TrainingError: one is not finite; names the step and the terms.
-    """
-    means = loop.meter.read()
-    if all(map(math.isfinite, means.values())):
-        return means
-    path = save_bundle(loop, loop.trace, before_update=False) if loop.trace is not None else None
-    repair = _repair(path)
-    if loop.device.type != "cpu":
-        repair += "; training.on_nonfinite=skip looks at every step"
-    where = f"at or before step {loop.global_step}"
-    raise TrainingError("finite losses and gradients", got=_listed(means), where=where, repair=repair)
-
-
-@torch.no_grad()
-def check_weights(loop: TrainingLoop) -> None:
-    """Look at the weights where something is to be made of them (validation, checkpoint, end), never at every step.
-
-    A finite loss and gradient may still make an update that is not finite: the last one of a run would be seen by
-    nothing else. All ranks answer the same.
-
-    Raises:
-        TrainingError: a weight is NaN or infinite; names it, and the checkpoint with the last finite weights.
-    """
-    named = [(name, local(p)) for name, p in loop.model.named_parameters()]
-    finite = torch.stack([p.isfinite().all() for _, p in named]).all() if named else torch.tensor(True)
-    if not distributed.largest(int(not finite), loop.device):
-        return
-    bad = next((name for name, p in named if not bool(p.isfinite().all())), "another process's share")
-    loop.finish_writing()  # a checkpoint that is on its way to the disk counts
-    kept = None if loop.store is None else loop.store.best_or_newest()
-    last = "no checkpoint was written before" if kept is None else f"{kept} has the last finite weights"
-    raise TrainingError(
-        "finite weights after an update",
-        got=f"NaN or infinity in {bad}",
-        where=f"at or before step {loop.global_step}",
-        repair=f"{_REPAIR}; {last}",
-    )
 
 
 def _listed(values: Mapping[str, float]) -> str:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ...parallel import distributed
+from .spikes import SpikeWatch
 
 
 class Meter:
@@ -121,3 +123,32 @@ class Clock:
             # Ranks take batches of one distribution, so one rank's count stands for all.
             values["perf/tokens_per_second"] = self.n_tokens * distributed.n_ranks() / seconds
         return values
+
+
+@dataclass
+class Meters:
+    """All that is measured between two records."""
+
+    step: Meter  # since the last record
+    epoch: Meter  # the loss, since the epoch began
+    spikes: SpikeWatch
+    clock: Clock = field(default_factory=Clock)
+    quantities: dict[str, float] = field(default_factory=dict)  # what callbacks have set, by name
+
+    @classmethod
+    def on(cls, device: torch.device, spike_factor: float | None) -> Meters:
+        """Empty ones."""
+        return cls(Meter(device), Meter(device), SpikeWatch(spike_factor))
+
+    def add(self, shares: Sequence[Mapping[str, Tensor]]) -> None:
+        """The micro-batches of one step; of each, the loss is the first statistic."""
+        for share in shares:
+            values = self.step.add(share)
+            self.epoch.add_vector(("loss",), values[:1])
+        self.step.end_step()
+        self.epoch.end_step()
+
+    def restart(self) -> None:
+        """Begin anew after a record."""
+        self.step.reset()
+        self.clock.reset()

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ....codecs.masking import REDUCTIONS, masked_mse, masked_sse
 from ....config.schema import HardwareConfig, OptimizerConfig, Precision, ScheduleConfig, TrainingConfig
 from ....errors import ArtifactMissingError, ConfigError
-from ....training.checkpoints.resume import training_state
+from ....training.checkpoints.state import training_state
 from ....training.loop import TrainingLoop
 from .objective import MaskedReconstruction, SpectraLoader
 
@@ -62,7 +62,7 @@ class _Loop(TrainingLoop):
         """Train with these."""
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
-        self.optimizer, self.scheduler = optimizer, scheduler
+        self.network.optimizer, self.scheduler = optimizer, scheduler
 
     def _begin(self) -> None:
         super()._begin()
@@ -182,8 +182,8 @@ class Trainer:
     def save_weights_only(self, filename: str = "best_model.pt") -> None:
         """Write ``out_dir/filename``: the weights that a validation would use now, with the model's settings."""
         assert self.loop.store is not None
-        with self.loop.averaged():
-            self.loop.store.save_weights(filename, self.loop.model_state(), self.loop.config_record)
+        with self.loop.network.averaged():
+            self.loop.saver.save_weights(filename, self.loop.network)
 
     def load_checkpoint(self, path: str | Path) -> int:
         """Stand where ``path`` was saved; returns the number of the next epoch, from 1.

@@ -22,7 +22,7 @@ from torch import nn
 from ....errors import ArtifactError
 from ....files.io import plain, save_torch
 from ....training.checkpoints.checkpoint import load_model_state, load_with_keys
-from ....training.checkpoints.resume import load_state, training_state
+from ....training.checkpoints.state import load_state, training_state
 from ....training.utils import available_device
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def go_on(loop: TrainingLoop, checkpoint: Mapping[str, Any], learning_rate: floa
         _restore_adam(loop, checkpoint["optimizer_state_dict"])
         epoch = int(checkpoint["epoch"])
         loop.feed.epoch = epoch
-        loop.global_step = loop.n_updates = epoch * loop.steps_per_epoch
+        loop.position.global_step = loop.position.n_updates = epoch * loop.steps_per_epoch
     for group in loop.optimizer.param_groups:
         group["initial_lr"] = learning_rate
 

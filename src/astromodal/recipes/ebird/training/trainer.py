@@ -191,7 +191,7 @@ class EpochHistory(Callback):
         self._step_n = sum(len(batch["x"]) for batch in batches)
 
     def on_step_end(self, loop: TrainingLoop) -> None:
-        for share in loop.trace.shares:  # type: ignore[union-attr]
+        for share in loop.guard.trace.shares:  # type: ignore[union-attr]
             for name in _METRICS.values():
                 value = share[name].detach().to(torch.float32) * self._step_n
                 self._sums[name] = self._sums[name] + value if name in self._sums else value
