@@ -89,6 +89,18 @@ def test_each_printed_command_runs_on_what_the_one_before_has_made(place: Path):
     assert launch_stage(stage, *arguments, cwd=place).returncode == 0
 
 
+def test_a_model_that_was_trained_to_be_asked_is_asked_its_question(place: Path):
+    given = ["--config-dir", "my conf", "data=mine", f"data.root={place}/My [Data]=1 é", "tokenizer_id=asked", *CHEAP]
+    launch_stage("train_tokenizers", *given, "tokenizer=scalar", cwd=place)
+    launch_stage("encode", *given, cwd=place)
+    question = "sequence.questions=[{predict: [z], given: [mag], share: 0.5}]"
+    sizes = [*MODEL, "schedule.warmup_steps=2", "sequence=ask", "sequence.modalities=[scalar]"]
+    stage, arguments = pasted(launch_stage("train_lm", *given, *sizes, question, cwd=place))
+    assert stage == "evaluate" and {"evaluate.given=[mag]", "evaluate.predict=[z]"} <= set(arguments)
+    asked = launch_stage(stage, *arguments, "evaluate.judge=null", cwd=place)
+    assert asked.returncode == 0 and "catalogue of 240 objects" in asked.stderr, asked.stderr
+
+
 def test_paths_mean_the_folder_of_the_command_with_chdir_too(place: Path):
     given = [
         "--config-dir",

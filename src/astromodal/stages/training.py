@@ -12,7 +12,7 @@ from ..ask.trained import find_weights, load_trained
 from ..config.launching.launch import remove_if_unused
 from ..config.launching.next_command import next_command
 from ..config.reading.containers import to_object
-from ..config.schema import Baseline, Config, JudgeConfig, ObjectiveFigure
+from ..config.schema import Baseline, Config, JudgeConfig, ObjectiveFigure, Order
 from ..errors import ArtifactMissingError
 from ..files.io import write_json
 from ..judge.baselines.inputs import JudgedTokens, codebooks
@@ -86,7 +86,10 @@ def _train(cfg: DictConfig, config: Config) -> float | None:
                 run.add_output("model", fingerprint_file(run.dir / "best_model.pt"))
             drawn.plot_lm(run, experiment, summary, examples)
         run.log.info("%s", tables.model_table(summary))
-        run.log.info("next: %s", next_command(cfg, "train_lm", "-m", _to_sweep(config, experiment.layout)))
+        if config.sequence.order is Order.ask:  # it was trained to be asked
+            run.log.info("next: %s", next_command(cfg, "evaluate", *_named_question(config)))
+        else:
+            run.log.info("next: %s", next_command(cfg, "train_lm", "-m", _to_sweep(config, experiment.layout)))
         return objective(
             run, "prediction/score" if asks else "val/score", summary["prediction" if asks else "model"].get("score")
         )
@@ -120,6 +123,15 @@ def _continue_in(cfg: DictConfig, resume: Path) -> None:
     if made.resolve() != run_dir.resolve():
         remove_if_unused(made)
     cfg.run_dir = str(run_dir)
+
+
+def _named_question(config: Config) -> list[str]:
+    """The first question that the training named, where ``evaluate`` has none; else all columns, from the rest."""
+    questions = config.sequence.questions
+    if not questions or config.evaluate.predict is not None:
+        return []
+    given, predict = questions[0].given, questions[0].predict
+    return [f"evaluate.{key}=[{','.join(names)}]" for key, names in (("given", given), ("predict", predict)) if names]
 
 
 def _to_sweep(config: Config, layout: SequenceLayout) -> str:
