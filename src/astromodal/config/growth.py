@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Optional
 
 from ..vocabulary.modalities import MODALITIES, Modality
+from .ranges import ranged
 from .schema.data import DataConfig
 from .schema.loss import LossConfig, LossFormConfig
 from .schema.model import VocabConfig
@@ -56,5 +57,5 @@ def add_modality(row: Modality, tokenizer: type, section: type, weight: float = 
     grow(TokenizerConfig, **{name: (Optional[tokenizer], None)})
     grow(DataConfig, **{row.section: (Optional[section], None)})
     grow(VocabConfig, **{name: (Optional[int], None)})
-    terms = {f"weight_{name}": (float, weight), f"share_{name}": (Optional[float], None)}
+    terms = {f"weight_{name}": (float, ranged(weight, least=0)), f"share_{name}": (Optional[float], None)}
     grow(LossConfig, **terms, **{name: (LossFormConfig, field(default_factory=LossFormConfig))})

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ..config.ranges import check_ranges
 from ..config.schema import OptimizerConfig, OptimizerName
 from ..errors import ConfigError
 from .muon import JointOptimizer, Muon, hidden_matrices
@@ -113,12 +114,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, muon_precision: s
     Raises:
         ConfigError: a constant out of range, or nothing to train.
     """
-    for key in ("learning_rate", "eps", "muon_learning_rate"):
-        if not getattr(config, key) > 0:
-            raise ConfigError(f"optimizer.{key} above 0", got=getattr(config, key))
-    for key in ("beta1", "beta2", "muon_momentum"):
-        if not 0.0 <= getattr(config, key) < 1.0:
-            raise ConfigError(f"optimizer.{key} of at least 0 and under 1", got=getattr(config, key))
+    check_ranges(config, "optimizer")
     if not any(p.requires_grad for p in model.parameters()):
         raise ConfigError("a model with trainable parameters", got=type(model).__name__)
     optimizer = BUILDERS[OptimizerName(config.name)](model, config, muon_precision)

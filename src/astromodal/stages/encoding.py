@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -31,7 +30,7 @@ def encode(cfg: DictConfig) -> None:
             run.add_input(f"{name}_tokenizer", fingerprint)
         cubes, splits = open_survey(config, run)
         names = [cube.field for cube in cubes]
-        summary: dict[str, Any] | None = encode_survey(
+        summary = encode_survey(
             dealt(cubes, lambda cube: cube.n_rows),
             tokenizers,
             splits,
@@ -44,10 +43,11 @@ def encode(cfg: DictConfig) -> None:
         )
         if world_size() > 1:
             last = is_last(Path(config.paths.store) / "tokens", run.id)
-            summary = of_all_shares(config.paths.store, names, run.log) if last else None
-            if summary is None:
+            whole = of_all_shares(config.paths.store, names, run.log) if last else None
+            if whole is None:
                 run.log.info("process %d of %d has done its share; the last one reports", rank() + 1, world_size())
                 return
+            summary = whole
             run.dir.mkdir(parents=True, exist_ok=True)
         run.add_output("tokens", TokenStore.of(config).fingerprint)
         write_json(run.dir / "encoding.json", summary)

@@ -6,7 +6,8 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...vocabulary.modalities import MODALITIES, Kind
-from ..schema import SCALAR_FORMS, WIDTH_FORMS, ErrorUse, LossForm
+from ..ranges import check_ranges
+from ..schema import SCALAR_FORMS, WIDTH_FORMS, ErrorUse, LossForm, LossFormConfig
 
 
 def check_shares(loss: Any) -> None:
@@ -87,12 +88,4 @@ def check_form(modality: str, form: Any) -> None:
             where=f"{key}=width",
             repair=f"{key}=weight, or change loss.{modality}.form",
         )
-    for name, least, inclusive in (
-        ("beta", 0, True),
-        ("sigma_bins", 0, False),
-        ("n_neighbours", 1, True),
-        ("temperature", 0, False),
-    ):
-        value, key = getattr(form, name), f"loss.{modality}.{name}"
-        if not (value >= least if inclusive else value > least):
-            raise ConfigError(f"{key} {'>=' if inclusive else '>'} {least}", got=value, where=key)
+    check_ranges(form, f"loss.{modality}", LossFormConfig)

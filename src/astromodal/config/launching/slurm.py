@@ -20,5 +20,5 @@ def join_step(stage: str, environ: MutableMapping[str, str] = os.environ) -> Non
         return
     n_tasks = environ.get("SLURM_STEP_NUM_TASKS", environ.get("SLURM_NTASKS", "1"))
     if n_tasks.isdecimal() and int(n_tasks) > 1:
-        environ |= {"RANK": environ["SLURM_PROCID"], "WORLD_SIZE": n_tasks}
+        environ.update(RANK=environ["SLURM_PROCID"], WORLD_SIZE=n_tasks)
         environ.setdefault("ASTROMODAL_RUN_ID", f"slurm-{environ['SLURM_JOB_ID']}-{environ['SLURM_STEP_ID']}")

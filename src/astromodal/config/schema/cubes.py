@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Dict, List, Optional
 
+from ..ranges import ranged
 from .run import MISSING
 
 
@@ -110,7 +111,8 @@ class FieldsConfig:
     """What becomes one file."""
 
     column: Optional[str] = None  # column of the catalogue with the name of the field
-    healpix_order: Optional[int] = None  # a tile of this HEALPix order (nested): 5 is 3.4 square degrees
+    # a tile of this HEALPix order (nested): 5 is 3.4 square degrees
+    healpix_order: Optional[int] = ranged(None, least=0)
     name: str = "ALL"  # of the only field, with neither
 
 
@@ -124,5 +126,5 @@ class CubesConfig:
     images: ImageSourceConfig = field(default_factory=ImageSourceConfig)
     spectra: Dict[str, SpectraSourceConfig] = field(default_factory=dict)
     matches: Dict[str, MatchedConfig] = field(default_factory=dict)
-    chunk_rows: int = 256  # rows held at once, and of a row group
+    chunk_rows: int = ranged(256, least=1)  # rows held at once, and of a row group
     overwrite: bool = False  # build again what is up to date

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Dict, List, Optional
 
+from ..ranges import ranged
 from .run import MISSING
 
 
@@ -93,8 +94,8 @@ class ImageConfig:
     """The cutouts: the order of ``bands`` is the order of the channels."""
 
     bands: Dict[str, BandConfig] = field(default_factory=dict)
-    size: int = 96  # pixels on a side
-    pixel_scale: float = 0.55  # arcsec per pixel
+    size: int = ranged(96, least=1)  # pixels on a side
+    pixel_scale: float = ranged(0.55, above=0)  # arcsec per pixel
     a: Optional[str] = "a_pixel_det"  # rms along the major axis, px
     b: Optional[str] = "b_pixel_det"  # rms along the minor axis, px
     theta: Optional[str] = "theta_det"  # position angle from +x, deg
@@ -106,9 +107,9 @@ class SplitConfig:
     """Who stands in which split: decided by position or id, never by row order."""
 
     method: SplitMethod = SplitMethod.auto
-    cell_deg: float = 0.25  # side of a sky cell
-    val_fraction: float = 0.1
-    test_fraction: float = 0.1
+    cell_deg: float = ranged(0.25, above=0)  # side of a sky cell
+    val_fraction: float = ranged(0.1, least=0, below=1)
+    test_fraction: float = ranged(0.1, least=0, below=1)
     seed: int = 0  # of the assignment, apart from the run's seed
 
 
@@ -116,10 +117,10 @@ class SplitConfig:
 class SyntheticConfig:
     """The built-in synthetic sky."""
 
-    n_fields: int = 6
-    n_objects_per_field: int = 400
+    n_fields: int = ranged(6, least=1)
+    n_objects_per_field: int = ranged(400, least=1)
     seed: int = 0
-    n_processes: int = 1
+    n_processes: int = ranged(1, least=1)
     image_fraction: float = 0.35  # objects with cutouts
     spectrum_fraction: float = 0.15  # objects with a DESI-like spectrum
     xp_fraction: float = 0.25  # objects with a Gaia-XP-like spectrum
@@ -139,7 +140,7 @@ class DataConfig:
     id_column: str = "id"
     ra_column: Optional[str] = "ra"  # deg; null: no positions
     dec_column: Optional[str] = "dec"
-    batch_rows: int = 64  # rows read at once: memory against speed
+    batch_rows: int = ranged(64, least=1)  # rows read at once: memory against speed
     scalars: Dict[str, ScalarConfig] = field(default_factory=dict)
     spectra: Dict[str, SpectrumGroupConfig] = field(default_factory=dict)
     images: Optional[ImageConfig] = None

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import List, Optional
 
+from ..ranges import ranged
+
 
 class EvaluateInput(str, Enum):
     """What ``evaluate.py`` reads."""
@@ -70,13 +72,14 @@ class EvaluateConfig:
     any_order: bool = False  # ask a model trained with sequence.order=fixed also against its order
     quantiles: List[float] = field(default_factory=lambda: [0.025, 0.16, 0.84, 0.975])
     posterior: bool = False  # the whole binned posterior of every asked column
-    n_samples: int = 16  # per object, of an asked spectrum or cutout
-    temperature: float = 1.0  # of the samples; below 1: nearer to the likeliest code
-    top_p: float = 1.0  # samples are drawn from the likeliest codes that together have this probability
+    n_samples: int = ranged(16, least=1)  # per object, of an asked spectrum or cutout
+    temperature: float = ranged(1.0, above=0)  # of the samples; below 1: nearer to the likeliest code
+    # samples are drawn from the likeliest codes that together have this probability
+    top_p: float = ranged(1.0, above=0, most=1)
     embeddings: List[str] = field(default_factory=list)  # mean, last: hidden states of what is given
     familiarity: bool = False  # how surprising what is given is to the model, against validation objects of its run
     unfamiliar_above: float = 99.0  # flagged: per cent of the validation objects that lie nearer to the middle
     calibration: Calibrate = Calibrate.off  # correct the posteriors by what calibration_file holds
     calibration_file: Optional[str] = None  # null: calibration.json beside the weights
-    batch_size: int = 64  # sequences at once
+    batch_size: int = ranged(64, least=1)  # sequences at once
     judge: Optional[JudgeConfig] = field(default_factory=JudgeConfig)  # null: do not compare with what was observed

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Optional
 
+from ..ranges import ranged
+
 
 class CEMode(str, Enum):
     """Vocabulary over which the cross-entropy is taken."""
@@ -59,10 +61,12 @@ class LossFormConfig:
     """Form of one modality's reconstruction term, and the numbers that some of the forms read."""
 
     form: LossForm = LossForm.expectation
-    beta: float = 1.0  # expectation_spread: weight of the variance; 1: expected squared distance
-    sigma_bins: float = 0.75  # hl_gauss: sigma of the target, in widths of the true bin
-    n_neighbours: int = 16  # neighbour_ce: codes that share a target, the true one included
-    temperature: float = 1.0  # neighbour_ce: sigma of the target, in median distances between nearest codes
+    beta: float = ranged(1.0, least=0)  # expectation_spread: weight of the variance; 1: expected squared distance
+    sigma_bins: float = ranged(0.75, above=0)  # hl_gauss: sigma of the target, in widths of the true bin
+    n_neighbours: int = ranged(16, least=1)  # neighbour_ce: codes that share a target, the true one included
+    temperature: float = ranged(
+        1.0, above=0
+    )  # neighbour_ce: sigma of the target, in median distances between nearest codes
     errors: ErrorUse = ErrorUse.ignore  # scalars and spectra: errors of the targets, in the weight or in the width
 
 
@@ -75,16 +79,16 @@ class LossConfig:
     ce_balance: CEBalance = CEBalance.token
     balance: Balance = Balance.position  # of all terms
     enabled: bool = True  # reconstruction terms
-    sample_k: Optional[int] = 4096  # positions per modality and step; null: all
+    sample_k: Optional[int] = ranged(4096, least=0)  # positions per modality and step; null: all
     ce_sample_k: Optional[int] = None  # positions of the cross-entropy per step; null: all
-    weight_image: float = 0.1
-    weight_scalar: float = 0.1
-    weight_spectrum: float = 0.1
+    weight_image: float = ranged(0.1, least=0)
+    weight_scalar: float = ranged(0.1, least=0)
+    weight_spectrum: float = ranged(0.1, least=0)
     share_image: Optional[float] = None  # of the gradient, beside cross-entropy; its weight adapts; null: weight_image
     share_scalar: Optional[float] = None
     share_spectrum: Optional[float] = None
-    share_rate: float = 0.3  # of the way to the weight that gives the share, per measurement
-    ledger_every: Optional[int] = 100  # steps between measurements of the gradient's shares; null: off
+    share_rate: float = ranged(0.3, above=0)  # of the way to the weight that gives the share, per measurement
+    ledger_every: Optional[int] = ranged(100, least=1)  # steps between measurements of the gradient's shares; null: off
     standardize: bool = True  # codebooks to zero mean and unit total variance
     image: LossFormConfig = field(default_factory=LossFormConfig)
     scalar: LossFormConfig = field(default_factory=LossFormConfig)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import List, Optional
 
+from ..ranges import ranged
+
 
 class Missing(str, Enum):
     """How a modality that an object lacks appears in its sequence."""
@@ -49,7 +51,8 @@ class SequenceConfig:
     missing: Missing = Missing.absent
     next_types: bool = True  # tell a position the type of the token it has to predict
     questions: List[QuestionConfig] = field(default_factory=list)  # order=ask: named questions, each with a share
-    redraw: float = 0.0  # standard errors by which shown scalars are redrawn in every epoch; 0: shown as observed
+    # standard errors by which shown scalars are redrawn in every epoch; 0: shown as observed
+    redraw: float = ranged(0.0, least=0)
 
 
 class ValueFeatures(str, Enum):
@@ -65,7 +68,7 @@ class ValuesConfig:
 
     head: bool = False  # in the output head as well
     scalar: ValueFeatures = ValueFeatures.piecewise
-    n_features: int = 16  # of a scalar
+    n_features: int = ranged(16, least=1)  # of a scalar
     errors: bool = False  # the standard error of each observation is an input, too
 
 
@@ -73,12 +76,12 @@ class ValuesConfig:
 class ModelConfig:
     """The causal transformer."""
 
-    d_model: int = 768
-    n_layers: int = 12
-    n_heads: int = 12
-    d_ff: int = 3072
-    dropout: float = 0.1
-    max_len: int = 2048
+    d_model: int = ranged(768, least=1)
+    n_layers: int = ranged(12, least=1)
+    n_heads: int = ranged(12, least=1)
+    d_ff: int = ranged(3072, least=1)
+    dropout: float = ranged(0.1, least=0, below=1)
+    max_len: int = ranged(2048, least=2)
     tie_head: bool = True  # head shares the token embedding
     values: Optional[ValuesConfig] = None  # null: tokens are names, as documented
     activation_checkpointing: bool = False  # blocks are computed again in the backward pass: less memory, more time

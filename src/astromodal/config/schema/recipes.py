@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Optional
 
+from ..ranges import ranged
 from .codecs import Corruption
 from .training import OptimizerName
 
@@ -89,8 +90,8 @@ class TernaryVAERecipeConfig:
 
     name: str = "ternary_vae"
     n_trits: int = 9  # 3**9 = 19,683 operations
-    epochs: int = 40
-    batch_size: int = 512
+    epochs: int = ranged(40, least=1)
+    batch_size: int = ranged(512, least=1)
     grad_clip: Optional[float] = 1.0
     resume_from: Optional[str] = None  # run directory or checkpoint of an unfinished run, to go on from
     geometry: TernaryGeometryConfig = field(default_factory=TernaryGeometryConfig)
@@ -106,9 +107,9 @@ class TernaryVAERecipeConfig:
 class MadeUpChecklistsConfig:
     """Made-up checklists in eBird's format, with known habitats behind them."""
 
-    n_checklists: int = 8000  # before incomplete ones and other protocols are dropped
-    n_species: int = 200
-    n_habitats: int = 8
+    n_checklists: int = ranged(8000, least=1)  # before incomplete ones and other protocols are dropped
+    n_species: int = ranged(200, least=2)
+    n_habitats: int = ranged(8, least=1)
     layout: str = "new"  # new, old: names of the columns since 2025, and before
 
 
@@ -119,21 +120,21 @@ class EbirdVAERecipeConfig:
     name: str = "ebird_vae"
     path: Optional[str] = None  # eBird's file of observations, plain or .gz; null: made-up checklists
     sampling_path: Optional[str] = None  # eBird's file of sampling events, for checklists without species
-    nrows: Optional[int] = None  # read only the first so many rows
+    nrows: Optional[int] = ranged(None, least=1)  # read only the first so many rows
     made_up: MadeUpChecklistsConfig = field(default_factory=MadeUpChecklistsConfig)
-    min_species_observations: int = 30  # species on fewer checklists are left out
-    val_size: float = 0.2
-    latent_dimension: int = 16
-    hidden_dimension: int = 512
-    epochs: int = 50
-    batch_size: int = 128
-    learning_rate: float = 1.0e-3
-    noise_std: float = 0.1  # corruption=gaussian
+    min_species_observations: int = ranged(30, least=1)  # species on fewer checklists are left out
+    val_size: float = ranged(0.2, above=0, below=1)
+    latent_dimension: int = ranged(16, least=1)
+    hidden_dimension: int = ranged(512, least=1)
+    epochs: int = ranged(50, least=1)
+    batch_size: int = ranged(128, least=1)
+    learning_rate: float = ranged(1.0e-3, above=0)
+    noise_std: float = ranged(0.1, least=0)  # corruption=gaussian
     corruption: Corruption = Corruption.gaussian
-    corruption_rate: float = 0.1  # corruption=masking and flip: share of the input
-    beta: float = 1.0  # weight of the KL divergence
-    free_bits: float = 0.0  # nats per latent that cost nothing
-    kl_warmup_epochs: int = 0  # epochs over which beta rises from 0
+    corruption_rate: float = ranged(0.1, least=0, most=1)  # corruption=masking and flip: share of the input
+    beta: float = ranged(1.0, least=0)  # weight of the KL divergence
+    free_bits: float = ranged(0.0, least=0)  # nats per latent that cost nothing
+    kl_warmup_epochs: int = ranged(0, least=0)  # epochs over which beta rises from 0
     resume_from: Optional[str] = None  # run directory or checkpoint of an unfinished run, to go on from
 
 
@@ -157,9 +158,9 @@ class SpectrumMAERecipeConfig:
     n_layers: int = 4
     dropout: float = 0.0
     latent_normalize: bool = False  # latent vectors of length 1
-    epochs: int = 200
-    batch_size: int = 64
-    learning_rate: float = 1.0e-3
+    epochs: int = ranged(200, least=1)
+    batch_size: int = ranged(64, least=1)
+    learning_rate: float = ranged(1.0e-3, above=0)
     weight_decay: float = 0.05
     warmup_epochs: int = 5
     grad_clip: Optional[float] = 1.0

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, List, Optional
 
+from ..ranges import ranged
 from .cubes import CubesConfig
 from .data import DataConfig
 from .evaluate import EvaluateConfig
@@ -31,7 +32,7 @@ class Config:
     name: str = "default"  # of the run: runs/<stage>/<name>/<run_id>
     run_id: str = MISSING  # ASTROMODAL_RUN_ID, WANDB_RUN_ID, torchrun's, or the time
     run_dir: str = MISSING  # where the run writes
-    seed: int = 0  # of everything random in the run
+    seed: int = ranged(0, least=0)  # of everything random in the run
     tokenizer_id: str = MISSING  # folder of the tokenizers and tokens in artifacts/<data.name>/
     resume: Optional[str] = None  # auto (newest unfinished run with this configuration), a run directory, a checkpoint
     init_from: Optional[str] = None  # weights to start a new run from; of other columns, too

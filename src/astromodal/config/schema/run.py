@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, List, Optional
 
+from ..ranges import ranged
+
 MISSING: Any = "???"  # OmegaConf's mark of a value without default; OmegaConf itself takes a tenth of a second
 
 
@@ -48,7 +50,7 @@ class WorkersConfig:
     """Who works, beside this process."""
 
     backend: Backend = Backend.loky
-    n_jobs: int = 1  # processes on this machine; a cluster says itself how many it has
+    n_jobs: int = ranged(1, least=1)  # processes on this machine; a cluster says itself how many it has
     address: Optional[str] = None  # of a scheduler: tcp://host:8786 (dask), auto or ray://host:10001 (ray)
 
 
@@ -63,9 +65,10 @@ class HardwareConfig:
     compile: bool = False
     deterministic: bool = False
     parallel: Parallel = Parallel.auto  # several processes, under torchrun
-    rank_timeout_s: Optional[float] = 60.0  # a process without a sign of life for so long ends the run; null: off
-    n_threads: Optional[int] = None  # null: all that affinity and quota allow
-    n_processes: int = 1  # worker processes of the stages that map over fields: all but train_lm.py
+    # a process without a sign of life for so long ends the run; null: off
+    rank_timeout_s: Optional[float] = ranged(60.0, above=0)
+    n_threads: Optional[int] = ranged(None, least=1)  # null: all that affinity and quota allow
+    n_processes: int = ranged(1, least=1)  # worker processes of the stages that map over fields: all but train_lm.py
     workers: WorkersConfig = field(default_factory=WorkersConfig)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional
 
+from ..ranges import ranged
 from .run import MISSING
 
 
@@ -16,7 +17,7 @@ class KMeansConfig:
     """Vector quantizer: k-means codebook."""
 
     name: str = "kmeans"
-    n_codes: int = 2048
+    n_codes: int = ranged(2048, least=2)
     max_fit_rows: int = 400_000  # reservoir of training vectors
     max_iter: int = 50
     tol: float = 1e-4  # relative fall of the inertia below which Lloyd stops
@@ -27,8 +28,8 @@ class ResidualKMeansConfig:
     """Vector quantizer: k-means codebooks in stages, each over what the ones before it left over."""
 
     name: str = "residual_kmeans"
-    n_stages: int = 3  # codes per vector
-    n_codes: int = 1024  # of each stage
+    n_stages: int = ranged(3, least=1)  # codes per vector
+    n_codes: int = ranged(1024, least=2)  # of each stage
     max_fit_rows: int = 400_000  # reservoir of training vectors
     max_iter: int = 50
     tol: float = 1e-4
@@ -47,8 +48,8 @@ class FSQConfig:
 class ScalarTokenizerConfig:
     """Quantile bins per catalogue column."""
 
-    n_bins: int = 1024
-    min_values_per_bin: int = 8  # at most n_valid / 8 bins
+    n_bins: int = ranged(1024, least=2)
+    min_values_per_bin: int = ranged(8, least=1)  # at most n_valid / 8 bins
     max_fit_values: int = 2_000_000  # reservoir per column
 
 
@@ -57,10 +58,11 @@ class SpectrumTokenizerConfig:
     """One codebook per group of spectra over patches of flux, weighted by the precision."""
 
     groups: Optional[List[str]] = None  # null: all groups of data.spectra
-    patch_size: int = 32  # pixels per token
+    patch_size: int = ranged(32, least=1)  # pixels per token
     patch_sizes: Dict[str, int] = field(default_factory=dict)  # per group, instead of patch_size
-    precision_weight: float = 0.0  # of log1p(precision) as numbers beside the flux; 0: flux alone
-    denoise: float = 1.0  # features that noise may leave at each width of a spectrum; 0: patches as observed
+    precision_weight: float = ranged(0.0, least=0)  # of log1p(precision) as numbers beside the flux; 0: flux alone
+    # features that noise may leave at each width of a spectrum; 0: patches as observed
+    denoise: float = ranged(1.0, least=0)
     codec: Any = None  # null, or name patches: features are patches; else the latents of a network
     quantizer: Any = MISSING
 
@@ -69,11 +71,11 @@ class SpectrumTokenizerConfig:
 class ImageTokenizerConfig:
     """Codec and quantizer of the cutouts."""
 
-    softening: float = 3.0  # arcsinh(flux / (softening * sky sigma)), per band
+    softening: float = ranged(3.0, above=0)  # arcsinh(flux / (softening * sky sigma)), per band
     ellipse_scale: float = 6.0  # semi-axes of the mask, in units of (a, b)
     min_radius: float = 8.0  # px: never a smaller mask
     outside_weight: float = 0.1  # loss weight of valid pixels outside of the ellipse
-    min_valid_fraction: float = 0.25  # fewer valid pixels: the image counts as missing
+    min_valid_fraction: float = ranged(0.25, least=0, most=1)  # fewer valid pixels: the image counts as missing
     batch_size: int = 64  # for encoding
     codec: Any = MISSING
     quantizer: Any = MISSING
