@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +21,7 @@ from ..config.schema import Backend, WorkersConfig
 from ..errors import ConfigError
 from ..machine.threads import threads_each
 
+_IDLE_SECONDS = 30  # that a process of this machine is kept: the next pass mostly follows at once
 _SECONDS_TO_ANSWER = 20  # of a scheduler that is asked for the first time
 
 
@@ -51,7 +53,9 @@ def _loky(workers: WorkersConfig, n: int) -> Iterator[Pool]:
     from joblib.externals.loky import get_reusable_executor
 
     threads = {"OMP_NUM_THREADS": str(threads_each(n))}  # every library reads this variable
-    executor = get_reusable_executor(n, initializer=_begin, env=threads)
+    # a worker that has been idle is replaced when there is work again: no news for anybody
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
+    executor = get_reusable_executor(n, timeout=_IDLE_SECONDS, initializer=_begin, env=threads)
     try:
         yield Pool(executor.submit, lambda shared: shared, lambda: n, (BrokenProcessPool,))
     except BaseException:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from ..config.schema import DataConfig, ScalarConfig, ScalarTokenizerConfig, Transform
+from ..data.datacube import rows_at_once
 from ..data.findings import Findings
 from ..data.scalars import ScalarBatch, inverse_transform, read_scalars, scalar_columns, scalar_sources, transform
 from ..errors import ArtifactError, DataError
@@ -140,8 +141,8 @@ class ScalarTokenizer(Tokenizer):
 
     def _batches(self, part: Part, data: DataConfig, seed: int) -> Iterator[tuple[ScalarBatch, np.ndarray]]:
         """Scalar batches of a part, with the keys (n,) by which values are sampled."""
-        names, n_rows = scalar_sources(data, self.configs), max(data.batch_rows, BATCH_ROWS)
-        for batch, ids in part.batches(names, n_rows):
+        names = scalar_sources(data, self.configs)
+        for batch, ids in part.batches(names, max(rows_at_once(data, names), BATCH_ROWS)):
             yield read_scalars(batch, data, self.configs), keyed_words(seed, ids)
 
     def _transformed(self, batch: ScalarBatch) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.datacube import rows_at_once
 from ..data.findings import Findings
 from ..errors import DataError
 from ..files.ids import normalize_ids
@@ -41,7 +42,7 @@ def encode_field(
     reader = FieldReader(cube.field, tokenizers, data)
     with FileLock(folder / f"datacube_{cube.field}"), FieldWriter(folder, cube.field) as writer:
         n_rows = 0
-        for batch in cube.batches(reader.columns, rows=data.batch_rows):
+        for batch in cube.batches(reader.columns, rows=reader.batch_rows):
             n = batch.num_rows
             reader.encode(batch, writer)
             n_rows += n
@@ -80,6 +81,7 @@ class FieldReader:
         for name in self.outside:
             names += getattr(data, MODALITIES[name].section).columns()
         self.columns = list(dict.fromkeys(names))
+        self.batch_rows = rows_at_once(data, self.columns)
 
     def encode(self, batch: Any, writer: TokenWriter) -> None:
         """Read and encode one batch with every tokenizer, and hand the results to the writer."""

@@ -18,7 +18,7 @@ class KMeansConfig:
 
     name: str = "kmeans"
     n_codes: int = ranged(2048, least=2)
-    max_fit_rows: int = 400_000  # reservoir of training vectors
+    max_fit_rows: int = 400_000  # sample of training vectors
     max_iter: int = 50
     tol: float = 1e-4  # relative fall of the inertia below which Lloyd stops
 
@@ -30,7 +30,7 @@ class ResidualKMeansConfig:
     name: str = "residual_kmeans"
     n_stages: int = ranged(3, least=1)  # codes per vector
     n_codes: int = ranged(1024, least=2)  # of each stage
-    max_fit_rows: int = 400_000  # reservoir of training vectors
+    max_fit_rows: int = 400_000  # sample of training vectors
     max_iter: int = 50
     tol: float = 1e-4
 
@@ -41,7 +41,7 @@ class FSQConfig:
 
     name: str = "fsq"
     levels: List[int] = field(default_factory=lambda: [8, 5, 5, 5])  # one per number of a vector; their product: codes
-    max_fit_rows: int = 400_000  # reservoir of training vectors, for the bounds
+    max_fit_rows: int = 400_000  # sample of training vectors, for the bounds
 
 
 @dataclass
@@ -50,7 +50,7 @@ class ScalarTokenizerConfig:
 
     n_bins: int = ranged(1024, least=2)
     min_values_per_bin: int = ranged(8, least=1)  # at most n_valid / 8 bins
-    max_fit_values: int = 2_000_000  # reservoir per column
+    max_fit_values: int = 200_000  # sample per column: some 200 per bin
 
 
 @dataclass
