@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from .engine import Engine
 from .posterior import ColumnBins
 from .prefixes import CELLS, Slots
 from .questions import Question
+
+if TYPE_CHECKING:
+    from ..tokenizers import TokenizerSet
 
 _PLACES = 1 << 32  # keys of one type's places
 _STRATA = 1 << 31  # key of an object's first stratum, apart from those of its draws
@@ -97,7 +100,9 @@ class Drawer:
         bins: of the scalar columns, for drawn scales; None without scalars.
     """
 
-    def __init__(self, engine: Engine, tokenizers: Any, bins: ColumnBins | None, settings: DrawSettings) -> None:
+    def __init__(
+        self, engine: Engine, tokenizers: TokenizerSet, bins: ColumnBins | None, settings: DrawSettings
+    ) -> None:
         self.engine, self.tokenizers, self.bins, self.settings = engine, tokenizers, bins, settings
         self.n_codes = dict(engine.n_bins)
         self.entries: dict[str, Tensor] = {}  # of the stages of spectra whose flux is linear in them
@@ -111,8 +116,8 @@ class Drawer:
     def size(self, question: Question) -> int:
         """Numbers of a decoded object, X."""
         if question.modality == "image":
-            return int(np.prod(self.tokenizers.image.fitted().array_shape))
-        return int(self.tokenizers.spectrum.codecs[question.name].n_pixels)
+            return int(np.prod(needed(self.tokenizers.image, "image").fitted().array_shape))
+        return int(needed(self.tokenizers.spectrum, "spectrum").codecs[question.name].n_pixels)
 
     @torch.inference_mode()
     def draw(
@@ -195,9 +200,11 @@ class Drawer:
         own = [codes[part.name] for part in question.parts]
         m, n_draws, length = own[0].shape
         if question.modality == "image":
-            return self.tokenizers.image.decode(own[0].reshape(-1, length)).flux.reshape(m, n_draws, -1)
+            image = needed(self.tokenizers.image, "image")
+            return image.decode(own[0].reshape(-1, length)).flux.reshape(m, n_draws, -1)
         tokens = own[0] if len(own) == 1 else np.stack(own, axis=-1)
-        values = self.tokenizers.spectrum.decode_normalized(question.name, tokens.reshape(-1, *tokens.shape[2:]))
+        spectrum = needed(self.tokenizers.spectrum, "spectrum")
+        values = spectrum.decode_normalized(question.name, tokens.reshape(-1, *tokens.shape[2:]))
         return self._scaled(question, values.reshape(m, n_draws, -1), codes, factor)
 
     def _flux(
@@ -210,7 +217,8 @@ class Drawer:
         """Physical values ``(m, S, X)`` of the expected entries of all stages."""
         entries = reduce(np.add, (expected[part.name] for part in question.parts))
         m, n_draws = entries.shape[:2]
-        values = self.tokenizers.spectrum.decode_features(question.name, entries.reshape(-1, *entries.shape[2:]))
+        spectrum = needed(self.tokenizers.spectrum, "spectrum")
+        values = spectrum.decode_features(question.name, entries.reshape(-1, *entries.shape[2:]))
         return self._scaled(question, values.reshape(m, n_draws, -1), codes, factor)
 
     def _scaled(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,6 +24,10 @@ from ..models.decoding import KeyValueCache, branch, extend
 from ..vocabulary.vocab import TYPE_SPECIAL, VocabSpec
 from .prefixes import Slots, following
 from .questions import Plan, Question
+
+if TYPE_CHECKING:
+    from ..models import CausalTransformerLM
+    from ..training.precision import MixedPrecision
 
 _BRANCH_CELLS = 1 << 25  # entries of the attention mask of branches: bounds their memory
 
@@ -47,7 +51,12 @@ class Engine:
     """
 
     def __init__(
-        self, model: Any, vocab: VocabSpec, n_bins: Sequence[int], precision: Any, batch_size: int = 64
+        self,
+        model: CausalTransformerLM,
+        vocab: VocabSpec,
+        n_bins: Sequence[int],
+        precision: MixedPrecision,
+        batch_size: int = 64,
     ) -> None:
         self.model, self.vocab, self.precision, self.batch_size = model.eval(), vocab, precision, batch_size
         self.n_bins = dict(zip(vocab.scalar_columns, n_bins, strict=True))

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -39,6 +39,10 @@ from ..vocabulary.vocab import TYPE_SPECIAL
 from .engine import Engine
 from .prefixes import Slots
 from .questions import Plan
+
+if TYPE_CHECKING:
+    from .prediction import Predictor
+    from .seen import TrainingRun
 
 MIN_OBJECTS, MAX_OBJECTS = 20, 5000  # validation objects that are looked at
 _KEY = 0xFA31
@@ -179,7 +183,7 @@ def _sum(by_part: np.ndarray) -> np.ndarray:
     return np.where(n > 0, np.nansum(by_part, axis=1) / np.sqrt(np.maximum(n, 1)), np.nan)
 
 
-def fit_familiarity(predictor: Any, run: Any, seed: int) -> Familiarity:
+def fit_familiarity(predictor: Predictor, run: TrainingRun | None, seed: int) -> Familiarity:
     """For a :class:`~.prediction.Predictor`, from the validation objects of its :class:`~.seen.TrainingRun`.
 
     Raises:

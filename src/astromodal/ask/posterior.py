@@ -19,13 +19,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..data.scalars import inverse_transform, transform
 from ..files.io import save_npz
 from ..metrics.posterior import crps
+
+if TYPE_CHECKING:
+    from ..tokenizers.scalar import ScalarTokenizer
 
 
 class ColumnBins:
@@ -35,7 +38,7 @@ class ColumnBins:
     the ``n_bins (C,)`` of a column.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: ScalarTokenizer) -> None:
         self.columns: tuple[str, ...] = tuple(tokenizer.columns)
         self.configs = [tokenizer.configs[name] for name in self.columns]
         self.n_bins = np.array([len(binner.centers_) for binner in tokenizer.binners])

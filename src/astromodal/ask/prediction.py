@@ -76,7 +76,7 @@ class Predictor:
         trained: TrainedModel,
         settings: EvaluateConfig,
         hardware: HardwareConfig,
-        device: Any,
+        device: torch.device,
         seed: int = 0,
         log: logging.Logger | None = None,
         calibration: Calibration | None = None,

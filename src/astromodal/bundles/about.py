@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..data.images import images_of
 from ..data.scalars import inverse_transform
 from ..data.splits import SPLIT_NAMES
 from ..errors import UserError
@@ -20,6 +21,7 @@ from .judged import HEADER, figure_rows, find_judgement, judged_figures
 if TYPE_CHECKING:
     from ..ask.seen import TrainingRun
     from ..ask.trained import TrainedModel
+    from ..config.schema import DataConfig
     from .model import Model
 
 TRAINING = ("optimizer", "schedule", "training", "loss")  # sections of the configuration
@@ -81,7 +83,7 @@ def objects_by_split(trained_on: TrainingRun) -> dict[str, int] | None:
     }
 
 
-def asks(trained: TrainedModel, data: Any) -> dict[str, dict[str, Any]]:
+def asks(trained: TrainedModel, data: DataConfig) -> dict[str, dict[str, Any]]:
     """Everything that can be given or asked, with its unit, and the range of what training has seen of it."""
     found: dict[str, dict[str, Any]] = {}
     tokenizers = trained.tokenizers
@@ -100,11 +102,12 @@ def asks(trained: TrainedModel, data: Any) -> dict[str, dict[str, Any]]:
             entry |= {"unit": group["unit"], "column": data.spectra[name].flux}
             entry |= {key: group[key] for key in GRID if group.get(key)}
         else:
+            images = images_of(data)
             entry |= {
                 "unit": "nanomaggies per pixel",
                 "bands": list(needed(tokenizers.image, "image").scaling_.bands),
-                "size": data.images.size,
-                "pixel_scale": data.images.pixel_scale,
+                "size": images.size,
+                "pixel_scale": images.pixel_scale,
             }
         found[name] = entry
     return found

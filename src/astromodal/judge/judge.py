@@ -36,6 +36,7 @@ from .recalibrated import fit_and_show
 from .scores import Scores, calibration_record, distribution_figures, score_column
 
 if TYPE_CHECKING:
+    from ..config.schema import DataConfig
     from ..data.datacube import Datacube
 
 Given = Sequence[str] | Mapping[str, Sequence[str]] | None
@@ -65,7 +66,7 @@ class Context:
     store: TokenStore | None  # that baselines learn from
     asked: TokenStore | None  # of the catalogue's objects
     codebooks: Mapping[str, Codebook] | None
-    data: Any
+    data: DataConfig | None
     given: Given
     no_baselines: str  # why, without token files
 
@@ -99,7 +100,7 @@ def judge(
     bins: Mapping[str, np.ndarray] | None = None,
     units: Mapping[str, str] | None = None,
     codebooks: Mapping[str, Codebook] | None = None,
-    data: Any = None,
+    data: DataConfig | None = None,
     cubes: Sequence[Datacube] | None = None,
     per_object: Mapping[str, np.ndarray] | None = None,
     weights: str | None = None,
@@ -154,7 +155,7 @@ def judge(
         column = table.column(name)
         found.result["columns"][name] = _judge_column(context, column, found, calibration)
     drawn = drawn_errors(table, cubes, data, held_out.judged) if cubes and data is not None else DrawnErrors()
-    found.spectra = drawn.spectra(data)
+    found.spectra = {} if data is None else drawn.spectra(data)
     for name, values in (drawn.per_object | dict(per_object or {})).items():
         found.result["figures"][name] = _figure(values, context)
     found.calibration = calibration if calibration.questions else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ..metrics.scalars import NMAD
 from .baselines.inputs import Inputs, places_in_store
 
 if TYPE_CHECKING:
+    from ..config.schema import DataConfig
     from ..tokens.store import FieldTokens, TokenStore
 
 QUANTITIES = {"specz_z": "redshift", "gaia_teff_gspphot": "temperature"}  # column -> what the generator calls it
@@ -40,7 +41,7 @@ def observables(inputs: Inputs) -> dict[str, tuple[str, ...]]:
 
 
 def noise_limits(
-    data: Any, column: str, store: TokenStore, inputs: Inputs, fields: np.ndarray, ids: np.ndarray
+    data: DataConfig | None, column: str, store: TokenStore, inputs: Inputs, fields: np.ndarray, ids: np.ndarray
 ) -> np.ndarray | None:
     """Smallest possible standard deviation of each row ``(n,)`` of a catalogue, NaN where unknown; None: nowhere known.
 
@@ -49,7 +50,7 @@ def noise_limits(
         fields, ids: of the rows.
     """
     given = observables(inputs)
-    if getattr(data, "synthetic", None) is None or column not in QUANTITIES or not given:
+    if data is None or data.synthetic is None or column not in QUANTITIES or not given:
         return None
     limit = np.full(len(ids), np.nan)
     for tokens, rows, places in places_in_store(store, fields, ids):
@@ -71,7 +72,7 @@ def _patterns(tokens: FieldTokens, places: np.ndarray, given: Mapping[str, tuple
     return [tuple(name for name in given if have[name][i]) for i in range(len(places))]
 
 
-def _of_field(data: Any, column: str, field: str, given: tuple[str, ...], rows: np.ndarray) -> np.ndarray:
+def _of_field(data: DataConfig, column: str, field: str, given: tuple[str, ...], rows: np.ndarray) -> np.ndarray:
     from ..data.synthetic import noise_limited_error
 
     return noise_limited_error(data, QUANTITIES[column], field=field, given=given, rows=rows)[rows]

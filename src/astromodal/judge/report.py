@@ -24,6 +24,7 @@ from .judge import Given, Judgement, judge
 from .tables import flat_tables, judgement_text, write_table
 
 if TYPE_CHECKING:
+    from ..config.schema import DataConfig
     from ..data.datacube import Datacube
 
 
@@ -36,7 +37,7 @@ def judge_catalogue(
     bins: Mapping[str, np.ndarray] | None = None,
     units: Mapping[str, str] | None = None,
     codebooks: Mapping[str, Codebook] | None = None,
-    data: Any = None,
+    data: DataConfig | None = None,
     cubes: Sequence[Datacube] | None = None,
     per_object: Mapping[str, np.ndarray] | None = None,
     weights: str | None = None,

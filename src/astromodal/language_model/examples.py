@@ -7,7 +7,7 @@ codes of the next one; its mean over the codebook is decoded as if it were a cod
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,6 +15,10 @@ import torch
 from ..loss.shifting import model_inputs, shift
 from ..vocabulary.codebook import Codebook
 from ..vocabulary.vocab import VocabSpec
+
+if TYPE_CHECKING:
+    from ..tokenizers.image.tokenizer import ImageTokenizer
+    from ..tokenizers.spectrum.tokenizer import SpectrumTokenizer
 
 
 @torch.no_grad()
@@ -61,14 +65,16 @@ def expected_entries(
     return np.concatenate(codes), np.concatenate(expected)
 
 
-def image_examples(tokenizer: Any, codes: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def image_examples(tokenizer: ImageTokenizer, codes: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cutouts ``(n, C, S, S)`` in arcsinh scale: decoded from the codes, and from the model's expectation."""
     grid = tokenizer.dequantize(codes.astype(np.uint16)).shape[1:]
     latents = np.ascontiguousarray(expected.transpose(0, 2, 1)).reshape(len(expected), *grid)
     return tokenizer.decode(codes.astype(np.uint16)).normalized, tokenizer.decode_latents(latents).normalized
 
 
-def spectrum_examples(tokenizer: Any, group: str, codes: np.ndarray, expected: np.ndarray) -> list[dict[str, Any]]:
+def spectrum_examples(
+    tokenizer: SpectrumTokenizer, group: str, codes: np.ndarray, expected: np.ndarray
+) -> list[dict[str, Any]]:
     """Spectra in units of their scale: decoded from the codes, and from the model's expectation, for the plot."""
     true = tokenizer.decode_normalized(group, codes)
     model = tokenizer.decode_features(group, expected)

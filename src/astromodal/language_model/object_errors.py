@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,12 +22,15 @@ from ..training.precision import MixedPrecision
 from ..training.validation import evaluation_mode, to_device
 from ..vocabulary.modalities import MODALITIES
 
+if TYPE_CHECKING:
+    from ..loss.language_model import LanguageModelObjective
+
 FILE = "object_errors.npz"
 _N_SUMS = 4  # of an object and a modality
 
 
 def object_errors(
-    objective: Any, loader: Iterable[dict[str, Any]], precision: MixedPrecision, seed: int = 0
+    objective: LanguageModelObjective, loader: Iterable[dict[str, Any]], precision: MixedPrecision, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """One pass over ``loader``, on every rank; the result is that of all ranks, in the order of ``object_index``.
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,9 +29,11 @@ from ..machine.random import keyed_uniform
 from ..metrics.posterior import cdf_of_bins, crps
 from ..parallel.sharded import is_sharded
 from ..sequences.layout import SequenceLayout
+from ..tokenizers.fitted import needed
 from ..training.callbacks.hooks import Callback
 
 if TYPE_CHECKING:
+    from ..tokenizers import TokenizerSet
     from ..tokens.store import FieldTokens
     from ..training.loop import TrainingLoop
 
@@ -55,15 +57,16 @@ class QuestionScore(Callback):
         plan: Plan,
         fields: Iterable[FieldTokens],
         layout: SequenceLayout,
-        tokenizers: Any,
+        tokenizers: TokenizerSet,
         *,
         batch_size: int = 64,
         max_objects: int = MAX_OBJECTS,
         seed: int = 0,
     ) -> None:
         self.plan, self.layout, self.batch_size = plan, layout, batch_size
-        self.bins = ColumnBins(tokenizers.scalar)
-        binners = dict(zip(tokenizers.scalar.columns, tokenizers.scalar.binners, strict=True))
+        scalar = needed(tokenizers.scalar, "scalar")
+        self.bins = ColumnBins(scalar)
+        binners = dict(zip(scalar.columns, scalar.binners, strict=True))
         self.marginal = {q.name: np.asarray(binners[q.name].counts_, np.float64) for q in plan.scalars}
         self.asked = list(self._read(fields, max_objects, seed))
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial, reduce
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,14 +42,18 @@ from .object_errors import object_errors
 from .physical import PhysicalCallback, PhysicalValidation
 from .question_score import QuestionScore
 
+if TYPE_CHECKING:
+    from ..sequences.packed import PackedSequences
+    from .baselines import Chunk
+
 
 class Chunks:
     """A split of packed sequences as chunks that can be read more than once."""
 
-    def __init__(self, packed: Any, split: str) -> None:
+    def __init__(self, packed: PackedSequences, split: str) -> None:
         self.packed, self.split = packed, split
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Chunk]:
         return self.packed.chunks(self.split)
 
 
@@ -337,7 +342,7 @@ class LanguageModelRun:
                 tokenizer = needed(self.tokenizers.image, name).use(self.config.hardware)
                 images = (*image_examples(tokenizer, codes, expected), list(tokenizer.scaling_.bands))
             elif len(codes):
-                spectra += spectrum_examples(self.tokenizers.spectrum, name, codes, expected)
+                spectra += spectrum_examples(needed(self.tokenizers.spectrum, "spectrum"), name, codes, expected)
         return images, spectra
 
     def _expected(self, segment: Segment, n_objects: int) -> tuple[np.ndarray, np.ndarray]:

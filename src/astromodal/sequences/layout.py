@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArtifactMissingError, ConfigError
+from ..tokenizers.fitted import needed
 from ..vocabulary.modalities import MODALITIES
 from ..vocabulary.vocab import TYPE_IMAGE, VocabSpec, build_vocab_spec
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig, VocabConfig
+    from ..tokenizers import TokenizerSet
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def check_modalities(modalities: Sequence[str]) -> tuple[str, ...]:
     return tuple(modalities)
 
 
-def build_vocabulary(tokenizers: Any, config: VocabConfig | None = None) -> VocabSpec:
+def build_vocabulary(tokenizers: TokenizerSet, config: VocabConfig | None = None) -> VocabSpec:
     """Vocabulary of a ``TokenizerSet``; sizes in ``config`` may enlarge blocks, never shrink them.
 
     Raises:
@@ -179,7 +181,7 @@ def _size(name: str, codes: int, config: VocabConfig | None) -> int:
 
 
 def build_layout(
-    tokenizers: Any,
+    tokenizers: TokenizerSet,
     modalities: Sequence[str],
     max_len: int | None = None,
     vocab: VocabConfig | VocabSpec | None = None,
@@ -212,10 +214,12 @@ def build_layout(
         modalities=modalities,
         columns=spec.scalar_columns if fitted["scalar"] else (),
         group_lengths={
-            group: tokenizers[group].n_tokens if group in MODALITIES.outside() else tokenizers.spectrum.length(group)
+            group: tokenizers.outside(group).n_tokens
+            if group in MODALITIES.outside()
+            else needed(tokenizers.spectrum, "spectrum").length(group)
             for group in spec.spectrum_groups
             if fitted[spec.block(group).modality]
         },
-        image_length=int(tokenizers.image.n_tokens) if fitted["image"] else 0,
+        image_length=int(needed(tokenizers.image, "image").n_tokens) if fitted["image"] else 0,
         max_len=max_len,
     )

@@ -15,13 +15,16 @@ Shapes: B objects, L positions, c columns.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..data.scalars import transform
 from ..machine.random import keyed_uniform
 from ..vocabulary.vocab import VocabSpec
+
+if TYPE_CHECKING:
+    from ..tokenizers.scalar import ScalarTokenizer
 
 _KEY = 0x4ED4A
 
@@ -34,7 +37,7 @@ class Redraw:
         amount: r, standard errors of the observation.
     """
 
-    def __init__(self, scalar: Any, vocab: VocabSpec, amount: float, seed: int) -> None:
+    def __init__(self, scalar: ScalarTokenizer, vocab: VocabSpec, amount: float, seed: int) -> None:
         self.binners, self.configs = list(scalar.binners), [scalar.configs[name] for name in scalar.columns]
         self.scale = np.asarray(scalar.codebook.scale, np.float64)
         self.start, self.first_type, self.amount, self.seed = vocab.base_scalar, vocab.first_column_type, amount, seed

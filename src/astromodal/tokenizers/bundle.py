@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..data.datacube import Datacube
     from ..loss.standardize import Codebooks
     from .image.tokenizer import ImageTokenizer
+    from .outside import OutsideTokenizer
     from .scalar import ScalarTokenizer
     from .spectrum.tokenizer import SpectrumTokenizer
 
@@ -35,7 +36,7 @@ class TokenizerSet(Mapping[str, Tokenizer]):
         if unknown := set(tokenizers) - set(MODALITIES):
             raise TypeError(f"no modality {', '.join(sorted(unknown))}; there are {', '.join(MODALITIES)}")
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Tokenizer:
         return self._tokenizers[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -55,6 +56,10 @@ class TokenizerSet(Mapping[str, Tokenizer]):
     @property
     def image(self) -> ImageTokenizer | None:
         return self._tokenizers.get("image")
+
+    def outside(self, name: str) -> OutsideTokenizer:
+        """The tokenizer of a modality from outside, by its name."""
+        return self._tokenizers[name]
 
     @classmethod
     def load(cls, root: str | Path) -> Self:
@@ -101,7 +106,7 @@ class TokenizerSet(Mapping[str, Tokenizer]):
     def group_codebooks(self) -> dict[str, Codebook]:
         """Codebook of each part of the spectra, and of each modality from outside."""
         found = self.spectrum_codebooks() if self.spectrum else {}
-        return found | {name: self[name].codebook for name in MODALITIES.outside() if name in self}
+        return found | {name: self.outside(name).codebook for name in MODALITIES.outside() if name in self}
 
     def scalar_codebook(self) -> ScalarCodebook:
         """Bin centres of all columns."""

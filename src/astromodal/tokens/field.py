@@ -21,13 +21,16 @@ from .writer import FieldWriter, TokenWriter
 if TYPE_CHECKING:
     from ..config.schema import DataConfig
     from ..data.datacube import Datacube
+    from ..tokenizers import TokenizerSet
+    from ..tokenizers.scalar import ScalarTokenizer
+    from ..tokenizers.spectrum.tokenizer import SpectrumTokenizer
 
 
 def encode_field(
     cube: Datacube,
     split: np.ndarray,
     inputs: Mapping[str, str],
-    tokenizers: Any,
+    tokenizers: TokenizerSet,
     data: DataConfig,
     folder: str | Path,
     update: Callable[[int], Any] = lambda n: None,
@@ -59,7 +62,7 @@ def encode_field(
 class FieldReader:
     """Reads one batch after another with the readers of the modalities, encodes, and counts."""
 
-    def __init__(self, field: str, tokenizers: Any, data: DataConfig) -> None:
+    def __init__(self, field: str, tokenizers: TokenizerSet, data: DataConfig) -> None:
         self.field, self.tokenizers, self.data = field, tokenizers, data
         self.present: Counter[str] = Counter()
         self.findings = Findings()
@@ -86,9 +89,9 @@ class FieldReader:
     def encode(self, batch: Any, writer: TokenWriter) -> None:
         """Read and encode one batch with every tokenizer, and hand the results to the writer."""
         if self.tokenizers.scalar is not None:
-            self._scalars(batch, writer)
+            self._scalars(self.tokenizers.scalar, batch, writer)
         if self.tokenizers.spectrum is not None:
-            self._spectra(batch, writer)
+            self._spectra(self.tokenizers.spectrum, batch, writer)
         if self.tokenizers.image is not None:
             images = self.images.read(batch)
             encoded = self.tokenizers.image.encode(images)
@@ -96,14 +99,13 @@ class FieldReader:
             self.findings.add_images(self.field, images, encoded.present)
             writer.add_image(encoded.tokens, encoded.latents, encoded.present)
         for name in self.outside:
-            tokens, present, sigma = self.tokenizers[name].encode(batch, self.data, self.findings)
+            tokens, present, sigma = self.tokenizers.outside(name).encode(batch, self.data, self.findings)
             self.present[name] += int(present.sum())
             writer.add_spectrum(name, tokens, present, sigma)
 
-    def _scalars(self, batch: Any, writer: TokenWriter) -> None:
+    def _scalars(self, tokenizer: ScalarTokenizer, batch: Any, writer: TokenWriter) -> None:
         from ..data.scalars import read_scalars
 
-        tokenizer = self.tokenizers.scalar
         scalars = read_scalars(batch, self.data, tokenizer.configs)
         encoded = tokenizer.encode(scalars)
         self.present["scalar"] += int((encoded.present | encoded.nondetected).any(1).sum())
@@ -111,13 +113,13 @@ class FieldReader:
         self.findings.add_scalars(self.field, scalars, {"no_bins": without, "clipped": encoded.clipped})
         writer.add_scalars(encoded, tokenizer.columns)
 
-    def _spectra(self, batch: Any, writer: TokenWriter) -> None:
+    def _spectra(self, tokenizer: SpectrumTokenizer, batch: Any, writer: TokenWriter) -> None:
         from ..data.spectra import read_spectra
 
-        for group in self.tokenizers.spectrum.groups:
+        for group in tokenizer.groups:
             spectra = read_spectra(batch, self.data, group)
             self.findings.add_spectra(self.field, group, spectra)
-            for part, (tokens, present, sigma) in self.tokenizers.spectrum.encode_parts(group, spectra).items():
+            for part, (tokens, present, sigma) in tokenizer.encode_parts(group, spectra).items():
                 self.present[part] += int(present.sum())
                 writer.add_spectrum(part, tokens, present, sigma)
 

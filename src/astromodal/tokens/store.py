@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,11 +33,15 @@ from ..files.io import Array, open_npz
 from ..provenance.manifest import changed_files, fingerprint_config, read_manifest
 from .writer import FORMAT, token_paths
 
+if TYPE_CHECKING:
+    from ..config.schema import Config
+    from ..tokenizers import TokenizerSet
+
 COMMAND = "python encode.py"
 _COMPARE_ROWS = 65536  # ids compared at once
 
 
-def tokenizer_fingerprints(tokenizers: Any) -> dict[str, str]:
+def tokenizer_fingerprints(tokenizers: TokenizerSet) -> dict[str, str]:
     """``<modality>_tokenizer`` → fingerprint, for the tokenizers that a ``TokenizerSet`` has."""
     return {f"{name}_tokenizer": part.fingerprint for name, part in tokenizers.items()}
 
@@ -95,7 +99,7 @@ class TokenStore:
             raise ArtifactMissingError("token files", got="none", where=self.folder, repair=f"run {COMMAND}")
 
     @classmethod
-    def of(cls, config: Any) -> TokenStore:
+    def of(cls, config: Config) -> TokenStore:
         """The store of a configuration, restricted to ``data.fields`` where these are given."""
         store = cls(config.paths.store)
         return store if config.data.fields is None else store.select(list(config.data.fields))
@@ -150,7 +154,7 @@ class TokenStore:
             )
         return self.entries[field]
 
-    def check_tokenizers(self, tokenizers: Any) -> None:
+    def check_tokenizers(self, tokenizers: TokenizerSet) -> None:
         """Refuse tokens that were made with other codebooks than those of ``tokenizers``.
 
         Raises:

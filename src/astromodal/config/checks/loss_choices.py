@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ...vocabulary.modalities import MODALITIES, Kind
 from ..ranges import check_ranges
 from ..schema import SCALAR_FORMS, WIDTH_FORMS, ErrorUse, LossForm, LossFormConfig
+
+if TYPE_CHECKING:
+    from ..schema import LossFormConfig
 
 
 def check_shares(loss: Any) -> None:
@@ -39,7 +42,7 @@ def check_shares(loss: Any) -> None:
             )
 
 
-def check_width(modality: str, form: Any, standardize: bool) -> None:
+def check_width(modality: str, form: LossFormConfig, standardize: bool) -> None:
     """Refuse targets as wide as their errors where entries are not in the errors' unit.
 
     Raises:
@@ -54,7 +57,7 @@ def check_width(modality: str, form: Any, standardize: bool) -> None:
         )
 
 
-def check_form(modality: str, form: Any) -> None:
+def check_form(modality: str, form: LossFormConfig) -> None:
     """Refuse a form that ``modality`` cannot have, and numbers that no form can use.
 
     Args:

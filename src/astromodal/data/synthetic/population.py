@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+from ...errors import DataError
 from .passbands import SPLUS
 from .sed import C_KMS, GALAXY, QUASAR, STAR
+
+if TYPE_CHECKING:
+    from ...config.schema import DataConfig, SyntheticConfig
 
 CLASSES = ("star", "galaxy", "quasar")
 TILE_DEG = 1.4  # side of a field
@@ -129,3 +135,14 @@ def zero_points(seed: int, field: int) -> dict[str, float]:
     """AB magnitude of one count in each band of a field."""
     rng = field_generator(seed, field, 3)
     return {name: round(band.zero_point + rng.normal(0, ZERO_POINT_SIGMA[name]), 4) for name, band in SPLUS.items()}
+
+
+def synthetic_of(data: DataConfig) -> SyntheticConfig:
+    """The section ``data.synthetic``.
+
+    Raises:
+        DataError: the survey is no synthetic one.
+    """
+    if data.synthetic is None:
+        raise DataError("a synthetic survey", got=f"data={data.name}", where="data.synthetic", repair="data=synthetic")
+    return data.synthetic

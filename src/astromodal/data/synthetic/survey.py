@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...config.schema import SyntheticConfig, WorkersConfig
 from ...errors import ArtifactError, DataError
@@ -18,8 +18,11 @@ from ...files.io import write_text
 from ...files.locks import FileLock
 from ...parallel.each import each
 from ...provenance.manifest import read_manifest, write_manifest
-from .population import field_name, zero_points
+from .population import field_name, synthetic_of, zero_points
 from .write import write_field
+
+if TYPE_CHECKING:
+    from ...config.schema import DataConfig
 
 VERSION = 1  # of the generator: another one makes old cubes be written anew
 ZERO_POINTS = "zero_points.csv"
@@ -29,7 +32,7 @@ _WAIT_SECONDS = 3600.0  # for another process that writes the same sky
 log = logging.getLogger(__name__)
 
 
-def ensure_survey(data: Any, template: str, workers: WorkersConfig | None = None) -> list[Path]:
+def ensure_survey(data: DataConfig, template: str, workers: WorkersConfig | None = None) -> list[Path]:
     """Write the fields of ``data.synthetic`` that are not there yet, or were made with other parameters.
 
     More fields leave those that exist as they are. A folder whose writing was interrupted is written again, a field
@@ -46,7 +49,7 @@ def ensure_survey(data: Any, template: str, workers: WorkersConfig | None = None
     Raises:
         ArtifactError: the folder cannot be written.
     """
-    config: SyntheticConfig = data.synthetic
+    config = synthetic_of(data)
     paths = [Path(template.format(field=field_name(i))) for i in range(config.n_fields)]
     folder = paths[0].parent
     wanted = {k: v for k, v in asdict(config).items() if k not in ("n_processes", "n_fields")} | {"version": VERSION}
@@ -70,7 +73,7 @@ def ensure_survey(data: Any, template: str, workers: WorkersConfig | None = None
     return paths
 
 
-def check_place(data: Any, template: str) -> None:
+def check_place(data: DataConfig, template: str) -> None:
     """Refuse to generate a sky among files of others, or in a folder that nobody has made.
 
     ``artifacts/<data.name>/cubes``, the default, is made as needed. Another one is what somebody has typed, who may

@@ -8,13 +8,16 @@ unknown, is at least the element of the inverse (e.g. Tegmark, Taylor & Heavens 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...errors import ConfigError, DataError
 from . import catalogue, sed, spectra
-from .population import draw_field, field_name
+from .population import draw_field, field_name, synthetic_of
+
+if TYPE_CHECKING:
+    from ...config.schema import DataConfig
 
 # parameter -> (step of the finite difference, width of the prior), in the units of the parameter
 _LOG_T = "log_temperature"
@@ -33,26 +36,26 @@ _OBSERVABLES = ("photometry", "spectrum", "xp")
 _CHUNK = 64
 
 
-def field_index(data: Any, field: str | int) -> int:
+def field_index(data: DataConfig, field: str | int) -> int:
     """Number of a field by its name.
 
     Raises:
         DataError: there is no such field.
     """
-    names = [field_name(i) for i in range(data.synthetic.n_fields)]
+    names = [field_name(i) for i in range(synthetic_of(data).n_fields)]
     if field not in (names if isinstance(field, str) else range(len(names))):
         raise DataError(f"a field from {names[0]} to {names[-1]}", got=field)
     return names.index(field) if isinstance(field, str) else int(field)
 
 
-def true_parameters(data: Any, field: str | int) -> dict[str, np.ndarray]:
+def true_parameters(data: DataConfig, field: str | int) -> dict[str, np.ndarray]:
     """Parameters of all objects of a field, made again from the seed; see :func:`.population.draw_field`."""
-    config = data.synthetic
+    config = synthetic_of(data)
     return draw_field(config.seed, field_index(data, field), config.n_objects_per_field)
 
 
 def noise_limited_error(
-    data: Any,
+    data: DataConfig,
     quantity: str,
     *,
     field: str | int = 0,

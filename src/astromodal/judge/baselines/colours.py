@@ -8,12 +8,15 @@ the scale: magnitudes as they are, logarithms of fluxes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...config.schema import ScalarConfig, Transform
 from ...data.scalars import scalar_columns, transform
+
+if TYPE_CHECKING:
+    from ...config.schema import DataConfig
 
 MAX_COLOURS = 80  # those of columns next to each other first: 12 bands have 66
 
@@ -53,6 +56,6 @@ def colour_unit(config: ScalarConfig, unit: float) -> float:
     return unit if Transform(config.transform) is Transform.identity else 1.0
 
 
-def configs_of(data: Any) -> dict[str, ScalarConfig]:
+def configs_of(data: DataConfig | None) -> dict[str, ScalarConfig]:
     """Unit and space of every scalar column of ``config.data``, with the scales of its spectra; empty without one."""
     return {} if data is None else scalar_columns(data, tuple(data.spectra))

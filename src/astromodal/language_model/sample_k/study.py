@@ -15,6 +15,8 @@ from ...files.io import read_json
 from ...runs.run import RunContext
 
 if TYPE_CHECKING:
+    import torch
+
     from ...config.schema import Config
     from ..run import LanguageModelRun
 
@@ -116,7 +118,7 @@ def load_weights(experiment: LanguageModelRun, path: Path) -> None:
             weights.copy_(weights.new_tensor(values["weights"]))
 
 
-def training_groups(experiment: LanguageModelRun, device: Any, n_steps: int) -> list[list[dict[str, Any]]]:
+def training_groups(experiment: LanguageModelRun, device: torch.device, n_steps: int) -> list[list[dict[str, Any]]]:
     """The micro-batches of the first ``n_steps`` optimizer steps of the run, a list each.
 
     Batches hold sequences of similar length, so a few of them may lack a modality altogether: further steps of the
@@ -178,7 +180,7 @@ def study(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def measure(options: argparse.Namespace, experiment: LanguageModelRun, device: Any) -> dict[str, Any]:
+def measure(options: argparse.Namespace, experiment: LanguageModelRun, device: torch.device) -> dict[str, Any]:
     """Gradients first, in the model's own precision; then costs, as the run's hardware settings have them."""
     import numpy as np
 
