@@ -110,16 +110,17 @@ def object_difference(
     seed: int = 0,
 ) -> PairedDifference | None:
     """Bootstrap by object of the errors averaged over the common seeds; ``None`` where a run lacks the file."""
-    arrays = [side.runs[s].object_errors for side in (group, reference) for s in common]
-    if not arrays or any(a is None for a in arrays):
+    found = [side.runs[s].object_errors for side in (group, reference) for s in common]
+    arrays = [of_run for of_run in found if of_run is not None]
+    if not arrays or len(arrays) < len(found):
         return None
-    columns = columns_of(metric, arrays)  # type: ignore[arg-type]
+    columns = columns_of(metric, arrays)
     if columns is None:
         return None
-    index = arrays[0]["object_index"]  # type: ignore[index]
+    index = arrays[0]["object_index"]
     for other in arrays[1:]:
-        index = np.intersect1d(index, other["object_index"], assume_unique=True)  # type: ignore[index]
-    values = [_at(a, index, columns) for a in arrays]  # type: ignore[arg-type]
+        index = np.intersect1d(index, other["object_index"], assume_unique=True)
+    values = [_at(a, index, columns) for a in arrays]
     half = len(common)
     try:
         mine, theirs = np.mean(values[:half], axis=0), np.mean(values[half:], axis=0)

@@ -53,17 +53,14 @@ CHUNK = 16  # spectra that go through the network at once: most rows lack spectr
 
 
 @dataclasses.dataclass
-class LearnedGroup:
-    """What is learned for one group; the counterpart of :class:`~.groups.GroupCodec`."""
+class GroupNetwork:
+    """The network of one group, from spectra to latents and back."""
 
     n_pixels: int
     center: np.ndarray  # (P,) subtracted from the normalised flux: 0 for spectra
     spread: np.ndarray  # (P,) the flux is divided by: 1 for spectra
     network: Codec
-    quantizer: Quantizer
     device: str = "cpu"
-    figures: dict[str, Any] = dataclasses.field(default_factory=dict)  # steps and epochs of the training
-    linear: ClassVar[bool] = False  # a network decodes
 
     @property
     def length(self) -> int:
@@ -74,11 +71,6 @@ class LearnedGroup:
     def patch_size(self) -> int:
         """Pixels per token."""
         return -(-self.n_pixels // self.length)
-
-    @functools.cached_property
-    def scales(self) -> tuple[float, ...]:
-        """Of each stage: square root of its codebook's total variance."""
-        return tuple(book.scale for book in self.quantizer.codebooks)
 
     def clean(self, batch: SpectrumBatch) -> SpectrumBatch:
         """Spectra as they are: what of them is noise, the network has to know."""
@@ -97,10 +89,6 @@ class LearnedGroup:
         """Flux (n, P) float32 in units of each spectrum's scale, from latents (n, L, Z)."""
         latents = np.ascontiguousarray(np.asarray(entries, dtype=np.float32).transpose(0, 2, 1))
         return self._run(self.network.decode, latents)[:, 0] * self.spread + self.center
-
-    def sigma(self, batch: SpectrumBatch, stage: int) -> np.ndarray:
-        """Errors (n, L) of the tokens: what noise does to a latent is not known, and unknown is 0."""
-        return as_sigma(np.full((len(batch), self.length), np.nan))
 
     @torch.inference_mode()
     def _run(self, compute: Any, *arrays: np.ndarray) -> np.ndarray:
@@ -123,6 +111,24 @@ class LearnedGroup:
         self.network.to(resolve_device(device))
         return self
 
+
+@dataclasses.dataclass(kw_only=True)
+class LearnedGroup(GroupNetwork):
+    """What is learned for one group; the counterpart of :class:`~.groups.GroupCodec`."""
+
+    quantizer: Quantizer
+    figures: dict[str, Any] = dataclasses.field(default_factory=dict)  # steps and epochs of the training
+    linear: ClassVar[bool] = False  # a network decodes
+
+    @functools.cached_property
+    def scales(self) -> tuple[float, ...]:
+        """Of each stage: square root of its codebook's total variance."""
+        return tuple(book.scale for book in self.quantizer.codebooks)
+
+    def sigma(self, batch: SpectrumBatch, stage: int) -> np.ndarray:
+        """Errors (n, L) of the tokens: what noise does to a latent is not known, and unknown is 0."""
+        return as_sigma(np.full((len(batch), self.length), np.nan))
+
     # ------------------------------------------------------------------------------------ storage
 
     def state(self) -> dict[str, Any]:
@@ -142,7 +148,8 @@ class LearnedGroup:
         network = codec_with_weights(state["codec"], state["state"], "the codec of a spectrum group")
         if quantizer.n_dims != network.latent_shape[0]:
             raise ArtifactError(f"a codebook of {network.latent_shape[0]} dimensions", got=quantizer.n_dims)
-        return cls(n_pixels, center, spread, network.eval(), quantizer, figures=dict(state["figures"]))
+        figures = dict(state["figures"])
+        return cls(n_pixels, center, spread, network.eval(), quantizer=quantizer, figures=figures)
 
 
 def fit_learned_group(
@@ -169,18 +176,11 @@ def fit_learned_group(
     where = f"spectrum group {group}, latents of {config.codec.name}"
     check_dimensions(config.quantizer, network.latent_shape[0], where, "set latent_channels, or kmeans")
     figures = train_network(network, sample, config, group, seed, run, hardware)
-    learned = LearnedGroup(
-        sample.n_pixels,
-        sample.center,
-        sample.spread,
-        network.eval(),
-        None,  # type: ignore[arg-type]
-        hardware.device,
-        figures,
-    )
-    vectors, weights = latent_vectors(learned, sample, config.quantizer.max_fit_rows, seed)
+    parts = (sample.n_pixels, sample.center, sample.spread, network.eval(), hardware.device)
+    vectors, weights = latent_vectors(GroupNetwork(*parts), sample, config.quantizer.max_fit_rows, seed)
     n_codes = max(MIN_CODES, len(vectors) // MIN_ROWS_PER_CODE)
-    learned.quantizer = build_quantizer(with_at_most(config.quantizer, n_codes), seed).fit(vectors, weights)
+    quantizer = build_quantizer(with_at_most(config.quantizer, n_codes), seed).fit(vectors, weights)
+    learned = LearnedGroup(*parts, quantizer=quantizer, figures=figures)
     return learned, sample.n_seen * learned.length
 
 
@@ -234,7 +234,7 @@ def train_network(
 
 
 def latent_vectors(
-    learned: LearnedGroup, sample: SpectrumSample, max_rows: int, seed: int
+    learned: GroupNetwork, sample: SpectrumSample, max_rows: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Latents (rows, Z) of the sample for the quantizer, at most ``max_rows``, with the mean weight of their pixels."""
     length, patch = learned.length, learned.patch_size

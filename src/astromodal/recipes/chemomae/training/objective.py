@@ -5,7 +5,7 @@ Shapes: B batch, L values of a spectrum.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import numpy as np
@@ -90,7 +90,7 @@ class SpectraLoader:
     """
 
     def __init__(self, loader: Iterable[Any]) -> None:
-        if not hasattr(loader, "__len__"):
+        if not isinstance(loader, Sized):
             raise ConfigError(
                 "a loader with a length (a DataLoader, a list of batches)",
                 got=type(loader).__name__,
@@ -105,7 +105,7 @@ class SpectraLoader:
         return getattr(self.wrapped, name)
 
     def __len__(self) -> int:
-        return len(self.wrapped)  # type: ignore[arg-type]
+        return len(self.wrapped)
 
     def __iter__(self) -> Iterator[Batch]:
         first = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,13 +155,13 @@ def _loop(
 class BatchesOf:
     """Batches of a loader as the objective takes them; its parts stay visible to the loop, which places them."""
 
-    def __init__(self, loader: Iterable[Any]) -> None:
+    def __init__(self, loader: DataLoader) -> None:
         self._loader = loader
         for part in ("batch_sampler", "sampler", "dataset", "generator"):
             setattr(self, part, getattr(loader, part, None))
 
     def __len__(self) -> int:
-        return len(self._loader)  # type: ignore[arg-type]
+        return len(self._loader)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         for batch in self._loader:
