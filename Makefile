@@ -47,7 +47,7 @@ test: $(TEST_STAMP)  ## the test suite, on two cores (WORKERS=4: on four; a giga
 test-slow: $(TEST_STAMP)  ## the tests that take minutes
 	$(PYTEST) -m slow
 
-lint: $(LINT_STAMP)  ## ruff, and mypy of what [tool.mypy] in pyproject.toml does not leave out
+lint: $(LINT_STAMP)  ## ruff (rules and formatting) and mypy
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	$(BIN)/mypy
 
