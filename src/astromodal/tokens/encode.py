@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..config.schema import DataConfig, WorkersConfig
     from ..data.datacube import Datacube
     from ..runs.run import RunContext
+    from ..tokenizers import TokenizerSet
 
 
 class _NoBar:
@@ -41,7 +42,7 @@ class _NoBar:
 
 def encode_survey(
     cubes: Sequence[Datacube],
-    tokenizers: Any,
+    tokenizers: TokenizerSet,
     splits: Mapping[str, np.ndarray],
     data: DataConfig,
     store_root: str | Path,
@@ -146,7 +147,7 @@ def of_all_shares(store_root: str | Path, fields: Sequence[str], log: logging.Lo
     return totals(summaries, log) | {"encoded": sorted(fields), "up_to_date": [], "seconds": seconds}
 
 
-def field_inputs(cube: Datacube, tokenizers: Any, split: np.ndarray, data: DataConfig) -> dict[str, str]:
+def field_inputs(cube: Datacube, tokenizers: TokenizerSet, split: np.ndarray, data: DataConfig) -> dict[str, str]:
     """Fingerprints of everything that a field's token files depend on."""
     images = data.images
     meaning = {name: plain(getattr(data, name)) for name in ("id_column", "scalars", "spectra", "images")}
@@ -196,7 +197,7 @@ class _Job:
 
 
 def _encode(
-    job: _Job, tokenizers: Any, data: DataConfig, folder: Path, update: Callable[[int], Any] = lambda n: None
+    job: _Job, tokenizers: TokenizerSet, data: DataConfig, folder: Path, update: Callable[[int], Any] = lambda n: None
 ) -> dict[str, Any]:
     return encode_field(job.cube, job.split, job.inputs, tokenizers, data, folder, update)
 
