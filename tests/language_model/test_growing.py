@@ -153,6 +153,17 @@ def test_a_codebook_of_another_size_starts_fresh_and_what_is_gone_is_said(tmp_pa
     assert "left behind: xp.1" in found.said()
 
 
+def test_a_table_that_the_weights_do_not_have_starts_fresh_and_is_named(tmp_path):
+    new, key = Known(**NEW, seed=1), "next_type_embedding.weight"
+    start = new.network.state_dict()[key].clone()
+    content = torch.load(Known(**OLD).save(tmp_path / "old.pt"), weights_only=True)
+    del content["model_state_dict"][key]
+    save_torch(tmp_path / "without.pt", content)
+    found = grow(new.network, new.vocab, tmp_path / "without.pt", LOG)
+    assert key in found.other and found.kept == ["image", "xp", "xp.1", "r", "z"]
+    assert torch.equal(new.network.state_dict()[key], start)
+
+
 def test_the_same_vocabulary_and_codebooks_are_loaded_as_ever(tmp_path):
     new = Known(**OLD, seed=1)
     before = new.network.token_embedding.weight.clone()
