@@ -102,3 +102,20 @@ def test_blocks_and_other_rows_do_not_change_a_weighted_result(monkeypatch):
     assert [one_by_one.codes(X[i : i + 1], weights[i : i + 1])[0] for i in range(600)] == whole.tolist()
     monkeypatch.setattr(assign, "BLOCK_BYTES", 4 * 50 * 7)
     assert np.array_equal(NearestEntry(entries).codes(X, weights), whole)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n_dims", [2, 9])
+def test_the_nearest_several_are_exact_and_do_not_depend_on_the_other_rows(n_dims, weighted):
+    rng = np.random.default_rng(4)
+    entries = (rng.integers(0, 3, (60, n_dims)) + 1e4).astype(np.float32)  # far from 0, and many ties
+    X = (rng.integers(0, 5, (300, n_dims)) / 2 + 1e4).astype(np.float32)
+    weights = rng.integers(0, 3, X.shape).astype(np.float32) if weighted else None
+    each = np.ones(X.shape) if weights is None else np.where((weights == weights[:, :1]).all(1)[:, None], 1, weights)
+    distances = np.einsum("ncd,nd->nc", np.square(X[:, None].astype(np.float64) - entries), each)
+    expected = np.sort(np.argsort(distances, axis=1, kind="stable")[:, :3], axis=1)
+    index = NearestEntry(entries)
+    assert np.array_equal(index.several(X, 3, weights), expected)
+    alone = [index.several(X[k : k + 1], 3, None if weights is None else weights[k : k + 1]) for k in range(20)]
+    assert np.array_equal(np.concatenate(alone), expected[:20])
+    assert np.array_equal(index.several(X, 60, weights), np.tile(np.arange(60), (300, 1)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,23 @@ def test_distortion_is_weighted_as_the_fit_is():
     quantizer = ResidualKMeans(ResidualKMeansConfig(n_stages=2, n_codes=8)).fit(X, weights)
     errors = ((X - quantizer.decode(quantizer.encode(X))) ** 2).sum(1)
     assert quantizer.distortion_[-1] == pytest.approx((weights * errors).sum() / weights.sum(), rel=1e-4)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_best_of_several_first_codes_is_taken(weighted):
+    X = mixture(1500, 6)
+    weights = np.random.default_rng(1).integers(0, 4, X.shape).astype(np.float32) if weighted else None
+    config = ResidualKMeansConfig(n_stages=2, n_codes=12)
+    greedy = ResidualKMeans(config).fit(X, weights)
+    tried = ResidualKMeans(dataclasses.replace(config, n_tried=12)).fit(X, weights)  # all
+    first, second = (book.entries.astype(np.float64) for book in tried.codebooks)
+    w = np.ones(X.shape) if weights is None else np.where(weights.any(1, keepdims=True), weights, 1)
+    pairs = np.einsum("nabd,nd->nab", np.square(X[:, None, None] - first[:, None] - second), w).reshape(len(X), -1)
+    codes = tried.encode(X, weights)
+    assert np.allclose(pairs[np.arange(len(X)), codes[:, 0] * 12 + codes[:, 1]], pairs.min(1), rtol=1e-5, atol=1e-6)
+    assert tried.distortion_[-1] < greedy.distortion_[-1]
+    counts = [np.bincount(column, minlength=12) for column in codes.T]
+    assert np.array_equal(np.stack([book.counts for book in tried.codebooks]), counts)
 
 
 def test_stages_beyond_what_the_data_hold_are_a_single_zero():

@@ -84,6 +84,33 @@ class NearestEntry:
         codes[left_open] = self._in_blocks(X[left_open], ask, TREE_ROWS)
         return codes
 
+    def several(self, X: np.ndarray, k: int, weights: np.ndarray | None = None) -> np.ndarray:
+        """Codes (n, k) int64 of the k nearest entries to each row, in ascending order of the codes; all, if k is C.
+
+        Exact as :meth:`codes`: which entries these are depends neither on rounding nor on the other rows.
+        """
+        X, n_codes = np.ascontiguousarray(X, dtype=np.float32), len(self.entries)
+        if k >= n_codes:
+            return np.broadcast_to(np.arange(n_codes), (len(X), n_codes))
+        if weights is not None:
+            weights = _row_scaled(weights)
+        found = np.empty((len(X), k), dtype=np.int64)
+        n_rows = max(BLOCK_BYTES // (4 * n_codes), 16)
+        for start in range(0, len(X), n_rows):
+            block = slice(start, start + n_rows)
+            part, of_part = X[block], _rows(weights, block)
+            scores, rows = self._score(part, of_part), np.arange(len(part))
+            for place in range(k):  # a few passes are faster than a sort
+                found[block, place] = last = scores.argmax(1)
+                least = scores[rows, last]
+                scores[rows, last] = -np.inf
+            unsure = scores.max(1) >= least - self._tolerance(part, last, least, of_part)
+            for row in np.flatnonzero(unsure):
+                gaps = np.square(part[row].astype(np.float64) - self._exact)
+                distances = gaps.sum(1) if of_part is None else gaps @ of_part[row].astype(np.float64)
+                found[start + row] = np.argsort(distances, kind="stable")[:k]
+        return np.sort(found, axis=1)
+
     @staticmethod
     def _in_blocks(X: np.ndarray, ask: Callable[[np.ndarray], np.ndarray], n_rows: int) -> np.ndarray:
         codes = np.empty(len(X), dtype=np.int64)

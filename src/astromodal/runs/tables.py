@@ -76,6 +76,7 @@ def tokenizer_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
         parts.append(table(header, rows))
         skipped = reports["spectrum"].get("skipped") or {}
         parts += [f"{name}: skipped, {why}" for name, why in skipped.items()]
+        parts += _kept_by_codes(reports["spectrum"].get("kept") or {})
     if "image" in reports:
         e = reports["image"]
         keys = ("n_tokens", "codes_used", "perplexity", "variance_fraction_inside", "rmse_inside_sigma", "latent_mse")
@@ -90,6 +91,33 @@ def tokenizer_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
     parts.append("bits per object: " + ", ".join(f"{name} {value:.0f}" for name, value in bits.items()))
     found = {source: counts for report in reports.values() for source, counts in report["found"].items()}
     return "held-out objects:\n" + "\n\n".join(parts) + findings_table(found)
+
+
+def _kept_by_codes(kept: Mapping[str, Any]) -> list[str]:
+    """What is left of held-out spectra, of all groups together: pixels, lines and redshifts."""
+    if not kept:
+        return []
+    true = "error_over_noise" in kept["by_snr"][-1]
+    keys = ("n", "chi2_pooled", "chi2_median", *(["error_over_noise"] if true else []))
+    header = ("signal-to-noise", "spectra", "chi2", "median", "error / noise")[: 1 + len(keys)]
+    parts = [table(header, [(_between(row), *(row[key] for key in keys)) for row in kept["by_snr"]])]
+    if kept.get("lines"):
+        of = "true flux kept" if true else "observed flux kept"
+        lines = [(_between(row), row["n"], row["kept"], row["scatter"]) for row in kept["lines"]]
+        parts.append(table(("lines of signal-to-noise", "n", of, "scatter"), lines))
+    if "redshifts" in kept:
+        z = kept["redshifts"]
+        parts.append(
+            f"redshifts by cross-correlation, of {z['n']}: {z['n_from_data']} right from the data, "
+            f"{z['n_from_decoded']} from what is decoded"
+        )
+    return parts
+
+
+def _between(row: Mapping[str, Any]) -> str:
+    if row["to"] == float("inf"):
+        return f"above {row['from']:g}"
+    return f"{row['from']:g} to {row['to']:g}"
 
 
 def encoding_table(summary: Mapping[str, Any]) -> str:

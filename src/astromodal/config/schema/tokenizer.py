@@ -33,6 +33,7 @@ class ResidualKMeansConfig:
     max_fit_rows: int = 400_000  # sample of training vectors
     max_iter: int = 50
     tol: float = 1e-4
+    n_tried: int = ranged(1, least=1)  # first codes tried with what follows them, to take the best; 1: stage by stage
 
 
 @dataclass

@@ -26,7 +26,7 @@ from .groups import GroupCodec
 if TYPE_CHECKING:
     from .tokenizer import SpectrumTokenizer
 
-FORMAT = 3  # codes of patches: 2: chosen by weighted pixels; 3: of denoised spectra
+FORMAT = 4  # codes of patches: 2: chosen by weighted pixels; 3: of denoised spectra; 4: with weak features in part
 Kind = TypeVar("Kind", bound="SpectrumTokenizer")
 FILE_NAME = "spectrum_tokenizer_config.npz"
 NETWORK = "spectrum_codec_{}.pt"

@@ -4,11 +4,13 @@ A spectrum begins as its mean under a wide Gaussian. From wide to narrow, where 
 from what stands there than noise would put it, there is something of that width (a slope, a break, a line): around it
 the mean under a Gaussian of half the width takes the place of what stood there, until at last the pixels themselves do.
 So a wider mean stands where no narrower one contradicts it (the rule of Lepski 1991), a line is found at the width at
-which it stands out most, and keeps its flux; nothing is shrunk, and nothing is learned: what noise is, the precision
-says. Means weigh pixels by their inverse variances, so that masked ones count for nothing.
+which it stands out most, and keeps its flux; nothing is learned: what noise is, the precision says. Means weigh pixels
+by their inverse variances, so that masked ones count for nothing.
 
 "Further than noise would put it" is a matter of how many places there are to look at: each width is given the threshold
-at which pure noise has ``false_features`` of them in a spectrum, so that narrow features need more significance.
+at which pure noise has ``false_features`` of them in a spectrum, so that narrow features need more significance. What
+is nearly as significant is kept in part (firm thresholds, Gao & Bruce 1997): weak features may tell nothing alone, but
+many of them together tell a redshift.
 
 Shapes: n objects, P pixels.
 """
@@ -26,6 +28,7 @@ NARROWEST, WIDEST = 0.5, 64.0  # standard deviations of the Gaussians, pixels
 WIDEST_SHARE = 8  # the widest is at most this part of the spectrum
 REACH = 2.5  # of its own width around what was found, that is replaced
 LEAST_SIGNIFICANT = 1.5  # standard errors: no width is asked for less
+NOTHING = 0.6  # of the threshold: up to here nothing of a feature is kept
 INDEPENDENT = 3.5  # of a Gaussian's standard deviations: this far apart, means are nearly independent
 LARGEST = 30.0  # times the median precision: a pixel that claims more is not let rule those around it
 SHARED = 1.5  # how much of the wider mean's variance is in the narrower one's too, about
@@ -67,12 +70,16 @@ def _denoised(flux: np.ndarray, precision: np.ndarray, false_features: float) ->
     mean, own = means(widths[1])
     for width, after in pairwise(widths[1:]):
         narrower, of_narrower = means(after)
-        with np.errstate(invalid="ignore"):  # infinite variances
+        with np.errstate(invalid="ignore", divide="ignore"):  # infinite variances
             noise = np.maximum(own - SHARED * variance, 0.2 * own)
-            real = np.square(mean - found) > threshold(width, n_pixels, false_features) ** 2 * noise
-        real = maximum_filter1d(real & valid, 2 * int(REACH * width) + 1, axis=1, mode="nearest")
-        real &= np.isfinite(of_narrower)
-        found, variance = np.where(real, narrower, found), np.where(real, of_narrower, variance)
+            height = np.abs(mean - found) / (np.sqrt(noise) * threshold(width, n_pixels, false_features))
+        part = np.clip(np.nan_to_num((height - NOTHING) / (1 - NOTHING)), 0, 1) * valid
+        part = maximum_filter1d(part, 2 * int(REACH * width) + 1, axis=1, mode="nearest")
+        part *= np.isfinite(of_narrower) & (np.isfinite(variance) | (part == 1))
+        with np.errstate(invalid="ignore"):  # a wider mean shares its noise with any narrower one
+            found = found + part * (narrower - found)
+            between = variance + part**2 * (of_narrower - variance)
+        variance = np.where(part == 1, of_narrower, np.where(part > 0, between, variance))
         mean, own = narrower, of_narrower
     found = np.where(valid & ~np.isfinite(variance), flux, found)  # of next to no weight, as far as a mean can see
     return found.astype(np.float32), variance.astype(np.float32)

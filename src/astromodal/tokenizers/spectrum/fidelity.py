@@ -81,7 +81,7 @@ def pixel_errors(arms: Arms) -> list[dict[str, Any]]:
 
 def lines_kept(arms: Arms, redshift: np.ndarray, rest: Sequence[float], width: float = sed.NEBULAR_WIDTH) -> list[dict]:
     """By the lines' signal-to-noise: the share of their true flux that is left (median), its scatter (1.4826 MAD), and
-    how far fluxes and places are off in units of their least errors.
+    how far fluxes and places are off in units of their least errors. Without a truth the data stand for it.
 
     Args:
         redshift: ``(n,)``.
@@ -93,7 +93,8 @@ def lines_kept(arms: Arms, redshift: np.ndarray, rest: Sequence[float], width: f
         for wave in rest:
             centre = wave * (1 + redshift)
             at = (centre, centre * width / C_KMS)
-            fits = [fit_lines(arm.wave, f, arm.ivar, *at) for f in (arm.noiseless, arm.decoded, arm.flux)]
+            true = arm.flux if arm.truth is None else arm.truth
+            fits = [fit_lines(arm.wave, f, arm.ivar, *at) for f in (true, arm.decoded, arm.flux)]
             pairs.append((fits[0], fits[1], fits[2]))
     truth, decoded, seen = (
         {f.name: np.concatenate([getattr(p[k], f.name) for p in pairs]) for f in fields(LineFits)} for k in range(3)

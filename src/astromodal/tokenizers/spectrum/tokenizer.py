@@ -38,6 +38,7 @@ from ..base import Tokenizer, plain
 from ..passes import HEAVY_ROWS, Part, over_parts, parts
 from .bundle import FILE_NAME, read_bundle, write_bundle
 from .groups import GroupCodec, PatchSample, check_group, fit_group
+from .kept import kept_by_codes
 
 if TYPE_CHECKING:
     from ...data.datacube import Datacube
@@ -192,7 +193,8 @@ class SpectrumTokenizer(Tokenizer):
         arrays = {group: entry.pop("arrays") for group, entry in report.items()}
         bits = sum(entry["bits_per_object"] for entry in report.values())
         skipped = dict(self.skipped)
-        whole = {"groups": report, "skipped": skipped, "bits_per_object": bits, "arrays": arrays}
+        kept = kept_by_codes(self, cubes, rows.held_out, data)
+        whole = {"groups": report, "skipped": skipped, "bits_per_object": bits, "kept": kept, "arrays": arrays}
         return self._finish_fit(whole, findings, run)
 
     def _fit_group(
