@@ -26,7 +26,7 @@ from .groups import GroupCodec
 if TYPE_CHECKING:
     from .tokenizer import SpectrumTokenizer
 
-FORMAT = 4  # codes of patches: 2: chosen by weighted pixels; 3: of denoised spectra; 4: with weak features in part
+FORMAT = 4  # codes of patches: 2: by weighted pixels; 3: of denoised spectra; 4: weak features and coefficients in part
 Kind = TypeVar("Kind", bound="SpectrumTokenizer")
 FILE_NAME = "spectrum_tokenizer_config.npz"
 NETWORK = "spectrum_codec_{}.pt"
@@ -55,7 +55,9 @@ def write_bundle(tokenizer: SpectrumTokenizer, folder: Path) -> list[Path]:
         arrays |= {f"coefficient_mean_{group}": codec.center, f"coefficient_std_{group}": codec.spread}
         files.append(folder / f"spectrum_{tokenizer.config.quantizer.name}_{group}.joblib")
         io.save_joblib(files[-1], states[group])
-        if not isinstance(codec, GroupCodec):
+        if isinstance(codec, GroupCodec):
+            arrays[f"coefficient_signal_{group}"] = codec.signal
+        else:
             files.append(folder / NETWORK.format(group))
             io.save_torch(files[-1], codec.state())
     arrays["centroids"] = _documented_centroids(tokenizer)
@@ -105,9 +107,11 @@ def read_bundle(cls: type[Kind], folder: Path) -> Kind:
         state = {key: arrays[f"{key}_{group}"] for key in keys}
         values["quantizer"] = quantizer_from_state(tokenizer.config.quantizer.name, state)
         values |= {"center": arrays[f"coefficient_mean_{group}"], "spread": arrays[f"coefficient_std_{group}"]}
-        _check_pixels(values, folder / FILE_NAME)
+        signal = arrays.get(f"coefficient_signal_{group}", np.array(np.inf))
+        _check_pixels(values | {"signal": signal}, folder / FILE_NAME)
         if tokenizer.config.codec is None:
-            tokenizer.codecs[group] = GroupCodec(**values, precision_weight=tokenizer.config.precision_weight)
+            values |= {"signal": signal, "precision_weight": tokenizer.config.precision_weight}
+            tokenizer.codecs[group] = GroupCodec(**values)
         else:
             from .learned_group import LearnedGroup
 
@@ -124,6 +128,6 @@ def _check_pixels(values: Mapping[str, Any], where: Path) -> None:
     n_pixels = check_count(values.get("n_pixels"), "n_pixels", MAX_PIXELS, where)
     if "patch_size" in values:
         check_count(values["patch_size"], "patch_size", max(n_pixels, 1 << 16), where)
-    for name in ("center", "spread"):
+    for name in ("center", "spread", "signal"):
         if values[name].shape not in ((), (1,), (n_pixels,)):
             raise ArtifactError(f"{name} of {n_pixels} pixels", got=values[name].shape, where=where)

@@ -32,6 +32,7 @@ NOTHING = 0.6  # of the threshold: up to here nothing of a feature is kept
 INDEPENDENT = 3.5  # of a Gaussian's standard deviations: this far apart, means are nearly independent
 LARGEST = 30.0  # times the median precision: a pixel that claims more is not let rule those around it
 SHARED = 1.5  # how much of the wider mean's variance is in the narrower one's too, about
+KNOWN = 1e-5  # of a spectrum's largest weight: means of less are rounding, and nothing is known there
 _ROWS = 64
 
 
@@ -81,8 +82,8 @@ def _denoised(flux: np.ndarray, precision: np.ndarray, false_features: float) ->
             between = variance + part**2 * (of_narrower - variance)
         variance = np.where(part == 1, of_narrower, np.where(part > 0, between, variance))
         mean, own = narrower, of_narrower
-    found = np.where(valid & ~np.isfinite(variance), flux, found)  # of next to no weight, as far as a mean can see
-    return found.astype(np.float32), variance.astype(np.float32)
+    found = np.where(valid & ~np.isfinite(variance), flux, found / means.unit)  # of next to no weight, for a mean
+    return found.astype(np.float32), (variance / means.unit**2).astype(np.float32)
 
 
 def _widths(n_pixels: int) -> list[float]:
@@ -92,31 +93,35 @@ def _widths(n_pixels: int) -> list[float]:
 
 
 class _Means:
-    """Means of spectra under Gaussians, weighted by inverse variances, and the variances of these means."""
+    """Means of spectra under Gaussians, weighted by inverse variances, and the variances of these means.
+
+    All are float32, with the usual error of each spectrum as the unit: 1 / ``unit`` (n, 1) of the given one.
+    """
 
     def __init__(self, flux: np.ndarray, precision: np.ndarray) -> None:
         ordered, n_masked = np.sort(precision, axis=1), (precision <= 0).sum(1, keepdims=True)
         middle = np.minimum((n_masked + precision.shape[1]) // 2, precision.shape[1] - 1)
         usual = np.take_along_axis(ordered, middle, axis=1).astype(np.float64)
         usual[usual <= 0] = 1.0  # nothing is known
-        weight = np.square(np.minimum(precision / usual, LARGEST))  # no powers of numbers with a unit: they overflow
-        self._flux, self._n, self._unit = np.where(weight > 0, flux, 0.0), flux.shape[1], usual
+        weight = np.square(np.minimum(precision / usual, LARGEST)).astype(np.float32)
+        self.unit, self._n, self._least = usual, flux.shape[1], KNOWN * weight.max(1, keepdims=True)
+        self._flux = np.where(weight > 0, flux * usual, 0.0).astype(np.float32)
         self._size = fft.next_fast_len(self._n + int(3 * _widths(self._n)[0]), real=True)
         self._frequency = np.fft.rfftfreq(self._size)
-        self._variance = np.divide(1.0, weight, out=np.full(weight.shape, np.inf), where=weight > 0) / self._unit**2
+        self._variance = np.divide(1.0, weight, out=np.full(weight.shape, np.inf, np.float32), where=weight > 0)
         self._weighted, self._weight = (fft.rfft(a, self._size, axis=1) for a in (weight * self._flux, weight))
 
     def __call__(self, width: float) -> tuple[np.ndarray, np.ndarray]:
         """Means and variances (n, P); the pixels themselves for a ``width`` of 0; infinite where nothing is known."""
         if not width:
             return self._flux, self._variance
-        window = np.exp(-2 * (np.pi * width * self._frequency) ** 2)
-        square = np.exp(-((np.pi * width * self._frequency) ** 2)) / (2 * np.sqrt(np.pi) * width)
+        window = np.exp(-2 * (np.pi * width * self._frequency) ** 2).astype(np.float32)
+        square = (np.exp(-((np.pi * width * self._frequency) ** 2)) / (2 * np.sqrt(np.pi) * width)).astype(np.float32)
         total, of_flux, of_square = (
             fft.irfft(a * b, self._size, axis=1)[:, : self._n]
             for a, b in ((self._weight, window), (self._weighted, window), (self._weight, square))
         )
-        known = total > 1e-9  # of the usual weight
+        known = total > self._least
         mean = np.divide(of_flux, total, out=np.zeros_like(total), where=known)
-        variance = np.divide(np.maximum(of_square, 0), total**2, out=np.full(total.shape, np.inf), where=known)
-        return mean, variance / self._unit**2
+        variance = np.divide(np.maximum(of_square, 0), total**2, out=np.full_like(total, np.inf), where=known)
+        return mean, variance

@@ -1,6 +1,7 @@
 """One group of spectra: how its features are made and weighted, and the codebook over them, learned from a stream.
 
-Spectra whose noise is known are smoothed as far as it lets them be (:mod:`.denoise`) before they are cut into patches.
+Spectra whose noise is known are smoothed as far as it lets them be (:mod:`.denoise`) before they are cut into patches;
+coefficients, which have no neighbours, are drawn towards their mean as their errors ask for (Wiener).
 A pixel counts in a code's choice and in its entry by its inverse variance, in units of the spectrum's scale, up to
 where the noise no longer matters (:func:`.patches.pixel_weights`); a masked or padded one does not count at all.
 
@@ -27,6 +28,7 @@ from .sigma import patch_sigma
 
 MIN_ROWS_PER_CODE = 4
 MIN_CODES = 16
+MIN_SIGNAL = 0.02  # of the variance of a coefficient: so much is taken for true, however noisy all are
 
 
 @dataclasses.dataclass
@@ -41,6 +43,7 @@ class GroupCodec:
     precision_weight: float  # of log1p(precision) beside the flux; 0: flux alone
     false_features: float  # that noise may leave per width in a spectrum (:mod:`.denoise`); 0: nothing is smoothed
     quantizer: Quantizer
+    signal: np.ndarray  # (P,) variance of the true coefficients in units of ``spread`` squared; inf: nothing is shrunk
     linear: ClassVar[bool] = True  # the flux is linear in the entries
 
     @property
@@ -54,7 +57,12 @@ class GroupCodec:
 
     def clean(self, batch: SpectrumBatch) -> Clean:
         """What is coded of the spectra of a batch, all of them present."""
-        return cleaned(batch, self.false_features)
+        clean = cleaned(batch, self.false_features)
+        if np.isfinite(self.signal).any():
+            kept = kept_share(clean.precision * self.spread, clean.has_ivar[:, None], self.signal)
+            clean.flux = self.center + kept * (clean.flux - self.center)
+            clean.variance = clean.variance * np.square(kept)
+        return clean
 
     def features(self, clean: Clean) -> tuple[np.ndarray, np.ndarray]:
         """Feature vectors (n, L, D), and the weight of each number."""
@@ -92,6 +100,18 @@ def cleaned(batch: SpectrumBatch, false_features: float) -> Clean:
         flux[known] = np.where(valid[known], smooth, flux[known])
         variance[known] = left
     return Clean(flux, precision, variance, batch.has_ivar)
+
+
+def kept_share(precision: np.ndarray, has_ivar: np.ndarray, signal: np.ndarray) -> np.ndarray:
+    """What is kept of how far coefficients are from their means: signal over signal and noise, float32; 1 if unknown.
+
+    Args:
+        precision: 1 / error in units of the coefficients' spreads, 0 where masked.
+        signal: variance of the true ones in these units.
+    """
+    known = (precision > 0) & has_ivar & np.isfinite(signal)
+    ratio = np.square(precision, dtype=np.float64) * np.where(np.isfinite(signal), signal, 1.0)
+    return np.where(known, ratio / (1.0 + ratio), 1.0).astype(np.float32)
 
 
 def weighted_vectors(
@@ -172,15 +192,21 @@ def fit_group(
     patch_size, n_pixels, rows = drawn.patch_size, drawn.n_pixels, drawn.sample.rows
     raw, has_ivar, position = rows[:, :-2], rows[:, -2] > 0, rows[:, -1].astype(np.int64)
     center, spread = np.zeros(n_pixels, np.float32), np.ones(n_pixels, np.float32)
+    signal = np.full(n_pixels, np.inf, np.float32)
     if group_config.kind == SpectrumKind.coefficients:
         center, spread = standardisation(raw, position, n_pixels)
         shift, unit = (cut(x[None], patch_size, "edge")[0][position] for x in (center, spread))
-        raw = np.concatenate([(raw[:, :patch_size] - shift) / unit, raw[:, patch_size:] * unit], axis=1)
+        flux, precision = (raw[:, :patch_size] - shift) / unit, raw[:, patch_size:] * unit
+        if config.denoise:
+            signal = true_variance(flux, np.where(has_ivar[:, None], precision, 0.0), position, n_pixels)
+            own = cut(signal[None], patch_size, "edge")[0][position]
+            flux = flux * kept_share(precision, has_ivar[:, None], own)
+        raw = np.concatenate([flux, precision], axis=1)
     neutral = usual_precision(raw[has_ivar, patch_size:])
     X, weights = weighted_vectors(raw, has_ivar, neutral, config.precision_weight)
     n_codes = max(MIN_CODES, len(X) // MIN_ROWS_PER_CODE)
     quantizer = build_quantizer(with_at_most(config.quantizer, n_codes), seed).fit(X, weights)
-    learned = (center, spread, neutral, config.precision_weight, drawn.smoothed, quantizer)
+    learned = (center, spread, neutral, config.precision_weight, drawn.smoothed, quantizer, signal)
     return GroupCodec(n_pixels, patch_size, *learned), drawn.sample.n_seen
 
 
@@ -197,6 +223,27 @@ def usual_precision(precision: np.ndarray) -> float:
     """Median known precision; 1 where none is known."""
     known = precision[precision > 0]
     return float(np.median(known)) if len(known) else 1.0
+
+
+def true_variance(flux: np.ndarray, precision: np.ndarray, position: np.ndarray, n_pixels: int) -> np.ndarray:
+    """Variance (P,) float32 of the true standardised coefficients: that of the observed ones without their noise.
+
+    Patches weigh less the noisier they are; inf where no error is known.
+
+    Args:
+        flux, precision: ``(rows, p)`` patches at their positions (rows,); precision 0 where unknown.
+    """
+    patch_size, signal = flux.shape[1], np.full(n_pixels, np.inf, np.float32)
+    known = precision > 0
+    noise = np.divide(1.0, np.square(precision, dtype=np.float64), out=np.ones(precision.shape), where=known)
+    weight = np.where(known, 1.0 / np.square(1.0 + noise), 0.0)
+    excess = weight * (np.square(np.clip(flux, -5, 5)) - noise)
+    for index in np.unique(position):  # over patch positions, a handful
+        mine, place = position == index, slice(index * patch_size, min((index + 1) * patch_size, n_pixels))
+        n = place.stop - place.start
+        total, mass = excess[mine, :n].sum(0), weight[mine, :n].sum(0)
+        signal[place] = np.where(mass > 0, np.maximum(total / np.maximum(mass, 1e-30), MIN_SIGNAL), np.inf)
+    return signal
 
 
 def standardisation(raw: np.ndarray, position: np.ndarray, n_pixels: int) -> tuple[np.ndarray, np.ndarray]:
