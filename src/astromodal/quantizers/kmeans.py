@@ -154,6 +154,14 @@ class KMeans(Quantizer):
 
     def fit(self, X: np.ndarray, weights: np.ndarray | None = None) -> Self:
         """Learn centroids from ``X`` (n, D) or (n,)."""
+        used, w = self.learn(X, weights)
+        codes, errors = assigned(used, w, self.centroids_)
+        self.counts_ = np.bincount(codes, minlength=len(self.centroids_)).astype(np.float64)
+        self.inertia_ = float(errors.sum(dtype=np.float64))
+        return self
+
+    def learn(self, X: np.ndarray, weights: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Learn centroids alone, for whoever counts; the rows that weigh something, and their weights."""
         X = checked(X, "KMeans.fit")
         if not len(X):
             raise DataError("at least one row", got="none", where="KMeans.fit")
@@ -167,10 +175,7 @@ class KMeans(Quantizer):
             if len(distinct) < self.config.n_codes:
                 log.info("k-means: %d distinct rows for %d codes: fewer codes", len(distinct), self.config.n_codes)
             self._set(distinct)
-        codes, errors = assigned(used, w, self.centroids_)
-        self.counts_ = np.bincount(codes, minlength=len(self.centroids_)).astype(np.float64)
-        self.inertia_ = float(errors.sum(dtype=np.float64))
-        return self
+        return used, w
 
     def _learn(self, X: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Centroids (C, D) from all rows, most of the work on a subsample of them."""

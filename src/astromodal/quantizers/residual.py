@@ -55,9 +55,10 @@ class ResidualKMeans(Quantizer):
         )
         residual, codes = X, np.empty((len(X), self.config.n_stages), dtype=np.int64)
         for s in range(self.config.n_stages):
-            stage = KMeans(settings, self.seed + s).fit(residual, w)
+            stage = KMeans(settings, self.seed + s)
+            stage.learn(residual, w)
             codes[:, s] = stage.encode(residual, each)
-            residual = residual - stage.decode(codes[:, s])
+            residual = residual - stage.centroids_[codes[:, s]]
             self.stages_ = (*self.stages_[:s], stage)
         if self.config.n_tried > 1:
             codes = self._search(X, each)
@@ -68,11 +69,11 @@ class ResidualKMeans(Quantizer):
         """Set the errors after each stage, and how often each code is used by rows that count."""
         heavy, residual, distortion = w.any(1) if w.ndim == 2 else w > 0, X, []
         for stage, column in zip(self.stages_, codes.T, strict=True):
-            residual = residual - stage.decode(column)
+            residual = residual - stage.centroids_[column]
             squares = np.square(residual, dtype=np.float64)
             weighted = np.einsum("nd,nd->", squares, w) if w.ndim == 2 else w @ squares.sum(1)
             distortion.append(float(weighted / w.sum(dtype=np.float64) * (X.shape[1] if w.ndim == 2 else 1)))
-            stage.counts_ = np.bincount(column[heavy], minlength=stage.n_codes).astype(np.float64)
+            stage.counts_ = np.bincount(column[heavy], minlength=len(stage.centroids_)).astype(np.float64)
         self.distortion_ = np.array(distortion)
 
     def encode(self, X: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
