@@ -52,9 +52,12 @@ def test_shifts_are_found_whatever_the_continuum_does():
     ivar = rng.uniform(2, 20, (n, n_pixels))
     ivar[rng.random(ivar.shape) < 0.1] = 0
     noise = np.divide(rng.normal(size=ivar.shape), np.sqrt(ivar), out=np.full(ivar.shape, 1e3), where=ivar > 0)
-    found, gain = cross_correlate(truth + continuum + noise, ivar, np.stack([template, -template]), 40.0)
+    found, gain, lead = cross_correlate(truth + continuum + noise, ivar, np.stack([template, -template]), 40.0)
     assert np.abs(found - shift).max() < 0.6 and (gain > 30).all()
-    lone, _ = cross_correlate((truth + continuum + noise)[:1], ivar[:1], np.stack([template, -template]), 40.0)
+    assert (lead > 10).all() and (lead < gain).all()
+    noise_alone = np.stack([template, -template]), 40.0
+    assert np.median(cross_correlate(noise, ivar, *noise_alone)[2]) < 10
+    lone, _, _ = cross_correlate((truth + continuum + noise)[:1], ivar[:1], np.stack([template, -template]), 40.0)
     assert lone[0] == pytest.approx(found[0], abs=1e-6)
 
 

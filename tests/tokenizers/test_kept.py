@@ -69,6 +69,7 @@ def test_what_is_copied_has_the_noise_of_the_data_and_its_lines_and_redshifts(sk
     kind, redshift = sky[2]["kind"], sky[2]["redshift"]
     assert found["redshifts"]["n_from_data"] == found["redshifts"]["n_from_decoded"] > 0
     assert found["redshifts"]["n"] <= ((kind != sed.STAR) & (redshift < 0.8)).sum()
+    assert all(z["n"] == z["n_agree"] > 0 and z["scatter"] == z["bias"] == 0 for z in found["agree"].values())
 
 
 def test_without_a_truth_the_data_is_the_measure(sky):
@@ -78,6 +79,8 @@ def test_without_a_truth_the_data_is_the_measure(sky):
     shown = "\n".join(_kept_by_codes(found))
     assert "observed flux kept" in shown and "error / noise" not in shown
     assert f"of {found['redshifts']['n']}: {found['redshifts']['n_from_data']} right from the data" in shown
+    assert f"{found['agree']['galaxy']['n']}: {found['agree']['galaxy']['n']} the same" in shown
+    assert found["colour"]["n"] > 20 and abs(found["colour"]["bias"]) < 1e-6 and "colour of the continuum" in shown
     assert "true flux kept" in "\n".join(_kept_by_codes(judged(sky)))
 
 

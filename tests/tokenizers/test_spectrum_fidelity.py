@@ -63,3 +63,22 @@ def test_redshifts_are_found_in_the_data_and_in_what_keeps_it_but_not_in_a_flat_
     assert found["scatter_decoded"] < 60
     flat = fidelity.galaxy_redshifts_kept(decoded(arms, lambda a: np.ones_like(a.truth)), redshift)
     assert flat["n_from_decoded"] <= 2
+
+
+def test_redshifts_agree_or_do_not_without_a_true_one(galaxies):
+    arms, _ = galaxies
+    observed = {name: fidelity.Arm(a.wave, a.flux, a.ivar, a.truth) for name, a in arms.items()}
+    kept = fidelity.redshifts_agreeing(observed, 0.8)["galaxy"]
+    assert kept["n"] >= 30 and kept["n_agree"] == kept["n"] and abs(kept["bias"]) < 20 and kept["scatter"] < 60
+    step = 10  # pixels: 300 to 660 km/s
+    moved = {n: fidelity.Arm(a.wave, a.flux, a.ivar, np.roll(a.decoded, step, axis=1)) for n, a in observed.items()}
+    assert fidelity.redshifts_agreeing(moved, 0.8)["galaxy"]["n_agree"] < 0.1 * kept["n"]
+
+
+def test_without_a_truth_the_data_have_the_colour(galaxies):
+    arms, _ = galaxies
+    observed = {name: fidelity.Arm(a.wave, a.flux, a.ivar, 2 * a.flux) for name, a in arms.items()}
+    found = fidelity.colours_kept(observed)
+    assert found["n"] > 10 and abs(found["bias"]) < 1e-9
+    hidden = {name: fidelity.Arm(a.wave, a.flux, 0 * a.ivar, a.flux) for name, a in arms.items()}
+    assert fidelity.colours_kept(hidden)["n"] == 0

@@ -2,7 +2,8 @@
 
 On a grid of even steps in ln wavelength a redshift is a shift. What is smooth is taken off spectrum and templates;
 then each shift of each template lowers chi^2 by ``(sum w d t)^2 / sum w t^2``, all shifts at once by Fourier
-transforms. The largest fall wins.
+transforms. The largest fall wins, and is the surer the less any other shift lowers chi^2 (as in Redrock, the redshift
+finder of DESI: Bailey et al., in preparation).
 
 Shapes: n objects, P pixels, K templates of P + S pixels, S shifts.
 """
@@ -33,20 +34,21 @@ def high_pass(flux: np.ndarray, ivar: np.ndarray, width: float) -> np.ndarray:
 
 
 def cross_correlate(
-    flux: np.ndarray, ivar: np.ndarray, templates: np.ndarray, width: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Shift (n,) of each spectrum in pixels, 0 to S, and by how much it lowers chi^2 (n,).
+    flux: np.ndarray, ivar: np.ndarray, templates: np.ndarray, width: float, apart: float = 17.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shift (n,) of each spectrum in pixels, 0 to S; by how much it lowers chi^2 (n,); and how much more than others.
 
     Args:
         flux, ivar: ``(n, P)`` on the common grid of ln wavelength.
         templates: ``(K, P + S)`` on a grid that begins S pixels before.
         width: of the Gaussian that the continuum is, pixels.
+        apart: pixels from which on a shift is another one.
     """
     n, n_pixels = flux.shape
     n_shifts, size = templates.shape[1] - n_pixels, fft.next_fast_len(templates.shape[1], real=True)
     ready = high_pass(templates.astype(np.float64), np.ones(templates.shape), width)
     lines, squares = fft.rfft(ready, size, axis=1), fft.rfft(ready**2, size, axis=1)
-    shift, gain = np.zeros(n), np.zeros(n)
+    shift, gain, lead = np.zeros(n), np.zeros(n), np.zeros(n)
     for start in range(0, n, _ROWS):
         rows = slice(start, start + _ROWS)
         weight = ivar[rows].astype(np.float64)
@@ -58,7 +60,9 @@ def cross_correlate(
         floor = 1e-6 * norm.max(axis=(1, 2), keepdims=True)
         score = (np.square(np.maximum(product, 0)) / np.maximum(norm, np.maximum(floor, 1e-300))).max(1)
         shift[rows], gain[rows] = _peaks(score)
-    return shift, gain
+        others = np.abs(np.arange(n_shifts + 1) - shift[rows, None]) > apart
+        lead[rows] = gain[rows] - score.max(1, where=others, initial=0.0)
+    return shift, gain, lead
 
 
 def _peaks(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

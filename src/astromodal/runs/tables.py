@@ -103,13 +103,25 @@ def _kept_by_codes(kept: Mapping[str, Any]) -> list[str]:
     parts = [table(header, [(_between(row), *(row[key] for key in keys)) for row in kept["by_snr"]])]
     if kept.get("lines"):
         of = "true flux kept" if true else "observed flux kept"
-        lines = [(_between(row), row["n"], row["kept"], row["scatter"]) for row in kept["lines"]]
-        parts.append(table(("lines of signal-to-noise", "n", of, "scatter"), lines))
+        keys = ("n", "kept", "scatter", "flux_bias", "flux_scatter", "place_bias", "place_scatter")
+        header = ("n", of, "scatter", "flux off / noise", "scatter", "place off / noise", "scatter")
+        lines = [(_between(row), *(row[key] for key in keys)) for row in kept["lines"]]
+        parts.append(table(("lines of signal-to-noise", *header), lines))
     if "redshifts" in kept:
         z = kept["redshifts"]
         parts.append(
             f"redshifts by cross-correlation, of {z['n']}: {z['n_from_data']} right from the data, "
             f"{z['n_from_decoded']} from what is decoded"
+        )
+    for name, z in kept.get("agree", {}).items():
+        parts.append(
+            f"sure {name} redshifts in the data, {z['n']}: {z['n_agree']} the same in what is decoded, off by "
+            f"{z['bias']:.0f} km/s, scatter {z['scatter']:.0f}"
+        )
+    if "colour" in kept:
+        c = kept["colour"]
+        parts.append(
+            f"colour of the continuum, {c['n']} spectra: off by {c['bias']:.4f} mag, scatter {c['scatter']:.4f}"
         )
     return parts
 

@@ -29,6 +29,7 @@ from ...metrics.spectra import chi2_per_pixel, errors_by_snr, signal_to_noise
 
 LINE_EDGES = (3.0, 8.0, 25.0, np.inf)  # flux over the least error of a line
 GALAXY_LIMIT, QUASAR_LIMIT = 300.0, 3000.0  # km/s: a redshift this near is right; the broad lines tell less
+SURE = 25.0  # of chi^2: a redshift ahead of any other by so much is taken for found (Redrock's surveys ask 9 to 40)
 _STEP = 2e-4  # of ln wavelength: 60 km/s
 _COLOUR_SHARE = 0.02  # error of a mean flux, as a share: fainter spectra have no colour to speak of
 
@@ -125,16 +126,24 @@ def lines_kept(arms: Arms, redshift: np.ndarray, rest: Sequence[float], width: f
 
 
 def colours_kept(arms: Arms) -> dict[str, float]:
-    """Colour between the first and the last arm, decoded minus true, mag, of objects bright enough to have one."""
+    """Colour between the first and the last arm, decoded minus true, mag, of objects bright enough to have one.
+
+    Without a truth the data stand for it: a mean flux over an arm has next to no noise. NaN where there is no object.
+    """
     first, *_, last = arms.values()
     means = []
     for arm in (first, last):
-        weight = arm.ivar.sum(1)
-        means += [(arm.ivar * f).sum(1) / weight for f in (arm.decoded, arm.noiseless)] + [weight**-0.5]
+        weight, true = arm.ivar.sum(1), arm.flux if arm.truth is None else arm.truth
+        for flux in (arm.decoded, true):
+            total = (arm.ivar * np.where(arm.ivar > 0, flux, 0.0)).sum(1)
+            means.append(np.divide(total, weight, out=np.zeros_like(weight), where=weight > 0))
+        means.append(np.divide(1.0, np.sqrt(weight), out=np.full_like(weight, np.inf), where=weight > 0))
     decoded_b, true_b, error_b, decoded_z, true_z, error_z = means
     bright = (true_b > error_b / _COLOUR_SHARE) & (true_z > error_z / _COLOUR_SHARE) & (decoded_b > 0) & (decoded_z > 0)
-    off = -2.5 * np.log10((decoded_b / decoded_z * true_z / true_b)[bright])
-    return {"n": int(bright.sum()), "bias": float(np.median(off)), "scatter": _spread(off)}
+    decoded_b, true_b, decoded_z, true_z = (mean[bright] for mean in (decoded_b, true_b, decoded_z, true_z))
+    off = -2.5 * np.log10(decoded_b / decoded_z * true_z / true_b)
+    bias = float(np.median(off)) if len(off) else float("nan")
+    return {"n": int(bright.sum()), "bias": bias, "scatter": _spread(off)}
 
 
 def _spread(values: np.ndarray) -> float:
@@ -166,8 +175,8 @@ def redshifts(
     low: float,
     high: float,
     width: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Redshift (n,) by cross-correlation, and the fall of chi^2 (n,).
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Redshift (n,) by cross-correlation, the fall of chi^2 (n,), and how much more it is than at another redshift.
 
     Args:
         flux: of each arm ``(n, P)``; the inverse variances are the arms' own, whatever is judged.
@@ -189,8 +198,8 @@ def redshifts(
     mean = np.divide(total, weight, out=np.zeros_like(total), where=weight > 0)
     least, most = (int(np.log1p(z) / _STEP) for z in (low, high))
     rest = np.exp(first + _STEP * (np.arange(n_pixels + most - least) - most))
-    shift, gain = cross_correlate(mean, weight, templates(rest), width / C_KMS / _STEP)
-    return np.expm1((shift + least) * _STEP), gain
+    shift, gain, lead = cross_correlate(mean, weight, templates(rest), width / C_KMS / _STEP)
+    return np.expm1((shift + least) * _STEP), gain, lead
 
 
 def velocity(found: np.ndarray, true: np.ndarray) -> np.ndarray:
@@ -198,12 +207,12 @@ def velocity(found: np.ndarray, true: np.ndarray) -> np.ndarray:
     return C_KMS * (found - true) / (1 + true)
 
 
-def galaxy_redshifts(arms: Arms, flux: Sequence[np.ndarray], high: float) -> tuple[np.ndarray, np.ndarray]:
+def galaxy_redshifts(arms: Arms, flux: Sequence[np.ndarray], high: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As :func:`redshifts`, with galaxies' templates."""
     return redshifts(arms, flux, galaxy_templates, 0.0, high, 6000.0)
 
 
-def quasar_redshifts(arms: Arms, flux: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def quasar_redshifts(arms: Arms, flux: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """As :func:`redshifts`, with a quasar's template."""
     return redshifts(arms, flux, quasar_templates, 0.2, 4.5, 25000.0)
 
@@ -218,6 +227,26 @@ def quasar_redshifts_kept(arms: Arms, true: np.ndarray) -> dict[str, float]:
     """The same of quasars."""
     seen, decoded = (quasar_redshifts(arms, flux)[0] for flux in _both(arms))
     return _kept(true, seen, decoded, QUASAR_LIMIT)
+
+
+def redshifts_agreeing(arms: Arms, high: float) -> dict[str, dict[str, float]]:
+    """Redshifts from what is decoded against those from the data, whatever the true ones are, of galaxies and quasars.
+
+    Judged are objects whose data has one redshift that lowers chi^2 by ``SURE`` more than any other, each by the
+    templates that fit it better: ``n``, ``n_agree`` within the limit, ``bias`` and ``scatter`` of these, km/s.
+    """
+    seen_flux, decoded_flux = _both(arms)
+    seen = galaxy_redshifts(arms, seen_flux, high), quasar_redshifts(arms, seen_flux)
+    decoded = galaxy_redshifts(arms, decoded_flux, high), quasar_redshifts(arms, decoded_flux)
+    fall, found = np.stack([gain for _, gain, _ in seen]), {}
+    for k, (name, limit) in enumerate((("galaxy", GALAXY_LIMIT), ("quasar", QUASAR_LIMIT))):
+        sure = (fall.argmax(0) == k) & (seen[k][2] > SURE)
+        off = velocity(decoded[k][0], seen[k][0])[sure]
+        agree = off[np.abs(off) < limit]
+        if len(off):
+            bias = float(np.median(agree)) if len(agree) else float("nan")
+            found[name] = {"n": len(off), "n_agree": len(agree), "bias": bias, "scatter": _spread(agree)}
+    return found
 
 
 def _both(arms: Arms) -> tuple[list[np.ndarray], list[np.ndarray]]:

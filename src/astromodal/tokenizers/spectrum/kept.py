@@ -1,9 +1,9 @@
 """What codes keep of held-out spectra, for the tokenizer's report: all groups of an object judged together.
 
-Any survey: chi^2 per good pixel by signal-to-noise; where a redshift is known, the flux of emission lines in what is
-decoded over that in the data, and redshifts by cross-correlation from what is decoded over those from the data. On the
-synthetic sky lines are compared with the noiseless spectrum, and how far from it decoded spectra are is added, in units
-of the noise (:mod:`.fidelity`).
+Any survey: chi^2 per good pixel by signal-to-noise; the colour of the continuum; whether the redshift that
+cross-correlation finds in the data is found in what is decoded; and where a redshift is known, flux and place of the
+emission lines, and how often it is found in either. On the synthetic sky lines and colours are compared with the
+noiseless spectrum, and how far from it decoded spectra are is added, in units of the noise (:mod:`.fidelity`).
 
 Shapes: n objects, P pixels of a group.
 """
@@ -20,7 +20,7 @@ from ...data.columns import numbers
 from ...data.spectra import grid, read_spectra, spectrum_columns
 from ...data.synthetic import sed, spectra, true_parameters
 from ...data.synthetic.population import field_name
-from .fidelity import Arm, galaxy_redshifts_kept, lines_kept, pixel_errors
+from .fidelity import Arm, colours_kept, galaxy_redshifts_kept, lines_kept, pixel_errors, redshifts_agreeing
 
 if TYPE_CHECKING:
     from ...data.datacube import Datacube
@@ -38,7 +38,8 @@ def kept_by_codes(
 ) -> dict[str, Any]:
     """Figures of the first ``N_JUDGED`` of the chosen objects that have a spectrum of known noise; empty without any.
 
-    ``n``, ``by_snr``, and, where they can be had, ``lines`` and ``redshifts``.
+    ``n``, ``by_snr``, ``agree`` (redshifts in the data and in what is decoded), and, where they can be had, ``colour``,
+    ``lines`` and ``redshifts``.
 
     Args:
         rows: of each field, which objects may be judged.
@@ -59,6 +60,10 @@ def kept_by_codes(
     arms = {g: arm for g, arm in arms.items() if (arm.ivar > 0).any()}
     redshift = np.concatenate([z for _, z in found])
     figures: dict[str, Any] = {"n": n, "by_snr": pixel_errors(arms)}
+    figures["agree"] = redshifts_agreeing(arms, GALAXIES[1])
+    colour = colours_kept(arms) if len(arms) > 1 else {"n": 0}
+    if colour["n"]:
+        figures["colour"] = colour
     near = np.flatnonzero((redshift > GALAXIES[0]) & (redshift < GALAXIES[1]))
     if len(near):
         own = {g: arm.of(near) for g, arm in arms.items()}
