@@ -55,7 +55,7 @@ def test_a_section_grows_in_place_and_keeps_its_own_keys():
 
 
 def test_runs_without_plugins_are_recognised_as_before_there_were_any():
-    cfg = dict.fromkeys(STAGE_GROUPS["encode"], 1)
+    cfg = dict.fromkeys(STAGE_GROUPS["encode"], 1) | {"hardware": {"workers": 1}}
     assert "plugins" not in config_record(OmegaConf.create(cfg | {"plugins": []}), "encode")
     assert config_record(OmegaConf.create(cfg | {"plugins": ["one"]}), "encode")["plugins"] == ["one"]
     assert Config.__dataclass_fields__["plugins"].default_factory() == []

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from astromodal.codecs.base import CODECS
 from astromodal.config import schema
+from astromodal.config.families import CODECS
 from astromodal.config.schema import CodecTrainingConfig, KMeansConfig, MaskedAutoencoderConfig, SpectrumTokenizerConfig
 from astromodal.data.spectra import read_spectra
 from astromodal.errors import ArtifactError, ConfigError
@@ -173,10 +173,10 @@ def test_patches_are_the_default_by_any_name(survey, blue):
     assert np.array_equal(plain.encode("blue", blue)[0], named.encode("blue", blue)[0])
 
 
-@pytest.mark.parametrize("name", [name for name, (*_, dims) in CODECS.items() if 1 in dims])
+@pytest.mark.parametrize("name", [name for name, row in CODECS.items() if 1 in row.facts["dims"]])
 def test_any_codec_of_one_dimensional_arrays_serves(name, survey, blue, tmp_path):
     data, cubes, splits = survey
-    codec = getattr(schema, CODECS[name][2])(training=dataclasses.replace(TRAINING, epochs=3))
+    codec = CODECS[name].section(training=dataclasses.replace(TRAINING, epochs=3))
     tokenizer = SpectrumTokenizer(dataclasses.replace(CONFIG, codec=codec, groups=["blue"], patch_sizes={}))
     report = tokenizer.fit(cubes, splits, data)["groups"]["blue"]
     assert report["n_spectra"] > 0 and np.isfinite(report["rmse_normalized"])

@@ -11,7 +11,6 @@ Shapes: B batch, C channels, S pixels on a side, P pixels of a spectrum, Z laten
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,18 +19,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor, nn
 
 from ..config import schema
+from ..config.families import CODECS
 from ..errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from ..models.trainable import Objective
-
-# name: module, class, configuration (in config/schema/), dimensions of the arrays beside the channels
-CODECS = {
-    "autoencoder": ("autoencoder", "Autoencoder", "AutoencoderConfig", (2,)),
-    "masked_autoencoder": ("masked_autoencoder", "MaskedAutoencoder", "MaskedAutoencoderConfig", (1,)),
-    "ternary_vae": ("ternary_vae", "TernaryCodec", "TernaryCodecConfig", (1, 2)),
-    "vae": ("vae", "VariationalCodec", "VAEConfig", (1, 2)),
-}
 
 
 class Codec(nn.Module, ABC):
@@ -80,13 +72,11 @@ def build_codec(config: Any, array_shape: Sequence[int]) -> Codec:
         ConfigError: no codec of this name takes such arrays, or it cannot take arrays of this size.
     """
     n_dims = len(array_shape) - 1
-    known = [name for name, (*_, dims) in CODECS.items() if n_dims in dims]
+    known = [name for name, row in CODECS.items() if n_dims in row.facts["dims"]]
     if config.name not in known:
         where = "tokenizer.image.codec" if n_dims == 2 else "tokenizer.spectrum.codec"
         raise ConfigError(f"a codec of {', '.join(known) or 'none'}", got=config.name, where=where)
-    module, name, *_ = CODECS[config.name]
-    kind = getattr(importlib.import_module(f"{__package__}.{module}"), name)
-    return kind(config, tuple(int(n) for n in array_shape))
+    return CODECS[config.name].made()(config, tuple(int(n) for n in array_shape))
 
 
 def codec_config(values: Mapping[str, Any]) -> Any:
@@ -98,7 +88,7 @@ def codec_config(values: Mapping[str, Any]) -> Any:
     values = dict(values)
     training = values.pop("training", None)
     try:
-        kind = getattr(schema, CODECS[values["name"]][2])
+        kind = CODECS.sections()[values["name"]]
         return kind(**values) if training is None else kind(**values, training=schema.CodecTrainingConfig(**training))
     except (KeyError, TypeError) as error:
         raise ArtifactError(

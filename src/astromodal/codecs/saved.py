@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import schema
 from ..config.checks.saved import check_count, typed
+from ..config.families import CODECS
 from ..errors import ArtifactError, UserError
 from ..files.torch_files import check_finite
-from .base import CODECS, Codec, build_codec
+from .base import Codec, build_codec
 
 MAX_VALUES = 1 << 26  # of an array: 12 bands of 2300 x 2300 pixels; and of the pixels of a spectrum times the width
 _LAYERS = {
@@ -66,10 +66,10 @@ def codec_with_weights(values: Any, state: Any, where: object) -> Codec:
 def _settings(values: Mapping[str, Any], state: Mapping[str, Tensor], where: object) -> tuple[Any, tuple[int, ...]]:
     """Configuration and shape of the arrays, neither of which asks for more than the weights have."""
     name = values["config"].get("name")
-    if not isinstance(name, str) or name not in CODECS:
-        raise ArtifactError(f"a codec of {', '.join(CODECS)}", got=repr(name)[:60], where=where)
-    kind = getattr(schema, CODECS[name][2])
-    config = typed(kind, {k: v for k, v in values["config"].items() if k != "training"}, where)
+    kinds = {known: row.section for known, row in CODECS.items() if row.place and row.section}
+    if not isinstance(name, str) or name not in kinds:
+        raise ArtifactError(f"a codec of {', '.join(kinds)}", got=repr(name)[:60], where=where)
+    config: Any = typed(kinds[name], {k: v for k, v in values["config"].items() if k != "training"}, where)
     shape = values.get("array_shape")
     if not isinstance(shape, list) or not 2 <= len(shape) <= 3:
         raise ArtifactError("the shape of arrays", got=repr(shape)[:60], where=where)
@@ -81,6 +81,6 @@ def _settings(values: Mapping[str, Any], state: Mapping[str, Tensor], where: obj
     for item in fields(config):
         value = getattr(config, item.name)
         if type(value) is int:
-            limit = len(state) if item.name in _LAYERS[name] else max(most, MAX_VALUES)
+            limit = len(state) if item.name in _LAYERS.get(name, ()) else max(most, MAX_VALUES)
             check_count(value, item.name, limit, where, least=0)
     return config, shape

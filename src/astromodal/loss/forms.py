@@ -32,11 +32,10 @@ Shapes: K positions, C entries of a block, D dimensions of an entry, M neighbour
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
+from ..config.families import FORMS
 from ..config.schema import ErrorUse, LossForm, LossFormConfig
 from ..errors import ConfigError
 
@@ -198,17 +197,6 @@ def neighbours(entries: Tensor, n_neighbours: int, temperature: float) -> tuple[
     return near[:, :n_neighbours], far[:, :n_neighbours], tau
 
 
-READABLE: dict[LossForm, Callable[..., Tensor]] = {
-    LossForm.expectation: expectation,
-    LossForm.expectation_spread: expectation_spread,
-    LossForm.energy: energy,
-    LossForm.crps: crps,
-    LossForm.wasserstein: wasserstein,
-    LossForm.hl_gauss: hl_gauss,
-    LossForm.neighbour_ce: neighbour_ce,
-}
-
-
 def values(
     options: LossFormConfig, logits: Tensor, codes: Tensor, entries: Tensor, sigma: Tensor | None = None
 ) -> Tensor:
@@ -217,8 +205,8 @@ def values(
     ``sigma (K,)``: standard errors of the targets, which only ``errors=width`` reads.
     """
     if options.errors == ErrorUse.width and sigma is not None:
-        return READABLE[options.form](logits, codes, entries, options, sigma)
-    return READABLE[options.form](logits, codes, entries, options)
+        return FORMS[options.form].made()(logits, codes, entries, options, sigma)
+    return FORMS[options.form].made()(logits, codes, entries, options)
 
 
 def check_entries(options: LossFormConfig, name: str, entries: Tensor, n_bins: Tensor | None) -> None:

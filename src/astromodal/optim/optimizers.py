@@ -1,18 +1,18 @@
 """From configuration to optimizer: which parameters decay, which update they get.
 
 Matrices and convolution kernels decay; biases, norms, embeddings, positions and learned tokens do not (they are few,
-and pulling them to zero only costs accuracy). A further optimizer is one function in ``BUILDERS``.
+and pulling them to zero only costs accuracy). A further optimizer is one
+function here and a row of :data:`~astromodal.config.families.OPTIMIZERS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import nn
 
+from ..config.families import OPTIMIZERS
 from ..config.ranges import check_ranges
-from ..config.schema import OptimizerConfig, OptimizerName
+from ..config.schema import OptimizerConfig
 from ..errors import ConfigError
 from .muon import JointOptimizer, Muon, hidden_matrices
 from .riemannian import build_riemannian_adam, manifold_points
@@ -54,7 +54,7 @@ def fused_supported(groups: list[dict]) -> bool:
     return all(p.is_floating_point() and p.device.type in ("cpu", "cuda", "mps") for p in parameters)
 
 
-def _adamw(
+def adamw(
     model: nn.Module, config: OptimizerConfig, _: str = "", skip: frozenset[int] = frozenset()
 ) -> torch.optim.Optimizer:
     groups = parameter_groups(model, config.weight_decay, skip)
@@ -64,13 +64,13 @@ def _adamw(
     )
 
 
-def _adam(model: nn.Module, config: OptimizerConfig, _: str = "") -> torch.optim.Optimizer:
+def adam(model: nn.Module, config: OptimizerConfig, _: str = "") -> torch.optim.Optimizer:
     groups = parameter_groups(model, config.weight_decay)
     betas = (config.beta1, config.beta2)
     return torch.optim.Adam(groups, lr=config.learning_rate, betas=betas, eps=config.eps, fused=fused_supported(groups))
 
 
-def _muon(model: nn.Module, config: OptimizerConfig, precision: str = "bf16") -> Optimizer:
+def muon(model: nn.Module, config: OptimizerConfig, precision: str = "bf16") -> Optimizer:
     matrices = [p for _, p in hidden_matrices(model)]
     if not matrices:
         raise ConfigError(
@@ -82,25 +82,17 @@ def _muon(model: nn.Module, config: OptimizerConfig, precision: str = "bf16") ->
     skip = frozenset(id(p) for p in matrices)
     if not parameter_groups(model, config.weight_decay, skip):
         return JointOptimizer(muon=muon)
-    return JointOptimizer(adamw=_adamw(model, config, skip=skip), muon=muon)
+    return JointOptimizer(adamw=adamw(model, config, skip=skip), muon=muon)
 
 
-def _riemannian_adam(model: nn.Module, config: OptimizerConfig, _: str = "") -> Optimizer:
+def riemannian_adam(model: nn.Module, config: OptimizerConfig, _: str = "") -> Optimizer:
     points = manifold_points(model)
     betas = (config.beta1, config.beta2)
     riemannian = build_riemannian_adam(points, config.learning_rate, betas, config.eps)
     skip = frozenset(id(p) for p in points)
     if not parameter_groups(model, config.weight_decay, skip):
         return JointOptimizer(riemannian=riemannian)
-    return JointOptimizer(adamw=_adamw(model, config, skip=skip), riemannian=riemannian)
-
-
-BUILDERS: dict[OptimizerName, Callable[[nn.Module, OptimizerConfig, str], Optimizer]] = {
-    OptimizerName.adamw: _adamw,
-    OptimizerName.adam: _adam,
-    OptimizerName.muon: _muon,
-    OptimizerName.riemannian_adam: _riemannian_adam,
-}
+    return JointOptimizer(adamw=adamw(model, config, skip=skip), riemannian=riemannian)
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig, muon_precision: str = "bf16") -> Optimizer:
@@ -117,7 +109,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig, muon_precision: s
     check_ranges(config, "optimizer")
     if not any(p.requires_grad for p in model.parameters()):
         raise ConfigError("a model with trainable parameters", got=type(model).__name__)
-    optimizer = BUILDERS[OptimizerName(config.name)](model, config, muon_precision)
+    optimizer = OPTIMIZERS[config.name].made()(model, config, muon_precision)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..config.checks.levels import check_levels, check_n_levels
-from ..config.schema import FSQConfig, KMeansConfig, ResidualKMeansConfig
+from ..config.families import QUANTIZERS
+from ..config.schema import FSQConfig
 from ..errors import ArtifactError, ConfigError
 from .assign import NearestEntry, nearest
 from .base import Quantizer
@@ -21,10 +22,6 @@ from .reservoir import Reservoir
 from .residual import ResidualKMeans
 from .sample import Sample
 
-_CONFIGS = {"kmeans": KMeansConfig, "residual_kmeans": ResidualKMeansConfig, "fsq": FSQConfig}
-_BUILDERS: dict[str, Callable[[Any, int], Quantizer]] = {q.name: q for q in (KMeans, ResidualKMeans, FSQ)}
-_QUANTIZERS: dict[str, type[Quantizer]] = {q.name: q for q in (KMeans, ResidualKMeans, FSQ, QuantileBinner)}
-
 
 def quantizer_config(config: Any) -> Any:
     """The typed configuration of a vector quantizer from a dataclass or a mapping with a ``name``.
@@ -35,22 +32,23 @@ def quantizer_config(config: Any) -> Any:
     >>> quantizer_config({"name": "kmeans", "n_codes": 16}).n_codes
     16
     """
-    if isinstance(config, tuple(_CONFIGS.values())):
+    kinds = QUANTIZERS.sections()
+    if isinstance(config, tuple(kinds.values())):
         return config
     values = dict(config) if isinstance(config, Mapping) else {"name": getattr(config, "name", config)}
     name = values.get("name")
-    if name not in _CONFIGS:
-        raise ConfigError(f"a vector quantizer: {', '.join(_CONFIGS)}", got=name, where="quantizer.name")
+    if name not in kinds:
+        raise ConfigError(f"a vector quantizer: {', '.join(kinds)}", got=name, where="quantizer.name")
     try:
-        return _CONFIGS[name](**values)
+        return kinds[name](**values)
     except TypeError as error:
-        raise ConfigError(f"keys of {_CONFIGS[name].__name__}", got=error, where=f"quantizer {name}") from error
+        raise ConfigError(f"keys of {kinds[name].__name__}", got=error, where=f"quantizer {name}") from error
 
 
 def build_quantizer(config: Any, seed: int = 0) -> Quantizer:
     """The vector quantizer that ``config.name`` names, not yet fitted."""
     config = quantizer_config(config)
-    return _BUILDERS[config.name](config, seed)
+    return QUANTIZERS[config.name].made()(config, seed)
 
 
 def quantizer_from_state(name: str, state: Mapping[str, np.ndarray]) -> Quantizer:
@@ -59,15 +57,15 @@ def quantizer_from_state(name: str, state: Mapping[str, np.ndarray]) -> Quantize
     Raises:
         ArtifactError: no quantizer has that name, or arrays are missing.
     """
-    if name not in _QUANTIZERS:
-        raise ArtifactError(f"a saved quantizer: {', '.join(_QUANTIZERS)}", got=name, where="quantizer name")
-    return _QUANTIZERS[name].from_state(dict(state))
+    if name not in QUANTIZERS:
+        raise ArtifactError(f"a saved quantizer: {', '.join(QUANTIZERS)}", got=name, where="quantizer name")
+    return QUANTIZERS[name].made().from_state(dict(state))
 
 
 def with_at_most(config: Any, n_codes: int) -> Any:
     """``config`` with at most ``n_codes`` codes (per stage); levels stay as they are.
 
-    >>> with_at_most(KMeansConfig(n_codes=2048), 16).n_codes
+    >>> with_at_most(quantizer_config("kmeans"), 16).n_codes
     16
     """
     return dataclasses.replace(config, n_codes=min(config.n_codes, n_codes)) if hasattr(config, "n_codes") else config
@@ -76,7 +74,7 @@ def with_at_most(config: Any, n_codes: int) -> Any:
 def size_label(config: Any) -> str:
     """The sizes that were asked for, as a part of a file's name.
 
-    >>> [size_label(c) for c in (KMeansConfig(), ResidualKMeansConfig(), FSQConfig())]
+    >>> [size_label(quantizer_config(name)) for name in ("kmeans", "residual_kmeans", "fsq")]
     ['2048', '3x1024', '8-5-5-5']
     """
     if isinstance(config, FSQConfig):

@@ -5,26 +5,15 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from ..config.families import RECIPES
 from ..errors import ConfigError
 
 if TYPE_CHECKING:
     from ..config.schema import Config
     from ..runs.run import RunContext
-
-RECIPES: dict[str, str] = {
-    "ebird_vae": "ebird.experiment",
-    "spectrum_mae": "chemomae.experiment",
-    "ternary_vae": "ternary.experiment",
-}  # name -> module with run(config, run)
-FIGURES: dict[str, str] = {
-    "ebird_vae": "nats",  # per held-out checklist
-    "spectrum_mae": "val_loss",  # the test spectra are not for choosing
-    "ternary_vae": "hierarchy",  # Spearman of valuation and radius, -1 at best; the loss contains its weights
-}  # what a sweep compares runs by; lower is better
 
 
 def run_recipe(config: Config, run: RunContext) -> dict[str, Any]:
@@ -36,9 +25,10 @@ def run_recipe(config: Config, run: RunContext) -> dict[str, Any]:
     name = config.recipe.name
     if name not in RECIPES:
         raise ConfigError(f"a recipe of {', '.join(RECIPES)}", got=name, where="recipe.name")
-    return importlib.import_module(f"{__name__}.{RECIPES[name]}").run(config, run)
+    return RECIPES[name].made()(config, run)
 
 
 def figure_of(name: str, figures: Mapping[str, Any]) -> tuple[str, float]:
     """Name and value of what a sweep of the recipe ``name`` minimises."""
-    return f"{name}/{FIGURES[name]}", float(figures[FIGURES[name]])
+    figure = RECIPES[name].facts["figure"]
+    return f"{name}/{figure}", float(figures[figure])

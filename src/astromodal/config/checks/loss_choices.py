@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigError
 from ...vocabulary.modalities import MODALITIES, Kind
+from ..families import FORMS
 from ..ranges import check_ranges
-from ..schema import SCALAR_FORMS, WIDTH_FORMS, ErrorUse, LossForm, LossFormConfig
+from ..schema import ErrorUse, LossFormConfig
 
 if TYPE_CHECKING:
     from ..schema import LossFormConfig
@@ -67,8 +68,8 @@ def check_form(modality: str, form: LossFormConfig) -> None:
         ConfigError: naming the key.
     """
     ordered = MODALITIES[modality].kind is Kind.values
-    if form.form in SCALAR_FORMS and not ordered:
-        usable = [f.value for f in LossForm if f not in SCALAR_FORMS]
+    if FORMS[form.form].fact("ordered") and not ordered:
+        usable = [name for name, row in FORMS.items() if not row.fact("ordered")]
         raise ConfigError(
             f"one of {', '.join(usable)}",
             got=f"{form.form.value}, which needs entries in an order",
@@ -83,8 +84,9 @@ def check_form(modality: str, form: LossFormConfig) -> None:
             where=key,
             repair=f"{key}=ignore",
         )
-    if form.errors == ErrorUse.width and form.form not in WIDTH_FORMS:
-        wide = " or ".join(f.value for f in WIDTH_FORMS if ordered or f not in SCALAR_FORMS)
+    if form.errors == ErrorUse.width and not FORMS[form.form].fact("wide"):
+        usable = [name for name, row in FORMS.items() if row.fact("wide") and (ordered or not row.fact("ordered"))]
+        wide = " or ".join(usable)
         raise ConfigError(
             f"form {wide}, whose targets have a width",
             got=form.form.value,

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from .. import schema
 from ..checks.names import check_name
+from ..families import SECTIONS
 from ..reading.conf_files import conf_dir
 from ..reading.hydra_files import use_our_reader
 from .run_id import run_id
@@ -54,17 +55,9 @@ def register() -> None:
 def store_schemas(store: ConfigStore) -> None:
     """Once per store: OmegaConf takes a seventh of a second to look at every class."""
     store.store(name="base_schema", node=schema.Config)
-    store.store(group="codec_schema", name="autoencoder", node=schema.AutoencoderConfig)
-    store.store(group="codec_schema", name="masked_autoencoder", node=schema.MaskedAutoencoderConfig)
-    store.store(group="codec_schema", name="patches", node=schema.PatchesConfig)
-    store.store(group="codec_schema", name="vae", node=schema.VAEConfig)
-    store.store(group="quantizer_schema", name="kmeans", node=schema.KMeansConfig)
-    store.store(group="quantizer_schema", name="residual_kmeans", node=schema.ResidualKMeansConfig)
-    store.store(group="quantizer_schema", name="fsq", node=schema.FSQConfig)
-    store.store(group="recipe_schema", name="ebird_vae", node=schema.EbirdVAERecipeConfig)
-    store.store(group="recipe_schema", name="spectrum_mae", node=schema.SpectrumMAERecipeConfig)
-    store.store(group="codec_schema", name="ternary_vae", node=schema.TernaryCodecConfig)
-    store.store(group="recipe_schema", name="ternary_vae", node=schema.TernaryVAERecipeConfig)
+    for key, family in SECTIONS.items():
+        for name, section in family.sections().items():
+            store.store(group=f"{key}_schema", name=name, node=section)
 
 
 def compose_once() -> None:

@@ -13,18 +13,7 @@ from functools import cache
 from typing import Any, TypeGuard, Union, get_args, get_origin, get_type_hints
 
 from .. import schema
-
-OPEN: dict[str, tuple[type, ...]] = {
-    "codec": (
-        schema.AutoencoderConfig,
-        schema.MaskedAutoencoderConfig,
-        schema.PatchesConfig,
-        schema.VAEConfig,
-        schema.TernaryCodecConfig,
-    ),
-    "quantizer": (schema.KMeansConfig, schema.ResidualKMeansConfig, schema.FSQConfig),
-    "recipe": (schema.EbirdVAERecipeConfig, schema.SpectrumMAERecipeConfig, schema.TernaryVAERecipeConfig),
-}  # fields of type Any: the sections that may stand there
+from ..families import SECTIONS
 
 
 @dataclass
@@ -64,10 +53,15 @@ def below(hint: Any, name: str) -> Any:
         if is_section(section):
             found = fields_of(section).get(name)
             if found is not None:
-                return OPEN.get(name, Any) if found[0] is Any else found[0]
+                return sections_at(name) if found[0] is Any else found[0]
         elif get_origin(section) in (dict, list):
             return get_args(section)[-1]
     return None
+
+
+def sections_at(name: str) -> Any:
+    """The sections that may stand at a key of this name whose type the schema leaves open; ``Any`` for others."""
+    return tuple(SECTIONS[name].sections().values()) if name in SECTIONS else Any
 
 
 def is_optional(key: str) -> bool:

@@ -7,19 +7,20 @@ folders    a folder of part files per field: ``<data.root>/<field>/*.parquet``
 hats       a HATS catalogue or collection: a tile is a field
 =========  =======================================================================================
 
-A new arrangement is one function below :data:`ARRANGEMENTS`: from a folder to the files of each field.
+A new arrangement is one function, from a folder to the files of each field, and a row of
+:data:`~astromodal.config.families.SOURCES`.
 """
 
 from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from ...config.families import SOURCES
 from ...errors import DataError
 from . import hats, remote
 from .parquet import ParquetSource
@@ -84,7 +85,7 @@ def by_template(template: str) -> dict[str, list[Path]]:
     return dict(sorted(found.items()))
 
 
-def _files(root: Path) -> Found | None:
+def in_files(root: Path) -> Found | None:
     """A file per field, called by its name."""
     if root.is_file():
         return Found({_stem(root): [root]}, "files")
@@ -111,7 +112,7 @@ def _files(root: Path) -> Found | None:
     return Found(found, "files", said)
 
 
-def _folders(root: Path) -> Found | None:
+def in_folders(root: Path) -> Found | None:
     """A folder per field, with its part files in it."""
     folders = [p for p in sorted(root.iterdir()) if p.is_dir() and p.name[0] not in "_."] if root.is_dir() else []
     found = {}
@@ -121,15 +122,12 @@ def _folders(root: Path) -> Found | None:
     return Found(found, "folders") if found else None
 
 
-def _hats(root: Path) -> Found | None:
+def in_hats(root: Path) -> Found | None:
     """A HATS catalogue: a field per tile."""
     if not hats.is_catalogue(root):
         return None
     found, said = hats.tiles(root)
     return Found({tile.field: paths for tile, paths in found.items()}, "hats", said)
-
-
-ARRANGEMENTS: dict[str, Callable[[Path], Found | None]] = {"hats": _hats, "folders": _folders, "files": _files}
 
 
 def find_fields(data: DataConfig, template: str, columns: Sequence[str] = ()) -> Found:
@@ -157,8 +155,8 @@ def find_fields(data: DataConfig, template: str, columns: Sequence[str] = ()) ->
     root = Path(template.split("{field}")[0] + "x").parent
     if not root.exists():
         raise DataError("a folder with datacubes", got="no such folder", where=root, repair="set data.root=…")
-    tried = ARRANGEMENTS if layout == "auto" else {layout: ARRANGEMENTS[layout]}
-    arranged = [f for f in (arrangement(root) for arrangement in tried.values()) if f]
+    tried = list(SOURCES.values()) if layout == "auto" else [SOURCES[layout]]
+    arranged = [f for f in (row.made()(root) for row in tried) if f]
     if arranged and arranged[0].layout == "hats":  # its own files beside the tiles are no fields
         return arranged[0]
     if len(arranged) > 1:

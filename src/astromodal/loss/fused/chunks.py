@@ -29,7 +29,7 @@ from torch import Tensor
 from ...config.schema import LossForm
 from ...vocabulary.modalities import MODALITIES, Kind
 from ..standardize import CodedTable, Tables
-from .forms import FORMS, N_CONSTANTS, Rows, constants, form_of, value_and_grad
+from .forms import Rows, constants, form_of, n_constants, value_and_grad
 
 CPU_CHUNK_ROWS = 512  # the logits of a chunk then stay near the caches
 GPU_CHUNK_ELEMENTS = 2**26  # of a chunk's logits: enough rows to fill the device, 256 MiB in float32
@@ -44,7 +44,7 @@ class Head:
     modality: list[int]  # index in MODALITIES
     n_columns: int  # more than 1: the scalar block has a row of centres per column
     block_ce: bool  # cross-entropy over the target's block instead of the whole vocabulary
-    forms: list[int]  # of the reconstruction: index in FORMS
+    forms: list[int]  # of the reconstruction: index among the names of LossForm
     betas: list[float]  # weight of the variance, with form expectation_spread
 
     @classmethod
@@ -55,7 +55,7 @@ class Head:
             modality=[MODALITIES.index(t.modality) for t in tables.blocks],
             n_columns=tables.n_columns,
             block_ce=block_ce,
-            forms=[FORMS.index(form_of(t.form, t.modality)) for t in tables.blocks],
+            forms=[list(LossForm).index(form_of(t.form, t.modality)) for t in tables.blocks],
             betas=[t.form.beta for t in tables.blocks],
         )
 
@@ -64,11 +64,11 @@ class Head:
         return MODALITIES.at(self.modality[block]).kind is Kind.values
 
     def form(self, block: int) -> LossForm:
-        return FORMS[self.forms[block]]
+        return list(LossForm)[self.forms[block]]
 
     def constants(self, block: int, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Those of ``tensors``, from :func:`block_tensors`, that belong to the form of a block."""
-        counts = [N_CONSTANTS.get(FORMS[form], 0) for form in self.forms]
+        counts = [n_constants(self.form(i)) for i in range(len(self.forms))]
         first = len(self.forms) + sum(counts[:block])
         return list(tensors[first : first + counts[block]])
 

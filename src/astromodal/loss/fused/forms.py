@@ -14,15 +14,15 @@ Shapes: R rows of a chunk, C entries of a block, D dimensions, S columns (1 for 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...config.families import FORMS
 from ...config.schema import LossForm, LossFormConfig
 from ..forms import distances, error_width, gaussian_targets, neighbours, widened
-
-FORMS = tuple(LossForm)
-N_CONSTANTS = {LossForm.energy: 1, LossForm.crps: 1, LossForm.hl_gauss: 3, LossForm.neighbour_ce: 3}
 
 
 def form_of(options: LossFormConfig, modality: str) -> LossForm:
@@ -31,7 +31,7 @@ def form_of(options: LossFormConfig, modality: str) -> LossForm:
 
 
 def constants(form: LossForm, options: LossFormConfig, entries: Tensor, n_bins: Tensor | None) -> list[Tensor]:
-    """What ``form`` reads of a codebook, ``N_CONSTANTS[form]`` tensors.
+    """What ``form`` reads of a codebook, ``n_constants(form)`` tensors.
 
     Args:
         entries: ``(C, D)``; for scalars ``(S, C)``, with ``n_bins`` ``(S,)``.
@@ -101,19 +101,27 @@ class Rows:
         return table[0 if len(table) == 1 else self.columns, self.codes]
 
 
+@cache
+def _fused(form: str, how: str) -> Any:
+    return FORMS[form].fact(how)
+
+
+def n_constants(form: LossForm) -> int:
+    """How many tensors a form reads of a codebook."""
+    return int(FORMS[form].fact("n_constants", 0))
+
+
 def value_and_grad(form: LossForm, log_p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     """Values ``(R,)`` of a form and their gradient at the logits, ``(R, C)``; ``log_p`` is left as it is."""
-    if form == LossForm.hl_gauss:
-        return _hl_gauss(log_p, rows)
-    if form == LossForm.neighbour_ce:
-        return _neighbour_ce(log_p, rows)
+    if gradient := _fused(form.value, "gradient"):
+        return gradient(log_p, rows)
     p = log_p.exp()
-    value, slope = _BY_SLOPE[form](p, rows)
+    value, slope = _fused(form.value, "slope")(p, rows)
     mean = (p * slope).sum(1, keepdim=True)
     return value, (slope - mean).mul_(p)
 
 
-def _expectation_spread(p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+def expectation_spread(p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     beta = rows.beta
     if rows.columns is not None:
         centers = rows.of_column(rows.entries)
@@ -128,13 +136,13 @@ def _expectation_spread(p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     return residual.square().sum(1) + beta * variance, slope.add_(norms, alpha=beta)
 
 
-def _energy(p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+def energy(p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     far = rows.constants[0]
     true, own = far.index_select(0, rows.codes), p @ far
     return (p * (true - 0.5 * own)).sum(1), true - own
 
 
-def _crps(p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+def crps(p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     above = rows.of_column(rows.constants[0])
     excess = p.cumsum(1)
     excess -= (torch.arange(p.shape[1], device=p.device) >= rows.codes[:, None]).to(p.dtype)
@@ -144,20 +152,12 @@ def _crps(p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     return value, slope.cumsum(1).sub_(slope)  # up to a constant, which softmax does not see
 
 
-def _wasserstein(p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+def wasserstein(p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     slope = (rows.of_column(rows.entries) - rows.at_code(rows.entries)[:, None]).abs()
     return (p * slope).sum(1), slope
 
 
-_BY_SLOPE = {
-    LossForm.expectation_spread: _expectation_spread,
-    LossForm.energy: _energy,
-    LossForm.crps: _crps,
-    LossForm.wasserstein: _wasserstein,
-}
-
-
-def _hl_gauss(log_p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+def hl_gauss(log_p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     edges, centers, table = rows.constants
     sigma = rows.at_code(table)
     if rows.sigma is not None:
@@ -169,7 +169,7 @@ def _hl_gauss(log_p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     return value, log_p.exp().sub_(targets)
 
 
-def _neighbour_ce(log_p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+def neighbour_ce(log_p: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
     near, exponents, tau = (rows.at_code(table) for table in rows.constants)
     n_dimensions = 1 if rows.columns is not None else rows.entries.shape[1]
     variance = tau.square() if rows.sigma is None else widened(tau, rows.sigma, n_dimensions)
