@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from astromodal.plots import curves
 from astromodal.plots.curves import plot_curves, plot_cutouts, plot_gradient_shares, plot_scalars, plot_spectra
 
 
@@ -34,3 +35,13 @@ def test_nothing_to_draw_writes_nothing(tmp_path):
     assert plot_spectra([], tmp_path / "c.png") is None
     assert plot_scalars([{"name": "x", "true": [], "predicted": []}], tmp_path / "d.png") is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_positive_values_over_a_wide_range_have_logarithmic_axes(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(curves, "save", lambda figure, path: figures.append(figure) or path)
+    flux, magnitude = np.geomspace(1.0, 1e4, 50), np.linspace(14.0, 22.0, 50)
+    columns = [("flux", flux, flux), ("mag", magnitude, magnitude), ("signed", flux, -flux)]
+    curves.plot_scalars([{"name": n, "true": t, "predicted": p} for n, t, p in columns], tmp_path / "a.png")
+    assert [axis.get_xscale() for axis in figures[0].axes[:3]] == ["log", "linear", "linear"]
+    assert figures[0].axes[0].get_xlim()[0] > 0

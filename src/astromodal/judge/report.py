@@ -119,7 +119,16 @@ def draw(found: Judgement, folder: Path) -> dict[str, Path] | None:
     def part(name: str) -> dict[str, Any]:
         return {column: {"unit": r["unit"], **r[name]} for column, r in columns.items() if name in r}
 
-    panels = [_panel(name, columns[name]["unit"], e["observed"], e["median"]) for name, e in found.examples.items()]
+    units = {name: columns[name]["unit"] for name in found.examples}
+    panels = [
+        {
+            "name": name,
+            "unit": units[name] if len(units[name]) <= 10 else "",
+            "true": e["observed"],
+            "predicted": e["median"],
+        }
+        for name, e in found.examples.items()
+    ]
     drawn = {
         "predicted": plots.plot_scalars(panels, folder / "predicted.png"),
         "pit": prediction_plots.plot_pit(part("calibration"), folder / "pit.png"),
@@ -145,14 +154,6 @@ def draw(found: Judgement, folder: Path) -> dict[str, Path] | None:
         path = folder / f"photo_z_{file_name(name)}.png"
         drawn[f"photo_z_{name}"] = prediction_plots.plot_photo_z(name, found.examples[name], figures, path)
     return {name: path for name, path in drawn.items() if path is not None}
-
-
-def _panel(name: str, unit: str, observed: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-    """A panel of predicted against observed; positive values over more than a factor of 30 as logarithms."""
-    positive = len(observed) > 1 and observed.min() > 0 and predicted.min() > 0
-    if positive and np.divide(*np.percentile(observed, [99, 1])) > 30:
-        name, unit, observed, predicted = f"log10 {name}", "", np.log10(observed), np.log10(predicted)
-    return {"name": name, "unit": unit if len(unit) <= 10 else "", "true": observed, "predicted": predicted}
 
 
 def report_matrix(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRUE, MODEL, OTHER = INK, BLUE, ORANGE
+WIDE = 30.0  # positive values over more than this factor are drawn on logarithmic axes
 _PALETTE = (BLUE, ORANGE, GREEN, PINK, YELLOW)
 
 
@@ -183,10 +184,12 @@ def write_title(figure: Figure, text: str, **where: float) -> None:
 def plot_scalars(
     columns: Sequence[Mapping[str, object]], path: Path, *, title: str = "predicted against observed"
 ) -> Path | None:
-    """Predicted against observed values, one panel per column.
+    """Predicted against observed values, one panel per column; positive values over more than a factor of 30 on
+    logarithmic axes.
 
     Args:
         columns: mappings with ``name``, ``unit``, ``true (n,)``, ``predicted (n,)``.
+        title: "<the y axis> against <the x axis>".
     """
     columns = [c for c in columns if len(np.asarray(c["true"])) > 1][:24]
     if not columns:
@@ -200,11 +203,16 @@ def plot_scalars(
         low, high = np.percentile(true, [1, 99])
         axis.plot([low, high], [low, high], color=OTHER, lw=0.8, ls="--")
         axis.plot(true, predicted, ".", ms=2, alpha=0.5, color=MODEL, rasterized=True)
-        axis.set(xlim=padded(low, high, 0.08), ylim=padded(low, high, 0.08))
+        if low > 0 and min(true.min(), predicted.min()) > 0 and high / low > WIDE:
+            margin = (high / low) ** 0.08
+            axis.set(xscale="log", yscale="log", xlim=(low / margin, high * margin), ylim=(low / margin, high * margin))
+        else:
+            axis.set(xlim=padded(low, high, 0.08), ylim=padded(low, high, 0.08))
         unit = f" [{column['unit']}]" if column.get("unit") else ""
         axis.set_title(f"{column['name']}{unit}", fontsize=7)
         axis.tick_params(labelsize=6)
     for axis in axes[len(columns) :]:
         axis.set_visible(False)
-    write_title(figure, f"{title} (x observed, y predicted)", y=0.995)
+    vertical, _, horizontal = title.partition(" against ")
+    write_title(figure, f"{title} (x {horizontal}, y {vertical})", y=0.995)
     return save(figure, path)
