@@ -11,7 +11,8 @@ import pytest
 
 from astromodal.config.schema import BandConfig, DataConfig, ImageConfig, ScalarConfig
 from astromodal.data.columns import list_column_ragged, list_column_to_matrix
-from astromodal.data.datacube import Datacube, check_unique_ids, discover
+from astromodal.data.datacube import Datacube, discover
+from astromodal.data.on_disk import check_unique_ids
 from astromodal.errors import DataError
 
 

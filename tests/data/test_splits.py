@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import pickle
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,8 @@ import pytest
 
 from astromodal.config.schema import DataConfig, SplitConfig, SplitMethod
 from astromodal.data.datacube import Datacube
-from astromodal.data.splits import TEST, TRAIN, VAL, assign_splits, friends, sky_cells
+from astromodal.data import neighbours, on_disk
+from astromodal.data.splits import TEST, TRAIN, VAL, assign_splits, sky_cells
 from astromodal.errors import ConfigError, DataError
 
 
@@ -34,6 +36,21 @@ def by_id(cubes, splits):
 def random_sky(n, seed=0):
     rng = np.random.default_rng(seed)
     return [f"o{seed}_{i}" for i in range(n)], rng.uniform(0, 360, n), np.rad2deg(np.arcsin(rng.uniform(-1, 1, n)))
+
+
+def friends(positions, keys):
+    """For each object the one whose split its group takes; ``splits_of_groups`` with each object a split of its own."""
+    members = np.zeros(len(positions), neighbours.MEMBER)
+    members["ra"], members["dec"] = positions.T
+    members["key"], members["row"] = keys, np.arange(len(members))
+    members["split"] = np.arange(len(members))
+    strips = neighbours.strip_of(members["dec"])
+    dealt = on_disk.Dealt(neighbours.MEMBER, np.bincount(strips, minlength=neighbours.N_STRIPS))
+    dealt.put(strips, members)
+    leader = np.arange(len(members))
+    for rows, values in neighbours.splits_of_groups(dealt):
+        leader[rows] = values
+    return leader, len(dealt)
 
 
 def test_the_order_of_rows_and_files_has_no_effect(tmp_path):
@@ -91,10 +108,12 @@ def test_neighbours_are_found_at_the_seam_the_poles_and_by_friends_of_friends():
         ]
     )
     ids = np.array([9, 8, 7, 6, 5, 4, 3, 2, 1], np.uint64)
-    assert friends(positions, ids).tolist() == [1, 1, 3, 3, 6, 6, 6, 7, 8]
+    assert friends(positions, ids)[0].tolist() == [1, 1, 3, 3, 6, 6, 6, 7, 8]
 
 
-def test_groups_of_friends_agree_with_a_slow_version():
+@pytest.mark.parametrize(("part_rows", "strips"), [(1 << 16, 1), (10, 3)])
+def test_groups_of_friends_agree_with_a_slow_version(monkeypatch, part_rows, strips):
+    monkeypatch.setattr(on_disk, "PART_ROWS", part_rows)
     rng = np.random.default_rng(4)
     positions = np.stack([rng.uniform(0, 12, 150) / 3600, rng.uniform(0, 12, 150) / 3600], axis=1)
     ids = rng.permutation(150).astype(np.uint64)
@@ -103,7 +122,32 @@ def test_groups_of_friends_agree_with_a_slow_version():
     for _ in range(150):
         label = np.array([label[gap[i] <= 1].min() for i in range(150)])
     want = [int(min(np.flatnonzero(label == label[i]), key=lambda j: ids[j])) for i in range(150)]
-    assert friends(positions, ids).tolist() == want
+    found, n_strips = friends(positions, ids)
+    assert found.tolist() == want and n_strips == strips  # of 4", with groups across their borders
+
+
+def test_a_survey_in_many_parts_is_divided_as_one_in_memory(tmp_path, monkeypatch):
+    ids, ra, dec = random_sky(3000)
+    ra[2000:], dec[2000:] = ra[:1000], dec[:1000] + 0.9 / 3600
+    cubes, data = cubes_of(tmp_path, {f"F{k}": (ids[k::3], ra[k::3], dec[k::3]) for k in range(3)}, method="hash")
+    whole = by_id(cubes, assign_splits(cubes, data))
+    monkeypatch.setattr(on_disk, "PART_ROWS", 64)
+    monkeypatch.setattr(on_disk, "_BLOCK", 16)
+    splits = assign_splits(cubes, data)
+    assert by_id(cubes, splits) == whole
+    assert {whole[f"o0_{i}"] == whole[f"o0_{i + 2000}"] for i in range(1000)} == {True}
+    assert splits.counts.tolist() == np.bincount(list(whole.values()), minlength=3).tolist()
+    unpickled = pickle.loads(pickle.dumps(splits))
+    assert all((unpickled[field] == splits[field]).all() for field in splits)
+
+
+def test_a_repeated_id_is_found_in_whichever_part_it_falls(tmp_path, monkeypatch):
+    monkeypatch.setattr(on_disk, "PART_ROWS", 64)
+    ids = [f"x{i}" for i in range(2000)]
+    cubes, _ = cubes_of(tmp_path, {"A": (ids, [1.0] * 2000, [1.0] * 2000), "B": (["y", "x1234"], [1.0] * 2, [2.0] * 2)})
+    on_disk.check_unique_ids(cubes[:1])
+    with pytest.raises(DataError, match=r"x1234 twice.*A.parquet, row 1234; .*B.parquet, row 1"):
+        on_disk.check_unique_ids(cubes)
 
 
 def test_cells_keep_their_area_and_close_at_the_seam():

@@ -26,7 +26,8 @@ from omegaconf import OmegaConf
 from ..config.reading.containers import to_object
 from ..config.schema import DataConfig
 from ..data import discover
-from ..data.splits import FRIENDS_ARCSEC, SPLIT_NAMES, TEST, has_position, unit_vectors
+from ..data.neighbours import FRIENDS_ARCSEC, unit_vectors
+from ..data.splits import SPLIT_NAMES, TEST, has_position
 from ..errors import ArtifactError, ArtifactMissingError, UserError
 from ..files.ids import hash_ids
 from ..files.io import read_json

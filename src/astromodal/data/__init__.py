@@ -8,7 +8,8 @@ from ..lazy import exports
 __getattr__, __dir__, __all__ = exports(
     __name__,
     {
-        "datacube": "Batch Datacube check_unique_ids discover",
+        "datacube": "Batch Datacube discover",
+        "on_disk": "SurveyKeys check_unique_ids",
         "columns": "list_column_ragged list_column_to_matrix",
         "scalars": "ScalarBatch inverse_transform read_scalars scalar_columns transform",
         "spectra": "SpectrumBatch grid read_spectra",

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from ..config.checks.names import check_name
 from ..errors import ConfigError, DataError
-from ..files.ids import hash_ids, normalize_ids
+from ..files.ids import normalize_ids
 from ..vocabulary.modalities import MODALITIES
 from .columns import is_number, list_column_ragged, list_column_to_matrix, list_value_type, numbers, refuse_twice
 from .masks import mask_columns, unmasked
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "Datacube",
-    "check_unique_ids",
     "discover",
     "list_column_ragged",
     "list_column_to_matrix",
@@ -326,40 +325,3 @@ def _say(said: Sequence[str], cubes: Sequence[Datacube]) -> None:
         log.warning("%s", text)
     for text, where in fields.items():
         log.info("%s (%s)", text, f"field {where[0]}" if len(where) == 1 else f"{len(where)} fields")
-
-
-def check_unique_ids(cubes: Sequence[Datacube]) -> None:
-    """Refuse an id that stands in more than one row of the survey. Keeps 8 bytes per object (a hash of the id).
-
-    Raises:
-        DataError: naming the id and its first two places.
-    """
-
-    def hashes(cube: Datacube) -> np.ndarray:
-        return np.concatenate(
-            [hash_ids(cube.batch_ids(b)) for b in cube.batches([cube.data.id_column], rows=LIGHT_ROWS)]
-        )
-
-    keys = np.empty(sum(cube.n_rows for cube in cubes), np.uint64)
-    start = 0
-    for cube in cubes:
-        keys[start : start + cube.n_rows] = hashes(cube)
-        start += cube.n_rows
-    keys.sort()
-    suspects = np.unique(keys[1:][keys[1:] == keys[:-1]])
-    if not len(suspects):
-        return
-    seen: dict[str, str] = {}  # the few ids with equal hashes, compared as text
-    for cube in cubes:
-        for batch in cube.batches([cube.data.id_column], rows=LIGHT_ROWS):
-            ids = cube.batch_ids(batch)
-            for i in np.flatnonzero(np.isin(hash_ids(ids), suspects)):
-                place = f"{cube.path}, row {batch.rows[i]}"
-                if ids[i] in seen:
-                    raise DataError(
-                        "ids that are unique over all datacubes",
-                        got=f"{ids[i]} twice",
-                        where=f"{seen[ids[i]]}; {place}",
-                        repair="remove one of the rows or rename it",
-                    )
-                seen[str(ids[i])] = place

@@ -8,7 +8,7 @@ cells, and stand together; a model is never tested on an object that it has seen
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,57 +16,85 @@ import numpy as np
 from ..errors import ConfigError, DataError
 from ..files.ids import hash_ids
 from ..machine.random import keyed_uniform
-from .datacube import LIGHT_ROWS, Datacube
+from .neighbours import MEMBER, N_STRIPS, splits_of_groups, strip_of
+from .on_disk import Dealt, Records, SurveyKeys
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig, SplitConfig
+    from .datacube import Datacube
 
 TRAIN, VAL, TEST = 0, 1, 2
 SPLIT_NAMES = ("train", "val", "test")
-FRIENDS_ARCSEC = 1.0
 _BY_ID, _BY_CELL, _BY_FIELD = 1, 2, 3  # separate streams of random numbers
 
 log = logging.getLogger(__name__)
 
 
-def assign_splits(cubes: Sequence[Datacube], data: DataConfig) -> dict[str, np.ndarray]:
+class Splits(Mapping[str, np.ndarray]):
+    """Field → split of each row ``(n_rows,)`` uint8 of TRAIN, VAL, TEST, read from a scratch file as it is asked for.
+
+    Pickles as the arrays.
+
+    Attributes:
+        counts: objects in each split, ``(3,)``.
+    """
+
+    def __init__(self, cubes: Sequence[Datacube], records: Records, counts: np.ndarray) -> None:
+        ends = np.cumsum([cube.n_rows for cube in cubes]).tolist()
+        self._rows = {cube.field: (end - cube.n_rows, end) for cube, end in zip(cubes, ends, strict=True)}
+        self._records, self.counts = records, counts
+
+    def __getitem__(self, field: str) -> np.ndarray:
+        return self._records.read(*self._rows[field])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __reduce__(self) -> tuple[type, tuple[dict[str, np.ndarray]]]:
+        return dict, (dict(self),)
+
+
+def assign_splits(cubes: Sequence[Datacube], data: DataConfig, keys: SurveyKeys | None = None) -> Splits:
     """Split of every object: field → ``(n_rows,)`` uint8 of TRAIN, VAL, TEST.
 
-    Reads ids and positions only; keeps 8 bytes per object, 24 more where it has a position. A split that comes out
-    empty is logged as a warning.
+    Reads ids and positions only, and keeps them on the disk; memory does not grow with the survey. A split that comes
+    out empty is logged as a warning.
+
+    Args:
+        keys: of these cubes, where they were read before.
 
     Raises:
         ConfigError: fractions that leave nothing to train on, or a cell without size.
-        DataError: ``method: sky`` without any position.
+        DataError: ``method: sky`` without any position, or no room for scratch files.
     """
     config = data.splits
     _check(config)
-    ids = np.concatenate([_id_hashes(cube) for cube in cubes]) if cubes else np.empty(0, np.uint64)
-    positions = np.concatenate([cube.positions() for cube in cubes]) if cubes else np.empty((0, 2))
-    known = has_position(positions)
+    keys = keys or SurveyKeys(cubes)
+    strips = np.zeros(N_STRIPS, np.int64)  # objects with a position in each
+    for _, records in keys.records.chunks():
+        known = has_position(_positions(records))
+        strips += np.bincount(strip_of(records["dec"][known]), minlength=N_STRIPS)
     method = str(getattr(config.method, "value", config.method))
     if method == "auto":
-        method = "sky" if known.any() else "hash"
-    if method == "sky" and not known.any():
+        method = "sky" if strips.any() else "hash"
+    if method == "sky" and not strips.any():
         raise DataError(
             "positions for data.splits.method=sky",
             got="none in any datacube",
             where=data.root,
             repair="data.splits.method=hash",
         )
-    if method == "field":
-        by_field = field_splits([cube.field for cube in cubes], config)
-        split = np.repeat([by_field[cube.field] for cube in cubes], [cube.n_rows for cube in cubes]).astype(np.uint8)
-    else:
-        split = _cut(keyed_uniform(config.seed, _BY_ID, ids, 0), config)
-        if method == "sky":
-            split[known] = sky_splits(positions[known], config)
-    rows = np.flatnonzero(known)
-    leader = friends(positions[rows], ids[rows])
-    split[rows] = split[rows][leader]
-    sizes = np.bincount(split, minlength=3)
+    split, dealt = _each_alone(keys, config, method, strips)
+    for rows, values in splits_of_groups(dealt):
+        split.change(rows, values)
+    counts = np.zeros(3, np.int64)
+    for _, values in split.chunks():
+        counts += np.bincount(values, minlength=3)
     wanted = (1.0, config.val_fraction, config.test_fraction)
-    empty = [SPLIT_NAMES[i] for i in range(3) if sizes[i] == 0 and wanted[i] > 0]
+    empty = [SPLIT_NAMES[i] for i in range(3) if counts[i] == 0 and wanted[i] > 0]
     if empty:
         log.warning(
             "no object in split %s (method %s, %d objects); set data.splits.method=hash, a smaller "
@@ -75,8 +103,37 @@ def assign_splits(cubes: Sequence[Datacube], data: DataConfig) -> dict[str, np.n
             method,
             len(split),
         )
-    ends = np.cumsum([cube.n_rows for cube in cubes])
-    return {cube.field: part for cube, part in zip(cubes, np.split(split, ends[:-1]), strict=True)} if cubes else {}
+    return Splits(cubes, split, counts)
+
+
+def _positions(records: np.ndarray) -> np.ndarray:
+    return np.stack([records["ra"], records["dec"]], 1)
+
+
+def _each_alone(keys: SurveyKeys, config: SplitConfig, method: str, strips: np.ndarray) -> tuple[Records, Dealt]:
+    """The split of each object without its neighbours, and objects with a position by strip of declination."""
+    split, dealt = Records(np.dtype(np.uint8)), Dealt(MEMBER, strips)
+    ends = np.cumsum([cube.n_rows for cube in keys.cubes])
+    by_field = np.zeros(len(ends), np.uint8)
+    if method == "field":
+        chosen = field_splits([cube.field for cube in keys.cubes], config)
+        by_field = np.array([chosen[cube.field] for cube in keys.cubes], np.uint8)
+    for start, records in keys.records.chunks():
+        rows, positions = np.arange(start, start + len(records)), _positions(records)
+        known = has_position(positions)
+        if method == "field":
+            values = by_field[np.searchsorted(ends, rows, side="right")]
+        else:
+            values = _cut(keyed_uniform(config.seed, _BY_ID, records["key"], 0), config)
+            if method == "sky":
+                values[known] = sky_splits(positions[known], config)
+        split.append(values)
+        members = np.empty(int(known.sum()), MEMBER)
+        for name in ("key", "ra", "dec"):
+            members[name] = records[name][known]
+        members["row"], members["split"] = rows[known], values[known]
+        dealt.put(strip_of(members["dec"]), members)
+    return split, dealt
 
 
 def _check(config: SplitConfig) -> None:
@@ -89,12 +146,6 @@ def _check(config: SplitConfig) -> None:
         )
     if not 0 < config.cell_deg <= 90:
         raise ConfigError("cell_deg above 0 and at most 90", got=config.cell_deg, where="data.splits")
-
-
-def _id_hashes(cube: Datacube) -> np.ndarray:
-    """Hash of each row's id, ``(n_rows,)`` uint64."""
-    column = [cube.data.id_column]
-    return np.concatenate([hash_ids(cube.batch_ids(batch)) for batch in cube.batches(column, rows=LIGHT_ROWS)])
 
 
 def _cut(uniform: np.ndarray, config: SplitConfig) -> np.ndarray:
@@ -145,36 +196,3 @@ def field_splits(fields: Sequence[str], config: SplitConfig) -> dict[str, int]:
     n_val = min(n_val, max(len(names) - n_test - 1, 0))
     splits = [TEST] * n_test + [VAL] * n_val + [TRAIN] * (len(names) - n_test - n_val)
     return {names[i]: split for i, split in zip(order, splits, strict=True)}
-
-
-def unit_vectors(positions: np.ndarray) -> np.ndarray:
-    """Directions of ``(n, 2)`` degrees, ``(n, 3)``: no seam at RA 0 and no singularity at the poles."""
-    ra, dec = np.deg2rad(positions).T
-    return np.stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)], axis=1)
-
-
-def friends(positions: np.ndarray, ids: np.ndarray, radius_arcsec: float = FRIENDS_ARCSEC) -> np.ndarray:
-    """For each object the one that speaks for its group, ``(n,)`` int64: itself for an object without neighbours.
-
-    Groups are friends of friends (connected components) within ``radius_arcsec``; the member with the smallest
-    ``ids`` (uint64 hashes) speaks, which does not depend on the order of the rows.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-    from scipy.spatial import cKDTree
-
-    leader = np.arange(len(positions))
-    if len(positions) < 2:
-        return leader
-    chord = 2.0 * np.sin(np.deg2rad(radius_arcsec / 3600.0) / 2.0)
-    pairs = cKDTree(unit_vectors(positions)).query_pairs(chord, output_type="ndarray")
-    if not len(pairs):
-        return leader
-    nodes, index = np.unique(pairs, return_inverse=True)  # only objects with neighbours enter the graph
-    index = index.reshape(-1, 2)
-    graph = coo_array((np.ones(len(index), bool), (index[:, 0], index[:, 1])), shape=(len(nodes), len(nodes)))
-    _, component = connected_components(graph, directed=False)
-    order = np.lexsort((ids[nodes], component))
-    starts = np.flatnonzero(np.concatenate([[True], np.diff(component[order]) > 0]))
-    leader[nodes] = nodes[order[starts]][component]
-    return leader

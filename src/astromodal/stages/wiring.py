@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 from omegaconf import DictConfig
 
 from ..config.launching.next_command import next_command
 from ..config.schema import Config
-from ..data import assign_splits, check_place, check_unique_ids, discover, ensure_survey
+from ..data import SurveyKeys, assign_splits, check_place, check_unique_ids, discover, ensure_survey
 from ..data.datacube import Datacube
+from ..data.splits import Splits
 from ..parallel.rank import broadcast_object, dealt
 from ..provenance.config_record import config_record
 from ..provenance.manifest import fingerprint_config
@@ -40,24 +40,30 @@ def is_begun(config: Config) -> bool:
 
 def open_cubes(config: Config, run: RunContext) -> tuple[list[Datacube], str]:
     """The datacubes (made first, if the survey is synthetic) and their fingerprint."""
+    cubes, fingerprint, _ = _open_cubes(config, run)
+    return cubes, fingerprint
+
+
+def _open_cubes(config: Config, run: RunContext) -> tuple[list[Datacube], str, SurveyKeys]:
     if config.data.synthetic is not None:
         check_place(config.data, config.paths.datacube_template)
         ensure_survey(config.data, config.paths.datacube_template, config.hardware.workers)
     cubes = discover(config.data, config.paths.datacube_template)
-    check_unique_ids(cubes)
+    keys = SurveyKeys(cubes)
+    check_unique_ids(cubes, keys)
     mine = dealt(cubes, lambda cube: cube.n_rows)  # where several processes share the fields, each reads its own
     prints = {cube.field: cube.fingerprint() for cube in mine}
     for field, fingerprint in prints.items():
         run.add_input(f"datacube_{field}", fingerprint)
-    return cubes, fingerprint_config(prints)
+    return cubes, fingerprint_config(prints), keys
 
 
-def open_survey(config: Config, run: RunContext) -> tuple[list[Datacube], dict[str, np.ndarray]]:
+def open_survey(config: Config, run: RunContext) -> tuple[list[Datacube], Splits]:
     """The datacubes and the split of each of their rows."""
-    cubes = open_cubes(config, run)[0]
-    splits = assign_splits(cubes, config.data)
-    counts = np.bincount(np.concatenate(list(splits.values())), minlength=3)
-    run.log.info("%d fields, %d objects: %d train, %d val, %d test", len(cubes), counts.sum(), *counts[:3])
+    cubes, _, keys = _open_cubes(config, run)
+    splits = assign_splits(cubes, config.data, keys)
+    counts = splits.counts
+    run.log.info("%d fields, %d objects: %d train, %d val, %d test", len(cubes), counts.sum(), *counts)
     return cubes, splits
 
 

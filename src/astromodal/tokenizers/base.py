@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from enum import Enum
 from pathlib import Path
@@ -57,12 +57,45 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
+class Rows(Mapping[str, np.ndarray]):
+    """Field → some of its rows ``(n_rows,)`` bool, told from its splits as it is asked for.
+
+    Args:
+        wanted: the split.
+        drawn: of these rows, only those that are drawn by ``(seed, field)`` with ``HELD_OUT_FRACTION``, or only the
+            others; ``None``: all.
+    """
+
+    def __init__(
+        self, splits: Mapping[str, np.ndarray], fields: Sequence[str], wanted: int, seed: int, drawn: bool | None = None
+    ) -> None:
+        self._splits, self._number = splits, {name: k for k, name in enumerate(fields)}
+        self._wanted, self._seed, self._drawn = wanted, seed, drawn
+
+    def __getitem__(self, field: str) -> np.ndarray:
+        rows = np.asarray(self._splits[field]) == self._wanted
+        if self._drawn is not None:
+            rng = np.random.default_rng([self._seed, 0x5A3, self._number[field]])
+            rows &= (rng.random(len(rows)) < HELD_OUT_FRACTION) == self._drawn
+        return rows
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._number)
+
+    def __len__(self) -> int:
+        return len(self._number)
+
+    def any(self) -> bool:
+        """Whether there is a row."""
+        return any(rows.any() for rows in self.values())
+
+
 @dataclass(frozen=True)
 class RowChoice:
     """Which rows of each field a tokenizer is fitted on, and which it is judged on."""
 
-    fit: dict[str, np.ndarray]
-    held_out: dict[str, np.ndarray]
+    fit: Rows
+    held_out: Rows
     held_out_name: str  # "val", or "train sample" where there is no validation split
 
 
@@ -77,25 +110,20 @@ def choose_rows(splits: Mapping[str, np.ndarray], fields: Sequence[str], seed: i
     missing = [name for name in fields if name not in splits]
     if missing:
         raise DataError("splits for every field", got=f"none for {', '.join(missing)}", repair="run data.splits again")
-    fit = {name: np.asarray(splits[name]) == TRAIN for name in fields}
-    held_out = {name: np.asarray(splits[name]) == VAL for name in fields}
-    n_fit = sum(int(mask.sum()) for mask in fit.values())
-    if not n_fit:
+    fit, held_out = Rows(splits, fields, TRAIN, seed), Rows(splits, fields, VAL, seed)
+    if not fit.any():
         raise DataError(
             "at least one object in the training split",
-            got=f"none of {sum(len(m) for m in fit.values())} objects",
+            got=f"none of {sum(len(rows) for rows in fit.values())} objects",
             where=", ".join(fields) or "no fields",
             repair="lower data.splits.val_fraction and test_fraction, or add fields",
         )
-    if any(mask.any() for mask in held_out.values()):
+    if held_out.any():
         return RowChoice(fit, held_out, "val")
-    rng = np.random.default_rng([seed, 0x5A3])
-    for name in fields:
-        held_out[name] = fit[name] & (rng.random(len(fit[name])) < HELD_OUT_FRACTION)
-        fit[name] = fit[name] & ~held_out[name]
-    if not any(mask.any() for mask in fit.values()):  # a handful of rows, all drawn: fit on them after all
-        fit = {name: mask.copy() for name, mask in held_out.items()}
-    return RowChoice(fit, held_out, "train sample")
+    held_out, others = Rows(splits, fields, TRAIN, seed, True), Rows(splits, fields, TRAIN, seed, False)
+    if not others.any():  # a handful of rows, all drawn: fit on them after all
+        others = held_out
+    return RowChoice(others, held_out, "train sample")
 
 
 _UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, MemoryError)

@@ -31,7 +31,12 @@ class Part:
     number: int  # within the pass
     cube: Datacube
     start: int
-    chosen: np.ndarray  # (n,) bool, of the rows from ``start``
+    bits: np.ndarray  # (n / 8,) uint8: the chosen ones of the rows from ``start``; all parts are held at once
+
+    @property
+    def chosen(self) -> np.ndarray:
+        """Of the rows from ``start``, ``(n,)`` bool; of a field's last part a few behind its end, which are not."""
+        return np.unpackbits(self.bits).astype(bool)
 
     def __str__(self) -> str:
         return f"field {self.cube.field}, rows from {self.start},"
@@ -39,7 +44,9 @@ class Part:
     def batches(self, columns: Sequence[str], rows: int) -> Iterator[tuple[Batch, np.ndarray]]:
         """The chosen rows and the hashes (n,) of their ids, which the columns need not name, ``rows`` at a time."""
         mask = np.zeros(self.cube.n_rows, bool)
-        mask[self.start : self.start + len(self.chosen)] = self.chosen
+        part = mask[self.start :]
+        chosen = self.chosen[: len(part)]
+        part[: len(chosen)] = chosen
         for batch in self.cube.batches([*columns, self.cube.data.id_column], rows, mask):
             yield batch, hash_ids(self.cube.batch_ids(batch))
 
@@ -48,10 +55,11 @@ def parts(cubes: Sequence[Datacube], masks: Mapping[str, np.ndarray], n_rows: in
     """Parts of at most ``n_rows`` rows with at least one chosen row each, in the order of the cubes."""
     made: list[Part] = []
     for cube in cubes:
+        mask = np.asarray(masks[cube.field], bool)
         for start in range(0, cube.n_rows, n_rows):
-            chosen = np.asarray(masks[cube.field][start : start + n_rows], bool)
+            chosen = mask[start : start + n_rows]
             if chosen.any():
-                made.append(Part(len(made), cube, start, chosen))
+                made.append(Part(len(made), cube, start, np.packbits(chosen)))
     return made
 
 

@@ -93,7 +93,7 @@ def encode_survey(
     todo = [cube for cube in cubes if cube.field not in done]
     if done:
         log.info("%d of %d fields are up to date: %s", len(done), len(cubes), ", ".join(sorted(done)))
-    jobs = [_Job(cube, splits[cube.field], wanted[cube.field]) for cube in todo]
+    jobs = [_Job(cube, splits, wanted[cube.field]) for cube in todo]
     others = set(entries) - set(whole or wanted) if data.fields is None else set()
 
     summaries: dict[str, dict[str, Any]] = {}
@@ -186,14 +186,22 @@ def _check_splits(cubes: Sequence[Datacube], splits: Mapping[str, np.ndarray]) -
 
 
 class _Job:
-    """One field to be encoded."""
+    """One field to be encoded. The split of its rows travels with it, but is not held while it waits."""
 
-    def __init__(self, cube: Datacube, split: np.ndarray, inputs: dict[str, str]) -> None:
-        self.cube, self.split, self.inputs = cube, np.asarray(split, np.uint8), inputs
-        self.field = cube.field
+    def __init__(self, cube: Datacube, splits: Mapping[str, np.ndarray], inputs: dict[str, str]) -> None:
+        self.cube, self.inputs = cube, inputs
+        self.field, self._splits = cube.field, splits
 
     def __str__(self) -> str:
         return f"field {self.field}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_splits": {self.field: self.split}}
+
+    @property
+    def split(self) -> np.ndarray:
+        """Of each row, ``(n,)`` uint8."""
+        return np.asarray(self._splits[self.field], np.uint8)
 
 
 def _encode(

@@ -13,7 +13,8 @@ import pytest
 
 from astromodal.config.schema import BandConfig, ImageConfig, SpectrumGroupConfig
 from astromodal.data.columns import list_column_to_matrix
-from astromodal.data.datacube import Datacube, check_unique_ids
+from astromodal.data.datacube import Datacube
+from astromodal.data.on_disk import check_unique_ids
 from astromodal.data.sources import nested
 from astromodal.data.spectra import read_spectra
 from astromodal.errors import DataError

@@ -10,7 +10,8 @@ from ...config.launching.register import conf_dir
 from ...config.reading.containers import to_object
 from ...config.schema import DataConfig, Layout
 from ...errors import DataError, UserError
-from ..datacube import Datacube, check_unique_ids, needed_columns
+from ..datacube import Datacube, needed_columns
+from ..on_disk import check_unique_ids
 from ..sources import hats, nested
 from ..sources.layouts import Found, Source, find_fields, open_source
 from ..sources.tables import TableSource, other_extensions

@@ -39,9 +39,10 @@ def stream(
 ) -> Iterator[tuple[str, np.ndarray, ImageBatch]]:
     """Field, row numbers and cutouts of the masked rows; a batch is valid until the next one."""
     for cube in cubes:
-        if masks[cube.field].any():
+        mask = masks[cube.field]
+        if mask.any():
             reader = ImageReader(data, cube.field)
-            for batch in cube.batches(reader.columns, row_mask=masks[cube.field]):
+            for batch in cube.batches(reader.columns, row_mask=mask):
                 yield cube.field, batch.rows, reader.read(batch)
 
 
@@ -121,14 +122,15 @@ def collect(
     Raises:
         DataError: no training cutout has enough valid pixels.
     """
-    masks = {name: choice.fit[name] | choice.held_out[name] for name in choice.fit}
-    for field, rows, batch in stream(cubes, masks, data):
-        used = tokenizer.usable(batch)
-        findings.add_images(field, batch, used)
-        for cache, mask in ((train, choice.fit[field][rows]), (held_out, choice.held_out[field][rows])):
-            chosen = np.flatnonzero(used & mask)
-            if len(chosen):
-                cache.add(*tokenizer.normalized(batch, chosen))
+    for cube in cubes:
+        fit, judged = choice.fit[cube.field], choice.held_out[cube.field]
+        for field, rows, batch in stream([cube], {cube.field: fit | judged}, data):
+            used = tokenizer.usable(batch)
+            findings.add_images(field, batch, used)
+            for cache, mask in ((train, fit[rows]), (held_out, judged[rows])):
+                chosen = np.flatnonzero(used & mask)
+                if len(chosen):
+                    cache.add(*tokenizer.normalized(batch, chosen))
     if not len(train):
         raise DataError(
             f"training cutouts with at least {tokenizer.config.min_valid_fraction:.0%} valid pixels",

@@ -238,8 +238,9 @@ class SpectrumTokenizer(Tokenizer):
         """Batches of the group's spectra in the chosen rows of all cubes; what was found is added to ``findings``."""
         names = spectrum_columns(data.spectra[group])
         for cube in cubes:
-            if masks[cube.field].any():
-                for table in cube.batches(names, rows=data.batch_rows, row_mask=masks[cube.field]):
+            mask = masks[cube.field]
+            if mask.any():
+                for table in cube.batches(names, rows=data.batch_rows, row_mask=mask):
                     batch = read_spectra(table, data, group)
                     if findings is not None:
                         findings.add_spectra(cube.field, group, batch)
