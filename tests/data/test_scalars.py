@@ -127,8 +127,8 @@ def test_real_catalogues_have_the_sentinels_that_their_readme_counts(realdata):
 
 def test_both_real_families_open_with_their_configuration(realdata):
     from astromodal.data.datacube import discover
-    from astromodal.data.on_disk import check_unique_ids
     from astromodal.data.images import ImageReader
+    from astromodal.data.on_disk import check_unique_ids
 
     complete = 0
     rows = {}

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from astromodal.config.schema import DataConfig, SplitConfig, SplitMethod
-from astromodal.data.datacube import Datacube
 from astromodal.data import neighbours, on_disk
+from astromodal.data.datacube import Datacube
 from astromodal.data.splits import TEST, TRAIN, VAL, assign_splits, sky_cells
 from astromodal.errors import ConfigError, DataError
 

@@ -83,7 +83,7 @@ def splits_of_groups(strips: Dealt) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     if at_border:
         pairs = np.concatenate(at_border)  # (p, 2) records
         if len(pairs):
-            rows, component = groups(pairs["row"])
+            component = groups(pairs["row"])[1]
             _, first = np.unique(pairs["row"].reshape(-1), return_index=True)
             yield from _changed(pairs.reshape(-1)[first], component)
 

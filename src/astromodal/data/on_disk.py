@@ -41,7 +41,7 @@ class Records:
         Raises:
             DataError: the disk is full.
         """
-        room = memoryview(np.ascontiguousarray(records, self.dtype).view(np.uint8)).cast("B") if len(records) else b""
+        room = np.ascontiguousarray(records, self.dtype).view(np.uint8).data if len(records) else memoryview(b"")
         done, place = 0, at * self.dtype.itemsize
         try:
             while done < len(room):
