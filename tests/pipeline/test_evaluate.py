@@ -87,6 +87,29 @@ def test_the_newest_run_answers_for_every_object_of_every_field(place: Workplace
     assert not list(folder.rglob(".*.tmp*")) and not list(folder.glob(".tokens-*"))
 
 
+def test_processes_that_share_the_fields_write_the_same_catalogue_and_the_last_one_judges(
+    place: Workplace, monkeypatch
+):
+    alone, _ = catalogue(place, "evaluate.predict=[mag_pstotal_r]", "run_id=alone")
+    asked = ["evaluate.predict=[mag_pstotal_r]", "evaluate.judge.baselines=[marginal]", "run_id=shared"]
+    folder = place.folder / "runs/evaluate/default/shared"
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        outcome = evaluate(place, *asked)
+        assert outcome.returncode == 0, outcome.stderr
+        assert (folder / "prediction.json").is_file() == (folder / "judgement").is_dir() == (rank == "1")
+    monkeypatch.undo()
+    table, _ = cat.read_catalogue(folder)
+    assert table.column_names == list(alone) and not (folder / "answered" / ".shares").exists()
+    for name in table.column_names:
+        np.testing.assert_array_equal(table[name].to_numpy(zero_copy_only=False), alone[name])
+    (folder / "answered" / "field_SYN-0001.json").unlink()
+    again = evaluate(place, *asked[:1], "evaluate.by_field=true", "run_id=shared")
+    assert again.returncode == 0 and "1 of 2 fields are answered" in (folder / "evaluate.log").read_text()
+    assert cat.read_catalogue(folder)[0].equals(table)
+
+
 def test_figures_are_those_of_the_training_run_where_both_mean_the_same(place: Workplace):
     """Given what stands before it, a column's expectation is that of validation: the same error on the same objects."""
     run = fixed_run(place)

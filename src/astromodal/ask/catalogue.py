@@ -17,6 +17,9 @@ and of each asked group of spectra g, and of ``image`` (band, row, column; flatt
 
 and, with ``evaluate.familiarity``, of each object ``surprise`` and ``surprise_percentile``.
 
+It is one file, or with ``evaluate.by_field`` a folder of this name with a file of these columns for each field, which
+Parquet readers open as a whole; :mod:`.parts` writes it.
+
 The file's metadata (key ``astromodal``, JSON) say what was given, the units, what was read and whose splits they are.
 
 ==============  ===  ==============================================================================
@@ -45,6 +48,7 @@ import pyarrow.parquet as pq
 from ..errors import ArtifactError, ArtifactMissingError, ConfigError
 from ..files.io import atomic_path, read_json
 from ..provenance.manifest import changed_files
+from ..provenance.sealed import read_sealed
 
 UNCONDITIONAL, LACKS_GIVEN, CLIPPED, CLIPPED_GIVEN, NOT_DETECTED, SCALE_DRAWN, UNFAMILIAR = 1, 2, 4, 8, 16, 32, 64
 FLAGS = {
@@ -57,6 +61,7 @@ FLAGS = {
     "UNFAMILIAR": 64,
 }
 KEY = b"astromodal"
+CATALOGUE, EMBEDDINGS, RECORDS = "catalogue.parquet", "embeddings.parquet", "answered"
 ID_COLUMNS = ("id", "field", "split")
 SURPRISE, PERCENTILE = "surprise", "surprise_percentile"
 OF_MODEL, OF_FILES, OF_CONFIGURATION = "the model's run", "the token files", "data.splits"  # whose splits there are
@@ -177,13 +182,26 @@ class ParquetReader(pq.ParquetFile):
             raise ArtifactError(self._what, got=reason, where=self.path, repair="make it again") from error
 
 
+def files_of(path: Path) -> list[Path]:
+    """A Parquet file, or the parts of a folder in the order of their names; nothing if there is none."""
+    return [path] if path.is_file() else sorted(path.glob("*.parquet"))
+
+
+def record_of(part: Path) -> Path:
+    """What the run says of a field's part of a catalogue."""
+    return part.parent.parent / RECORDS / f"{part.stem}.json"
+
+
 def _check_written(path: Path) -> None:
-    """Compare a file with the fingerprint that ``run.json`` beside it says that the run has written."""
+    """Compare a file with the fingerprint that the run beside it says that it has written."""
     try:
-        outputs = read_json(path.parent / "run.json").get("outputs", {})
+        if path.parent.suffix == ".parquet":
+            said, name = read_sealed(record_of(path)).get("files", {}), path.parent.stem
+        else:
+            said, name = read_json(path.parent / "run.json").get("outputs", {}), path.stem
     except (ArtifactError, AttributeError):
         return
-    expected = outputs.get(path.stem) if isinstance(outputs, dict) else None
+    expected = said.get(name) if isinstance(said, dict) else None
     if expected is not None and changed_files(path.parent, {path.name: expected}, remember=True):
         raise ArtifactError(
             f"the file that the run has written (fingerprint {expected})",
@@ -200,15 +218,20 @@ def read_catalogue(path: str | Path, columns: Sequence[str] | None = None) -> tu
         ArtifactMissingError: there is none.
         ArtifactError: not a catalogue of predictions.
     """
-    path = Path(path) / "catalogue.parquet" if Path(path).is_dir() else Path(path)
-    if not path.is_file():
+    path = Path(path)
+    path = path / CATALOGUE if path.is_dir() and path.suffix != ".parquet" else path
+    files = files_of(path)
+    if not files:
         raise ArtifactMissingError(
             "a catalogue of predictions", got="no such file", where=path, repair="run python evaluate.py"
         )
     try:
-        with ParquetReader(path) as file:
-            table = file.read(None if columns is None else list(columns))
-        meaning = json.loads(table.schema.metadata[KEY])
+        tables = []
+        for name in files:
+            with ParquetReader(name) as file:
+                tables.append(file.read(None if columns is None else list(columns)))
+        meaning = json.loads(tables[0].schema.metadata[KEY])
+        table = tables[0] if len(tables) == 1 else pa.concat_tables(tables)
     except ArtifactError:
         raise
     except (KeyError, TypeError, ValueError) as error:

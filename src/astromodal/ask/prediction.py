@@ -167,6 +167,12 @@ class Predictor:
             return {key: group[key] for key in ("kind", "wave_min", "wave_step", "wave_unit") if key in group}
         return {}
 
+    def save_bins(self, folder: Path) -> None:
+        """The edges of the bins of all posteriors, ``posterior_bins.npz``, where these are asked for."""
+        scalars = [q.name for q in self.plan.scalars]
+        if self.settings.posterior and scalars:
+            needed(self.bins, "scalar").save(folder / "posterior_bins.npz", scalars)
+
     # ------------------------------------------------------------------------------------- windows
 
     def window_rows(self) -> int:
@@ -305,14 +311,26 @@ def write_predictions(
     Raises:
         ArtifactError: tokens do not belong to the model, or the disk is full; no file is left half-written.
     """
-    started, seconds, settings = time.perf_counter(), 0.0, predictor.settings
-    scalars = [q.name for q in predictor.plan.scalars]
+    summary = write_answers(predictor, fields, (folder / cat.CATALOGUE, folder / cat.EMBEDDINGS), splits, update)
+    predictor.save_bins(folder)
+    return summary
+
+
+def write_answers(
+    predictor: Predictor,
+    fields: Iterable[FieldTokens],
+    paths: tuple[Path, Path],
+    splits: Sequence[str] | None,
+    update: Callable[[int], Any],
+) -> dict[str, Any]:
+    """As :func:`write_predictions`, without the bins, to the ``paths`` of catalogue and embeddings."""
+    started, seconds = time.perf_counter(), 0.0
+    predictor.flags = {}
     with ExitStack() as stack:
-        out = stack.enter_context(cat.writing_catalogue(folder / "catalogue.parquet", predictor.schema()))
+        out = stack.enter_context(cat.writing_catalogue(paths[0], predictor.schema()))
         extra = None
-        if settings.embeddings:
-            path = folder / "embeddings.parquet"
-            extra = stack.enter_context(cat.writing_catalogue(path, predictor.embedding_schema()))
+        if predictor.settings.embeddings:
+            extra = stack.enter_context(cat.writing_catalogue(paths[1], predictor.embedding_schema()))
         for field in fields:
             check_field(field, predictor.layout)
             for window in predictor.windows(field, splits):
@@ -325,8 +343,6 @@ def write_predictions(
                         extra.append(embeddings)
                 update(window.stop - window.start)
         n = out.rows
-    if settings.posterior and scalars:
-        needed(predictor.bins, "scalar").save(folder / "posterior_bins.npz", scalars)
     return {
         "objects": n,
         "seconds": time.perf_counter() - started,

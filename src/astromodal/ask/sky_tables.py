@@ -19,7 +19,7 @@ from ..config.schema import DataConfig
 from ..errors import ArtifactMissingError, DataError
 from ..files.ids import hash_ids
 from ..tokens.store import FieldTokens, TokenStore
-from .catalogue import ParquetReader
+from .catalogue import CATALOGUE, ParquetReader, files_of
 
 if TYPE_CHECKING:
     from ..data.datacube import Datacube
@@ -70,9 +70,9 @@ def sky_table(run: Path) -> SkyTable:
         raise ArtifactMissingError("a run directory, with config.yaml", got="none", where=run)
     content = load_run_config(run / "config.yaml")
     cubes = _cubes(content, run)
-    answers = run / "catalogue.parquet"
+    answers = files_of(run / CATALOGUE)
     name = f"{content.data.name} {run.name}"
-    if answers.is_file():
+    if answers:
         return _answers(name, answers, cubes)
     return _tokens(f"{name} tokens", TokenStore(content.paths.store), cubes)
 
@@ -112,17 +112,18 @@ def _with_places(
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(named, metadata=batch.schema.metadata))
 
 
-def _answers(name: str, path: Path, cubes: Sequence[Datacube]) -> SkyTable:
-    with ParquetReader(path) as file:
+def _answers(name: str, files: Sequence[Path], cubes: Sequence[Datacube]) -> SkyTable:
+    with ParquetReader(files[0]) as file:
         schema = file.schema_arrow
     position = _named(schema.names)
 
     def pieces() -> Iterator[pa.RecordBatch]:
         places = Places(cubes)
-        with ParquetReader(path) as file:
-            for batch in file.iter_batches(ROWS):
-                fields = batch.column("field").fill_null("").to_numpy(zero_copy_only=False).astype("U")
-                yield _with_places(batch.replace_schema_metadata(schema.metadata), fields, places, position)
+        for path in files:
+            with ParquetReader(path) as file:
+                for batch in file.iter_batches(ROWS):
+                    fields = batch.column("field").fill_null("").to_numpy(zero_copy_only=False).astype("U")
+                    yield _with_places(batch.replace_schema_metadata(schema.metadata), fields, places, position)
 
     return SkyTable(name, pieces, position)
 

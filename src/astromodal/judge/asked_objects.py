@@ -21,6 +21,7 @@ from ..ask.seen import TrainingRun, warn_unknown
 from ..config.schema import Config, DataConfig, EvaluateInput
 from ..data import assign_splits, discover
 from ..errors import UserError
+from ..provenance.manifest import fingerprint_arrays, fingerprint_config
 from ..tokenizers import TokenizerSet
 from ..tokens import TokenStore, encode_survey
 from ..tokens.store import FieldTokens
@@ -35,10 +36,20 @@ if TYPE_CHECKING:
 class Asked:
     """Objects that a model is asked about."""
 
-    fields: Iterator[FieldTokens]  # to be gone through once
-    n_rows: int
-    store: Callable[[], TokenStore]  # their token files, to be read again; after ``fields``, where these are kept
+    inputs: dict[str, str]  # field → fingerprint of its objects and their splits
+    rows: dict[str, int]  # field → objects
+    of: Callable[[Sequence[str]], Iterator[FieldTokens]]  # some of the fields, to be gone through once
+    store: Callable[[], TokenStore]  # their token files, to be read again; after all of them, where these are kept
     about: dict[str, Any]  # for the catalogue: fingerprint of the data, and whose splits they are
+
+    @property
+    def fields(self) -> Iterator[FieldTokens]:
+        """All of them."""
+        return self.of(list(self.inputs))
+
+    @property
+    def n_rows(self) -> int:
+        return sum(self.rows.values())
 
     def judged(self, run: TrainingRun, codebooks: Mapping[str, Codebook]) -> JudgedTokens:
         """What baselines learn from and answer for; where nobody knows the training run, its splits are believed."""
@@ -57,21 +68,22 @@ def reads_tokens(config: Config) -> bool:
 def asked_tokens(store: TokenStore, run: TrainingRun, config: Config, log: logging.Logger) -> Asked:
     """The objects of token files."""
     about = {"tokens": store.fingerprint, **run.about(OF_FILES)}
+    inputs = {field: entry["fingerprint"] for field, entry in store.entries.items()}
+    rows = {field: int(entry["rows"]) for field, entry in store.entries.items()}
     if run.store is None:
         warn_unknown(run, log, "objects count as trained on, or not, as the token files say")
-        return Asked(iter(store), store.n_rows, lambda: store, about)
-    if run.reads(store) and set(store.entries) <= set(run.store.entries):
-        return Asked(iter(store), store.n_rows, lambda: store, about)
+    if run.store is None or (run.reads(store) and set(store.entries) <= set(run.store.entries)):
+        return Asked(inputs, rows, lambda names: iter(store.select(list(names))), lambda: store, about)
 
-    def fields() -> Iterator[FieldTokens]:
+    def fields(names: Sequence[str]) -> Iterator[FieldTokens]:
         positions = _positions(config)
-        for tokens in store:
+        for tokens in store.select(list(names)):
             where = positions.get(tokens.field)
             at = None if where is None else where.positions()
             yield run.with_split(tokens, store, at if at is None or len(at) == len(tokens) else None)
         log.info("%s", run.seen.said())
 
-    return Asked(fields(), store.n_rows, lambda: store, about)
+    return Asked(inputs, rows, fields, lambda: store, about)
 
 
 def _positions(config: Config) -> dict[str, Datacube]:
@@ -113,8 +125,25 @@ def asked_datacubes(
         log.info("%d fields: %s", len(cubes), run.seen.said())
     about = {"datacubes": fingerprint, **run.about(OF_CONFIGURATION)}
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".tokens-", ignore_cleanup_errors=True) as folder:
-        fields = _encoded(cubes, tokenizers, splits, data, Path(folder), log, keep)
-        yield Asked(fields, sum(cube.n_rows for cube in cubes), lambda: TokenStore(folder, remember=False), about)
+        inputs = {cube.field: _input(cube, splits[cube.field]) for cube in cubes}
+        rows = {cube.field: cube.n_rows for cube in cubes}
+
+        def fields(names: Sequence[str]) -> Iterator[FieldTokens]:
+            chosen = [cube for cube in cubes if cube.field in set(names)]
+            encoded.update(cube.field for cube in chosen)
+            return _encoded(chosen, tokenizers, splits, data, Path(folder), log, keep)
+
+        def store() -> TokenStore:
+            for _ in fields([field for field in inputs if field not in encoded]):  # answered by an earlier attempt
+                pass
+            return TokenStore(folder, remember=False)
+
+        encoded: set[str] = set()
+        yield Asked(inputs, rows, fields, store, about)
+
+
+def _input(cube: Datacube, split: np.ndarray) -> str:
+    return fingerprint_config({"cube": cube.fingerprint(), "split": fingerprint_arrays({"split": np.asarray(split)})})
 
 
 def _encoded(

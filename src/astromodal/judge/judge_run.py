@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..ask.catalogue import CATALOGUE
 from ..ask.seen import training_run
 from ..config.reading.containers import to_object
 from ..config.reading.yaml_files import load_run_config
@@ -53,7 +54,7 @@ def judge_run(
     """
     run = Path(run)
     catalogue = PredictionCatalogue(run)
-    home = run if run.is_dir() else run.parent
+    home = run if run.is_dir() and run.name != CATALOGUE else run.parent
     path = Path(run_dir or home) / "config.yaml"
     found = _surroundings(path, catalogue, tokens) if path.is_file() else {}
     configured, its_seed = found.pop("options", JudgeConfig()), found.pop("seed", 0)

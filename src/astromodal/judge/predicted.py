@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..ask.catalogue import FLAGS, KEY, LACKS_GIVEN, NOT_DETECTED, ParquetReader
+from ..ask.catalogue import CATALOGUE, FLAGS, KEY, LACKS_GIVEN, NOT_DETECTED, ParquetReader, files_of
 from ..data.columns import is_number, list_column_to_matrix, numbers, one_array, refuse_twice
 from ..data.masks import mask_columns, unmasked
 from ..data.splits import SPLIT_NAMES
@@ -84,8 +84,8 @@ class PredictionCatalogue:
     """A Parquet file of predictions, or a folder of such files, read column by column.
 
     Args:
-        path: the file, or a folder with ``catalogue.parquet`` or else with parts of it, ``*.parquet``, in the order
-            of their names.
+        path: the file, or a folder with ``catalogue.parquet`` (a file, or a folder of parts) or else with parts of
+            it, ``*.parquet``, in the order of their names.
         bins: edges ``(B + 1,)`` of the bins of each column's posterior; by default from the file.
 
     Raises:
@@ -95,10 +95,9 @@ class PredictionCatalogue:
 
     def __init__(self, path: str | Path, bins: Mapping[str, np.ndarray] | None = None) -> None:
         self.path = Path(path)
-        whole = self.path / "catalogue.parquet"
-        parts = sorted(self.path.glob("*.parquet")) if self.path.is_dir() and not whole.is_file() else []
-        self.files = parts or [whole if self.path.is_dir() else self.path]
-        if not self.files[0].is_file():
+        whole = self.path / CATALOGUE
+        self.files = files_of(whole if whole.exists() else self.path)
+        if not self.files:
             raise ArtifactMissingError(
                 "a catalogue of predictions", got="nothing", where=path, repair="run python evaluate.py"
             )
@@ -255,7 +254,8 @@ def _predicted_columns(schema: pa.Schema) -> tuple[str, ...]:
 
 def _bins_beside(file: Path) -> dict[str, np.ndarray]:
     """Edges ``(B + 1,)`` by column from ``posterior_bins.npz`` in the folder of ``file``; empty without one."""
-    path = file.parent / BINS_FILE
+    folder = file.parent.parent if file.parent.name == CATALOGUE else file.parent
+    path = folder / BINS_FILE
     arrays = load_npz(path) if path.is_file() else {}
     return {name.removeprefix("edges_"): edges for name, edges in arrays.items() if name.startswith("edges_")}
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from ..ask.catalogue import ParquetReader
+from ..ask.catalogue import ParquetReader, files_of
 from ..errors import ArtifactError, ArtifactMissingError, ConfigError, DataError
 from ..files.ids import normalize_ids
 from ..machine.program import program
@@ -71,12 +71,14 @@ def nearest_in_file(path: str | Path, query_ids: Sequence[str], k: int = 10, how
         ArtifactMissingError: no embeddings there.
         ArtifactError: not such a file, or without this kind of embedding.
     """
-    path = Path(path) / FILE if Path(path).is_dir() else Path(path)
-    if not path.is_file():
+    path = Path(path)
+    path = path / FILE if path.is_dir() and path.suffix != ".parquet" else path
+    files = files_of(path)
+    if not files:
         raise ArtifactMissingError("embeddings", got="no such file", where=path, repair=_repair("mean"))
     name = f"embedding_{how}"
     try:
-        with ParquetReader(path, _WRITTEN) as file:
+        with ParquetReader(files[0], _WRITTEN) as file:
             columns = file.schema_arrow
         if not {"id", name} <= set(columns.names):
             raise ArtifactError(
@@ -87,8 +89,10 @@ def nearest_in_file(path: str | Path, query_ids: Sequence[str], k: int = 10, how
         raise ArtifactError(_WRITTEN, got=str(error).split("\n")[0][:200], where=path) from error
 
     def chunks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for batch in ParquetReader(path, _WRITTEN).iter_batches(max(_CHUNK_CELLS // width, 1), columns=["id", name]):
-            yield _as_arrays(batch, name, width)
+        for file in files:
+            rows = max(_CHUNK_CELLS // width, 1)
+            for batch in ParquetReader(file, _WRITTEN).iter_batches(rows, columns=["id", name]):
+                yield _as_arrays(batch, name, width)
 
     return _search(chunks, normalize_ids(np.asarray(query_ids, np.str_)), k)
 

@@ -15,12 +15,14 @@ from ..ask.trained import TrainedModel, find_weights, load_trained
 from ..config.launching.next_command import next_command
 from ..config.reading.containers import to_object
 from ..config.schema import Calibrate, Config
+from ..errors import ConfigError
 from ..judge.asked_objects import Asked, asked_datacubes, asked_tokens, reads_tokens
 from ..judge.baselines.inputs import codebooks
+from ..parallel.rank import world_size
 from ..provenance.manifest import fingerprint_file
 from ..runs.run import RunContext
 from ..tokens import TokenStore
-from .answers import judge_answers, predict
+from .answers import judge_answers, predict, predict_by_field
 from .wiring import begin, objective, open_cubes
 
 
@@ -28,8 +30,16 @@ def evaluate(cfg: DictConfig) -> float | None:
     """Predict with a trained model, write the catalogue, judge it; returns the prediction score, if it has one."""
     config = to_object(cfg, Config)
     settings, score = config.evaluate, None
-    with begin(cfg, config, "evaluate") as run:
+    by_field = settings.by_field or world_size() > 1
+    with begin(cfg, config, "evaluate", again=by_field) as run:
         tokens = reads_tokens(config)
+        if world_size() > 1 and not tokens:
+            raise ConfigError(
+                "token files, where several processes ask",
+                got="datacubes",
+                where="evaluate.input",
+                repair="python encode.py, or ask in one process",
+            )
         # of new data any model may be asked
         weights = find_weights(settings.run, config.paths.runs, config.paths.store if tokens else None)
         trained = load_trained(weights, config.paths.store, run.log)
@@ -46,10 +56,18 @@ def evaluate(cfg: DictConfig) -> float | None:
         trained_on = training_run(weights)
         with _asked(run, config, trained, trained_on, tokens) as asked:
             about = asked.about | {"weights": str(weights.resolve())}
-            summary = predict(run, config, trained, asked.fields, asked.n_rows, run.dir, calibration, about, trained_on)
-            for name in ("catalogue", "embeddings"):
-                if (path := run.dir / f"{name}.parquet").is_file():
-                    run.add_output(name, fingerprint_file(path))
+            if by_field:
+                parts = predict_by_field(run, config, trained, asked, run.dir, calibration, about, trained_on)
+                if parts is None:
+                    return None
+                summary, fingerprint = parts
+                run.add_output("catalogue", fingerprint)
+            else:
+                rows = asked.n_rows
+                summary = predict(run, config, trained, asked.fields, rows, run.dir, calibration, about, trained_on)
+                for name in ("catalogue", "embeddings"):
+                    if (path := run.dir / f"{name}.parquet").is_file():
+                        run.add_output(name, fingerprint_file(path))
             run.tracker.summary({key: value for key, value in summary.items() if isinstance(value, int | float)})
             if settings.judge is not None:
                 judged = judge_answers(

@@ -22,9 +22,13 @@ NEXT = {"build_datacubes": "train_tokenizers", "train_tokenizers": "encode", "en
 
 
 @contextmanager
-def begin(cfg: DictConfig, config: Config, stage: str) -> Iterator[RunContext]:
-    """A run of a stage that has no half-way states: an unfinished attempt is made again in its folder."""
-    begun = is_begun(config)
+def begin(cfg: DictConfig, config: Config, stage: str, again: bool = False) -> Iterator[RunContext]:
+    """A run of a stage that has no half-way states: an unfinished attempt is made again in its folder.
+
+    Args:
+        again: go on in the folder of an earlier attempt, also outside of a sweep.
+    """
+    begun = is_begun(config) or (again and (Path(config.run_dir) / "run.json").is_file())
     with RunContext.open(cfg, stage, resume=begun) as run:
         run.record(config_fingerprint=fingerprint_config(config_record(cfg, stage)))
         if begun:

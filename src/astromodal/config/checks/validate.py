@@ -105,10 +105,10 @@ def _check_entries(node: Any, key: str = "") -> None:
 
 
 def _check_processes(cfg: DictConfig, stage: str) -> None:
-    """Several processes need torchrun, and only training and encoding know what to do with them."""
+    """Several processes need torchrun, and only training, encoding and asking know what to do with them."""
     n_launched, parallel = int(os.environ.get("WORLD_SIZE", "1")), cfg.hardware.parallel.value
-    if stage not in ("train_lm", "encode") and n_launched > 1 and "RANK" in os.environ:
-        repair = f"python {stage}.py" + (" hardware.n_processes=<n>" if stage != "evaluate" else "")
+    if stage not in ("train_lm", "encode", "evaluate") and n_launched > 1 and "RANK" in os.environ:
+        repair = f"python {stage}.py hardware.n_processes=<n>"
         raise ConfigError(f"one process for {stage}.py", got=f"{n_launched} of torchrun or srun", repair=repair)
     if stage == "train_lm" and parallel != "auto" and "RANK" not in os.environ:
         raise ConfigError(

@@ -82,4 +82,5 @@ class EvaluateConfig:
     calibration: Calibrate = Calibrate.off  # correct the posteriors by what calibration_file holds
     calibration_file: Optional[str] = None  # null: calibration.json beside the weights
     batch_size: int = ranged(64, least=1)  # sequences at once
+    by_field: bool = False  # a part file per field, which the same command goes on with; always, under srun or torchrun
     judge: Optional[JudgeConfig] = field(default_factory=JudgeConfig)  # null: do not compare with what was observed
