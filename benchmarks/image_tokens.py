@@ -133,7 +133,7 @@ class Judged:
         width = weight_width(batch.a, batch.b, batch.size)
         images = {
             "data": batch.flux - level[..., None, None],
-            "decoded": self.tokenizer.decode(tokens.tokens).flux,
+            "decoded": self.tokenizer.decode_parts([codes for codes, _ in self.tokenizer.by_part(tokens).values()]).flux,
             "exact": self.tokenizer.decode_latents(tokens.latents).flux,
         }
         if self.truths is not None:

@@ -67,6 +67,7 @@ def field(n: int = 23, seed: int = 0) -> FieldTokens:
         offsets = np.concatenate([[0], np.cumsum(there * length)])
         spectra[group] = SpectrumPart(codes, offsets, there, np.zeros(len(codes), np.float16), length)
     image = {"tokens": rng.integers(0, 10, (n, IMAGE_LENGTH)).astype(np.uint16), "present": some(0.4, (0, 2), (1, 3))}
+    image["sigma"] = np.zeros(image["tokens"].shape, np.float16)
     ids = np.array([f"obj{i}" for i in range(n)])
     return FieldTokens("F0", ids, rng.integers(0, 3, n).astype(np.uint8), tuple(COLUMNS), scalar, spectra, image)
 
@@ -202,7 +203,7 @@ class FakeSpectra:
 
 
 class FakeImages:
-    codebook = Codebook(np.arange(10.0))
+    parts = ("image",)
     scaling_ = SimpleNamespace(bands=("g",))
 
     def use(self, hardware):
@@ -211,7 +212,11 @@ class FakeImages:
     def fitted(self):
         return SimpleNamespace(array_shape=(1, 2, 2))
 
-    def decode(self, tokens):
+    def codebooks(self):
+        return {part: Codebook(np.arange(10.0)) for part in self.parts}
+
+    def decode_parts(self, tokens):
+        tokens = sum(part / 10.0**stage for stage, part in enumerate(tokens))
         return SimpleNamespace(flux=10.0 * tokens.reshape(-1, 1, 2, 2).astype(np.float32))
 
 

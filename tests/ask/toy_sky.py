@@ -46,6 +46,7 @@ class ToyStore:
         errors = np.full((n, 3), 0.05, np.float32)
         errors[:, 2] = rng.uniform(0.001, 0.1, n)
         image = {"tokens": np.repeat(codes[:, None], 16, 1), "present": present}
+        image["sigma"] = np.zeros(image["tokens"].shape, np.float16)
         scalar = {"values": values, "errors": errors, "nondetected": nondetected, "present": ~gone}
         ids = np.array([f"{name}_{i:05d}" for i in range(n)])
         split = rng.choice(3, n, p=[0.4, 0.3, 0.3]).astype(np.uint8)

@@ -359,8 +359,7 @@ def test_noisy_objects_pull_less():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"image": {"errors": "weight"}}, r"loss\.image\.errors=ignore, got weight, but images have no errors"),
-        ({"image": {"form": "neighbour_ce", "errors": "width"}}, r"images have no errors"),
+        ({"image": {"errors": "width"}}, r"form neighbour_ce.*got expectation.*loss\.image\.errors=weight"),
         (
             {"scalar": {"errors": "width"}},
             r"form hl_gauss or neighbour_ce.*got expectation.*loss\.scalar\.errors=weight",
@@ -374,6 +373,13 @@ def test_uses_that_cannot_be_are_refused_in_one_line(config, message):
     with pytest.raises(ConfigError, match=message) as caught:
         as_loss_config(config)
     assert "\n" not in str(caught.value)
+
+
+def test_a_modality_without_errors_cannot_use_them(monkeypatch):
+    monkeypatch.setitem(MODALITIES._rows, "image", replace(MODALITIES["image"], has_errors=False))
+    for config in ({"errors": "weight"}, {"form": "neighbour_ce", "errors": "width"}):
+        with pytest.raises(ConfigError, match=r"loss\.image\.errors=ignore, got w\w+, but images have no errors"):
+            as_loss_config({"image": config})
 
 
 def test_the_command_line_reaches_the_loss_and_refuses_the_same():
@@ -390,7 +396,7 @@ def test_the_command_line_reaches_the_loss_and_refuses_the_same():
     loss = composed("loss=smoothed", "loss.scalar.errors=width", "loss.spectrum.errors=weight")
     assert (loss.scalar.errors, loss.spectrum.errors, loss.image.errors) == (WIDTH, WEIGHT, ErrorUse.ignore)
     for overrides, message in (
-        (["loss.image.errors=weight"], "images have no errors"),
+        (["loss.image.errors=width"], "form neighbour_ce"),
         (["loss.spectrum.errors=width"], "form neighbour_ce"),
         (["loss=smoothed", "loss.scalar.errors=width", "loss.standardize=false"], r"loss\.standardize=true"),
     ):

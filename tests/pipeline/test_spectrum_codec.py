@@ -44,7 +44,7 @@ def survey(tmp_path_factory):
     return folder
 
 
-def test_stored_tokens_are_those_of_the_latents_and_their_errors_are_unknown(survey, monkeypatch):
+def test_stored_tokens_are_those_of_the_latents_with_their_errors(survey, monkeypatch):
     monkeypatch.chdir(survey)
     tokenizer = TokenizerSet.load(survey / STORE / "tokenizers").spectrum
     assert tokenizer.config.codec.name == "masked_autoencoder" and len(tokenizer.groups) == 5
@@ -56,7 +56,8 @@ def test_stored_tokens_are_those_of_the_latents_and_their_errors_are_unknown(sur
     batches = [read_spectra(table, config.data, "desi_b") for table in cube.batches(columns)]
     wanted = np.concatenate([tokenizer.encode("desi_b", batch)[0][batch.present] for batch in batches])
     assert np.array_equal(stored.tokens.reshape(-1, 2), wanted) and len(np.unique(wanted)) > 3
-    assert not np.asarray(stored.sigma).any()
+    errors = np.concatenate([tokenizer.sigma("desi_b", batch)[batch.present] for batch in batches])
+    assert np.array_equal(np.asarray(stored.sigma).reshape(-1, 2), errors) and (errors > 0).all()
 
 
 def test_the_model_trains_on_them_and_its_spectra_are_drawn(survey):

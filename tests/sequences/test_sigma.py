@@ -15,6 +15,7 @@ from astromodal.language_model.run import LanguageModelRun
 from astromodal.provenance.manifest import read_manifest, update_manifest
 from astromodal.sequences import SequenceDataset, build_layout, build_sequences
 from astromodal.tokens import TokenStore, encode_survey, token_paths
+from astromodal.vocabulary.vocab import TYPE_IMAGE
 from tests.tokens.fake_survey import FakeTokenizers, make_survey
 
 VOCAB = build_layout(FakeTokenizers(), ["scalar", "spectrum", "image"]).vocab
@@ -51,6 +52,9 @@ def expected_sigma(root, packed, split, index, tokens, types):
             first = files["spectrum"][f"offsets_{group}"][row]
             sigma = files["spectrum"][f"sigma_{group}"][first + taken.get(group, 0)]
             taken[group] = taken.get(group, 0) + 1
+        elif token >= 5 and type_ == TYPE_IMAGE:
+            sigma = files["image"]["sigma"][row, taken.get("image", 0)]
+            taken["image"] = taken.get("image", 0) + 1
         found.append(float(sigma))
     return found
 
@@ -62,13 +66,13 @@ def test_every_token_of_a_batch_has_the_error_of_the_token_files(encoded, packed
     indices = np.arange(0, len(dataset), 5)
     batch = dataset.__getitems__(indices)
     assert batch["sigma"].dtype == torch.float32 and batch["sigma"].shape == batch["tokens"].shape
-    assert not batch["sigma"][~batch["attn_mask"]].any() and not batch["sigma"][batch["types"] < 2].any()
-    n_with = {"scalar": 0, "spectrum": 0}
+    assert not batch["sigma"][~batch["attn_mask"]].any() and not batch["sigma"][batch["types"] == 0].any()
+    n_with = {"scalar": 0, "spectrum": 0, "image": 0}
     for i, index in enumerate(indices):
         tokens, types = batch["tokens"][i].tolist(), batch["types"][i].tolist()
         expected = expected_sigma(encoded[0], packed, "train", index, tokens, types)
         assert batch["sigma"][i].tolist() == expected
-        for kind, of in (("scalar", COLUMN_OF), ("spectrum", GROUP_OF)):
+        for kind, of in (("scalar", COLUMN_OF), ("spectrum", GROUP_OF), ("image", (TYPE_IMAGE,))):
             n_with[kind] += sum(s > 0 for s, t in zip(expected, types, strict=True) if t in of)
     assert min(n_with.values()) > 10
 
@@ -122,7 +126,7 @@ def test_files_of_an_earlier_format_are_refused_in_one_line_and_encoded_again(en
     store = TokenStore(root)
     store.open("F0")
     for attempt in (lambda: store.open("F1"), lambda: next(iter(store)), lambda: store.select(["F1"])):
-        with pytest.raises(ArtifactError, match=r"format 3, got format 1.*field F1.*python encode\.py") as caught:
+        with pytest.raises(ArtifactError, match=r"format 4, got format 1.*field F1.*python encode\.py") as caught:
             attempt()
         assert "\n" not in str(caught.value)
     assert encode_survey(cubes, FakeTokenizers(), splits, data, root)["encoded"] == ["F1"]

@@ -25,8 +25,12 @@ from astromodal.config.schema import (
 )
 from astromodal.data.datacube import Datacube
 from astromodal.data.images import ImageReader, image_columns, read_images
-from astromodal.errors import ArtifactError, ArtifactMissingError, DataError, UnsafeFileError
+from astromodal.errors import ArtifactError, ArtifactMissingError, ConfigError, DataError, UnsafeFileError
+from astromodal.sequences.layout import build_layout
+from astromodal.tokenizers import TokenizerSet
+from astromodal.tokenizers.image.rings import FluxRings
 from astromodal.tokenizers.image.tokenizer import ImageTokenizer
+from astromodal.tokenizers.spectrum.sigma import MAX_SIGMA
 
 SIZE, BANDS, ROWS = 32, ("g", "r", "z"), 160
 CPU = HardwareConfig(device="cpu", n_threads=1)
@@ -142,6 +146,24 @@ def test_the_report_says_what_is_left_of_fluxes_shapes_and_places(fitted):
     assert everything["flux"]["within"] == pytest.approx(within, abs=0.15)
     scatter = np.subtract(*np.quantile(np.concatenate(pull), [0.84, 0.16])) / 2
     assert 0.4 < everything["flux"]["scatter"] / scatter < 1.6, "of three apertures, of which this is the widest"
+
+
+def test_errors_are_how_far_noise_moves_the_latents_in_units_of_the_codebook(fitted, images):
+    tokenizer, rng = fitted[0], np.random.default_rng(0)
+    encoded = tokenizer.encode(images)
+    assert encoded.sigma.dtype == np.float16 and ((encoded.sigma > 0) == encoded.present[:, None]).all()
+    square = 0.0
+    for _ in range(8):
+        noisy = copy.deepcopy(images)
+        noisy.flux += rng.normal(size=noisy.flux.shape).astype(np.float32) * noisy.valid  # the sky's noise is 1
+        square = square + np.square(tokenizer.encode(noisy).latents - encoded.latents).sum(1).reshape(50, -1) / 8
+    rows = np.flatnonzero(encoded.present & images.band_present.all(1))
+    wanted, found = np.sqrt(square[rows]) / tokenizer.codebook.scale, encoded.sigma[rows].astype(np.float64)
+    assert 0.75 < np.sqrt(np.square(found).mean() / np.square(wanted).mean()) < 1.33
+    deep = copy.deepcopy(images)  # a third of the noise: pixels nearer to the sky level of 20
+    deep.flux = np.where(deep.valid, 20 + (deep.flux - 20) / 3, 0).astype(np.float32)
+    ratio = tokenizer.encode(deep).sigma[rows].astype(np.float64)[:, :8] / found[:, :8]
+    assert np.median(ratio) < 0.6, "an object with less noise has smaller errors"
 
 
 def test_the_report_brings_arrays_for_plots(fitted):
@@ -368,3 +390,69 @@ def test_real_nine_band_cutouts_go_from_cube_to_tokens(realdata, tmp_path):
     encoded = ImageTokenizer.load(tmp_path).encode(batch)
     np.testing.assert_array_equal(encoded.tokens, tokenizer.encode(batch).tokens)
     assert encoded.present.all() and len(np.unique(encoded.tokens, axis=0)) == len(encoded.tokens)
+
+
+# ------------------------------------------------------------------------------------- fluxes of rings
+
+
+def test_a_decoded_cutout_has_the_fluxes_of_its_ring_tokens(images):
+    flux = (images.flux - 20.0 * images.valid)[images.band_present.all(1)]
+    rings = FluxRings([3, 6, 10], np.ones(3), SIZE)
+    values = rings.values(flux)
+    y, x = np.mgrid[:SIZE, :SIZE] - SIZE // 2
+    whole = (flux * (x**2 + y**2 <= 100)).sum((2, 3))
+    found = 30.0 * rings.error * np.sinh(values.reshape(-1, 3, 3))
+    np.testing.assert_allclose(found.sum(2), whole, rtol=0.005, atol=15.0)  # of pixels at the rim, which are shared
+    rings.fit(values)
+    codes = rings.encode(values)
+    assert codes.shape == (len(flux), 9) == (len(flux), rings.n_tokens) and rings.codebook.counts.sum() == codes.size
+    for start in (np.zeros_like(flux), 0.7 * flux, -flux):
+        again = rings.values(rings.applied(start, codes))
+        error = 30.0 * rings.error * (np.sinh(again) - np.sinh(values)).reshape(-1, 3, 3)
+        allowed = np.maximum(0.2 * rings.error, 0.003 * np.abs(found))
+        assert (np.abs(error) < allowed).all(), "whatever the grid shows"
+    shape = rings.applied(0.7 * flux, codes)  # a cutout that is too faint becomes brighter, not another one
+    bright = found.sum(2) > 300
+    assert np.abs(shape - flux)[bright].max() < 0.1 * np.abs(flux)[bright].max() and bright.sum() > 20
+    sigma = rings.sigma(values, np.full((len(flux), 3), 4.0))
+    expected = 2.0 * rings.error / np.hypot(found, 30.0 * rings.error) / rings.codebook.scale
+    np.testing.assert_allclose(sigma.reshape(found.shape), expected, rtol=0.01)
+    with pytest.raises(ConfigError, match=r"radii that grow, up to 16 px.*flux_radii"):
+        FluxRings([6, 3], np.ones(3), SIZE)
+
+
+def test_pixels_that_are_not_valid_have_the_flux_of_the_grid():
+    rings = FluxRings([4], np.ones(1), SIZE)
+    flux, valid = np.full((2, 1, SIZE, SIZE), 2.0), np.ones((2, 1, SIZE, SIZE), bool)
+    valid[1, 0, SIZE // 2] = False
+    assert rings.incomplete(valid).tolist() == [False, True]
+    spoilt = np.where(valid, flux, 1e6)
+    np.testing.assert_allclose(rings.values(spoilt, valid, flux), rings.values(flux))
+
+
+def test_rings_make_fluxes_right_and_are_a_part_of_sequences(fitted, tmp_path):
+    _, _, data, cubes, _ = fitted
+    splits = {cube.field: (np.arange(ROWS) % 5 == 4).astype(np.uint8) for cube in cubes}
+    config = dataclasses.replace(settings(max_steps=15), flux_radii=[3.0, 6.0, 10.0])
+    config = dataclasses.replace(config, codec=dataclasses.replace(config.codec, patch_size=8))
+    tokenizer = ImageTokenizer(config, CPU, tmp_path)
+    report = tokenizer.fit(cubes, splits, data)
+    assert report["n_tokens"] == 16 + 9 and report["cutouts"]["flux_within"] > 0.95
+    assert tokenizer.parts == ("image", "image.1") and tokenizer.length("image.1") == 9
+    batch = read_images(next(cubes[0].batches(image_columns(data))), data, "A")
+    encoded = tokenizer.encode(batch)
+    parts = tokenizer.by_part(encoded)
+    assert [codes.shape for codes, _ in parts.values()] == [(50, 16), (50, 9)]
+    sigma, has = parts["image.1"][1].reshape(50, 3, 3).astype(float), batch.band_present & encoded.present[:, None]
+    assert ((sigma[encoded.present] == MAX_SIGMA) == ~has[encoded.present][..., None]).all() and (sigma[has] > 0).all()
+    flux = tokenizer.decode_parts([codes for codes, _ in parts.values()]).flux
+    rows = np.flatnonzero(encoded.present & batch.valid.all((1, 2, 3)))
+    level = np.array([np.median(batch.flux[r].reshape(3, -1), axis=1) for r in rows])
+    wanted = (batch.flux[rows] - level[..., None, None])[..., 12:21, 12:21].sum((2, 3))
+    error = np.abs(flux[rows][..., 12:21, 12:21].sum((2, 3)) - wanted)
+    assert np.median(error / np.maximum(0.1 * np.abs(wanted), 9.0)) < 1
+    layout = build_layout(TokenizerSet(image=tokenizer), ["image"])
+    assert [(s.name, s.length, s.size) for s in layout.segments] == [("image", 16, 128), ("image.1", 9, 2048)]
+    tokenizer.save(tmp_path / "saved")
+    again = ImageTokenizer.load(tmp_path / "saved").encode(batch)
+    assert np.array_equal(again.rings, encoded.rings) and np.array_equal(again.ring_sigma, encoded.ring_sigma)

@@ -58,7 +58,8 @@ def test_every_group_has_its_own_network_with_as_many_tokens_as_patches(fitted, 
         tokens, present = tokenizer.encode(group, batch)
         assert tokens.dtype == np.uint16 and tokens.shape == (cubes[0].n_rows, tokenizer.length(group))
         assert np.array_equal(present, batch.present) and tokens.max() < tokenizer.codecs[group].quantizer.n_codes
-        assert (tokenizer.sigma(group, batch) == 0).all()  # unknown
+        known = batch.present & batch.has_ivar
+        assert ((tokenizer.sigma(group, batch) > 0) == known[:, None]).all()  # 0: unknown, or nothing there
         assert tokenizer.codebooks()[group].entries.shape[1] == 3
 
 
@@ -201,7 +202,23 @@ def test_latents_go_with_any_quantizer(survey, blue, quantizer, parts):
     tokenizer.fit(cubes, splits, data)
     found = tokenizer.encode_parts("blue", blue)
     assert list(found) == parts == list(tokenizer.codebooks())
-    assert all(tokens.shape == (len(blue), 10) and not sigma.any() for tokens, _, sigma in found.values())
+    assert all(
+        tokens.shape == (len(blue), 10) and (sigma[blue.present] > 0).all() for tokens, _, sigma in found.values()
+    )
+
+
+def test_errors_are_how_far_noise_moves_the_latents_in_units_of_the_codebook(fitted, blue):
+    codec, rng = fitted[0].codecs["blue"], np.random.default_rng(0)
+    seen = np.flatnonzero(blue.present)
+    batch = blue.only(blue.present)
+    sigma = np.where(batch.precision > 0, 1 / np.maximum(batch.precision, 1e-9), 0)
+    square = 0.0
+    for _ in range(20):
+        noisy = dataclasses.replace(batch, flux=batch.flux + (sigma * rng.normal(size=sigma.shape)).astype(np.float32))
+        square = square + np.square(codec.features(noisy)[0] - codec.features(batch)[0]).sum(2) / 20
+    wanted, found = np.sqrt(square) / codec.scales[0], fitted[0].sigma("blue", blue)[seen].astype(np.float64)
+    assert 0.7 < np.sqrt(np.square(found).mean() / np.square(wanted).mean()) < 1.4
+    assert np.corrcoef(np.log(found.mean(1)), np.log(wanted.mean(1)))[0, 1] > 0.6  # noisy spectra are told apart
 
 
 def test_codecs_of_images_and_unfit_quantizers_are_refused(survey):

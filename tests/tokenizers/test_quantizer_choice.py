@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,11 +14,15 @@ from astromodal.data.images import read_images
 from astromodal.data.spectra import read_spectra
 from astromodal.errors import ArtifactError, ConfigError, DataError
 from astromodal.files.io import load_joblib, load_npz, save_npz
+from astromodal.loss.standardize import CodedTable, build_tables
 from astromodal.provenance import manifest
+from astromodal.sequences.layout import build_layout
+from astromodal.sequences.names import quantities
+from astromodal.sequences.slots import check_field, segment_tokens
 from astromodal.tokenizers import SpectrumTokenizer, TokenizerSet
 from astromodal.tokenizers.image.tokenizer import ImageTokenizer
 from astromodal.tokenizers.spectrum.tokenizer import FILE_NAME
-from astromodal.tokens import encode_survey
+from astromodal.tokens import TokenStore, encode_survey
 from tests.tokenizers.survey import make_survey, whole
 from tests.tokenizers.test_image import CPU, ROWS, settings, write_cube
 from tests.tokenizers.test_image import survey as image_survey
@@ -227,9 +230,28 @@ def test_levels_for_another_number_of_latents_are_refused_before_training(blobs,
         images_with(FSQConfig(levels=[8, 8]), 3).fit(cubes, splits, data)
 
 
-def test_several_codes_per_position_of_an_image_are_not_encoded(blobs, tmp_path):
+def test_several_codes_per_position_of_an_image_are_parts_of_a_sequence(blobs, tmp_path):
     data, cubes, splits = blobs
-    tokenizers = TokenizerSet(image=SimpleNamespace(n_stages=3))
-    with pytest.raises(ArtifactError, match=r"one code per position, got one with 3 stages.*quantizer=kmeans"):
-        encode_survey(cubes, tokenizers, splits, data, tmp_path)
-    assert not any(tmp_path.iterdir())
+    tokenizer = images_with(RESIDUAL)
+    tokenizer.fit(cubes, splits, data)
+    tokenizer.save(tmp_path / "image")
+    tokenizers = TokenizerSet(image=tokenizer)
+    encode_survey(cubes, tokenizers, splits, data, tmp_path)
+    field = TokenStore(tmp_path).open("A")
+    assert list(field.spectra) == ["image.1", "image.2"]
+    layout = build_layout(tokenizers, ["image"])
+    assert [(s.name, s.modality, s.length) for s in layout.segments] == [(p, "image", 64) for p in tokenizer.parts]
+    assert list(quantities(layout)) == ["image"] and len(quantities(layout)["image"]) == 3
+    check_field(field, layout)
+    coded = tokenizer.encode(read_images(whole(cubes[0]), data, "A"))
+    for stage, segment in enumerate(layout.segments):
+        ids, sigma, present = segment_tokens(field, segment, layout, 0, ROWS)
+        assert np.array_equal(present, coded.present)
+        assert np.array_equal(ids[present] - segment.base, coded.tokens[present, :, stage])
+        assert np.array_equal(sigma[present], coded.sigma[present, :, stage]) and (sigma[present] > 0).all()
+    parts = [coded.tokens[:3, :, stage] for stage in range(3)]
+    np.testing.assert_array_equal(tokenizer.decode_parts(parts).flux, tokenizer.decode(coded.tokens[:3]).flux)
+    tables = [t for t in build_tables(layout.vocab, tokenizers.codebooks()).blocks if isinstance(t, CodedTable)]
+    assert [table.modality for table in tables] == ["image"] * 3
+    for table, book in zip(tables, tokenizer.quantizer_.codebooks, strict=True):
+        np.testing.assert_allclose(table.entries * table.scale + table.mean, book.entries, rtol=1e-4, atol=1e-6)

@@ -13,7 +13,7 @@ from astromodal.data.scalars import read_scalars, transform, transform_error
 from astromodal.data.spectra import read_spectra
 from astromodal.tokenizers import ScalarTokenizer, SpectrumTokenizer
 from astromodal.tokenizers.spectrum.patches import SATURATION, pixel_weights
-from astromodal.tokenizers.spectrum.sigma import MAX_SIGMA, patch_sigma, scalar_sigma
+from astromodal.tokenizers.spectrum.sigma import MAX_SIGMA, NoiseGain, latent_sigma, patch_sigma, scalar_sigma
 from tests.tokenizers.survey import make_survey, whole
 
 NAN = float("nan")
@@ -140,3 +140,16 @@ def test_standardised_coefficients_have_standardised_errors(survey):
     variance = 10 * (weights / precision**2).sum(1) / weights.sum(1)
     found = tokenizer.sigma("xp", batch)[batch.present, 0]
     np.testing.assert_allclose(found, np.minimum(np.sqrt(variance) / codec.scales[0], MAX_SIGMA), rtol=2e-3)
+
+
+def test_errors_of_latents_by_hand():
+    gain = NoiseGain(3)
+    gain.add(np.zeros(1000, int), np.full(1000, 8.0), np.full(1000, 2.0))  # gain 4
+    gain.add(np.ones(1000, int), np.full(1000, 0.5), np.full(1000, 0.5))  # gain 1
+    gain.add(np.full(2, 2), np.array([9.0, NAN]), np.array([np.inf, 1.0]))  # nothing is known of it
+    found = gain.per_code()
+    np.testing.assert_allclose(found, [4.0, 1.0, 2.5], rtol=0.02)
+    sigma = latent_sigma(found, np.array([[0, 1], [0, 1], [2, 2]]), np.array([[4.0], [NAN], [np.inf]]), scale=2.0)
+    np.testing.assert_allclose(sigma, [[2.0, 1.0], [0.0, 0.0], [MAX_SIGMA, MAX_SIGMA]], rtol=0.02)
+    assert sigma.dtype == np.float16 and not latent_sigma(None, np.array([[0]]), np.array([[1.0]]), 1.0).any()
+    assert not NoiseGain(2).per_code().any()

@@ -138,12 +138,20 @@ class FakeSpectrum(FakePart):
 
 class FakeImage(FakePart):
     n_tokens = IMAGE_TOKENS
+    parts = ("image",)
     codebook = Codebook(np.arange(V_IMAGE)[:, None])
 
     def encode(self, batch):
         quarters = batch.flux.reshape(len(batch.flux), 2, 2, SIZE // 2, 2, SIZE // 2).mean((3, 5))  # (n, 2, 2, 2)
         codes = (np.abs(quarters[:, 0].reshape(-1, 4)) * 1e4 % V_IMAGE).astype(np.uint16)
-        return SimpleNamespace(tokens=codes, latents=quarters.astype(np.float32), present=batch.present)
+        sigma = (codes % 7 / 8).astype(np.float16)
+        return SimpleNamespace(tokens=codes, latents=quarters.astype(np.float32), present=batch.present, sigma=sigma)
+
+    def by_part(self, encoded):
+        return {"image": (encoded.tokens, encoded.sigma)}
+
+    def codebooks(self):
+        return {"image": self.codebook}
 
 
 class FakeTokenizers(TokenizerSet):

@@ -59,6 +59,7 @@ def test_each_row_holds_the_codes_of_its_object_and_nothing_where_a_modality_is_
             image = tokenizers.image.encode(read_images(batch, data, cube.field))
             assert files["image"]["present"][row] == files["latents"]["present"][row] == image.present[0]
             assert (files["image"]["tokens"][row] == image.tokens[0]).all()
+            assert (files["image"]["sigma"][row] == np.where(image.present[0], image.sigma[0], 0)).all()
             assert np.array_equal(files["latents"]["latents"][row], image.latents[0])
             row += 1
         assert row == cube.n_rows

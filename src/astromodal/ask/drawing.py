@@ -111,7 +111,7 @@ class Drawer:
             self.n_codes |= {part: len(book.entries) for part, book in books.items()}
             self.entries = {part: torch.as_tensor(books[part].entries, device=engine.device) for part in linear}
         if tokenizers.image is not None:
-            self.n_codes["image"] = len(tokenizers.image.codebook.entries)
+            self.n_codes |= {part: len(book.entries) for part, book in tokenizers.image.codebooks().items()}
 
     def size(self, question: Question) -> int:
         """Numbers of a decoded object, X."""
@@ -198,10 +198,11 @@ class Drawer:
     def _decode(self, question: Question, codes: dict[str, np.ndarray], factor: np.ndarray | None) -> np.ndarray:
         """Physical values ``(m, S, X)`` of drawn codes; ``factor (m, 1)`` float64 is the given scale, if any."""
         own = [codes[part.name] for part in question.parts]
-        m, n_draws, length = own[0].shape
+        m, n_draws = own[0].shape[:2]
         if question.modality == "image":
             image = needed(self.tokenizers.image, "image")
-            return image.decode(own[0].reshape(-1, length)).flux.reshape(m, n_draws, -1)
+            flux = image.decode_parts([part.reshape(m * n_draws, -1) for part in own]).flux
+            return flux.reshape(m, n_draws, -1)
         tokens = own[0] if len(own) == 1 else np.stack(own, axis=-1)
         spectrum = needed(self.tokenizers.spectrum, "spectrum")
         values = spectrum.decode_normalized(question.name, tokens.reshape(-1, *tokens.shape[2:]))

@@ -66,7 +66,8 @@ def _append(writer: FieldWriter, tokens: FieldTokens, rows: np.ndarray) -> None:
     if tokens.image:
         present = np.asarray(tokens.image["present"])[rows]
         latents = np.zeros((len(rows), 1, 1, 1), np.float32)  # nobody asks for them
-        writer.add_image(np.asarray(tokens.image["tokens"])[rows], latents, present)
+        codes, sigma = (np.asarray(tokens.image[name])[rows] for name in ("tokens", "sigma"))
+        writer.add_image(codes, latents, present, sigma)
 
 
 def read_reference(folder: Path) -> TrainingRun:

@@ -1,6 +1,7 @@
 """Tokens as a table, and values from it: one column for each scalar, one list for each group of spectra and the cutout.
 
-Of a group whose code has several stages, the list has the codes of the first stage, then those of the second.
+Of a group, or a cutout, whose code has several stages, the list has the codes of the first stage, then those of the
+second.
 
 Shapes: n objects, L tokens of a part, S stages, X numbers of a decoded object.
 """
@@ -33,16 +34,14 @@ def _lists(trained: TrainedModel) -> dict[str, tuple[str, ...]]:
     spectrum = trained.tokenizers.spectrum
     found = {} if spectrum is None else {name: tuple(parts) for name, parts in stages_of(list(spectrum.parts)).items()}
     found = {name: found.get(name, (name,)) for name in ([] if spectrum is None else spectrum.codecs)}
-    return found | ({} if trained.tokenizers.image is None else {IMAGE: (IMAGE,)})
+    return found | ({} if trained.tokenizers.image is None else {IMAGE: trained.tokenizers.image.parts})
 
 
 def _length(trained: TrainedModel, part: str) -> int:
-    tokenizers = trained.tokenizers
-    return (
-        needed(tokenizers.image, IMAGE).n_tokens
-        if part == IMAGE
-        else needed(tokenizers.spectrum, "spectrum").length(part)
-    )
+    image = trained.tokenizers.image
+    if image is not None and part in image.parts:
+        return image.length(part)
+    return needed(trained.tokenizers.spectrum, "spectrum").length(part)
 
 
 def token_table(tokens: FieldTokens | None, trained: TrainedModel) -> pa.Table:
@@ -58,7 +57,7 @@ def token_table(tokens: FieldTokens | None, trained: TrainedModel) -> pa.Table:
         present: np.ndarray = np.zeros(n, bool)
         for part in parts:
             block: np.ndarray = np.zeros((n, _length(trained, part)), np.uint16)
-            if tokens is not None and name == IMAGE:
+            if tokens is not None and part == IMAGE:
                 block, present = np.asarray(tokens.image["tokens"]), np.asarray(tokens.image["present"])
             elif tokens is not None:
                 own = tokens.spectra[part]
@@ -135,15 +134,13 @@ def _decoded(
     trained: TrainedModel, name: str, parts: tuple[str, ...], codes: np.ndarray, scale: np.ndarray | None
 ) -> np.ndarray:
     """Flux ``(m, X)`` of codes ``(m, S * L)``."""
-    if name == IMAGE:
-        image = needed(trained.tokenizers.image, name)
-        codes = _codes(codes, len(image.codebook.entries), name)
-        return image.decode(codes).flux.reshape(len(codes), -1)
-    spectrum = needed(trained.tokenizers.spectrum, "spectrum")
-    books = spectrum.codebooks()
-    split = np.split(codes, len(parts), axis=1)
+    image, spectrum = trained.tokenizers.image, trained.tokenizers.spectrum
+    books = needed(image, name).codebooks() if name == IMAGE else needed(spectrum, "spectrum").codebooks()
+    split = np.split(codes, np.cumsum([_length(trained, part) for part in parts])[:-1], axis=1)
     own = [_codes(block, len(books[part].entries), name) for part, block in zip(parts, split, strict=True)]
-    flux = spectrum.decode_parts(name, own).astype(np.float64)
+    if name == IMAGE:
+        return needed(image, name).decode_parts(own).flux.reshape(len(codes), -1)
+    flux = needed(spectrum, "spectrum").decode_parts(name, own).astype(np.float64)
     return flux if scale is None else flux * scale[:, None]
 
 

@@ -71,15 +71,16 @@ class Autoencoder(Codec):
     def __init__(self, config: AutoencoderConfig, array_shape: tuple[int, ...]) -> None:
         super().__init__()
         n_bands, _, size = array_shape
-        if size % PATCH or size < PATCH:
+        self.patch = patch = int(getattr(config, "patch_size", PATCH))
+        if patch < 1 or size % patch or size < patch:
             raise ConfigError(
-                f"cutouts whose size is a multiple of {PATCH}", got=size, where="data.images.size", repair="cut them"
+                f"cutouts whose size is a multiple of {patch}", got=size, where="data.images.size", repair="cut them"
             )
         for key, value in (("width", config.width), ("latent_channels", config.latent_channels), ("n_bands", n_bands)):
             if value < 1:
                 raise ConfigError(f"{key} of 1 or more", got=value, where=f"tokenizer.image.codec.{key}")
         self.config, self.array_shape = config, array_shape
-        width, pixels = config.width, n_bands * PATCH**2
+        width, pixels = config.width, n_bands * patch**2
         self.stem = nn.Conv2d(pixels + n_bands, width, 1)
         self.encoder = nn.Sequential(*(ResidualBlock(width) for _ in range(config.n_blocks)))
         self.to_latents = nn.Conv2d(width, config.latent_channels, 1)
@@ -93,7 +94,7 @@ class Autoencoder(Codec):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        side = self.array_shape[-1] // PATCH
+        side = self.array_shape[-1] // self.patch
         return self.config.latent_channels, side, side
 
     def encode(self, x: Tensor, valid: Tensor) -> Tensor:
@@ -102,16 +103,16 @@ class Autoencoder(Codec):
 
     def features(self, x: Tensor, valid: Tensor) -> Tensor:
         """``x`` and ``valid`` ``(B, C, S, S)`` to what latents are read from, ``(B, W, G, G)``."""
-        invalid = F.avg_pool2d((~valid.bool()).to(x.dtype), PATCH)  # (B, C, G, G), 0 where all is well
+        invalid = F.avg_pool2d((~valid.bool()).to(x.dtype), self.patch)  # (B, C, G, G), 0 where all is well
         x = torch.where(valid.bool(), x, torch.zeros((), dtype=x.dtype, device=x.device))  # also stops NaN
-        patches = torch.cat([F.pixel_unshuffle(x, PATCH), invalid], dim=1)
+        patches = torch.cat([F.pixel_unshuffle(x, self.patch), invalid], dim=1)
         patches = patches.contiguous(memory_format=torch.channels_last)
         return self.encoder(self.stem(patches))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents ``(B, Z, G, G)`` to ``(B, C, S, S)``."""
         x = self.decoder(self.from_latents(latents.contiguous(memory_format=torch.channels_last)))
-        return F.pixel_shuffle(self.to_pixels(F.silu(self.norm(x))), PATCH)
+        return F.pixel_shuffle(self.to_pixels(F.silu(self.norm(x))), self.patch)
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
         """Reconstruction; in training mode through noisy latents."""

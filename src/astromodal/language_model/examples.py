@@ -67,7 +67,7 @@ def expected_entries(
 
 def image_examples(tokenizer: ImageTokenizer, codes: np.ndarray, expected: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cutouts ``(n, C, S, S)`` in arcsinh scale: decoded from the codes, and from the model's expectation."""
-    grid = tokenizer.dequantize(codes.astype(np.uint16)).shape[1:]
+    grid = tokenizer.fitted().latent_shape
     latents = np.ascontiguousarray(expected.transpose(0, 2, 1)).reshape(len(expected), *grid)
     return tokenizer.decode(codes.astype(np.uint16)).normalized, tokenizer.decode_latents(latents).normalized
 

@@ -334,6 +334,8 @@ class LanguageModelRun:
         drawn = [s for s in self.layout.segments if s.modality != "scalar" and not MODALITIES[s.modality].outside]
         segments = {segment.name: segment for segment in drawn}
         for name, stages in stages_of(list(segments)).items():
+            # the fluxes of rings, a part of another length, only correct what the grid of an image shows
+            stages = [stage for stage in stages if segments[stage].length == segments[name].length]
             found = [self._expected(segments[stage], 3 if name == "image" else 1) for stage in stages]
             codes = found[0][0] if len(found) == 1 else np.stack([codes for codes, _ in found], axis=2)
             # of each stage given the true codes of the stages before

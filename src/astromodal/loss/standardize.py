@@ -158,7 +158,7 @@ def build_tables(
         if block.modality == "scalar":
             table = _scalar_table(vocab, codebooks.scalar, standardize, per_column)
         else:
-            book = codebooks.image if block.modality == "image" else codebooks.spectrum.get(block.name)
+            book = codebooks.image if block.name == "image" else codebooks.spectrum.get(block.name)
             table = _vector_table(block, book, standardize)
         if forms is not None and isinstance(table, CodedTable):
             form = getattr(forms, block.modality)

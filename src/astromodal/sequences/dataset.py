@@ -112,7 +112,7 @@ class SequenceDataset:
         vocab = self.packed.manifest["config"]["layout"]["vocab"]
         self._n_types = int(vocab["n_types"])
         type_of = {name: index for index, name in enumerate(vocab["type_names"])}
-        stages = stages_of(vocab["spectrum_groups"])
+        stages = stages_of(("image", *vocab["spectrum_groups"]))
         self._staged = [[type_of[name] for name in names] for names in stages.values() if len(names) > 1]
         scales = [
             (type_of[group], type_of[group + SCALE_SUFFIX]) for group in stages if group + SCALE_SUFFIX in type_of

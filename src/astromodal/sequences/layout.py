@@ -43,8 +43,9 @@ class SequenceLayout:
         vocab: ids and types.
         modalities: configured order, of those in ``MODALITIES``.
         columns: scalar columns, in the order of the token files.
-        group_lengths: spectrum group → tokens per spectrum; modality from outside → tokens per object.
-        image_length: tokens per image; 0 for none.
+        group_lengths: spectrum group → tokens per spectrum; later stage of the image, modality from outside → tokens
+            per object.
+        image_length: tokens per image (of its first stage); 0 for none.
         max_len: positions of the model; None leaves the length unchecked.
 
     Raises:
@@ -91,10 +92,10 @@ class SequenceLayout:
                 parts += [
                     Segment(c, modality, 1, self.vocab.type_of_column(c), block.start, block.size) for c in self.columns
                 ]
-            elif modality == "image" and self.image_length:
-                block = self.vocab.block("image")
-                parts.append(Segment("image", modality, self.image_length, TYPE_IMAGE, block.start, block.size))
-            else:
+            else:  # image and spectra; the image's later stages are groups, as those of spectra are
+                if modality == "image" and self.image_length:
+                    block = self.vocab.block("image")
+                    parts.append(Segment("image", modality, self.image_length, TYPE_IMAGE, block.start, block.size))
                 for group, length in self.group_lengths.items():
                     block = self.vocab.block(group)
                     if block.modality == modality:
@@ -154,6 +155,7 @@ def build_vocabulary(tokenizers: TokenizerSet, config: VocabConfig | None = None
     image = tokenizers.image_codebook() if tokenizers.image is not None else None
     groups = tokenizers.group_codebooks()
     modality_of = {name: name for name in MODALITIES.outside() if name in groups}
+    modality_of |= dict.fromkeys(() if tokenizers.image is None else tokenizers.image.parts, "image")
     scalars = tokenizers.scalar_codebook() if tokenizers.scalar is not None else None
     v_image = _size("image", 0 if image is None else len(image.entries), config)
     v_scalar = _size("scalar", 0 if scalars is None else int(scalars.centers.shape[1]), config)
@@ -214,12 +216,19 @@ def build_layout(
         modalities=modalities,
         columns=spec.scalar_columns if fitted["scalar"] else (),
         group_lengths={
-            group: tokenizers.outside(group).n_tokens
-            if group in MODALITIES.outside()
-            else needed(tokenizers.spectrum, "spectrum").length(group)
+            group: _length(tokenizers, group, spec.block(group).modality)
             for group in spec.spectrum_groups
             if fitted[spec.block(group).modality]
         },
         image_length=int(needed(tokenizers.image, "image").n_tokens) if fitted["image"] else 0,
         max_len=max_len,
     )
+
+
+def _length(tokenizers: TokenizerSet, group: str, modality: str) -> int:
+    """Tokens of a group of spectra, a later stage of the image, or a modality from outside."""
+    if modality == "image":
+        return needed(tokenizers.image, "image").length(group)
+    if modality == "spectrum":
+        return needed(tokenizers.spectrum, "spectrum").length(group)
+    return tokenizers.outside(group).n_tokens

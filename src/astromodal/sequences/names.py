@@ -19,7 +19,7 @@ Known = dict[str, tuple[Segment, ...]]
 
 
 def quantities(layout: SequenceLayout) -> Known:
-    """Everything that can be given or asked: scalar columns, groups of spectra with their stages, the image.
+    """Everything that can be given or asked: scalar columns, groups of spectra and the image with their stages.
 
     >>> from ..core.vocab import build_vocab_spec
     >>> vocab = build_vocab_spec(8, 4, {"xp": 6, "xp.1": 6}, scalar_columns=("r",))
@@ -28,7 +28,7 @@ def quantities(layout: SequenceLayout) -> Known:
     {'r': ['r'], 'xp': ['xp', 'xp.1']}
     """
     segments = {segment.name: segment for segment in layout.segments}
-    groups = stages_of([s.name for s in layout.segments if s.modality == "spectrum"])
+    groups = stages_of([s.name for s in layout.segments if s.modality in ("spectrum", "image")])
     stages = {name for names in groups.values() for name in names}
     found: Known = {}
     for name, segment in segments.items():

@@ -89,7 +89,7 @@ def _fill(
         cells[undetected, 0] = NONDET
         sigma[present, 0] = field.scalar["sigma"][start:stop, j][present]
         return present | undetected
-    if segment.modality != "image":
+    if segment.name != "image":
         part = field.spectra[segment.name]
         present = np.asarray(part.present[start:stop])
         where = slice(int(part.offsets[start]), int(part.offsets[stop]))
@@ -98,6 +98,7 @@ def _fill(
     else:
         present = np.asarray(field.image["present"][start:stop])
         codes = field.image["tokens"][start:stop][present]
+        sigma[present] = field.image["sigma"][start:stop][present]
     cells[present] = _global(codes, segment, field)
     return present
 
@@ -135,7 +136,7 @@ def check_field(field: FieldTokens, layout: SequenceLayout) -> None:
     }
     for group, length in layout.group_lengths.items():
         part, needed = field.spectra.get(group), layout.vocab.block(group).modality in layout.modalities
-        wanted[f"tokens per {group} spectrum"] = (part.length if part else 0, length, needed)
+        wanted[f"tokens per {group}"] = (part.length if part else 0, length, needed)
     for name, (found, expected, needed) in wanted.items():
         if needed and found != expected:
             raise ArtifactError(f"{name}: {expected}", got=found, where=f"field {field.field}", repair=f"run {COMMAND}")

@@ -96,16 +96,18 @@ class TokenizerSet(Mapping[str, Tokenizer]):
             tokenizer.check(data, cubes)
 
     def image_codebook(self) -> Codebook:
-        """Entries (C, D) over the latents of the cutouts."""
-        return needed(self.image, "image").codebook
+        """Entries (C, D) over the latents of the cutouts; of the first stage, where there are several."""
+        return next(iter(needed(self.image, "image").codebooks().values()))
 
     def spectrum_codebooks(self) -> dict[str, Codebook]:
         """Codebook of each part: a group that has one, or one stage of it."""
         return needed(self.spectrum, "spectrum").codebooks()
 
     def group_codebooks(self) -> dict[str, Codebook]:
-        """Codebook of each part of the spectra, and of each modality from outside."""
+        """Codebook of each part of the spectra, of the image's later stages, and of each modality from outside."""
         found = self.spectrum_codebooks() if self.spectrum else {}
+        if self.image:
+            found |= dict(list(self.image.codebooks().items())[1:])
         return found | {name: self.outside(name).codebook for name in MODALITIES.outside() if name in self}
 
     def scalar_codebook(self) -> ScalarCodebook:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data.findings import Findings, damage
-from ..errors import ArtifactError, ArtifactMissingError, DataError
+from ..errors import ArtifactMissingError, DataError
 from ..parallel.each import each, in_this_process
 from ..provenance.manifest import fingerprint_arrays, fingerprint_config, fingerprint_file, merge_manifest
 from ..tokenizers.base import plain
@@ -82,7 +82,6 @@ def encode_survey(
     started = time.perf_counter()
     if not tokenizers:
         raise ArtifactMissingError("at least one fitted tokenizer", got="none", repair="run python train_tokenizers.py")
-    _check_stages(tokenizers.image)
     for part in tokenizers.values():
         part.check(data, cubes)
     _check_splits(cubes, splits)
@@ -162,17 +161,6 @@ def field_inputs(cube: Datacube, tokenizers: TokenizerSet, split: np.ndarray, da
     if images is not None and images.zero_point_file:
         inputs["zero_points"] = fingerprint_file(images.zero_point_file)
     return inputs
-
-
-def _check_stages(image: Any) -> None:
-    """Token files and vocabulary have one code per position of the image grid."""
-    n_stages = 1 if image is None else getattr(image, "n_stages", 1)
-    if n_stages > 1:
-        raise ArtifactError(
-            "an image tokenizer with one code per position",
-            got=f"one with {n_stages} stages, which sequences cannot hold",
-            repair="run python train_tokenizers.py tokenizer=image tokenizer/image/quantizer=kmeans (or fsq)",
-        )
 
 
 def _check_splits(cubes: Sequence[Datacube], splits: Mapping[str, np.ndarray]) -> None:

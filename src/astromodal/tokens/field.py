@@ -97,7 +97,11 @@ class FieldReader:
             encoded = self.tokenizers.image.encode(images)
             self.present["image"] += int(encoded.present.sum())
             self.findings.add_images(self.field, images, encoded.present)
-            writer.add_image(encoded.tokens, encoded.latents, encoded.present)
+            (_, (grid, grid_sigma)), *others = self.tokenizers.image.by_part(encoded).items()
+            writer.add_image(grid, encoded.latents, encoded.present, grid_sigma)
+            for part, (codes, errors) in others:  # kept as a group of spectra is
+                self.present[part] += int(encoded.present.sum())
+                writer.add_spectrum(part, codes, encoded.present, errors)
         for name in self.outside:
             tokens, present, sigma = self.tokenizers.outside(name).encode(batch, self.data, self.findings)
             self.present[name] += int(present.sum())

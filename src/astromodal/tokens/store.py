@@ -2,7 +2,8 @@
 
 ``<store>/tokens`` holds, for every field, uncompressed ``.npz`` files with the documented names::
 
-    image_tokens/datacube_<field>_tokens.npz              ids, tokens (n, T) uint16, present (n,)
+    image_tokens/datacube_<field>_tokens.npz              ids, tokens (n, T) uint16, sigma (n, T) float16,
+                                                          present (n,)
     image_latents/datacube_<field>_latents.npz            ids, latents (n, c, h, w) float32, present (n,)
     scalar_tokens/datacube_<field>_scalar_tokens.npz      ids, tokens (n, c) uint16, present, clipped, nondetected
                                                           (n, c) bool, values, errors (n, c) float64 physical,
@@ -13,7 +14,8 @@
     splits/datacube_<field>_splits.npz                    ids, split (n,) uint8: 0 train, 1 val, 2 test
     manifest.json                                         one entry per field: inputs, fingerprint, hashes, sizes
 
-Row i is the same object in all of them. What an object lacks is ``present=False``; its code 0 means nothing.
+Row i is the same object in all of them. What an object lacks is ``present=False``; its code 0 means nothing. The later
+stages of an image's codes (``image.1``) are kept as groups of spectra are.
 ``sigma`` is the standard error of a token's target in units of its codebook (``tokenizers/sigma.py``), 0 for none.
 """
 
@@ -70,7 +72,7 @@ class FieldTokens:
     columns: tuple[str, ...] = ()
     scalar: Mapping[str, Array] = dataclass_field(default_factory=dict)  # members of the scalar file
     spectra: Mapping[str, SpectrumPart] = dataclass_field(default_factory=dict)
-    image: Mapping[str, Array] = dataclass_field(default_factory=dict)  # tokens, present
+    image: Mapping[str, Array] = dataclass_field(default_factory=dict)  # tokens, present, sigma
     latents: Mapping[str, Array] = dataclass_field(default_factory=dict)  # latents, present
 
     def __len__(self) -> int:
@@ -279,6 +281,8 @@ def _check_shapes(tokens: FieldTokens, n: int, folder: Path) -> None:
         if arrays:
             shapes[f"{kind} {name}"] = (arrays[name].shape[:1], (n,))
             shapes[f"{kind} present"] = (arrays["present"].shape, (n,))
+    if tokens.image:
+        shapes["image sigma"] = (tokens.image["sigma"].shape, tokens.image["tokens"].shape)
     for name, (found, expected) in shapes.items():
         if found != expected:
             raise _damaged(f"{name} of shape {expected}", found, folder, tokens.field)

@@ -17,7 +17,7 @@ from ..files.atomic import writing
 from ..files.io import NpzWriter
 from ..provenance.manifest import fingerprint_config, fingerprint_file, update_manifest
 
-FORMAT = 3  # of the token files: 2 has the errors of scalar and spectrum tokens (sigma), 3 double values and findings
+FORMAT = 4  # of the token files: 2 has the errors of tokens (sigma), 3 double values and findings, 4 errors of images
 
 _FILES = {
     "image": ("image_tokens", "tokens"),
@@ -74,10 +74,17 @@ class TokenWriter:
         self._append("spectrum", f"present_{group}", present)
         self._ends[group] += int(present.sum()) * length
 
-    def add_image(self, tokens: np.ndarray, latents: np.ndarray, present: np.ndarray) -> None:
-        """Append a batch of images: ``tokens (n, T)``, ``latents (n, c, h, w)``, ``present (n,)``."""
+    def add_image(
+        self, tokens: np.ndarray, latents: np.ndarray, present: np.ndarray, sigma: np.ndarray | None = None
+    ) -> None:
+        """Append a batch of images: ``tokens`` and ``sigma (n, T)``, ``latents (n, c, h, w)``, ``present (n,)``.
+
+        ``sigma=None``: no errors are known.
+        """
         present = np.asarray(present, bool)
+        sigma = np.zeros(np.shape(tokens), np.float16) if sigma is None else sigma
         self._append("image", "tokens", np.asarray(tokens, np.uint16))
+        self._append("image", "sigma", np.where(present[:, None], sigma, 0).astype(np.float16))
         self._append("image", "present", present)
         self._append("latents", "latents", np.asarray(latents, np.float32))
         self._append("latents", "present", present)

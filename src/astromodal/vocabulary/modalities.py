@@ -124,6 +124,7 @@ MODALITIES = Table(
         f"{_PLOTS}:plot_image_report",
         "img",
         place=2,
+        has_errors=True,
     ),
     Modality(
         "scalar",

@@ -41,9 +41,10 @@ class CodecTrainingConfig:
 
 @dataclass
 class AutoencoderConfig:
-    """Image codec: convolutional autoencoder to (latent_channels, size/4, size/4)."""
+    """Image codec: convolutional autoencoder to latent_channels numbers for each patch."""
 
     name: str = "autoencoder"
+    patch_size: int = ranged(4, least=1)  # pixels on a side per latent position
     latent_channels: int = ranged(2, least=1)
     width: int = ranged(64, least=1)
     n_blocks: int = 2  # residual blocks on each side

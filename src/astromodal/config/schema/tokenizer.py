@@ -77,6 +77,7 @@ class ImageTokenizerConfig:
     min_radius: float = 8.0  # px: never a smaller mask
     outside_weight: float = 0.1  # loss weight of valid pixels outside of the ellipse
     min_valid_fraction: float = ranged(0.25, least=0, most=1)  # fewer valid pixels: the image counts as missing
+    flux_radii: List[float] = field(default_factory=list)  # px, of rings whose flux in each band is a token; []: none
     batch_size: int = 64  # for encoding
     codec: Any = MISSING
     quantizer: Any = MISSING

@@ -69,7 +69,7 @@ class JudgedTokens(NamedTuple):
 def codebooks(tokenizers: TokenizerSet) -> dict[str, Codebook]:
     """Codebook of every spectrum group and of ``image``, as inputs of baselines need them."""
     found = tokenizers.group_codebooks()
-    return found if tokenizers.image is None else found | {IMAGE: tokenizers.image.codebook}
+    return found if tokenizers.image is None else found | {IMAGE: tokenizers.image_codebook()}
 
 
 class Rows(NamedTuple):
@@ -93,7 +93,9 @@ def choose_inputs(
     first = store.open(store.fields()[0])
     groups = [*first.spectra]
     parts = [*groups, *([IMAGE] if first.image else [])]
-    members = {"scalar": [*first.columns], "spectrum": groups, IMAGE: parts[len(groups) :]} | stages_of(groups)
+    stages = stages_of([IMAGE, *groups] if first.image else groups)
+    of_image = stages.get(IMAGE, [])
+    members = {"scalar": [*first.columns], "spectrum": [g for g in groups if g not in of_image]} | stages
     wanted: dict[str, None] = {}
     for name in [*first.columns, *parts] if given is None else given:
         if name not in members and name not in first.columns and name not in parts:
@@ -157,8 +159,7 @@ def features(
     for name in inputs.parts:
         codebook = (codebooks or {})[name]
         entries = ((codebook.entries - codebook.mean) / codebook.scale).astype(np.float32)
-        pool = _image if name == IMAGE else _spectrum
-        blocks.append(pool(tokens, name, rows, entries))
+        blocks.append(_pooled(tokens, name, rows, entries))
     if inputs.colours:
         found = colour_features(tokens.scalar["values"][rows][:, at], inputs.scalars, inputs.colours, inputs.configs)
         unit = [colour_unit(inputs.configs[one], inputs.units.get(one, (0.0, 1.0))[1]) for one, _ in inputs.colours]
@@ -166,28 +167,30 @@ def features(
     return np.concatenate(blocks, axis=1)
 
 
-def _spectrum(tokens: FieldTokens, group: str, rows: np.ndarray, entries: np.ndarray) -> np.ndarray:
-    part = tokens.spectra[group]
-    cuts = np.array_split(np.arange(part.length), min(STRETCHES, part.length))
+def _pooled(tokens: FieldTokens, name: str, rows: np.ndarray, entries: np.ndarray) -> np.ndarray:
+    """Entries of a part's tokens, averaged over stretches of a spectrum or squares of a cutout."""
+    if name == IMAGE:
+        have = np.flatnonzero(tokens.image["present"][rows])
+        codes = tokens.image["tokens"][rows[have]]
+    else:
+        part = tokens.spectra[name]
+        have = np.flatnonzero(part.present[rows])
+        codes = part.tokens[part.offsets[rows[have]][:, None] + np.arange(part.length)]  # (m, T)
+    n = codes.shape[1]
+    grid = name in stages_of([IMAGE, name])[IMAGE] and n == tokens.image["tokens"].shape[1]
+    cuts = _squares(n) if grid else np.array_split(np.arange(n), min(STRETCHES, n))
     out = np.full((len(rows), len(cuts) * entries.shape[1]), np.nan, np.float32)
-    have = np.flatnonzero(part.present[rows])
-    codes = part.tokens[part.offsets[rows[have]][:, None] + np.arange(part.length)]  # (m, T)
     out[have] = np.concatenate([entries[codes[:, cut]].mean(1) for cut in cuts], axis=1)
     return out
 
 
-def _image(tokens: FieldTokens, _: str, rows: np.ndarray, entries: np.ndarray) -> np.ndarray:
-    n_tokens = tokens.image["tokens"].shape[1]
+def _squares(n_tokens: int) -> list[np.ndarray]:
+    """Places of the tokens of each square of a cutout; a row of codes is a row of the cutout."""
     side = int(np.sqrt(n_tokens))
     place = np.arange(n_tokens)
     step = max(-(-side // SQUARES), 1)
-    square = place // side // step * SQUARES + place % side // step  # a row of codes is a row of the cutout
-    squares = np.unique(square)
-    out = np.full((len(rows), len(squares) * entries.shape[1]), np.nan, np.float32)
-    have = np.flatnonzero(tokens.image["present"][rows])
-    codes = tokens.image["tokens"][rows[have]]
-    out[have] = np.concatenate([entries[codes[:, square == k]].mean(1) for k in squares], axis=1)
-    return out
+    square = place // side // step * SQUARES + place % side // step
+    return [np.flatnonzero(square == k) for k in np.unique(square)]
 
 
 def has_given(tokens: FieldTokens, inputs: Inputs) -> np.ndarray:

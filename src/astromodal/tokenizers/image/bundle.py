@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
+
 from ...codecs.base import codec_config
 from ...codecs.saved import codec_with_weights
 from ...config.schema import ImageTokenizerConfig
@@ -20,6 +22,7 @@ from ...errors import ArtifactError
 from ...files import io
 from ...quantizers import quantizer_config, quantizer_from_state, size_label
 from ..base import plain
+from .rings import FluxRings
 
 if TYPE_CHECKING:
     from .tokenizer import ImageTokenizer
@@ -44,6 +47,10 @@ def write_bundle(tokenizer: ImageTokenizer, folder: Path) -> list[Path]:
         "config": plain(tokenizer.config),
         "codebook": codebook.name,
     }
+    if tokenizer.noise_gain_ is not None:
+        content["noise_gain"] = torch.from_numpy(tokenizer.noise_gain_)
+    if tokenizer.rings_ is not None:
+        content["rings"] = tokenizer.rings_.state()
     io.save_torch(weights, content)
     return [weights, codebook]
 
@@ -60,6 +67,11 @@ def read_bundle(cls: type[Kind], folder: Path) -> Kind:
     tokenizer.scaling_ = ArcsinhScaling.from_dict(content["scaling"])
     codec = codec_with_weights(content["codec"], content["state"], folder / WEIGHTS)
     tokenizer.codec_ = codec.to(tokenizer.device)
+    tokenizer.noise_gain_ = content["noise_gain"].numpy() if "noise_gain" in content else None
+    if "rings" in content:
+        bounds, counts = tuple(content["rings"]["bounds"]), content["rings"]["counts"].numpy()
+        sigma, size = tokenizer.scaling_.sigma, codec.array_shape[-1]
+        tokenizer.rings_ = FluxRings(tokenizer.config.flux_radii, sigma, size, bounds, counts)
     state = io.load_joblib(folder / Path(content["codebook"]).name)
     tokenizer.quantizer_ = quantizer_from_state(tokenizer.config.quantizer.name, state)
     n_channels = tokenizer.quantizer_.n_dims

@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
 
 from ...codecs.base import Codec
 from ...config.schema import CodecTrainingConfig, OptimizerConfig, ScheduleConfig, ScheduleName, TrainingConfig
 from ...data.findings import Findings
 from ...data.images import ImageBatch, ImageReader, elliptical_mask, images_of
-from ...data.photometry import ArcsinhScaling, SkyNoise, sky_statistics
+from ...data.photometry import ArcsinhScaling, SkyNoise, arcsinh_, sky_statistics
 from ...errors import DataError
 from ...quantizers import Quantizer, build_quantizer
 from ..base import RowChoice
+from ..spectrum.sigma import NoiseGain
 from .cache import CutoutCache, CutoutLoader
+from .rings import FluxRings
 
 if TYPE_CHECKING:
     from ...config.schema import DataConfig
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 SIGMA_OBJECTS = 4096  # cutouts that the sky noise is measured on, shared among the fields
 VALIDATION_OBJECTS = 128  # cutouts validated on while training
 N_VALIDATIONS = 4  # over the whole training
+NOISE_OBJECTS = 256  # training cutouts that noise is added to
 MIN_VECTOR_WEIGHT = 1e-3  # of a latent vector over masked pixels: it has to be coded too
 
 
@@ -193,6 +197,36 @@ def train_codec(
     )
     result = loop.fit()
     return {"steps": int(result.steps), "epochs": int(result.epochs)}
+
+
+def noise_gain(tokenizer: ImageTokenizer, cache: CutoutCache, seed: int) -> np.ndarray:
+    """What the usual sky noise, added once more to training cutouts, does to their latents: mean squared change per
+    code of the first stage ``(C,)``."""
+    gain = NoiseGain(tokenizer.quantizer_.sizes[0])
+    rng = np.random.default_rng([seed, 0x9A1])
+    loader = CutoutLoader(cache, tokenizer.config.batch_size, tokenizer.ellipse, train=False, limit=NOISE_OBJECTS)
+    for batch in loader:
+        before = tokenizer.encode_normalized(batch["x"], batch["valid"])
+        flux = np.sinh(batch["x"].numpy())
+        flux += rng.standard_normal(flux.shape, dtype=np.float32) / np.float32(tokenizer.config.softening)
+        noisy = torch.from_numpy(arcsinh_(flux)).where(batch["valid"], 0.0)
+        change = np.square(tokenizer.encode_normalized(noisy, batch["valid"]) - before, dtype=np.float64).sum(1)
+        codes = tokenizer.quantize(before).reshape(*change.reshape(len(change), -1).shape, -1)[..., 0]
+        gain.add(codes.ravel(), change.ravel(), np.ones(change.size))
+    return gain.per_code()
+
+
+def fit_rings(tokenizer: ImageTokenizer, cache: CutoutCache) -> FluxRings | None:
+    """Levels for the fluxes in rings of the cached cutouts; None where no rings are asked for."""
+    config, scaling = tokenizer.config, tokenizer.scaling_
+    if not config.flux_radii:
+        return None
+    rings, values = FluxRings(config.flux_radii, scaling.sigma, cache.shape[-1]), []
+    for batch in CutoutLoader(cache, config.batch_size, tokenizer.ellipse, train=False):
+        flux, valid = scaling.inverse(batch["x"].numpy()), batch["valid"].numpy()
+        values.append(rings.values(flux, valid, np.zeros_like(flux)))
+    rings.fit(np.concatenate(values))
+    return rings
 
 
 def fit_codebook(tokenizer: ImageTokenizer, cache: CutoutCache, seed: int) -> Quantizer:

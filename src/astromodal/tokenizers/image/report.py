@@ -17,6 +17,7 @@ from ...data.photometry import sky_statistics
 from ...metrics.cutouts import Measured, kept, measure, weight_width
 from ...quantizers import usage_figures
 from .cache import CutoutCache, CutoutLoader
+from .rings import N_LEVELS
 
 if TYPE_CHECKING:
     from .tokenizer import ImageTokenizer
@@ -66,10 +67,12 @@ def report_on(tokenizer: ImageTokenizer, cache: CutoutCache) -> tuple[dict[str, 
         latents = tokenizer.encode_normalized(batch["x"], batch["valid"])
         tokens = tokenizer.quantize(latents)
         quantized = tokenizer.dequantize(tokens)
-        decoded = tokenizer.decode_latents(quantized)
+        x, valid, inside = (batch[name].numpy() for name in ("x", "valid", "inside"))
+        rings = tokenizer.rings_
+        fluxes = None if rings is None else rings.encode(tokenizer.ring_values(rings, x, valid, tokens))
+        decoded = tokenizer.decode(tokens, fluxes)
         coded = decoded.normalized
         exact = tokenizer.decode_latents(latents).normalized
-        x, valid, inside = (batch[name].numpy() for name in ("x", "valid", "inside"))
         sums.add(x, coded, exact, valid, inside)
         a, b, _ = cache.ellipses[n_judged : n_judged + len(x)].T
         n_judged += len(x)
@@ -99,14 +102,16 @@ def _measured(
 def _rate(tokenizer: ImageTokenizer, usages: list[np.ndarray]) -> dict[str, Any]:
     """Bits per object by the entropy of the usage, and what they would be without an entropy coder."""
     figures = usage_figures(usages)
+    rings = tokenizer.rings_
+    n_rings, ring_bits = (0, 0.0) if rings is None else (rings.n_tokens, usage_figures([rings.counts])["bits"])
     uncoded = sum(float(np.log2(max(len(usage), 2))) for usage in usages)
     return (
         figures
         | tokenizer.quantizer_.fit_figures()
         | {
-            "n_tokens": tokenizer.n_tokens * len(usages),
-            "bits_per_object": tokenizer.n_tokens * figures["bits"],
-            "bits_per_object_uncoded": tokenizer.n_tokens * uncoded,
+            "n_tokens": tokenizer.n_tokens * len(usages) + n_rings,
+            "bits_per_object": tokenizer.n_tokens * figures["bits"] + n_rings * ring_bits,
+            "bits_per_object_uncoded": tokenizer.n_tokens * uncoded + n_rings * float(np.log2(N_LEVELS)),
             "perplexity_fraction": figures["perplexity"] * len(usages) / figures["n_codes"],
         }
     )

@@ -27,18 +27,21 @@ from ...codecs.base import Codec, build_codec
 from ...config.schema import HardwareConfig, ImageTokenizerConfig
 from ...data.findings import Findings
 from ...data.images import ImageBatch, elliptical_mask, images_of
-from ...data.photometry import ArcsinhScaling, flux_factors, sky_statistics
+from ...data.photometry import ArcsinhScaling, arcsinh_, flux_factors, sky_statistics
 from ...errors import ArtifactError, DataError
 from ...provenance.manifest import fingerprint_arrays
 from ...quantizers import Quantizer, check_dimensions
 from ...training.utils import resolve_device
 from ...vocabulary.codebook import Codebook
+from ...vocabulary.vocab import stage_name
 from ..base import COMMAND, Tokenizer
 from ..fitted import Fitted
+from ..spectrum.sigma import latent_sigma
 from .bundle import read_bundle, write_bundle
 from .cache import CutoutCache
-from .fit import collect, fit_codebook, fit_scaling, train_codec
+from .fit import collect, fit_codebook, fit_rings, fit_scaling, noise_gain, train_codec
 from .report import report_on
+from .rings import FluxRings
 
 if TYPE_CHECKING:
     from ...config.schema import DataConfig, ImageConfig
@@ -54,9 +57,13 @@ CPU_CHUNK = 16  # cutouts encoded at once without a GPU: most rows lack images, 
 class ImageTokens:
     """Rows that are not present hold zeros, which mean nothing."""
 
-    tokens: np.ndarray  # (n, L) uint16
+    tokens: np.ndarray  # (n, L) uint16; (n, L, S) of a quantizer with several stages
     latents: np.ndarray  # (n, Z, G, G) float32, before quantisation
     present: np.ndarray  # (n,) bool
+    rings: np.ndarray  # (n, K) uint16: fluxes of rings; K = 0 without
+    sigma: np.ndarray  # as ``tokens``, float16: errors of the tokens' targets, 0 where unknown (see ``spectrum/sigma``)
+
+    ring_sigma: np.ndarray  # as ``rings``
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,8 @@ class ImageTokenizer(Tokenizer):
         super().__init__(config)
         self.hardware = HardwareConfig() if hardware is None else hardware
         self.scratch = scratch
+        self.noise_gain_: np.ndarray | None = None
+        self.rings_: FluxRings | None = None  # where config.flux_radii names some
 
     # --------------------------------------------------------------------------------- properties
 
@@ -128,6 +137,16 @@ class ImageTokenizer(Tokenizer):
         """Tokens per position, S."""
         return self.quantizer_.n_stages
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names in sequences of the stages' tokens: ``image``, ``image.1``, …; behind them that of the rings."""
+        return tuple(stage_name(self.name, k) for k in range(self.n_stages + (self.rings_ is not None)))
+
+    def length(self, part: str) -> int:
+        """Tokens of a part."""
+        rings = self.rings_
+        return rings.n_tokens if rings is not None and part == self.parts[-1] else self.n_tokens
+
     def sizes(self) -> dict[str, Any]:
         return {"n_codes": sum(self.quantizer_.sizes)}
 
@@ -139,6 +158,25 @@ class ImageTokenizer(Tokenizer):
             ArtifactError: the quantizer has several codebooks.
         """
         return self.quantizer_.codebook
+
+    def codebooks(self) -> dict[str, Codebook]:
+        """Codebook of each part."""
+        self.fitted()
+        books = [*self.quantizer_.codebooks, *(() if self.rings_ is None else (self.rings_.codebook,))]
+        return dict(zip(self.parts, books, strict=True))
+
+    def by_part(self, encoded: ImageTokens) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Codes and their errors ``(n, length)`` of each part."""
+        pairs = []
+        for array, rings in ((encoded.tokens, encoded.rings), (encoded.sigma, encoded.ring_sigma)):
+            stages = np.moveaxis(array.reshape(*array.shape[:2], -1), -1, 0)
+            pairs.append([*stages, *(() if self.rings_ is None else (rings,))])
+        return dict(zip(self.parts, zip(*pairs, strict=True), strict=True))
+
+    def decode_parts(self, tokens: Sequence[np.ndarray]) -> DecodedImages:
+        """Cutouts from the codes ``(n, length)`` of each part."""
+        grid, rings = tokens[: self.n_stages], None if self.rings_ is None else tokens[-1]
+        return self.decode(grid[0] if self.n_stages == 1 else np.stack(grid, axis=-1), rings)
 
     def layout(self, data: DataConfig) -> dict[str, Any]:
         """Bands in order, size and pixel scale; zero points unless a file gives them per field."""
@@ -189,7 +227,10 @@ class ImageTokenizer(Tokenizer):
         choice = self._start_fit(cubes, splits, data, seed)
         log, findings = self._log(run), Findings()
         del self.codec_, self.quantizer_
+        self.noise_gain_ = self.rings_ = None
         torch.manual_seed(seed)
+        if self.config.flux_radii:  # refuses what does not fit, before anything is trained
+            FluxRings(self.config.flux_radii, np.ones(1), images.size)
         codec = build_codec(self.config.codec, (len(images.bands), images.size, images.size))
         channels = codec.latent_shape[0]
         check_dimensions(self.config.quantizer, channels, f"latents of the codec, latent_channels={channels}")
@@ -204,6 +245,8 @@ class ImageTokenizer(Tokenizer):
             result = train_codec(codec, train, held_out, self, run, seed)
             self.codec_ = codec.eval().to(self.device)
             self.quantizer_ = fit_codebook(self, train, seed)
+            self.noise_gain_ = noise_gain(self, train, seed)
+            self.rings_ = fit_rings(self, train)
             report, arrays = report_on(self, judged)
         report |= sizes | {"held_out": choice.held_out_name if judged is held_out else "train", **result}
         log.info(
@@ -233,13 +276,45 @@ class ImageTokenizer(Tokenizer):
         present = self.usable(batch)
         tokens = np.zeros((len(batch), *self._token_shape()), dtype=np.uint16)
         latents = np.zeros((len(batch), *codec.latent_shape), dtype=np.float32)
+        sigma = np.zeros(tokens.shape, np.float16)
+        rings = np.zeros((len(batch), 0 if self.rings_ is None else self.rings_.n_tokens), np.uint16)
+        ring_sigma = np.zeros(rings.shape, np.float16)
         rows = np.flatnonzero(present)
         for start in range(0, len(rows), self.chunk):
             chunk = rows[start : start + self.chunk]
-            x, valid, _ = self.normalized(batch, chunk)
+            x, valid, _, noise = self._normalized(batch, chunk)
             latents[chunk] = self.encode_normalized(torch.from_numpy(x), torch.from_numpy(valid))
             tokens[chunk] = self.quantize(latents[chunk])
-        return ImageTokens(tokens, latents, present)
+            sigma[chunk] = self._errors(tokens[chunk], valid, noise)
+            if self.rings_ is not None:
+                values = self.ring_values(self.rings_, x, valid, tokens[chunk])
+                rings[chunk], ring_sigma[chunk] = self.rings_.encode(values), self.rings_.sigma(values, noise)
+        return ImageTokens(tokens, latents, present, rings, sigma, ring_sigma)
+
+    def ring_values(self, rings: FluxRings, x: np.ndarray, valid: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Scaled fluxes ``(m, K)`` of normalised cutouts; ``tokens``: of the grid, decoded for what is not valid."""
+        flux, other = self.scaling_.inverse(x), np.zeros_like(x)
+        holed = rings.incomplete(valid)
+        if holed.any():
+            other[holed] = self.decode(tokens[holed]).flux
+        return rings.values(flux, valid, other)
+
+    def _errors(self, tokens: np.ndarray, valid: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Errors of the tokens' targets, shaped as ``tokens``.
+
+        Args:
+            noise: variance of the sky noise over its usual one, per object and band ``(m, C)``; NaN where not known.
+        """
+        grid = self.fitted().latent_shape[1]
+        seen = np.any(valid.reshape(*valid.shape[:2], grid, -1, grid, valid.shape[-1] // grid), axis=(3, 5))
+        counts = seen & np.isfinite(noise)[..., None, None]  # (m, C, G, G)
+        n = counts.sum(1)
+        total = np.where(counts, np.nan_to_num(noise)[..., None, None], 0.0).sum(1)
+        mean = np.where(n > 0, total / np.maximum(n, 1), np.where(seen.any(1), np.nan, np.inf)).reshape(len(tokens), -1)
+        codes = tokens.reshape(*tokens.shape[:2], -1)
+        scales = [book.scale for book in self.quantizer_.codebooks]
+        stages = [latent_sigma(self.noise_gain_, codes[..., 0], mean, scale) for scale in scales]
+        return np.stack(stages, axis=-1).reshape(tokens.shape)
 
     @torch.inference_mode()
     def encode_normalized(self, x: Tensor, valid: Tensor) -> np.ndarray:
@@ -271,8 +346,11 @@ class ImageTokenizer(Tokenizer):
         grid = vectors.reshape(len(tokens), self.n_tokens, -1).transpose(0, 2, 1)
         return np.ascontiguousarray(grid).reshape(len(tokens), *self.fitted().latent_shape)
 
-    def decode(self, tokens: np.ndarray) -> DecodedImages:
+    def decode(self, tokens: np.ndarray, rings: np.ndarray | None = None) -> DecodedImages:
         """Cutouts from codes ``(n, L)`` or ``(n, L, S)``; the sky level is not coded and therefore 0.
+
+        Args:
+            rings: codes ``(n, K)`` of the fluxes in rings, where there are any; None: as the grid says.
 
         Raises:
             DataError: the shape is wrong or a code is outside of the codebook.
@@ -281,7 +359,11 @@ class ImageTokenizer(Tokenizer):
         if tokens.ndim < 2 or tokens.shape[1:] != self._token_shape():
             shape = ", ".join(map(str, self._token_shape()))
             raise DataError(f"image tokens of shape (n, {shape})", got=f"shape {tokens.shape}")
-        return self.decode_latents(self.dequantize(tokens))
+        decoded = self.decode_latents(self.dequantize(tokens))
+        if rings is None or self.rings_ is None:
+            return decoded
+        flux = self.rings_.applied(decoded.flux, np.asarray(rings))
+        return DecodedImages(flux, arcsinh_(flux / self.scaling_.unit[:, None, None]))
 
     @torch.inference_mode()
     def decode_latents(self, latents: np.ndarray) -> DecodedImages:
@@ -324,11 +406,18 @@ class ImageTokenizer(Tokenizer):
 
     def normalized(self, batch: ImageBatch, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Normalised cutouts, validity and ellipses ``(m, 3)`` of some rows, as copies."""
+        x, valid, ellipses, _ = self._normalized(batch, rows)
+        return x, valid, ellipses
+
+    def _normalized(self, batch: ImageBatch, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """:meth:`normalized`, and the variance of the sky noise over its usual one ``(m, C)``, NaN where not known."""
         flux, valid = batch.flux[rows], batch.valid[rows]
         ellipses = np.stack([batch.a[rows], batch.b[rows], batch.theta[rows]], axis=1)
         inside = elliptical_mask(batch.a[rows], batch.b[rows], batch.theta[rows], batch.size, **self.ellipse)
-        level, _ = sky_statistics(flux, valid, inside)
-        return self.scaling_.normalize_(flux, valid, level), valid, ellipses
+        level, sigma = sky_statistics(flux, valid, inside)
+        usual = self.scaling_.sigma
+        noise = np.square(np.divide(sigma, usual, out=np.full(sigma.shape, np.nan), where=usual > 0, dtype=np.float64))
+        return self.scaling_.normalize_(flux, valid, level), valid, ellipses, noise
 
     # ---------------------------------------------------------------------------------- save, load
 

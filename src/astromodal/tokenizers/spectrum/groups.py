@@ -73,8 +73,8 @@ class GroupCodec:
         """Flux (n, P) float32 in units of each spectrum's scale, from feature vectors (n, L, D)."""
         return join(entries[..., : self.patch_size], self.n_pixels) * self.spread + self.center
 
-    def sigma(self, clean: Clean, stage: int) -> np.ndarray:
-        """Standard errors (n, L) float16 of one stage's tokens, in units of that stage's codebook."""
+    def sigma(self, clean: Clean, stage: int, codes: np.ndarray | None = None) -> np.ndarray:
+        """Standard errors (n, L) float16 of one stage's tokens, in units of its codebook, whatever the codes."""
         precision, variance = clean.precision * self.spread, clean.variance / np.square(self.spread)
         return patch_sigma(precision, clean.has_ivar, self.patch_size, self.scales[stage], variance)
 

@@ -43,12 +43,13 @@ from ..image.fit import loop_settings
 from .groups import MIN_CODES, MIN_ROWS_PER_CODE
 from .patches import cut, n_patches
 from .sample import MIN_WEIGHT, SpectrumLoader, SpectrumSample
-from .sigma import as_sigma
+from .sigma import NoiseGain, latent_sigma
 
 if TYPE_CHECKING:
     from ...runs.run import RunContext
 
 VALIDATION_SHARE, VALIDATION_OBJECTS = 0.1, 256  # of the kept spectra, not trained on
+NOISE_OBJECTS = 512  # kept spectra that noise is added to
 CHUNK = 16  # spectra that go through the network at once: most rows lack spectra, and filling up costs time
 
 
@@ -118,6 +119,7 @@ class LearnedGroup(GroupNetwork):
 
     quantizer: Quantizer
     figures: dict[str, Any] = dataclasses.field(default_factory=dict)  # steps and epochs of the training
+    noise_gain: np.ndarray | None = None  # (C,) of the first stage's codes, see ``sigma``; None: not known
     linear: ClassVar[bool] = False  # a network decodes
 
     @functools.cached_property
@@ -125,16 +127,49 @@ class LearnedGroup(GroupNetwork):
         """Of each stage: square root of its codebook's total variance."""
         return tuple(book.scale for book in self.quantizer.codebooks)
 
-    def sigma(self, batch: SpectrumBatch, stage: int) -> np.ndarray:
-        """Errors (n, L) of the tokens: what noise does to a latent is not known, and unknown is 0."""
-        return as_sigma(np.full((len(batch), self.length), np.nan))
+    def sigma(self, batch: SpectrumBatch, stage: int, codes: np.ndarray | None = None) -> np.ndarray:
+        """Errors (n, L) of the tokens, from what noise did to the latents of the training spectra; ``codes``: of the
+        first stage (n, L), if they are known already."""
+        if codes is None:
+            codes = self._first_codes(self.features(batch)[0])
+        return latent_sigma(self.noise_gain, codes, self._noise(batch), self.scales[stage])
+
+    def _first_codes(self, latents: np.ndarray) -> np.ndarray:
+        """Codes (n, L) of the first stage, of latents (n, L, Z)."""
+        codes = self.quantizer.encode(latents.reshape(-1, latents.shape[2]))
+        return codes.reshape(*latents.shape[:2], -1)[..., 0]
+
+    def _noise(self, batch: SpectrumBatch) -> np.ndarray:
+        """Mean variance (n, L) of the noise of the valid pixels of each token, in the network's units; NaN where no
+        ivar is known, inf without a valid pixel."""
+        precision = batch.precision.astype(np.float64) * self.spread
+        valid = precision > 0
+        variance = np.divide(1.0, np.square(precision), out=np.zeros(precision.shape), where=valid)
+        total, n = (cut(values, self.patch_size, 0.0).sum(2) for values in (variance, valid.astype(np.float64)))
+        mean = np.divide(total, n, out=np.full(n.shape, np.inf), where=n > 0)
+        mean = np.pad(mean, ((0, 0), (0, max(0, self.length - mean.shape[1]))), mode="edge")[:, : self.length]
+        return np.where(batch.has_ivar[:, None], mean, np.nan)
+
+    def find_noise_gain(self, batch: SpectrumBatch, seed: int) -> None:
+        """Add the noise of spectra to them once more, and keep what it does to their latents, per code."""
+        noise = self._noise(batch)
+        known = batch.has_ivar[:, None] & (batch.precision > 0)
+        sigma = np.divide(1.0, batch.precision, out=np.zeros_like(batch.precision), where=known)
+        drawn = np.random.default_rng([seed, 0x9A1]).standard_normal(sigma.shape, dtype=np.float32)
+        before, _ = self.features(batch)
+        after, _ = self.features(dataclasses.replace(batch, flux=batch.flux + sigma * drawn))
+        gain = NoiseGain(self.quantizer.sizes[0])
+        change = np.square(after - before, dtype=np.float64).sum(2)
+        gain.add(self._first_codes(before).ravel(), change.ravel(), noise.ravel())
+        self.noise_gain = gain.per_code()
 
     # ------------------------------------------------------------------------------------ storage
 
     def state(self) -> dict[str, Any]:
         """The network, as tensors and plain values."""
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
-        return {"codec": plain(self.network.to_dict()), "state": weights, "figures": plain(self.figures)}
+        gain = {} if self.noise_gain is None else {"noise_gain": torch.from_numpy(self.noise_gain)}
+        return {"codec": plain(self.network.to_dict()), "state": weights, "figures": plain(self.figures), **gain}
 
     @classmethod
     def from_state(
@@ -148,8 +183,9 @@ class LearnedGroup(GroupNetwork):
         network = codec_with_weights(state["codec"], state["state"], "the codec of a spectrum group")
         if quantizer.n_dims != network.latent_shape[0]:
             raise ArtifactError(f"a codebook of {network.latent_shape[0]} dimensions", got=quantizer.n_dims)
+        gain = state["noise_gain"].numpy() if "noise_gain" in state else None
         figures = dict(state["figures"])
-        return cls(n_pixels, center, spread, network.eval(), quantizer=quantizer, figures=figures)
+        return cls(n_pixels, center, spread, network.eval(), quantizer=quantizer, figures=figures, noise_gain=gain)
 
 
 def fit_learned_group(
@@ -181,6 +217,7 @@ def fit_learned_group(
     n_codes = max(MIN_CODES, len(vectors) // MIN_ROWS_PER_CODE)
     quantizer = build_quantizer(with_at_most(config.quantizer, n_codes), seed).fit(vectors, weights)
     learned = LearnedGroup(*parts, quantizer=quantizer, figures=figures)
+    learned.find_noise_gain(sample.spectra(np.arange(min(len(sample), NOISE_OBJECTS))), seed)
     return learned, sample.n_seen * learned.length
 
 

@@ -9,6 +9,9 @@ features of a patch together, weighted as they are in the choice of the code. It
 code: a code is the mean of many patches, so this is an upper bound of what noise does to the target. 0 stands for
 "exact": no error is known, or none that can be used.
 
+Latents of a network: what noise does to them is found out by adding it once more to a sample of the training objects
+(:class:`NoiseGain`), per code, as a network may answer to noise on a bright object in another way than to noise on sky.
+
 Shapes: n objects, c columns, P pixels, p pixels per patch, L patches.
 """
 
@@ -76,3 +79,44 @@ def patch_sigma(
     mean = np.divide(noise * patch_size, weights, out=np.full(noise.shape, np.inf), where=weights > 0)
     sigma = np.where(has_ivar[:, None], np.sqrt(mean) / scale, 0.0)
     return as_sigma(np.where(weights > 0, sigma, MAX_SIGMA))
+
+
+class NoiseGain:
+    """How much a latent vector moves when what it is made of is noisy: per code, from draws of the noise.
+
+    The gain of a code is the mean, over the vectors with this code, of the squared change over the noise variance of
+    their pixels; a rare code's is drawn to that of all (as by ``_PRIOR`` more vectors).
+    """
+
+    _PRIOR = 8.0
+
+    def __init__(self, n_codes: int) -> None:
+        self._sum, self._n = np.zeros(n_codes), np.zeros(n_codes)
+
+    def add(self, codes: np.ndarray, change: np.ndarray, noise: np.ndarray) -> None:
+        """Vectors by their codes ``(m,)``: squared length of their change, and the variance of the noise that was added
+        to their pixels; what is not finite does not count."""
+        used = np.isfinite(change) & np.isfinite(noise) & (noise > 0)
+        n_codes = len(self._n)
+        self._sum += np.bincount(codes[used], change[used] / noise[used], n_codes)
+        self._n += np.bincount(codes[used], minlength=n_codes)
+
+    def per_code(self) -> np.ndarray:
+        """``(C,)`` float32; all 0, unknown, without any vector."""
+        of_all = self._sum.sum() / max(self._n.sum(), 1)
+        return ((self._sum + self._PRIOR * of_all) / (self._n + self._PRIOR)).astype(np.float32)
+
+
+def latent_sigma(gain: np.ndarray | None, codes: np.ndarray, noise: np.ndarray, scale: float) -> np.ndarray:
+    """Errors ``(n, L)`` of tokens of a stage whose codebook has this ``scale``; 0, unknown, without gains.
+
+    Args:
+        gain: of :meth:`NoiseGain.per_code`, of the first stage's codes.
+        codes: of the first stage, ``(n, L)``.
+        noise: variance of the pixels' noise, ``(n, L)``; NaN where it is not known, inf where nothing was observed.
+    """
+    if gain is None:
+        return np.zeros(codes.shape, np.float16)
+    noise = np.broadcast_to(noise, codes.shape)
+    sigma = np.sqrt(gain[codes] * np.where(np.isinf(noise), np.nan, noise)) / scale
+    return as_sigma(np.where(np.isinf(noise), MAX_SIGMA, sigma))

@@ -269,7 +269,7 @@ class SpectrumTokenizer(Tokenizer):
         codec, clean, seen = self._clean(group, batch)
         stages = self._codes(codec, clean, seen).reshape(len(seen), codec.length, -1)
         return {
-            stage_name(group, s): (stages[..., s], seen, self._errors(codec, clean, seen, s))
+            stage_name(group, s): (stages[..., s], seen, self._errors(codec, clean, seen, s, stages[seen, :, 0]))
             for s in range(stages.shape[2])
         }
 
@@ -301,9 +301,11 @@ class SpectrumTokenizer(Tokenizer):
         return tokens
 
     @staticmethod
-    def _errors(codec: GroupCodec | LearnedGroup, clean: Any, seen: np.ndarray, stage: int) -> np.ndarray:
+    def _errors(
+        codec: GroupCodec | LearnedGroup, clean: Any, seen: np.ndarray, stage: int, codes: np.ndarray | None = None
+    ) -> np.ndarray:
         errors = np.zeros((len(seen), codec.length), np.float16)
-        errors[seen] = codec.sigma(clean, stage)
+        errors[seen] = codec.sigma(clean, stage, codes)
         return errors
 
     def decode_normalized(self, group: str, tokens: np.ndarray) -> np.ndarray:
