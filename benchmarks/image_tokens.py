@@ -9,6 +9,8 @@ are known; errors hold the noise of sky and photons. Two lines a variant: agains
 ``--sky real``: cutouts in nine bands of ``$ASTROMODAL_REALDATA/kids``, a quarter of them held out, against the data;
 errors hold the noise of the sky, all that is known.
 
+``W/<sky>_<number of the variant>.png`` shows the brightest held-out cutouts in the middle band, and what is decoded.
+
 A variant is a line of overrides of ``train_tokenizers.py tokenizer=image``; ``(exact latents)`` is what the codec alone
 keeps, without its quantizer. Seconds and milliseconds are of CPU, one thread.
 """
@@ -46,6 +48,8 @@ from astromodal.files.io import write_json
 from astromodal.metrics.cutouts import QUANTITIES, Measured, kept, measure, weight_width
 from astromodal.tokenizers import ImageTokenizer
 from astromodal.tokenizers.image.fit import stream
+
+N_SHOWN = 8  # cutouts in a picture
 
 COMMON = (
     "tokenizer=image",
@@ -110,6 +114,7 @@ class Judged:
     def __init__(self, config: Config) -> None:
         self.config, self.encode_s, self.n_encoded = config, 0.0, 0
         self.measured: dict[str, list[Measured]] = {}
+        self.shown: dict[str, list[np.ndarray]] = {}  # middle band
         self.truths = Truths(config) if config.data.synthetic is not None else None
 
     def fit(self, cubes: Sequence[Datacube], splits: dict[str, np.ndarray]) -> None:
@@ -131,9 +136,10 @@ class Judged:
         inside = elliptical_mask(batch.a, batch.b, batch.theta, batch.size, **self.tokenizer.ellipse)
         level, sigma = sky_statistics(batch.flux, batch.valid, inside)
         width = weight_width(batch.a, batch.b, batch.size)
+        parts = [codes for codes, _ in self.tokenizer.by_part(tokens).values()]
         images = {
             "data": batch.flux - level[..., None, None],
-            "decoded": self.tokenizer.decode_parts([codes for codes, _ in self.tokenizer.by_part(tokens).values()]).flux,
+            "decoded": self.tokenizer.decode_parts(parts).flux,
             "exact": self.tokenizer.decode_latents(tokens.latents).flux,
         }
         if self.truths is not None:
@@ -141,6 +147,7 @@ class Judged:
             sigma = pixel_noise(images["truth"])
         for name, image in images.items():
             self.measured.setdefault(name, []).append(measure(image, sigma, batch.valid, width))
+            self.shown.setdefault(name, []).append(image[:, image.shape[1] // 2].astype(np.float32))
 
     def figures(self) -> dict[str, Any]:
         """What each of the cutouts has kept of each reference, and what it took."""
@@ -157,13 +164,38 @@ class Judged:
         }
 
 
-def judged(config: Config) -> dict[str, Any]:
-    """Figures of one variant."""
+def picture(judged: Judged, path: Path) -> None:
+    """The brightest of the cutouts, a row for each kind, on one scale per object: 3 sigma of its sky to its peak."""
+    from matplotlib.figure import Figure
+
+    shown = {name: np.concatenate(parts) for name, parts in judged.shown.items()}
+    data = shown["data"]
+    middle = slice(data.shape[-1] // 2 - 3, data.shape[-1] // 2 + 4)
+    order = np.argsort(-np.nan_to_num(data[:, middle, middle].sum((1, 2))))
+    chosen = order[:: max(1, len(order) // (3 * N_SHOWN))][:N_SHOWN]
+    axes = Figure(figsize=(1.6 * len(chosen), 1.7 * len(shown)), layout="constrained").subplots(
+        len(shown), len(chosen), squeeze=False
+    )
+    for row, (name, cutouts) in zip(axes, shown.items(), strict=True):
+        for ax, index in zip(row, chosen, strict=True):
+            noise = 1.4826 * np.nanmedian(np.abs(data[index] - np.nanmedian(data[index])))
+            scaled = np.arcsinh(cutouts[index] / (3 * noise))
+            ax.imshow(
+                scaled, origin="lower", cmap="gray", vmin=-1, vmax=np.nanmax(np.arcsinh(data[index] / (3 * noise)))
+            )
+            ax.set(xticks=[], yticks=[])
+        row[0].set_ylabel(name)
+    axes[0, 0].figure.savefig(path, dpi=80)
+
+
+def judged(config: Config, path: Path) -> dict[str, Any]:
+    """Figures of one variant; its picture goes to ``path``."""
     if config.data.synthetic is not None:
         ensure_survey(config.data, config.paths.datacube_template)
     cubes = discover(config.data, config.paths.datacube_template)
     result = Judged(config)
     result.fit(cubes, assign_splits(cubes, config.data))
+    picture(result, path)
     return result.figures()
 
 
@@ -202,7 +234,8 @@ def main() -> None:
     head = ["overrides", "against", "flux within", "or 2 %", "by S/N", *QUANTITIES, "tokens", "codes in use", "ms"]
     print(f"| {' | '.join([*head, 'fit s'])} |\n|{' --- |' * (len(head) + 1)}", flush=True)
     for number, variant in enumerate(arguments.variant or [""]):
-        found = judged(configured(arguments, shlex.split(variant)))
+        path = arguments.work / f"{arguments.sky}_{number}.png"
+        found = judged(configured(arguments, shlex.split(variant)), path)
         write_json(arguments.work / f"{arguments.sky}_{number}.json", {"overrides": variant, "figures": found})
         print("\n".join(lines_of(variant or "(default)", found)), flush=True)
 

@@ -55,6 +55,15 @@ def test_an_empty_store_names_the_command_that_fills_it(tmp_path):
         TokenStore(tmp_path)
 
 
+def test_token_files_of_an_older_format_are_refused_with_the_command_that_renews_them(root):
+    entry = read_manifest(root / "tokens")["entries"]["F1"]
+    update_manifest(root / "tokens", "F1", entry | {"format": 3})
+    with pytest.raises(ArtifactError, match=r"format 4.*format 3.*field F1.*run python encode\.py") as refused:
+        TokenStore(root).open("F1")
+    assert "\n" not in str(refused.value)
+    TokenStore(root).open("F0")
+
+
 def test_an_unknown_field_is_refused_with_those_there_are(root):
     with pytest.raises(ArtifactMissingError, match="F0, F1"):
         TokenStore(root).open("F9")
