@@ -37,6 +37,15 @@ class Trained:
         return self.folder / "cubes" / f"datacube_F{k}.parquet"
 
 
+IMAGE = (  # several codes per position, and fluxes of rings
+    "tokenizer.image.codec.training.max_steps=4",
+    "tokenizer/image/quantizer=residual_kmeans",
+    "tokenizer.image.quantizer.n_stages=2",
+    "tokenizer.image.quantizer.n_codes=16",
+    "tokenizer.image.flux_radii=[2,4]",
+)
+
+
 def draw(found: Judgement, folder: Path) -> None:
     """One plot in place of ten, which take most of the time."""
     folder.mkdir()
@@ -50,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trained]:
     write_survey(folder, n=70)
     with undrawn(folder):
         for stage, overrides in (
-            ("train_tokenizers", ("tokenizer.image.codec.training.max_steps=4",)),
+            ("train_tokenizers", IMAGE),
             ("encode", ()),
             ("train_lm", ("sequence=random", "training.max_steps=12")),
             (

@@ -191,6 +191,13 @@ def test_tokens_and_back_are_what_the_codebooks_hold(trained, model):
     expected = spectrum.decode("desi_b", codes, np.array([values["desi_b_scale"][row].as_py()]))
     np.testing.assert_array_equal(values["desi_b"][row].as_py(), expected[0])
     assert values["image"].null_count == tokens["image"].null_count > 0
+    image = model.trained.tokenizers.image
+    cutouts = [np.array(codes) for codes in tokens["image"].to_pylist() if codes is not None]
+    lengths = [image.length(part) for part in image.parts]
+    assert len(lengths) == 3 and lengths[0] == lengths[1] and lengths[2] == 4, "two stages, two rings in two bands"
+    parts = np.split(np.stack(cutouts), np.cumsum(lengths)[:-1], axis=1)
+    shown = [row for row in values["image"].to_pylist() if row is not None]
+    np.testing.assert_array_equal(shown, image.decode_parts(parts).flux.reshape(len(shown), -1))
     with pytest.raises(DataError, match="codes of mag_r below"):
         model.decode({"mag_r": [10_000]})
 

@@ -55,8 +55,9 @@ class Known:
         **sizes,
     ) -> None:
         self.books = books(columns, groups, image, changed)
+        stages = {name: "image" for name in groups if name.startswith("image.")}
         self.vocab = build_vocab_spec(
-            image, max(columns.values()), groups, tuple(groups), tuple(columns), list(columns.values())
+            image, max(columns.values()), groups, tuple(groups), tuple(columns), list(columns.values()), stages
         )
         torch.manual_seed(seed)
         self.sizes = {**SIZES, **sizes}
@@ -151,6 +152,15 @@ def test_a_codebook_of_another_size_starts_fresh_and_what_is_gone_is_said(tmp_pa
     found = grow(new.network, new.vocab, Known(**OLD).save(tmp_path / "old.pt"), LOG)
     assert found.kept == ["image", "xp", "r"] and found.fresh == ["z"] and found.gone == ["xp.1"]
     assert "left behind: xp.1" in found.said()
+
+
+def test_a_later_stage_of_the_image_is_taken_over_or_starts_fresh(tmp_path):
+    groups = {"xp": 5, "image.1": 6}
+    old, new = Known(OLD["columns"], groups), Known(OLD["columns"], {**groups, "image.2": 3}, seed=1)
+    found = grow(new.network, new.vocab, old.save(tmp_path / "old.pt"), LOG)
+    assert sorted(found.kept) == ["image", "image.1", "r", "xp", "z"] and found.fresh == ["image.2"] and not found.gone
+    parts = [("image", 1), ("image.1", 4), ("r", 2)]
+    torch.testing.assert_close(new.logits(parts, "z", 4), old.logits(parts, "z", 4))
 
 
 def test_a_table_that_the_weights_do_not_have_starts_fresh_and_is_named(tmp_path):
