@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 
+from astromodal.config.schema import WorkersConfig
 from astromodal.errors import ArtifactError
 from astromodal.files.ids import hash_ids
 from astromodal.files.io import FileLock, load_npz, save_npz
@@ -123,6 +124,35 @@ def test_objects_with_nothing_are_left_out_and_counted_and_the_counts_add_up(enc
         assert (summary["special_tokens"]["MISS"] > 0) == (missing == "token") and summary["special_tokens"][
             "NONDET"
         ] > 0
+
+
+def test_shards_by_one_or_two_processes_hold_what_one_file_holds(encoded, tmp_path, monkeypatch):
+    store, layout = TokenStore(encoded), build_layout(FakeTokenizers(), ORDERS[0])
+    whole = build_sequences(store, layout, root=tmp_path / "whole")
+    monkeypatch.setattr(packing, "_SHARD_ROWS", 1)  # a shard for each field
+    shards = build_sequences(store, layout, root=tmp_path / "shards")
+    again = build_sequences(store, layout, root=tmp_path / "two", workers=WorkersConfig(n_jobs=2))
+    names = sorted(path.name for path in shards.folder.iterdir())
+    assert names[1:3] == ["test-0000.npz", "test-0001.npz"] and len(names) == 1 + 3 * len(store.fields())
+    assert all((shards.folder / name).read_bytes() == (again.folder / name).read_bytes() for name in names[1:])
+    assert dict(shards.summary) == dict(whole.summary) == dict(again.summary)
+    for split in packing.SPLITS:
+        one, parts = whole.split(split), shards.split(split)
+        rng, n = np.random.default_rng(0), whole.n_rows(split)
+        for name, array in one.items():
+            expected = np.asarray(array)
+            np.testing.assert_array_equal(np.asarray(parts[name]), expected)
+            rows = rng.integers(-n, n, (3, 5))
+            np.testing.assert_array_equal(parts[name][rows], expected[rows])
+            np.testing.assert_array_equal(parts[name][n // 3 : -2], expected[n // 3 : -2])
+            np.testing.assert_array_equal(parts[name][-1], expected[-1])
+        batches = [
+            [batch for batch in SequenceLoader(data, BucketSampler(data.lengths, 7))]
+            for data in (SequenceDataset(packed, split, order="random", with_values=True) for packed in (whole, shards))
+        ]
+        for left, right in zip(*batches, strict=True):
+            for name in left:
+                np.testing.assert_array_equal(left[name].numpy(), right[name].numpy())
 
 
 def test_splits_share_no_object(encoded, tmp_path):

@@ -88,7 +88,13 @@ class LanguageModelRun:
         if is_main():
             write_json(run.dir / "vocab_spec.json", self.vocab.to_dict())
         self.packed = build_sequences(
-            store, self.layout, sequence.missing, run_id=run.id, log=run.log, progress=run.progress
+            store,
+            self.layout,
+            sequence.missing,
+            workers=config.hardware.workers,
+            run_id=run.id,
+            log=run.log,
+            progress=run.progress,
         )
         run.add_input("tokens", store.fingerprint)
         run.add_input("sequences", self.packed.fingerprint)

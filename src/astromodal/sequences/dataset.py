@@ -41,9 +41,9 @@ def _epoch_key(seed: int, epoch: int) -> np.ndarray:
 
 
 class Lengths:
-    """Lengths of the sequences of a split, from their offsets."""
+    """Lengths of the sequences of a split, from their offsets, which are read as lengths are asked for."""
 
-    def __init__(self, offsets: np.ndarray) -> None:
+    def __init__(self, offsets: Any) -> None:
         self._offsets = offsets
 
     def __len__(self) -> int:
@@ -53,10 +53,11 @@ class Lengths:
         if isinstance(indices, slice):
             indices = np.arange(*indices.indices(len(self)))
         indices = np.asarray(indices)
-        return self._offsets[indices + 1] - self._offsets[indices]
+        both = self._offsets[np.stack([indices, indices + 1])]  # neighbours are read together
+        return both[1] - both[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.diff(self._offsets).astype(dtype or np.int64, copy=False)
+        return np.diff(np.asarray(self._offsets)).astype(dtype or np.int64, copy=False)
 
 
 class SequenceDataset:
@@ -108,7 +109,7 @@ class SequenceDataset:
 
     def _open(self) -> None:
         self._arrays = self.packed.split(self.split)
-        self._offsets = np.asarray(self._arrays["offsets"])  # in memory: 8 bytes an object, asked for at every batch
+        self._offsets = self._arrays["offsets"]  # they stay in the file: 8 bytes an object
         vocab = self.packed.manifest["config"]["layout"]["vocab"]
         self._n_types = int(vocab["n_types"])
         type_of = {name: index for index, name in enumerate(vocab["type_names"])}
@@ -148,8 +149,8 @@ class SequenceDataset:
         """The batch of ``indices`` in the orders of ``epoch``."""
         import torch
 
-        starts = self._offsets[indices]
-        lengths = self._offsets[indices + 1] - starts
+        starts, ends = self._offsets.ragged(indices, np.full(len(indices), 2), 2).T
+        lengths = ends - starts
         width = int(lengths.max(initial=0))
         padded = -(-width // _ROUND_TO) * _ROUND_TO
         if self.max_len is not None:

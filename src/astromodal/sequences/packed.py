@@ -1,4 +1,4 @@
-"""Reading packed sequences: three files, one per split, read as they are indexed."""
+"""Reading packed sequences: a file per split, or one per split and shard, read as they are indexed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,14 @@ import numpy as np
 from ..errors import ArtifactMissingError
 from ..files.io import open_npz
 from ..provenance.manifest import check_manifest
+from .shards import joined
 
 SPLITS = ("train", "val", "test")
+
+
+def shard_name(split: str, number: int, n_shards: int) -> str:
+    """File of one shard of a split."""
+    return f"{split}.npz" if n_shards == 1 else f"{split}-{number:04d}.npz"
 
 
 class PackedSequences:
@@ -48,7 +54,11 @@ class PackedSequences:
 
     @cached_property
     def _arrays(self) -> dict[str, dict[str, Any]]:
-        return {name: open_npz(self.folder / f"{name}.npz", self._repair) for name in SPLITS}
+        n = int(self.manifest.get("n_shards", 1))
+        return {
+            split: joined([open_npz(self.folder / shard_name(split, k, n), self._repair) for k in range(n)])
+            for split in SPLITS
+        }
 
     def split(self, name: str) -> dict[str, Any]:
         """Arrays of one split (:mod:`astromodal.files.file_array`): ``tokens, types, sigma`` (flat), ``offsets``
