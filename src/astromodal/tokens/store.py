@@ -16,7 +16,8 @@
 
 Row i is the same object in all of them. What an object lacks is ``present=False``; its code 0 means nothing. The later
 stages of an image's codes (``image.1``) are kept as groups of spectra are.
-``sigma`` is the standard error of a token's target in units of its codebook (``tokenizers/spectrum/sigma.py``), 0 for none.
+``sigma`` is the standard error of a token's target in units of its codebook (``tokenizers/spectrum/sigma.py``), 0 for
+none.
 """
 
 from __future__ import annotations
