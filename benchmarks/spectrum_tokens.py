@@ -8,6 +8,8 @@
 ``--sky real``: DESI and BOSS spectra of ``$ASTROMODAL_REALDATA/splus``, fitted on two thirds and judged on the other
 third, three times, so that each is judged once; chi^2 where errors are known, and redshifts against the catalogue's.
 
+``--uncoded`` judges spectra as they are denoised, before any code: what denoising alone costs.
+
 A variant is a line of overrides of ``train_tokenizers.py tokenizer=spectrum``, ``tokenizer=recommended`` among them.
 Seconds and milliseconds are of CPU, one thread.
 """
@@ -19,7 +21,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,7 @@ from astromodal.metrics.spectra import SNR_EDGES
 from astromodal.tokenizers import SpectrumTokenizer
 from astromodal.tokenizers.spectrum import fidelity
 from astromodal.tokenizers.spectrum.fidelity import Arm
+from astromodal.tokenizers.spectrum.groups import Clean, cleaned
 
 GROUPS = ("desi_b", "desi_r", "desi_z")
 COMMON = (
@@ -69,7 +72,7 @@ SKY = (
     "data.splits.test_fraction=0",
 )
 N_FOLDS = 3
-TIMED = 200  # objects encoded one by one
+Parts = Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]  # as encode_parts gives them
 
 
 def configured(overrides: Sequence[str]) -> Config:
@@ -98,6 +101,8 @@ def survey(arguments: argparse.Namespace, variant: Sequence[str]) -> Config:
 class Judged:
     """One variant's held-out objects: what was read, what was decoded, and what it took."""
 
+    coded = True
+
     def __init__(self, config: Config) -> None:
         self.config, self.fit_s, self.encode_s, self.n_encoded = config, 0.0, 0.0, 0
         self.arms: dict[str, list[dict[str, np.ndarray]]] = {group: [] for group in GROUPS}
@@ -107,7 +112,8 @@ class Judged:
     def fit(self, cubes: Sequence[Datacube], splits: dict[str, np.ndarray]) -> None:
         """Fit on the training rows; encode and decode the validation rows."""
         tokenizer, started = SpectrumTokenizer(self.config.tokenizer.spectrum), time.process_time()
-        tokenizer.fit(cubes, splits, self.config.data, None, self.config.seed)
+        if self.coded:
+            tokenizer.fit(cubes, splits, self.config.data, None, self.config.seed)
         self.fit_s += time.process_time() - started
         for cube in cubes:
             self._judge(tokenizer, cube, np.flatnonzero(splits[cube.field] == VAL))
@@ -137,27 +143,36 @@ class Judged:
 
     def _arm(self, tokenizer: SpectrumTokenizer, group: str, batch: SpectrumBatch, seen: np.ndarray) -> None:
         started = time.process_time()
-        parts = tokenizer.encode_parts(group, batch)
+        smoothed = self.config.tokenizer.spectrum.denoise
+        parts = tokenizer.encode_parts(group, batch) if self.coded else cleaned(batch, smoothed)
         self.encode_s += time.process_time() - started
         self.n_encoded += int(batch.present.sum()) if group == GROUPS[0] else 0
-        tokens = [codes for codes, _, _ in parts.values()]
-        for part, codes in zip(parts, tokens, strict=True):
-            size = len(tokenizer.codebooks()[part].entries)
-            counts = np.bincount(codes[batch.present].ravel(), minlength=size)
-            length, before = self.usage.get(part, (codes.shape[1], 0))
-            self.usage[part] = length, before + counts if np.shape(before) in ((), counts.shape) else before
-        flat = [codes[seen] for codes in tokens]
-        decoded = tokenizer.decode_parts(group, flat) * batch.scale[seen, None]
-        known = batch.has_ivar[seen]
-        ivar = np.square(batch.precision[seen].astype(np.float64) / batch.scale[seen, None])
+        if isinstance(parts, Clean):
+            decoded = parts.flux[seen]
+        else:
+            decoded = self._decoded(tokenizer, group, parts, batch.present, seen)
+        scale, known = batch.scale[seen, None], batch.has_ivar[seen]
+        ivar = np.square(batch.precision[seen].astype(np.float64) / scale)
         self.arms[group].append(
             {
-                "flux": batch.flux[seen] * batch.scale[seen, None],
+                "flux": batch.flux[seen] * scale,
                 "ivar": ivar,
-                "decoded": decoded,
+                "decoded": decoded * scale,
                 "known": np.broadcast_to(known[:, None], ivar.shape),
             }
         )
+
+    def _decoded(
+        self, tokenizer: SpectrumTokenizer, group: str, parts: Parts, present: np.ndarray, seen: np.ndarray
+    ) -> np.ndarray:
+        """Flux of the objects ``seen``, in units of their scales; the codes of all that are present are counted."""
+        tokens = [codes for codes, _, _ in parts.values()]
+        for part, codes in zip(parts, tokens, strict=True):
+            size = len(tokenizer.codebooks()[part].entries)
+            counts = np.bincount(codes[present].ravel(), minlength=size)
+            length, before = self.usage.get(part, (codes.shape[1], 0))
+            self.usage[part] = length, before + counts if np.shape(before) in ((), counts.shape) else before
+        return tokenizer.decode_parts(group, [codes[seen] for codes in tokens])
 
     def together(self) -> tuple[dict[str, Arm], dict[str, np.ndarray], dict[str, np.ndarray]]:
         """All held-out objects: their arms, what is known of them, and where their noise is known, per arm."""
@@ -180,11 +195,10 @@ class Judged:
         }
 
 
-def synthetic(config: Config) -> dict[str, Any]:
+def synthetic(config: Config, judged: Judged) -> dict[str, Any]:
     """Figures of held-out objects of the synthetic sky, against the truth."""
     ensure_survey(config.data, config.paths.datacube_template)
     cubes = discover(config.data, config.paths.datacube_template)
-    judged = Judged(config)
     judged.fit(cubes, assign_splits(cubes, config.data))
     arms, objects, _ = judged.together()
     true = {}
@@ -205,10 +219,9 @@ def synthetic(config: Config) -> dict[str, Any]:
     }
 
 
-def real(config: Config) -> dict[str, Any]:
+def real(config: Config, judged: Judged) -> dict[str, Any]:
     """Figures of real spectra, each judged once by tokenizers that were not fitted on it."""
     cubes = discover(config.data, config.paths.datacube_template)
-    judged = Judged(config)
     for fold in range(N_FOLDS):
         splits = {c.field: np.where(np.arange(c.n_rows) % N_FOLDS == fold, VAL, TRAIN) for c in cubes}
         judged.fit(cubes, splits)
@@ -251,6 +264,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sky", choices=("synthetic", "real"), default="synthetic")
     parser.add_argument("--variant", action="append", help="overrides of train_tokenizers.py, in one argument")
+    parser.add_argument("--uncoded", action="store_true", help="judge what denoising leaves, before any code")
     parser.add_argument("--fields", type=int, default=8, help="of 500 objects, of the synthetic sky")
     parser.add_argument("--work", type=Path, required=True, help="folder for cubes and results")
     return parser.parse_args()
@@ -265,7 +279,9 @@ def main() -> None:
     print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}", flush=True)
     for number, variant in enumerate(arguments.variant or [""]):
         config = survey(arguments, shlex.split(variant))
-        found = (synthetic if arguments.sky == "synthetic" else real)(config)
+        judged = Judged(config)
+        judged.coded = not arguments.uncoded
+        found = (synthetic if arguments.sky == "synthetic" else real)(config, judged)
         write_json(arguments.work / f"{arguments.sky}_{number}.json", {"overrides": variant, "figures": found})
         print(line_of(variant or "(default)", found), flush=True)
 

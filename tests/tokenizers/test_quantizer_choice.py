@@ -132,7 +132,7 @@ def test_patches_whose_codes_were_chosen_otherwise_are_refused(spectra, tmp_path
     save_npz(tmp_path / FILE_NAME, arrays)
     files = [tmp_path / FILE_NAME, tmp_path / "spectrum_kmeans_blue.joblib"]
     manifest.write_manifest(tmp_path, kind="spectrum_tokenizer", config={}, inputs={}, files=files, run_id="")
-    with pytest.raises(ArtifactError, match=r"format 4, got format 1 .*run python train_tokenizers.py tokenizer=spec"):
+    with pytest.raises(ArtifactError, match=r"format 5, got format 1 .*run python train_tokenizers.py tokenizer=spec"):
         SpectrumTokenizer.load(tmp_path)
 
 

@@ -26,7 +26,7 @@ from .groups import GroupCodec
 if TYPE_CHECKING:
     from .tokenizer import SpectrumTokenizer
 
-FORMAT = 4  # codes of patches: 2: by weighted pixels; 3: of denoised spectra; 4: weak features and coefficients in part
+FORMAT = 5  # codes of patches: 2: by weighted pixels; 3: denoised; 4: weak features in part; 5: lines at their height
 Kind = TypeVar("Kind", bound="SpectrumTokenizer")
 FILE_NAME = "spectrum_tokenizer_config.npz"
 NETWORK = "spectrum_codec_{}.pt"

@@ -12,6 +12,10 @@ at which pure noise has ``false_features`` of them in a spectrum, so that narrow
 is nearly as significant is kept in part (firm thresholds, Gao & Bruce 1997): weak features may tell nothing alone, but
 many of them together tell a redshift.
 
+A mean under a Gaussian lowers what is about as narrow: a line of twice its width by a twentieth. So what is looked for
+is judged by means, and what is put in its place is the mean plus the mean of what it leaves (twicing, Tukey 1977),
+which lowers that line by a hundredth, at 1.2 times the noise.
+
 Shapes: n objects, P pixels.
 """
 
@@ -32,6 +36,7 @@ NOTHING = 0.6  # of the threshold: up to here nothing of a feature is kept
 INDEPENDENT = 3.5  # of a Gaussian's standard deviations: this far apart, means are nearly independent
 LARGEST = 30.0  # times the median precision: a pixel that claims more is not let rule those around it
 SHARED = 1.5  # how much of the wider mean's variance is in the narrower one's too, about
+TWICED = 1.44  # variance of a mean and the mean of what it leaves, over that of the mean: 4 - 8 / sqrt(6) + 1 / sqrt(2)
 KNOWN = 1e-5  # of a spectrum's largest weight: means of less are rounding, and nothing is known there
 _ROWS = 64
 
@@ -67,10 +72,11 @@ def threshold(width: float, n_pixels: int, false_features: float) -> float:
 def _denoised(flux: np.ndarray, precision: np.ndarray, false_features: float) -> tuple[np.ndarray, np.ndarray]:
     means, n_pixels, valid = _Means(flux, precision), flux.shape[1], precision > 0
     widths = [*_widths(n_pixels), 0.0]
-    found, variance = means(widths[0])
-    mean, own = means(widths[1])
+    found, variance, sharp = means(widths[0])
+    mean, own, _ = means(widths[1])
+    left = TWICED * variance
     for width, after in pairwise(widths[1:]):
-        narrower, of_narrower = means(after)
+        narrower, of_narrower, sharper = means(after)
         with np.errstate(invalid="ignore", divide="ignore"):  # infinite variances
             noise = np.maximum(own - SHARED * variance, 0.2 * own)
             height = np.abs(mean - found) / (np.sqrt(noise) * threshold(width, n_pixels, false_features))
@@ -78,12 +84,17 @@ def _denoised(flux: np.ndarray, precision: np.ndarray, false_features: float) ->
         part = maximum_filter1d(part, 2 * int(REACH * width) + 1, axis=1, mode="nearest")
         part *= np.isfinite(of_narrower) & (np.isfinite(variance) | (part == 1))
         with np.errstate(invalid="ignore"):  # a wider mean shares its noise with any narrower one
-            found = found + part * (narrower - found)
-            between = variance + part**2 * (of_narrower - variance)
-        variance = np.where(part == 1, of_narrower, np.where(part > 0, between, variance))
+            found, sharp = (old + part * (new - old) for old, new in ((found, narrower), (sharp, sharper)))
+            variance = _between(variance, of_narrower, part)
+            left = _between(left, of_narrower * (TWICED if after else 1.0), part)
         mean, own = narrower, of_narrower
-    found = np.where(valid & ~np.isfinite(variance), flux, found / means.unit)  # of next to no weight, for a mean
-    return found.astype(np.float32), (variance / means.unit**2).astype(np.float32)
+    sharp = np.where(valid & ~np.isfinite(variance), flux, sharp / means.unit)  # of next to no weight, for a mean
+    return sharp.astype(np.float32), (left / means.unit**2).astype(np.float32)
+
+
+def _between(wide: np.ndarray, narrow: np.ndarray, part: np.ndarray) -> np.ndarray:
+    """Variances where a ``part`` of the narrower mean has taken the place of the wider."""
+    return np.where(part == 1, narrow, np.where(part > 0, wide + part**2 * (narrow - wide), wide))
 
 
 def _widths(n_pixels: int) -> list[float]:
@@ -93,7 +104,7 @@ def _widths(n_pixels: int) -> list[float]:
 
 
 class _Means:
-    """Means of spectra under Gaussians, weighted by inverse variances, and the variances of these means.
+    """Means of spectra under Gaussians, weighted by inverse variances, their variances, and means and what they leave.
 
     All are float32, with the usual error of each spectrum as the unit: 1 / ``unit`` (n, 1) of the given one.
     """
@@ -110,11 +121,15 @@ class _Means:
         self._frequency = np.fft.rfftfreq(self._size)
         self._variance = np.divide(1.0, weight, out=np.full(weight.shape, np.inf, np.float32), where=weight > 0)
         self._weighted, self._weight = (fft.rfft(a, self._size, axis=1) for a in (weight * self._flux, weight))
+        self._own = weight
 
-    def __call__(self, width: float) -> tuple[np.ndarray, np.ndarray]:
-        """Means and variances (n, P); the pixels themselves for a ``width`` of 0; infinite where nothing is known."""
+    def __call__(self, width: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Means, their variances, and means with the means of what they leave (n, P).
+
+        The pixels themselves for a ``width`` of 0; variances are infinite where nothing is known.
+        """
         if not width:
-            return self._flux, self._variance
+            return self._flux, self._variance, self._flux
         window = np.exp(-2 * (np.pi * width * self._frequency) ** 2).astype(np.float32)
         square = (np.exp(-((np.pi * width * self._frequency) ** 2)) / (2 * np.sqrt(np.pi) * width)).astype(np.float32)
         total, of_flux, of_square = (
@@ -124,4 +139,6 @@ class _Means:
         known = total > self._least
         mean = np.divide(of_flux, total, out=np.zeros_like(total), where=known)
         variance = np.divide(np.maximum(of_square, 0), total**2, out=np.full_like(total, np.inf), where=known)
-        return mean, variance
+        left = fft.rfft(self._own * (self._flux - mean), self._size, axis=1) * window
+        of_left = fft.irfft(left, self._size, axis=1)[:, : self._n]
+        return mean, variance, mean + np.divide(of_left, total, out=np.zeros_like(total), where=known)
