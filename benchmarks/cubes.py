@@ -24,8 +24,8 @@ from astropy.io import fits
 from astropy.nddata import Cutout2D
 from astropy.table import Table
 
-from astromodal.cubes.desi import read
 from astromodal.cubes.fits_files import OpenFiles, Pixels
+from astromodal.cubes.spectra.desi import read
 
 SIZE, CHUNK, ARMS = 96, 256, {"B": 2751, "R": 2326, "Z": 2881}
 WANTED = 1 / 3  # of astropy's rate, at least

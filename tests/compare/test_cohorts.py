@@ -8,13 +8,13 @@ import pytest
 from astromodal.compare.cohorts import Axis, cohorts, pareto_front, swept_axes
 from astromodal.compare.importance import importance
 from astromodal.compare.rundir import read_run
-from astromodal.compare.runs_table import read_ledger
+from astromodal.compare.runs_table import read_runs_table
 from astromodal.compare.verdicts import columns_of, differences, find_reference, student_interval
 from tests.compare.fake_runs import INPUTS, make_run, object_errors, sweep
 
 
 def cohorts_of(folder, metric="val/score"):
-    return cohorts(read_ledger([folder]).runs, metric)
+    return cohorts(read_runs_table([folder]).runs, metric)
 
 
 def verdicts(folder, baseline=None, metric="val/score"):

@@ -22,9 +22,9 @@ import pytest
 from astromodal.__main__ import main
 from astromodal.commands.compare import output_folder
 from astromodal.compare.cohorts import cohorts
-from astromodal.compare.live_page import _axis
+from astromodal.compare.page.live_page import _axis
 from astromodal.compare.rundir import OBJECT_ERRORS
-from astromodal.compare.runs_table import read_ledger
+from astromodal.compare.runs_table import read_runs_table
 from astromodal.plots.svg import clean
 from tests.compare.fake_runs import INPUTS, make_run, object_errors, sweep
 from tests.pipeline.conftest import contents
@@ -98,7 +98,7 @@ def written(tmp_path_factory):
 
 
 def test_all_that_was_asked_for_is_written(written):
-    assert sorted(p.name for p in written.iterdir()) == ["ledger.csv", "ledger.parquet", "report.html"]
+    assert sorted(p.name for p in written.iterdir()) == ["report.html", "runs.csv", "runs.parquet"]
 
 
 def test_the_page_has_every_figure_and_every_group(written):
@@ -170,7 +170,7 @@ def test_many_values_are_filtered_by_a_range_or_by_words(tmp_path):
     for i in range(14):
         rate = None if i == 13 else 1e-4 * (i + 1)
         make_run(tmp_path, f"r{i}", changes={"optimizer.learning_rate": rate, "loss.ce": f"form {i}"})
-    found = cohorts(read_ledger([tmp_path]).runs, "val/score")[0]
+    found = cohorts(read_runs_table([tmp_path]).runs, "val/score")[0]
     (axis,) = found.axes  # both vary together
     assert [_axis(found, replace(axis, keys=(key,)))["kind"] for key in axis.keys] == ["words", "range"]
     about = _axis(found, replace(axis, keys=("optimizer.learning_rate",)))
@@ -178,7 +178,7 @@ def test_many_values_are_filtered_by_a_range_or_by_words(tmp_path):
 
 
 def test_without_plotly_the_page_has_the_drawings_and_no_script(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("astromodal.compare.live_page.find_spec", lambda name: None)
+    monkeypatch.setattr("astromodal.compare.page.live_page.find_spec", lambda name: None)
     for name in "ab":
         make_run(tmp_path, name, changes={"loss.ce": name})
     main(["compare", str(tmp_path)])
@@ -405,7 +405,7 @@ def test_the_path_of_a_report_may_be_relative(tmp_path, monkeypatch):
     make_run(tmp_path / "runs", "a")
     monkeypatch.chdir(tmp_path)
     main(["compare", "runs/a"])
-    assert (Path("runs") / "a" / "report" / "ledger.csv").is_file()
+    assert (Path("runs") / "a" / "report" / "runs.csv").is_file()
 
 
 def test_a_lone_run_has_curves_and_nothing_to_compare(tmp_path):

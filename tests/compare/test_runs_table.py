@@ -1,4 +1,4 @@
-"""The ledger: one row per run directory with the right figures; damaged directories are named and skipped."""
+"""The runs table: one row per run directory with the right figures; damaged directories are named and skipped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from astromodal.compare.rundir import Run, Skipped, find_run_dirs, read_run
-from astromodal.compare.runs_table import differing_keys, read_ledger
+from astromodal.compare.runs_table import differing_keys, read_runs_table
 from astromodal.errors import ArtifactMissingError
 from astromodal.files.io import FileLock
 from tests.compare.fake_runs import INPUTS, make_run, sweep
@@ -27,7 +27,7 @@ def test_a_row_has_what_the_run_directory_says(tmp_path):
         record={"attempts": [{"seconds": 100.0}], "peak_memory_mb": 512.5},
     )
     make_run(tmp_path, "b", score=0.4, changes={"loss.weight_image": 1.0, "paths.store": "elsewhere"})
-    row = read_ledger([tmp_path]).rows()[0]
+    row = read_runs_table([tmp_path]).rows()[0]
     expected = {
         "path": str(tmp_path / "a" / "20260101-000000-000"),
         "run_id": "20260101-000000-000",
@@ -61,7 +61,7 @@ def test_energy_and_memory_are_taken_where_they_were_recorded(tmp_path):
         file.write(
             '{"step": 30, "perf/energy_kwh": 0.5, "val/energy_image": 3.0}\n{"step": 31, "perf/energy_kwh": 0.6}\n'
         )
-    row = read_ledger([tmp_path]).rows()[0]
+    row = read_runs_table([tmp_path]).rows()[0]
     assert (row["peak_memory_gpu_mb"], row["energy_kwh"]) == (7.0, 0.6) and "energy_image" not in row
 
 
@@ -73,7 +73,7 @@ def test_runs_are_found_at_any_depth_once_and_not_within_each_other(tmp_path):
     (inner / "run.json").write_text("{}")
     (tmp_path / "train_lm" / "sweeps" / "s1" / "multirun.yaml").write_text("")
     assert find_run_dirs([tmp_path, tmp_path / "train_lm", jobs[0]]) == sorted([*jobs, alone])
-    assert [run.label for run in read_ledger([jobs[0].parent]).runs] == ["x/s1/0", "x/s1/1"]
+    assert [run.label for run in read_runs_table([jobs[0].parent]).runs] == ["x/s1/0", "x/s1/1"]
     with pytest.raises(ArtifactMissingError, match="nothing"):
         find_run_dirs([tmp_path / "nowhere"])
 
@@ -81,7 +81,7 @@ def test_runs_are_found_at_any_depth_once_and_not_within_each_other(tmp_path):
 def test_how_a_run_ended(tmp_path):
     for status in ("DONE", "FAILED", "INTERRUPTED", "RUNNING"):
         make_run(tmp_path, status, status=status, record={"error": {"type": "E", "message": "of\nno  use"}})
-    rows = {row["name"]: row for row in read_ledger([tmp_path]).rows()}
+    rows = {row["name"]: row for row in read_runs_table([tmp_path]).rows()}
     found = {name: (row["status"], row["reason"]) for name, row in rows.items()}
     assert found == {
         "DONE": ("done", None),
@@ -168,13 +168,13 @@ DAMAGE = {
 def test_a_damaged_directory_is_listed_with_the_reason(tmp_path, kind):
     good, bad = make_run(tmp_path, "good"), make_run(tmp_path, "zbad")
     damage(bad, kind)
-    ledger = read_ledger([tmp_path])
-    assert [run.path for run in ledger.runs] == [good]
-    (skipped,) = ledger.skipped
+    runs_table = read_runs_table([tmp_path])
+    assert [run.path for run in runs_table.runs] == [good]
+    (skipped,) = runs_table.skipped
     status, reason = DAMAGE[kind]
     assert (skipped.path, skipped.status) == (bad, status) and reason in skipped.reason
     assert "\n" not in skipped.reason
-    last = ledger.rows()[-1]
+    last = runs_table.rows()[-1]
     assert (last["path"], last["status"], last["reason"]) == (str(bad), status, skipped.reason)
 
 
@@ -193,7 +193,7 @@ def test_a_killed_run_without_metrics_and_an_unfinished_line_are_normal(tmp_path
     cut = make_run(tmp_path, "cut", status="RUNNING")
     with open(cut / "metrics.jsonl", "a") as file:
         file.write('{"step": 40, "val/sc')
-    runs = {run.record["name"]: run for run in read_ledger([tmp_path]).runs}
+    runs = {run.record["name"]: run for run in read_runs_table([tmp_path]).runs}
     assert isinstance(runs["killed"], Run) and runs["killed"].best == {} and runs["killed"].steps is None
     assert runs["cut"].final["val/score"] == pytest.approx(0.55)
 
@@ -213,12 +213,12 @@ def test_csv_and_parquet_say_the_same_as_the_table(tmp_path):
     make_run(tmp_path / "runs", 'a "b", c\nd=é', changes={"loss.sample_k": "auto", "optimizer.betas": [0.8, 0.9]})
     make_run(tmp_path / "runs", "failed", status="FAILED", record={"seed": None, "git": None})
     damage(make_run(tmp_path / "runs", "bad"), "truncated run.json")
-    ledger = read_ledger([tmp_path / "runs"])
-    table, (csv, parquet) = ledger.table(), ledger.write(tmp_path)
+    runs_table = read_runs_table([tmp_path / "runs"])
+    table, (csv, parquet) = runs_table.table(), runs_table.write(tmp_path)
     assert table.num_rows == 21 and sorted(p.name for p in tmp_path.iterdir()) == [
-        "ledger.csv",
-        "ledger.parquet",
         "runs",
+        "runs.csv",
+        "runs.parquet",
     ]
     assert pyarrow.parquet.read_table(parquet).equals(table)
     options = pa.csv.ConvertOptions(
@@ -236,9 +236,9 @@ def test_csv_and_parquet_say_the_same_as_the_table(tmp_path):
     assert set(table["config.loss.sample_k"].to_pylist()) == {"16", "256", "64", "auto", None}  # mixed: text
 
 
-def test_a_ledger_of_nothing_usable_can_still_be_written(tmp_path):
+def test_a_runs_table_of_nothing_usable_can_still_be_written(tmp_path):
     damage(make_run(tmp_path / "runs", "bad"), "no config.json")
-    csv, _ = read_ledger([tmp_path / "runs"]).write(tmp_path / "out")
+    csv, _ = read_runs_table([tmp_path / "runs"]).write(tmp_path / "out")
     assert pa.csv.read_csv(csv)["status"].to_pylist() == ["half-written"]
 
 

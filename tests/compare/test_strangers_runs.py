@@ -1,4 +1,4 @@
-"""Whatever a run directory holds: a report and a ledger go on, and say which run cannot be read."""
+"""Whatever a run directory holds: a report and a runs table go on, and say which run cannot be read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from astromodal.__main__ import main
-from astromodal.compare.runs_table import read_ledger
+from astromodal.compare.runs_table import read_runs_table
 from astromodal.dashboards.content import read_content
 from astromodal.dashboards.replay import Target
 from astromodal.errors import UserError
@@ -35,11 +35,11 @@ def test_every_value_of_a_run_may_be_another_one(name, tmp_path):
     for what, changed in mutations(json.loads(lines[-1])):
         file.write_text("\n".join([*lines[:-1], json.dumps(changed)]) + "\n")
         try:
-            ledger = read_ledger([tmp_path / "runs"])
-            assert [run.path for run in ledger.runs][:1] == [good]
-            ledger.table()
-            assert all(" " in entry.reason and "\n" not in entry.reason for entry in ledger.skipped)
-            for run in ledger.runs[1:]:
+            runs_table = read_runs_table([tmp_path / "runs"])
+            assert [run.path for run in runs_table.runs][:1] == [good]
+            runs_table.table()
+            assert all(" " in entry.reason and "\n" not in entry.reason for entry in runs_table.skipped)
+            for run in runs_table.runs[1:]:
                 try:  # as a replay does, where these errors are one line
                     content = read_content(run)
                     assert mirror_options(run.record, content.config) and Target().key(content) and content.rows(0)
@@ -74,7 +74,7 @@ def test_odd_runs_do_not_end_a_report(tmp_path, capsys):
     assert "\x1b" not in out and "\x07" not in out and "configuration" in out
     for what, (*_, skipped) in ODD.items():
         assert (f"unreadable, skipped: {root}" in out and f"/{what.replace(' ', '-')}: " in out) is skipped, what
-    with open(tmp_path / "out" / "ledger.csv", newline="") as file:
+    with open(tmp_path / "out" / "runs.csv", newline="") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     assert not [cell for cell in cells if cell[:1] in "=+-@\t\r" and cell and not _is_number(cell)]
     assert "'=cmd|' /C calc'!A0" in cells and len(cells) > 100

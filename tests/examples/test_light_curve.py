@@ -111,7 +111,7 @@ def test_it_is_drawn_and_evaluated(done):
 def test_it_is_in_the_report_and_a_bundle_which_holds_no_code_is_refused(done):
     done, said = done
     (row,) = (
-        r for r in pyarrow.parquet.read_table(done / "report/ledger.parquet").to_pylist() if r["stage"] == "train_lm"
+        r for r in pyarrow.parquet.read_table(done / "report/runs.parquet").to_pylist() if r["stage"] == "train_lm"
     )
     assert row["best/val/error_light_curve"] > 0 and "light_curve" in (done / "report/report.html").read_text()
     assert re.search(r"a bundle holds no code, got light_curve", said) and not (done / "bundles").exists()

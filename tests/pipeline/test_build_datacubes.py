@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from astromodal.config.schema import CubesConfig, DataConfig
 from astromodal.cubes import layout
-from astromodal.cubes.spectra import check_groups
+from astromodal.cubes.spectra.reader import check_groups
 from astromodal.data.datacube import needed_columns
 from tests.conftest import REPO
 from tests.cubes import made

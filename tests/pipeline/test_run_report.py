@@ -1,4 +1,4 @@
-"""A report of real runs: what the scripts write is what the ledger reads, objects included."""
+"""A report of real runs: what the scripts write is what the runs table reads, objects included."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_the_report_of_a_survey_s_runs(pipeline, tmp_path, capsys):
     before = contents(pipeline.folder / "runs")
     main(["compare", str(pipeline.folder / "runs"), "--out", str(tmp_path)])
     assert contents(pipeline.folder / "runs") == before
-    rows = {row["stage"]: row for row in pyarrow.parquet.read_table(tmp_path / "ledger.parquet").to_pylist()}
+    rows = {row["stage"]: row for row in pyarrow.parquet.read_table(tmp_path / "runs.parquet").to_pylist()}
     assert set(rows) == {"train_tokenizers", "encode", "train_lm"}
     assert {row["status"] for row in rows.values()} == {"done"} and all(row["seconds"] > 0 for row in rows.values())
     run = pipeline.runs("train_lm")[-1]

@@ -4,7 +4,7 @@ The encoder is a transformer over patches. A latent token begins as a linear map
 this is an autoencoder of patches from the first step on, and sees the whole spectrum, so that it need not repeat what
 its neighbours say. In training some blocks are hidden from the encoder and asked of the decoder: redshifted lines and
 the slope of the continuum have to be understood, and gaps in real spectra are nothing new. ``visible_weight`` is
-what an error at a visible pixel counts beside one at a hidden pixel: 0 is the documented objective of a masked
+what an error at a visible pixel counts beside one at a hidden pixel: 0 is the usual objective of a masked
 autoencoder, 1 (the default here) suits a tokenizer, which has to give back what it was shown.
 
 Latents are bounded by tanh and get Gaussian noise in training, a channel of limited capacity: the encoder cannot hide

@@ -1,6 +1,6 @@
 """Denoising variational autoencoder of vectors: fully connected, for 0/1 data such as species on a checklist, or reals.
 
-With 467 inputs, 16 latents and hidden layers of 512 it has the documented 1,554,931 parameters. It has no grid and no
+With 467 inputs, 16 latents and hidden layers of 512 it has 1,554,931 parameters. It has no grid and no
 tokenizer of its own; its loss is that of the codec ``vae``.
 
 Shapes: B batch, S numbers of a vector, Z latents.

@@ -19,7 +19,7 @@ from ..errors import ArtifactMissingError, ConfigError
 
 if TYPE_CHECKING:
     from ..compare.cohorts import Cohort
-    from ..compare.runs_table import Ledger
+    from ..compare.runs_table import RunsTable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,15 +44,17 @@ def output_folder(paths: Sequence[Path], out: Path | None) -> Path:
     return within[-1].parent / "report" if within else folder
 
 
-def resolve_metric(ledger: Ledger, wanted: str | None) -> str:
+def resolve_metric(runs_table: RunsTable, wanted: str | None) -> str:
     """The metric as the runs call it: ``score`` is ``val/score``; None is what they were to minimise.
 
     Raises:
         ConfigError: runs have metrics, but none has this one.
     """
-    known = {name for run in ledger.runs for name in (*run.best, *run.summary)}
+    known = {name for run in runs_table.runs for name in (*run.best, *run.summary)}
     if wanted is None:
-        objectives = {(run.record.get("objective") or {}).get("name") for run in ledger.runs if run.status == "done"}
+        objectives = {
+            (run.record.get("objective") or {}).get("name") for run in runs_table.runs if run.status == "done"
+        }
         wanted = (objectives.pop() if len(objectives) == 1 else None) or "val/score"
     if wanted in known or not known:
         return wanted
@@ -73,31 +75,31 @@ def run(options: argparse.Namespace) -> None:
     """
     from ..compare.analysis import analyse
     from ..compare.cohorts import cohorts
-    from ..compare.runs_table import read_ledger
+    from ..compare.runs_table import read_runs_table
     from ..files.text_table import say
 
-    ledger = read_ledger(options.paths, options.stage)
-    if not ledger.runs and not ledger.skipped:
+    runs_table = read_runs_table(options.paths, options.stage)
+    if not runs_table.runs and not runs_table.skipped:
         what = f"runs of {options.stage}" if options.stage else "a run directory (with run.json)"
         where = ", ".join(map(str, options.paths))
         raise ArtifactMissingError(what, got="none", where=where, repair="runs/train_lm, or the folder of a sweep")
     out = output_folder(options.paths, options.out)
-    metric = resolve_metric(ledger, options.metric)
-    found = cohorts(ledger.runs, metric)
+    metric = resolve_metric(runs_table, options.metric)
+    found = cohorts(runs_table.runs, metric)
     _check_baseline(found, options.baseline)
     analyses = [analyse(cohort, options.baseline) for cohort in found]
-    from ..compare.html import write_page
-    from ..compare.live_page import REPAIR, plotly_script
+    from ..compare.page.html import write_page
+    from ..compare.page.live_page import REPAIR, plotly_script
 
-    ledger.write(out)
-    write_page(out / "report.html", ledger, analyses, metric, [str(path) for path in options.paths])
+    runs_table.write(out)
+    write_page(out / "report.html", runs_table, analyses, metric, [str(path) for path in options.paths])
     ranked = [a for a in analyses if a.cohort.groups]
     if len(ranked) > 1:
         say(f"{len(ranked)} groups of runs on different data or tokens: each is ranked alone\n")
     say("\n\n".join(a.text() for a in ranked) or f"no finished run has {metric}")
-    for entry in ledger.skipped:
+    for entry in runs_table.skipped:
         say(f"{entry.status}, skipped: {entry.path}: {entry.reason}")
-    say(f"\nwritten: {out}{os.sep}report.html, ledger.csv, ledger.parquet")
+    say(f"\nwritten: {out}{os.sep}report.html, runs.csv, runs.parquet")
     if plotly_script() is None:
         say(f"the plots of the page are drawings; with names under the pointer and a filter: {REPAIR}")
 

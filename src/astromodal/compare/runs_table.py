@@ -1,6 +1,6 @@
-"""The ledger: one row per run directory, with everything that tells runs apart and everything they achieved.
+"""The runs table: one row per run directory, with everything that tells runs apart and everything they achieved.
 
-Files: ``ledger.csv`` for people and spreadsheets, ``ledger.parquet`` with the same columns and types.
+Files: ``runs.csv`` for people and spreadsheets, ``runs.parquet`` with the same columns and types.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PLACES = ("resume", "tokenizer_id", "paths.", "tracking.", "data.root")  # chang
 
 
 @dataclass(frozen=True)
-class Ledger:
+class RunsTable:
     """Runs that can be used and directories that cannot."""
 
     runs: list[Run]
@@ -48,11 +48,11 @@ class Ledger:
         return pa.table(columns)
 
     def write(self, folder: Path) -> tuple[Path, Path]:
-        """``ledger.csv`` and ``ledger.parquet``, each written atomically."""
-        return write_tables(self.table(), folder / "ledger")
+        """``runs.csv`` and ``runs.parquet``, each written atomically."""
+        return write_tables(self.table(), folder / "runs")
 
 
-def read_ledger(paths: Iterable[str | Path], stage: str | None = None) -> Ledger:
+def read_runs_table(paths: Iterable[str | Path], stage: str | None = None) -> RunsTable:
     """Every run directory at and below ``paths``.
 
     Args:
@@ -63,7 +63,7 @@ def read_ledger(paths: Iterable[str | Path], stage: str | None = None) -> Ledger
     """
     found = [_usable(read_run(path)) for path in find_run_dirs(paths)]
     runs = [entry for entry in found if isinstance(entry, Run) and stage in (None, entry.stage)]
-    return Ledger(runs, [entry for entry in found if isinstance(entry, Skipped)])
+    return RunsTable(runs, [entry for entry in found if isinstance(entry, Skipped)])
 
 
 def _usable(entry: Run | Skipped) -> Run | Skipped:

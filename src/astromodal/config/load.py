@@ -1,4 +1,4 @@
-"""``load_config()``: the configuration for Python users, under the program's names and the documented ones.
+"""``load_config()``: the configuration for Python users, under the program's names and the public ones.
 
 The documents read ``config.training.learning_rate``, ``config.vocab.image``, ``config.sequences.max_seq_len`` and
 so on; the program keeps each of these in one place (``optimizer``, ``vocab``, ``model``). The alias table below is
@@ -21,7 +21,7 @@ from .reading.explain import all_keys, explain, nearest
 from .reading.text_values import text_stays_text
 from .reading.yaml_files import load_yaml
 
-# documented name -> the program's key
+# public name -> the program's key
 ALIASES: dict[str, str] = {
     "training.seed": "seed",
     "training.learning_rate": "optimizer.learning_rate",
@@ -54,10 +54,10 @@ _VOCAB = {
 
 
 def load_config(path: str | Path | None = None, overrides: list[str] | None = None) -> DictConfig:
-    """The composed configuration of ``train_lm.py`` with the documented views beside it.
+    """The composed configuration of ``train_lm.py`` with the public views beside it.
 
     Args:
-        path: a YAML file whose keys (the program's or the documented ones) replace defaults. Groups are not
+        path: a YAML file whose keys (the program's or the public ones) replace defaults. Groups are not
             selected in it; give ``overrides=["model=tiny"]`` for that.
         overrides: as on the command line.
 
@@ -112,7 +112,7 @@ def _flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _with_views(cfg: DictConfig) -> DictConfig:
-    """A plain, writable configuration with the documented keys added."""
+    """A plain, writable configuration with the public keys added."""
     plain = OmegaConf.create(to_dict(cfg, resolve=True, enum_to_str=True))
     for key, source in _VOCAB.items():
         if OmegaConf.select(plain, key) is None:
@@ -120,6 +120,6 @@ def _with_views(cfg: DictConfig) -> DictConfig:
     for alias, source in ALIASES.items():
         OmegaConf.update(plain, alias, OmegaConf.select(plain, source), force_add=True)
     if plain.tokenizers.spectrum.groups is None:
-        plain.tokenizers.spectrum.groups = [n for n, g in plain.data.spectra.items() if g.tokenize]  # as documented
+        plain.tokenizers.spectrum.groups = [n for n, g in plain.data.spectra.items() if g.tokenize]
     plain.training.use_amp = plain.hardware.precision != "float32"
     return plain

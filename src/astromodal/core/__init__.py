@@ -1,4 +1,4 @@
-"""The names that are documented as ``astromodal.core``; they live in files, vocabulary, runs, machine and parallel.
+"""The public names of ``astromodal.core``; they live in files, vocabulary, runs, machine and parallel.
 
 A thin face: nothing of this program imports from here. Names are imported on first use.
 """

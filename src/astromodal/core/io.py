@@ -1,4 +1,4 @@
-"""What is documented as ``astromodal.core.io``; it lives in :mod:`astromodal.files.io`."""
+"""The public name ``astromodal.core.io``; it lives in :mod:`astromodal.files.io`."""
 
 from ..files.io import (
     FileLock,

@@ -1,4 +1,4 @@
-"""What is documented as ``astromodal.core.vocab``; it lives in :mod:`astromodal.vocabulary.vocab`."""
+"""The public name ``astromodal.core.vocab``; it lives in :mod:`astromodal.vocabulary.vocab`."""
 
 from ..vocabulary.vocab import BOS, EOS, MISS, NONDET, PAD, Block, VocabSpec, build_vocab_spec
 

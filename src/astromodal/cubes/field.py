@@ -24,12 +24,12 @@ from ..provenance.fingerprints import fingerprint_config, new_hash
 from ..provenance.remembered import fingerprint_files, memory_of
 from . import layout
 from .fits_files import OpenFiles
+from .images.stamps import StampCutter
+from .images.tiles import Tile, TileCutter
 from .matching import Matches, as_ids, by_id, on_sky
-from .spectra import SpectraReader
+from .spectra.reader import SpectraReader
 from .staging import DEC, ID, RA, Staged
-from .stamps import StampCutter
 from .templates import columns_of
-from .tiles import Tile, TileCutter
 
 if TYPE_CHECKING:
     from ..config.schema import CubesConfig, DataConfig, MatchedConfig, SpectraSourceConfig

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from ..data.datacube import needed_columns
 from ..errors import ConfigError
 from ..files.atomic import atomic_path
-from .spectra import LIST
+from .spectra.reader import LIST
 
 if TYPE_CHECKING:
     from ..config.schema import CubesConfig, DataConfig

@@ -16,13 +16,14 @@ from ..data.sources.units import wanted_units
 from ..errors import ConfigError, DataError
 from ..files.ids import normalize_ids
 from ..provenance.fingerprints import fingerprint_config
-from . import desi, layout, sdss
+from . import layout
 from .field import EXTRA, FORMAT, Survey, band_source
-from .spectra import check_groups
+from .images.tiles import Tile, find_tiles
+from .spectra import desi, sdss
+from .spectra.reader import check_groups
 from .staging import DEC, ID, RA, Staged, stage, write
 from .tables import column_names, files_of
 from .templates import columns_of
-from .tiles import Tile, find_tiles
 
 if TYPE_CHECKING:
     from ..config.schema import CubesConfig, DataConfig

@@ -66,9 +66,9 @@ def differing(paths: Sequence[Path]) -> list[str]:
         ArtifactMissingError: there are no such runs.
     """
     from ..compare.cohorts import swept_axes
-    from ..compare.runs_table import read_ledger
+    from ..compare.runs_table import read_runs_table
 
-    runs = [run for run in read_ledger(paths, None).runs if run.status == "done"]
+    runs = [run for run in read_runs_table(paths, None).runs if run.status == "done"]
     keys = [axis.key for axis in swept_axes(runs)]
     if len({str(run.seed) for run in runs}) > 1:
         keys.append("seed")

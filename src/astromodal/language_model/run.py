@@ -116,7 +116,7 @@ class LanguageModelRun:
 
     @property
     def grid_width(self) -> int:
-        """Tokens per row of the image grid; 24 where there are no images, as with the documented cutouts."""
+        """Tokens per row of the image grid; 24 where there are no images, as with cutouts of the default size."""
         return int(np.sqrt(self.layout.image_length)) or 24
 
     def _asked(self, sequence: dict[str, Any]) -> Plan:

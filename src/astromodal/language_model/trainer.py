@@ -1,4 +1,4 @@
-"""``Trainer``: the documented face of the training loop for a language model on tokens.
+"""``Trainer``: the public face of the training loop for a language model on tokens.
 
 It translates its arguments into a :class:`~astromodal.loss.language_model.LanguageModelObjective` and a
 :class:`~astromodal.training.loop.TrainingLoop`; everything else happens there.
@@ -143,7 +143,7 @@ class Trainer:
     def load_checkpoint(self, path: str | Path) -> None:
         """Stand where ``path`` was saved; :meth:`train` goes on from there.
 
-        The documented names ``<run>/ckpt_step_<n>.pt`` also find ``<run>/checkpoints/step_<n>.pt``.
+        The public names ``<run>/ckpt_step_<n>.pt`` also find ``<run>/checkpoints/step_<n>.pt``.
 
         Raises:
             ArtifactMissingError, ArtifactError: no such checkpoint, a damaged one, or one of another model.
@@ -161,7 +161,7 @@ def read_settings(config: Any) -> dict[str, Any]:
     """``training``, ``optimizer``, ``schedule``, ``loss``, ``seed``, ``resume`` and ``init_from`` of a configuration.
 
     Args:
-        config: an object with the documented attributes (``learning_rate``, ``grad_clip``,
+        config: an object with the attributes of the public API (``learning_rate``, ``grad_clip``,
             ``meaningful_loss.weight_image``…), a mapping with such keys, or a :class:`TrainingConfig`.
 
     Raises:

@@ -63,7 +63,7 @@ def distances(entries: Tensor) -> Tensor:
 
 
 def expectation(logits: Tensor, codes: Tensor, entries: Tensor, options: LossFormConfig) -> Tensor:
-    """``|mu - y|^2``, the documented loss.
+    """``|mu - y|^2``, the default form.
 
     Minimiser: any distribution with the right mean. Zero for many wrong ones.
     """

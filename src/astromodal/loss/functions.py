@@ -1,4 +1,4 @@
-"""The documented losses: reconstruction in the space of the data, alone and beside cross-entropy.
+"""The public losses: reconstruction in the space of the data, alone and beside cross-entropy.
 
 Softmax over a modality's block, expectation over its codebook, squared distance to the true entry: differentiable in
 all logits of the block, and aware of which codes are near each other, which cross-entropy is not. What it does not

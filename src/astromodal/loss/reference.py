@@ -3,7 +3,7 @@
 Per modality, at given positions: softmax over the logits of *that modality's block* (that spectrum group's, that
 scalar column's bins), expectation over its codebook, squared distance to the true entry, in units of the codebook's
 spread (``standardize.py``) and summed over the dimensions; or one of the other forms (``forms.py``). ``losses.py``
-has the documented functions around it, and ``fused/loss.py`` the fast form, which is tested against this one.
+has the public functions around it, and ``fused/loss.py`` the fast form, which is tested against this one.
 
 Shapes: N positions, V vocabulary, K positions of one block, C entries of a block, D dimensions of an entry.
 """

@@ -134,7 +134,7 @@ def build_tables(
     """Standardised tables (float64) of every block of ``vocab``.
 
     ``per_column=False``: the columns of the targets are unknown, all scalars share one row. ``forms``: whose
-    ``image``, ``scalar`` and ``spectrum`` say which form the terms take; None: the documented one.
+    ``image``, ``scalar`` and ``spectrum`` say which form the terms take; None: the default.
 
     Raises:
         ArtifactError: a codebook larger than its block, or for other columns.
@@ -308,7 +308,7 @@ def _mean_column(centers: np.ndarray) -> np.ndarray:
 
 
 def as_codebooks(vocab: VocabSpec, image: Any, spectrum: Any, scalar: Any, per_column: bool) -> Codebooks:
-    """The documented arguments (arrays, tensors, codebooks, a mapping for spectra) as :class:`Codebooks`.
+    """The arguments of the public functions (arrays, tensors, codebooks, a mapping for spectra) as :class:`Codebooks`.
 
     Spectra may come stacked, ``(n_groups, V, D)`` in the order of the vocabulary's groups, zero-padded to the largest
     codebook, as ``spectrum_tokenizer_config.npz`` has them. A single codebook for several groups is used for each of

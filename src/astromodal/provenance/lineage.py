@@ -72,5 +72,5 @@ def _use(run: Any, artifact: Any, aliases: list[str]) -> None:
     """What ``run.use_artifact`` does, in the background: that one waits for the server, and refuses to work offline."""
     if hasattr(run, "_log_artifact"):
         run._log_artifact(artifact, aliases=aliases, is_user_created=True, use_after_commit=True)
-    else:  # not part of W&B's documented interface: it may go
+    else:  # not part of W&B's public interface: it may go
         run.use_artifact(artifact, aliases=aliases)

@@ -1,4 +1,4 @@
-"""Codecs on their own home problems, and the documented Python API of each: thin adapters over codecs and the loop.
+"""Codecs on their own home problems, and the public Python API of each: thin adapters over codecs and the loop.
 
 ``train_tokenizers.py experiment=<name>`` runs one; ``conf/recipe/`` has its settings.
 """

@@ -1,6 +1,6 @@
 """Token files on disk: their names, what they hold, and how they are read.
 
-``<store>/tokens`` holds, for every field, uncompressed ``.npz`` files with the documented names::
+``<store>/tokens`` holds, for every field, uncompressed ``.npz`` files with the public names::
 
     image_tokens/datacube_<field>_tokens.npz              ids, tokens (n, T) uint16, sigma (n, T) float16,
                                                           present (n,)

@@ -3,7 +3,7 @@
 Its parts: ``network.py`` (what is trained), ``feed.py`` (batches), ``position.py`` (where it stands), ``watch/`` (what
 is measured, recorded and refused), ``checkpoints/`` (what is kept, and how a run goes on). ``face.py`` says what
 callbacks may use of a loop.
-The loss and ``Trainer`` are documented here and live in :mod:`astromodal.loss` and :mod:`astromodal.language_model`.
+The loss and ``Trainer`` are public names here, and live in :mod:`astromodal.loss` and :mod:`astromodal.language_model`.
 
 Names are imported on first use, so that ``import astromodal.training`` does not load torch.
 """

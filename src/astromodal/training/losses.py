@@ -1,4 +1,4 @@
-"""The public loss functions where they are documented; they live in :mod:`astromodal.loss.functions`."""
+"""Public names of the loss functions; they live in :mod:`astromodal.loss.functions`."""
 
 from ..loss.functions import (
     combined_loss,

@@ -1,4 +1,4 @@
-"""Seeds, devices, GPU switches, and the documented learning-rate function; the summary of a model is re-exported."""
+"""Seeds, devices, GPU switches, and the public learning-rate function; the summary of a model is re-exported."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Modality:
     section: str  # of the survey: data.<section>; its options are in tokenizer.<name>
     folder: str  # of its artifacts, in <store>/tokenizers
     plot: str  # "module:function", which draws (report, path) of the fitted tokenizer and returns the path, or None
-    short: str  # of the documented statistics: loss_<short>
+    short: str  # in the statistics: loss_<short>
     place: int = 100  # among the modalities of a sequence, and in fitting: what is quick first
     has_errors: bool = False  # tokens may come with the standard errors of their targets
     on_device: bool = True  # its tokenizer also takes the section hardware

@@ -173,7 +173,7 @@ def build_vocab_spec(
 
     Args:
         v_spectra: one size for all groups, one per group, or a mapping from group to size.
-        spectrum_groups: names of the groups; default: the five documented ones.
+        spectrum_groups: names of the groups; default: the five of the default survey.
         scalar_columns: names of the scalar columns; the column is a token's type.
         n_bins: bins of each column, for columns with fewer than ``v_scalar``.
         modality_of: modality of the groups that are no spectra.

@@ -33,7 +33,7 @@ class Balance(str, Enum):
 class LossForm(str, Enum):
     """Form of a reconstruction term; ``training/forms.py`` has formulas, papers and minimisers."""
 
-    expectation = "expectation"  # squared error of the mean: the documented loss
+    expectation = "expectation"  # squared error of the mean: the default
     expectation_spread = "expectation_spread"  # that + beta * variance
     energy = "energy"  # energy score: proper
     crps = "crps"  # scalars: proper

@@ -83,5 +83,5 @@ class ModelConfig:
     dropout: float = ranged(0.1, least=0, below=1)
     max_len: int = ranged(2048, least=2)
     tie_head: bool = True  # head shares the token embedding
-    values: Optional[ValuesConfig] = None  # null: tokens are names, as documented
+    values: Optional[ValuesConfig] = None  # null: tokens are names
     activation_checkpointing: bool = False  # blocks are computed again in the backward pass: less memory, more time

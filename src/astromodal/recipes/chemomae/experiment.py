@@ -95,7 +95,7 @@ def read_set(recipe: SpectrumMAERecipeConfig, seed: int) -> SpectraSet:
 
 
 def build_trainer(config: Config, train: torch.Tensor, val: torch.Tensor, run: RunContext) -> Trainer:
-    """The documented trainer with the recipe's settings.
+    """The public trainer with the recipe's settings.
 
     Raises:
         ConfigError: settings that do not fit together.

@@ -1,4 +1,4 @@
-"""From eBird's files to batches, under the documented names.
+"""From eBird's files to batches, under the public names.
 
 Shapes: N checklists, S species, B batch.
 """

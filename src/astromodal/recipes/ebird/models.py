@@ -1,4 +1,4 @@
-"""The documented model; see :mod:`astromodal.codecs.vector_vae`."""
+"""The public name of the model; see :mod:`astromodal.codecs.vector_vae`."""
 
 from ...codecs.vector_vae import VariationalAutoencoder
 

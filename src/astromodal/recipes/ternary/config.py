@@ -1,4 +1,4 @@
-"""``load_config("config.yaml")`` of the ternary VAE, and the documented constant."""
+"""``load_config("config.yaml")`` of the ternary VAE, and the public constant."""
 
 from __future__ import annotations
 

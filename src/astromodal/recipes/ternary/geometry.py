@@ -1,4 +1,4 @@
-"""The documented geometry: the Poincaré ball in closed form, and ``RiemannianAdam``.
+"""The public geometry: the Poincaré ball in closed form, and ``RiemannianAdam``.
 
 Formulas and their convention are in :mod:`astromodal.recipes.ternary.poincare`, which agrees with geoopt.
 """

@@ -41,7 +41,7 @@ class TernaryVAE(nn.Module):
         riemannian: the points are ``geoopt.ManifoldParameter``, for Riemannian Adam; needs geoopt. Without it every
             parameter is Euclidean (the points are held by their logarithm), and any optimizer will do.
 
-    A batch is a tensor of operation numbers ``(B,)``, of trits ``(B, T)``, the documented one-hot ``(B, input_dim)``,
+    A batch is a tensor of operation numbers ``(B,)``, of trits ``(B, T)``, the public one-hot ``(B, input_dim)``,
     or a mapping with one of them as ``index``, ``trits`` or ``x``. One-hot vectors are multiplied with the table of
     all digits, a linear map: a mixture of operations enters as the mixture of their digits, and gradients reach the
     input. It costs B x 19,683 numbers for what is one; numbers are the way to feed this network.

@@ -187,7 +187,7 @@ class LossRegistry(nn.Module):
         Args:
             outputs: of :class:`~astromodal.recipes.ternary.hyperbolic_vae.TernaryVAE`; it holds the numbers of the
             operations.
-            batch: not needed; the documented loop passes it.
+            batch: not needed; the public loop passes it.
         """
         total = outputs["mean"].sum() * 0.0
         components, metrics = {}, {}

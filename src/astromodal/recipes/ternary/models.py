@@ -1,4 +1,4 @@
-"""The documented models: ``TernaryVAE``, ``CurriculumScheduler`` and ``HomeostasisController``."""
+"""The public models: ``TernaryVAE``, ``CurriculumScheduler`` and ``HomeostasisController``."""
 
 from __future__ import annotations
 

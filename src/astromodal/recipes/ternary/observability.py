@@ -1,4 +1,4 @@
-"""The documented logging and metrics; they live in :mod:`astromodal.runs.observability`."""
+"""The public logging and metrics; they live in :mod:`astromodal.runs.observability`."""
 
 from ...runs.observability import MetricsBuffer, get_logger, setup_logging
 

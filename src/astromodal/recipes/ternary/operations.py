@@ -92,7 +92,7 @@ class TernaryOperations:
     """The operations as a map-style dataset for a ``DataLoader``.
 
     Args:
-        one_hot: items are vectors of 3**n_trits floats, as the documented interface has them, instead of numbers.
+        one_hot: items are vectors of 3**n_trits floats, as the public interface has them, instead of numbers.
 
     >>> len(TernaryOperations()), TernaryOperations()[5], TernaryOperations(2, one_hot=True)[5].tolist().index(1.0)
     (19683, 5, 5)

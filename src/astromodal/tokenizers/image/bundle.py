@@ -1,7 +1,7 @@
 """The image tokenizer on disk: one file of weights with everything that gives them meaning, and one codebook.
 
 ``autoencoder_splus_cuts.pt`` holds tensors and plain values only, so that ``torch.load(weights_only=True)`` reads it;
-``codebook_kmeans_<n_codes>.joblib`` holds the arrays ``centroids`` and ``counts``. The names are the documented ones,
+``codebook_kmeans_<n_codes>.joblib`` holds the arrays ``centroids`` and ``counts``. The names are public,
 whatever the survey; ``n_codes`` is the number asked for, which few data may not fill. Other quantizers have analogous
 names (``codebook_residual_kmeans_3x1024.joblib``, ``codebook_fsq_8-5-5-5.joblib``) and their own arrays.
 """

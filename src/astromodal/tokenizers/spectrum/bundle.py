@@ -1,6 +1,6 @@
 """The spectrum tokenizer on disk: one file of arrays for all groups, one codebook file per group, and its network.
 
-``spectrum_tokenizer_config.npz`` holds configuration and codebooks, under their documented names;
+``spectrum_tokenizer_config.npz`` holds configuration and codebooks, under their public names;
 ``spectrum_<quantizer>_<group>.joblib`` the same codebook alone; ``spectrum_codec_<group>.pt``, where features are
 learned, tensors and plain values that ``torch.load(weights_only=True)`` reads.
 """
@@ -60,7 +60,7 @@ def write_bundle(tokenizer: SpectrumTokenizer, folder: Path) -> list[Path]:
         else:
             files.append(folder / NETWORK.format(group))
             io.save_torch(files[-1], codec.state())
-    arrays["centroids"] = _documented_centroids(tokenizer)
+    arrays["centroids"] = _public_centroids(tokenizer)
     io.save_npz(folder / FILE_NAME, arrays)
     for stale in {*folder.glob("spectrum_*.joblib"), *folder.glob(NETWORK.format("*"))} - set(files):
         with writing(stale):
@@ -74,7 +74,7 @@ def _of_patches(codec: Any) -> dict[str, float]:
     return {name: getattr(codec, name) for name in names}
 
 
-def _documented_centroids(tokenizer: SpectrumTokenizer) -> np.ndarray:
+def _public_centroids(tokenizer: SpectrumTokenizer) -> np.ndarray:
     """The member ``centroids``: ``(V, D)`` of a single part, else all parts, zero-padded, ``(G, V, D)``."""
     books = [book.entries for book in tokenizer.codebooks().values()]
     if len(books) == 1:

@@ -2,7 +2,7 @@
 
 A spectrum arrives divided by its own robust scale, on its group's grid, with precision = sqrt(ivar) in the same unit.
 One token stands for ``patch_size`` pixels of flux; with a ``precision_weight`` also for their
-``precision_weight * log1p(precision)`` (with ``patch_size: 1`` the documented (flux, precision) pair). A code is chosen
+``precision_weight * log1p(precision)`` (with ``patch_size: 1`` the (flux, precision) pair). A code is chosen
 by the pixels' weights (:func:`.patches.pixel_weights`), so that masked pixels count for nothing. Each group has its own
 codebook and covers its whole range (:mod:`.patches` says how the end is padded). Spectra without ivar count as if
 of the group's median precision. Coefficient vectors are standardised per coefficient first.

@@ -1,6 +1,6 @@
 """``CheckpointCallback``: every so many epochs or steps, and the best by a metric, in a folder of the user's choice.
 
-In a loop of the user's own it writes the documented keys (``epoch model_state_dict optimizer_state_dict config …``).
+In a loop of the user's own it writes the public keys (``epoch model_state_dict optimizer_state_dict config …``).
 In :class:`~astromodal.training.loop.TrainingLoop`, which keeps ``last``, ``best`` and ``step_*`` itself, it copies the
 loop's checkpoint, so that nothing is serialised twice and each copy can be resumed from.
 """

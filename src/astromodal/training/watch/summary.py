@@ -120,7 +120,7 @@ def describe_model(model: nn.Module) -> str:
 
 
 def print_model_summary(model: nn.Module) -> None:
-    """Print a model, its parameters and its size, in the documented layout."""
+    """Print a model, its parameters and its size, in the public layout."""
     total, trainable = count_parameters(model)
     size = sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()]) / 2**20
     lines = [

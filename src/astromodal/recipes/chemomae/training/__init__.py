@@ -1,4 +1,4 @@
-"""Optimizer, schedule and trainer of the masked autoencoder of spectra, under their documented names."""
+"""Optimizer, schedule and trainer of the masked autoencoder of spectra, under their public names."""
 
 from ....lazy import exports
 

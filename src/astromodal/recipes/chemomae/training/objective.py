@@ -26,7 +26,7 @@ class MaskedReconstruction(nn.Module):
     split): the same in every validation. Other models draw their own; torch is seeded anew before each validation.
 
     Args:
-        loss_type: ``mse`` or ``sse``. As documented, both are sums of squared errors under the given reduction.
+        loss_type: ``mse`` or ``sse``. As in ChemoMAE, both are sums of squared errors under the given reduction.
         reduction: ``sum``, ``mean`` (over hidden positions) or ``batch_mean`` (over spectra).
     """
 

@@ -1,4 +1,4 @@
-"""Optimizer and schedule under their documented names."""
+"""Optimizer and schedule under their public names."""
 
 from __future__ import annotations
 

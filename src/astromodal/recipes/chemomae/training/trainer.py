@@ -1,4 +1,4 @@
-"""``Trainer`` and ``TrainerConfig``: the documented face of the training loop for masked autoencoders.
+"""``Trainer`` and ``TrainerConfig``: the public face of the training loop for masked autoencoders.
 
 It translates its arguments; precision, average, checkpoints, resume and history are the loop's. Unlike what the
 document's own package did, every validation uses the same masks, the best weights are the ones that were validated
@@ -30,7 +30,7 @@ __all__ = ["Trainer", "TrainerConfig", "masked_mse", "masked_sse"]
 
 @dataclass
 class TrainerConfig:
-    """How to train, as documented; ``seed`` is ours."""
+    """How to train; ``seed`` is an addition to ChemoMAE's fields."""
 
     out_dir: str | Path = "runs"
     device: str | None = None  # "cuda", "mps", "cpu"; None: the first of these that there is
@@ -174,7 +174,7 @@ class Trainer:
         """Write ``checkpoints/last.pt`` and, if asked, ``best.pt``: the state after the last step.
 
         Args:
-            epoch: as documented; not used, because the state itself says how many epochs are complete.
+            epoch: part of the public call; not used, because the state itself says how many epochs are complete.
         """
         assert self.loop.store is not None
         self.loop.store.save(training_state(self.loop), best=is_best)
@@ -225,7 +225,7 @@ def _checked(scheduler: Any) -> LambdaLR | None:
 
 
 def _hardware(cfg: TrainerConfig, device: str | torch.device | None) -> HardwareConfig:
-    """Device and precision; mixed precision is for GPUs, as documented."""
+    """Device and precision; mixed precision is for GPUs."""
     name = "auto" if device is None and cfg.device is None else str(device if device is not None else cfg.device)
     if name.startswith("cuda") and not torch.cuda.is_available():
         warnings.warn("device='cuda', but there is no CUDA device: training on the CPU", stacklevel=3)

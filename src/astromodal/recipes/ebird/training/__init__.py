@@ -1,4 +1,4 @@
-"""Training of the denoising VAE under the documented names, on the one training loop."""
+"""Training of the denoising VAE under the public names, on the one training loop."""
 
 from ....lazy import exports
 

@@ -1,10 +1,10 @@
-"""Checkpoints in the documented format, and how a training goes on from one.
+"""Checkpoints in the public format, and how a training goes on from one.
 
-The file has the documented keys; those that :func:`train_variational_autoencoder` writes have one more,
+The file has the public keys; those that :func:`train_variational_autoencoder` writes have one more,
 ``training_state``: random generators, position of the loader and state of the loop. All are written atomically, hold
 tensors and plain values only and are read with ``weights_only=True``.
 
-The documented way to resume hands no checkpoint to the training function: it loads one into the model and calls the
+The public way to resume hands no checkpoint to the training function: it loads one into the model and calls the
 function again. :func:`load_checkpoint` therefore remembers, for as long as the model lives, where the model was
 saved; the next :func:`train_variational_autoencoder` with this model goes on from there.
 """
@@ -118,7 +118,7 @@ def pending(model: nn.Module) -> dict[str, Any] | None:
 
 
 def loop_state(loop: TrainingLoop) -> dict[str, Any]:
-    """What the documented keys lack for an exact resume."""
+    """What the public keys lack for an exact resume."""
     return {key: value for key, value in training_state(loop).items() if key != "model"}
 
 

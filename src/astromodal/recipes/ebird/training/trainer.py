@@ -1,4 +1,4 @@
-"""``train_variational_autoencoder``: the documented face of the one training loop for the denoising VAE."""
+"""``train_variational_autoencoder``: the public face of the one training loop for the denoising VAE."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ class BatchesOf:
 
 
 class EpochHistory(Callback):
-    """The documented six lists, and a printed line every so many epochs."""
+    """The public six lists, and a printed line every so many epochs."""
 
     def __init__(self, num_epochs: int, print_every: int = 1) -> None:
         self.num_epochs, self.print_every = num_epochs, print_every

@@ -1,4 +1,4 @@
-"""The documented small functions; all but one are the program's own."""
+"""The small public functions; all but one are the program's own."""
 
 from __future__ import annotations
 

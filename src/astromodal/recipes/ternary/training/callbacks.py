@@ -1,4 +1,4 @@
-"""The documented callbacks; they live in :mod:`astromodal.training.callbacks`."""
+"""The public callbacks; they live in :mod:`astromodal.training.callbacks`."""
 
 from ....training.callbacks import (
     Callback,

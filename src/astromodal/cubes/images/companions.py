@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..data.photometry import counts_to_nanomaggies
-from ..errors import DataError
-from .fits_files import OpenFiles, Pixels, find_hdu
-from .templates import fill
+from ...data.photometry import counts_to_nanomaggies
+from ...errors import DataError
+from ..fits_files import OpenFiles, Pixels, find_hdu
+from ..templates import fill
 
 if TYPE_CHECKING:
-    from ..config.schema import BandSourceConfig, ImageSourceConfig
+    from ...config.schema import BandSourceConfig, ImageSourceConfig
 
 SCALE_TOLERANCE = 0.02  # relative, of the pixel scale: a distorted image has that much from centre to corner
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import DataError
+from ...errors import DataError
+from ..fits_files import OpenFiles, Pixels, find_hdu, image_hdus
+from ..matching import circle
+from ..templates import there
 from .companions import Companions, celestial, check_scale, companion_paths, image_factor
-from .fits_files import OpenFiles, Pixels, find_hdu, image_hdus
-from .matching import circle
-from .templates import there
 
 if TYPE_CHECKING:
-    from ..config.schema import BandSourceConfig, ImageSourceConfig
+    from ...config.schema import BandSourceConfig, ImageSourceConfig
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ..data.spectra import grid
-from ..errors import ConfigError, DataError
+from ...data.spectra import grid
+from ...errors import ConfigError, DataError
+from ..fits_files import OpenFiles
+from ..matching import Matches
+from ..staging import Staged
+from ..tables import UNIT, batches
+from ..templates import fill
+from ..units import air_to_vacuum, factor
 from . import desi, sdss
 from .desi import FILE, ROWS, Arm
-from .fits_files import OpenFiles
-from .matching import Matches
-from .staging import Staged
-from .tables import UNIT, batches
-from .templates import fill
-from .units import air_to_vacuum, factor
 
 if TYPE_CHECKING:
-    from ..config.schema import SpectraSourceConfig, SpectrumGroupConfig
+    from ...config.schema import SpectraSourceConfig, SpectrumGroupConfig
 
 LIST = pa.list_(pa.field("element", pa.float32()))  # of a list column, as the real datacubes have it
 Groups = Mapping[str, "SpectrumGroupConfig"]

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ..errors import DataError
-from .fits_files import OpenFiles, Pixels, find_hdu, open_fits, reading
-from .staging import DEC, ID, RA
+from ...errors import DataError
+from ..fits_files import OpenFiles, Pixels, find_hdu, open_fits, reading
+from ..staging import DEC, ID, RA
 
 FILE, ROWS = "__file", "__rows"  # columns of the index: where a spectrum is
 _WAVE = "_WAVELENGTH"

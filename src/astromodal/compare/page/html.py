@@ -11,18 +11,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..files.io import write_text
-from ..files.text_table import cell
-from ..provenance.manifest import utc_now
-from .analysis import VERDICT, Analysis
-from .cohorts import Cohort
+from ...files.io import write_text
+from ...files.text_table import cell
+from ...provenance.manifest import utc_now
+from ..analysis import VERDICT, Analysis
+from ..cohorts import Cohort
+from ..runs_table import RunsTable, differing_keys, run_row
 from .figures import draw_curves, draw_differences, draw_gradient_shares, draw_importance, draw_pareto
 from .figures_sweep import draw_parallel, draw_sample_k
 from .links import address
 from .live_page import live_parts, plotly_script, policy
-from .page_script import SCRIPT
-from .page_style import CSS
-from .runs_table import Ledger, differing_keys, run_row
+from .script import SCRIPT
+from .style import CSS
 
 DIFFERENCES = (
     "Circle: over the seeds (Student's t). Square: over the held-out objects (paired bootstrap, mean over objects, "
@@ -34,26 +34,28 @@ CURVES = "Training losses are left out, because they contain the weights that we
 NARROW = "dig"  # figures that stand beside each other where the window is wide enough
 
 
-def write_page(path: Path, ledger: Ledger, analyses: Sequence[Analysis], metric: str, sources: Sequence[str]) -> Path:
+def write_page(
+    path: Path, runs_table: RunsTable, analyses: Sequence[Analysis], metric: str, sources: Sequence[str]
+) -> Path:
     """The page of a report, written atomically.
 
     Args:
         sources: where the runs were looked for.
     """
-    write_text(path, page(ledger, analyses, metric, sources, path.parent))
+    write_text(path, page(runs_table, analyses, metric, sources, path.parent))
     return path
 
 
 def page(
-    ledger: Ledger, analyses: Sequence[Analysis], metric: str, sources: Sequence[str], folder: Path = Path()
+    runs_table: RunsTable, analyses: Sequence[Analysis], metric: str, sources: Sequence[str], folder: Path = Path()
 ) -> str:
     """The page as text, for a file in ``folder``, from where its links to runs lead."""
     ranked = [a for a in analyses if a.cohort.groups]
     parts = [
         f"<h1>Comparison of runs by {_text(metric)}</h1>",
-        f'<p class="quiet">{len(ledger.runs)} runs and {len(ledger.skipped)} directories that cannot be used, '
-        f"below {_text(', '.join(sources))}; {_text(utc_now()[:16])} UTC. Everything is in ledger.csv and "
-        "ledger.parquet beside this page.</p>",
+        f'<p class="quiet">{len(runs_table.runs)} runs and {len(runs_table.skipped)} directories that cannot be used, '
+        f"below {_text(', '.join(sources))}; {_text(utc_now()[:16])} UTC. Everything is in runs.csv and "
+        "runs.parquet beside this page.</p>",
     ]
     if len(ranked) > 1:
         parts.append(
@@ -64,7 +66,7 @@ def page(
     if not ranked:
         parts.append(f"<p>No finished run has {_text(metric)}.</p>")
     parts += [_section(number, analysis, folder) for number, analysis in enumerate(ranked, 1)]
-    parts += [_unranked(analyses), _ledger(ledger, metric), _skipped(ledger)]
+    parts += [_unranked(analyses), _runs(runs_table, metric), _skipped(runs_table)]
     plotly = plotly_script() if ranked else None
     scripts = [plotly, SCRIPT] if plotly else []
     parts.append(live_parts(ranked, folder, plotly) if plotly else "")
@@ -142,11 +144,11 @@ def _unranked(analyses: Sequence[Analysis]) -> str:
     )
 
 
-def _ledger(ledger: Ledger, metric: str) -> str:
-    """A few columns of the ledger; the files have all."""
-    keys = differing_keys(ledger.runs)[:12]
+def _runs(runs_table: RunsTable, metric: str) -> str:
+    """A few columns of the runs table; the files have all."""
+    keys = differing_keys(runs_table.runs)[:12]
     rows = []
-    for run in ledger.runs:
+    for run in runs_table.runs:
         row = run_row(run, keys)
         rows.append(
             (
@@ -177,13 +179,13 @@ def _ledger(ledger: Ledger, metric: str) -> str:
         "dirty",
         *keys,
     )
-    return f"<h2>Ledger</h2>{_table(header, rows)}" if rows else ""
+    return f"<h2>Runs</h2>{_table(header, rows)}" if rows else ""
 
 
-def _skipped(ledger: Ledger) -> str:
-    if not ledger.skipped:
+def _skipped(runs_table: RunsTable) -> str:
+    if not runs_table.skipped:
         return ""
-    rows = [(str(s.path), s.status, s.reason) for s in ledger.skipped]
+    rows = [(str(s.path), s.status, s.reason) for s in runs_table.skipped]
     return "<h2>Directories that cannot be used</h2>" + _table(("folder", "status", "reason"), rows)
 
 

@@ -13,14 +13,14 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..plots.curves import colours
-from ..plots.panels import BLUE, GREEN, INK, ORANGE
-from ..plots.svg import clean, drawing, legend_above, panel, svg
-from ..vocabulary.modalities import MODALITIES
-from .cohorts import Cohort, Group, pareto_front
-from .importance import Importance
-from .rundir import Run
-from .verdicts import BETTER, WORSE, Difference
+from ...plots.curves import colours
+from ...plots.panels import BLUE, GREEN, INK, ORANGE
+from ...plots.svg import clean, drawing, legend_above, panel, svg
+from ...vocabulary.modalities import MODALITIES
+from ..cohorts import Cohort, Group, pareto_front
+from ..importance import Importance
+from ..rundir import Run
+from ..verdicts import BETTER, WORSE, Difference
 
 MAX_NAMED = 12  # configurations whose names stand in a legend
 MAX_BARS = 30

@@ -9,11 +9,11 @@ from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 
-from ..plots.panels import INK
-from ..plots.svg import clean, drawing, legend_above, panel, svg
-from .cohorts import Axis, Cohort, Group
-from .importance import encode, swept_values
-from .runs_table import as_text
+from ...plots.panels import INK
+from ...plots.svg import clean, drawing, legend_above, panel, svg
+from ..cohorts import Axis, Cohort, Group
+from ..importance import encode, swept_values
+from ..runs_table import as_text
 
 SAMPLE_K = "loss.sample_k"
 MAX_AXES = 8

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..fits_files import OpenFiles, Pixels, find_hdu
+from ..templates import fill
 from .companions import Companions, celestial, check_scale, image_factor
-from .fits_files import OpenFiles, Pixels, find_hdu
-from .templates import fill
 from .tiles import _cut_off, _to_pixels, finished
 
 if TYPE_CHECKING:
-    from ..config.schema import BandSourceConfig, ImageSourceConfig
+    from ...config.schema import BandSourceConfig, ImageSourceConfig
 
 
 class StampCutter:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
-from .rundir import Run
+from ..rundir import Run
 
 MAX_PLOTS = 24  # of one run
 _PLACES = ("plots/*.png", "*/plots/*.png")  # a run's own, and those of its judgement

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import to_hex
 
-from ..plots.curves import colours
-from ..plots.panels import BLUE, GREEN, ORANGE
-from ..plots.svg import clean
-from ..vocabulary.modalities import MODALITIES
-from .cohorts import Cohort, Group, pareto_front
+from ...plots.curves import colours
+from ...plots.panels import BLUE, GREEN, ORANGE
+from ...plots.svg import clean
+from ...vocabulary.modalities import MODALITIES
+from ..cohorts import Cohort, Group, pareto_front
+from ..importance import Importance
+from ..verdicts import BETTER, WORSE, Difference
 from .figures import MAX_BARS, curves_of, difference_limit, modality_errors, rank_colours
-from .importance import Importance
-from .verdicts import BETTER, WORSE, Difference
 
 Panel = dict[str, Any]
 GREY = "#888888"

@@ -7,9 +7,9 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.colors import to_hex
 
-from ..plots.panels import BLUE, GREEN, INK, ORANGE, PINK, YELLOW
-from ..plots.svg import clean
-from .cohorts import Cohort
+from ...plots.panels import BLUE, GREEN, INK, ORANGE, PINK, YELLOW
+from ...plots.svg import clean
+from ..cohorts import Cohort
 from .figures_sweep import MAX_FAMILIES, SAMPLE_K, parallel_lines, sample_k_places, sample_k_points
 from .live import Panel, hover, run_numbers
 

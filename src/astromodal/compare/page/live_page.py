@@ -15,16 +15,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..plots.panels import never_fatal
-from ..plots.svg import clean
-from .analysis import Analysis
-from .cohorts import Axis, Cohort
-from .importance import swept_values
+from ...plots.panels import never_fatal
+from ...plots.svg import clean
+from ..analysis import Analysis
+from ..cohorts import Axis, Cohort
+from ..importance import swept_values
+from ..runs_table import as_text
 from .links import address, plots_of
 from .live import live_curves, live_differences, live_gradient_shares, live_importance, live_pareto
 from .live_sweep import live_parallel, live_sample_k
-from .page_script import SCRIPT
-from .runs_table import as_text
+from .script import SCRIPT
 
 MAX_CHOICES = 12  # values of a swept key that are offered one by one
 REPAIR = "pip install plotly"

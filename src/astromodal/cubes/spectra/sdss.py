@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from ..errors import DataError
+from ...errors import DataError
+from ..fits_files import OpenFiles, open_fits, reading
+from ..staging import DEC, RA
 from .desi import FILE, ROWS, Arm
-from .fits_files import OpenFiles, open_fits, reading
-from .staging import DEC, RA
 
 FLUX_UNIT = "1e-17 erg/s/cm2/Angstrom"
 _POSITIONS = (("PLUG_RA", "PLUG_DEC"), ("RA", "DEC"), ("RADEG", "DECDEG"))
