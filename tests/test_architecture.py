@@ -53,7 +53,7 @@ def test_a_part_imports_only_from_parts_before_its_own(path):
 
 def test_no_folder_holds_more_modules_than_one_sees_at_a_glance():
     sizes = {folder: len([*folder.glob("*.py")]) - 1 for folder in {path.parent for path in FILES}}  # less __init__
-    assert {str(f.relative_to(SOURCE)): n for f, n in sizes.items() if n > 14} == {}
+    assert {str(f.relative_to(SOURCE)): n for f, n in sizes.items() if n > 15} == {}
 
 
 @pytest.mark.parametrize("stage", ["build_datacubes", "train_tokenizers", "encode", "train_lm", "evaluate"])
