@@ -90,11 +90,24 @@ def compose_jobs(sweeper: Any, arguments: Sequence[str]) -> list[Job]:
         ConfigError: naming the job and what is wrong with it.
     """
     all_overrides = expand(sweeper, arguments)
-    varying = _varying(all_overrides)
-    composer = Composer(sweeper, varying)
+    return compose_all(Composer(sweeper, _varying(all_overrides)), all_overrides)
+
+
+def compose_all(
+    composer: Composer, all_overrides: Sequence[Sequence[str]], first: int = 0, n: int | None = None
+) -> list[Job]:
+    """Jobs of these overrides, composed and validated.
+
+    Args:
+        first: number of the first job.
+        n: how many jobs the sweep has in all.
+
+    Raises:
+        ConfigError: naming the job and what is wrong with it.
+    """
     jobs: list[Job] = []
-    for number, overrides in enumerate(all_overrides):
-        swept = tuple(o for o in overrides if _key(o) in varying)
+    for number, overrides in enumerate(map(tuple, all_overrides), first):
+        swept = tuple(o for o in overrides if _key(o) in composer.varying)
         try:
             folder = composer.folder(overrides, number)
             if folder is not None and folder in {job.folder for job in jobs}:
@@ -113,8 +126,8 @@ def compose_jobs(sweeper: Any, arguments: Sequence[str]) -> list[Job]:
             message = explain(error)
             if message is None:
                 raise
-            which = f"job {number} of {len(all_overrides)}" + (f" ({' '.join(swept)})" if swept else "")
-            raise ConfigError.plain(f"{which}: {message}; nothing was started") from error
+            which = f"job {number} of {n or len(all_overrides)}" + (f" ({' '.join(swept)})" if swept else "")
+            raise ConfigError.plain(f"{which}: {message}{'' if first else '; nothing was started'}") from error
     return jobs
 
 
@@ -126,6 +139,8 @@ class Composer:
     """
 
     def __init__(self, sweeper: Any, varying: set[str]) -> None:
+        """``varying``: keys whose values are swept."""
+        self.varying = varying
         self.sweeper, self.loader = sweeper, sweeper.hydra_context.config_loader
         self.parser = OverridesParser.create(config_loader=self.loader)
         self.values = {key for key in varying if not self.loader.repository.group_exists(key)}
@@ -139,7 +154,9 @@ class Composer:
         """
         if to_dict(self.sweeper.config.hydra.sweep, resolve=False)["subdir"] == "${hydra.job.num}":
             return None
-        told = [o for o in overrides if _key(o) not in CONTROL]  # or override_dirname would name them
+        told = [
+            o for o in overrides if _key(o) not in (*CONTROL, "sweep.fail_fast")
+        ]  # or override_dirname would name them
         composed = self.loader.load_sweep_config(self.sweeper.config, told)
         with read_write(composed.hydra), open_dict(composed.hydra):
             composed.hydra.job.id = composed.hydra.job.num = number

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def run_sweep(sweeper: Any, arguments: Sequence[str]) -> list[Any]:
     """
     jobs = compose_jobs(sweeper, arguments)
     folder, first = Path(sweeper.config.hydra.sweep.dir), jobs[0].config
-    inputs = _remembering(job_inputs)
+    inputs = remembering(job_inputs)
     if first.preview:
         from .preview import preview_sweep
 
@@ -54,26 +55,35 @@ def run_sweep(sweeper: Any, arguments: Sequence[str]) -> list[Any]:
             preview_sweep(jobs, folder, inputs)
         return []
     if not is_main():  # under torchrun the first process decides and writes
-        return _launch(sweeper, _shared_plan(jobs, []))
+        return launch(sweeper, _shared_plan(jobs, []), fail_fast=first.sweep.fail_fast)
     with FileLock(folder / ".sweep"):
-        record = _record(first, folder)
+        record = record_of(first, folder)
         plan = make_plan(jobs, record, folder, inputs, first.sweep.retry_failed)
         OmegaConf.save(sweeper.config, folder / "multirun.yaml")
         record.write(folder)
         _say_plan(plan, folder)
         _shared_plan(jobs, plan)
-        return _run(sweeper, plan, folder, str(first.stage))
+        returned: list[Any] = []
+        with concluding(sweeper, plan, folder, str(first.stage), returned):
+            launch(sweeper, plan, returned, first.sweep.fail_fast)
+        return returned
 
 
-def _run(sweeper: Any, plan: Sequence[Planned], folder: Path, stage: str) -> list[Any]:
-    """Launch what is to be started; then the table, whatever happened."""
-    returned: list[Any] = []
+@contextmanager
+def concluding(
+    sweeper: Any, plan: Sequence[Planned], folder: Path, stage: str, returned: Sequence[Any]
+) -> Iterator[None]:
+    """After a block that launches jobs the table, whatever happened; ``plan`` and ``returned`` may grow in it.
+
+    Raises:
+        UserError: not all jobs have ended well.
+    """
     broken: BaseException | None = None
     try:
-        returned = _launch(sweeper, plan)
+        yield
     except BaseException as error:  # of the launcher, or an interruption; the table comes first
         broken = error
-    errors = _errors(plan, returned)
+    errors = errors_of(plan, returned)
     outcomes = [outcome_of(p, folder, errors.get(p.number)) for p in plan]
     flags = folder_flags(sweeper.config.hydra)
     again = f"{_starter()} {shlex.join([script_of(stage), *flags, '-m', f'sweep.resume={folder}'])}"
@@ -83,8 +93,7 @@ def _run(sweeper: Any, plan: Sequence[Planned], folder: Path, stage: str) -> lis
     failed = [o for o in outcomes if o.status in ("failed", Action.failed.value)]
     unfinished = [o for o in outcomes if o.status in ("interrupted", "not run")]
     if failed or unfinished or broken is not None:
-        raise UserError.plain(_verdict(failed, unfinished, len(outcomes), broken, again))
-    return returned
+        raise UserError.plain(_verdict(failed, unfinished, len(outcomes), broken, again)) from broken
 
 
 def _starter() -> str:
@@ -108,19 +117,37 @@ def _verdict(
     return f"{', '.join(parts) or 'the sweep stopped'}; to go on: {again}"
 
 
-def _launch(sweeper: Any, plan: Sequence[Planned]) -> list[Any]:
-    """Hand the jobs to the launcher, at most ``max_batch_size`` at a time."""
-    todo = [p for p in plan if p.action in TO_START]
-    size, returned = sweeper.max_batch_size or len(todo), []
+def launch(
+    sweeper: Any, plan: Sequence[Planned], returned: list[Any] | None = None, fail_fast: bool = False
+) -> list[Any]:
+    """Hand the jobs to the launcher, at most ``max_batch_size`` at a time.
+
+    Args:
+        returned: what the jobs return is added to it as they end.
+        fail_fast: after a batch with a failed job no other one is begun; without ``max_batch_size`` a batch is as many
+            jobs as the launcher runs at once.
+    """
+    todo, returned = [p for p in plan if p.action in TO_START], [] if returned is None else returned
+    size = sweeper.max_batch_size or (_at_once(sweeper) if fail_fast else len(todo))
     for start in range(0, len(todo), max(size, 1)):
         part = todo[start : start + size]
         # The launcher counts from what it is told; the folder keeps the number that the sweep's record has.
         batch = [[*p.job.overrides, f"hydra.sweep.subdir={quoted(p.place)}"] for p in part]
-        returned += sweeper.launcher.launch(batch, initial_job_idx=part[0].number)
+        done = sweeper.launcher.launch(batch, initial_job_idx=part[0].number)
+        returned += done
+        failed = any(isinstance(result._return_value, BaseException) for result in done)
+        if fail_fast and shared(f"failed{start}", str(failed), os.environ) == "True":
+            break
     return returned
 
 
-def _errors(plan: Sequence[Planned], returned: Sequence[Any]) -> dict[int, str]:
+def _at_once(sweeper: Any) -> int:
+    """Jobs that the launcher runs beside each other."""
+    n = sweeper.config.hydra.launcher.get("n_jobs", 1) or 1
+    return n if n > 0 else os.cpu_count() or 1
+
+
+def errors_of(plan: Sequence[Planned], returned: Sequence[Any]) -> dict[int, str]:
     """What each job has raised, by number: also that of a job that ended before it had a record; empty for none."""
     found = {}
     started = [p for p in plan if p.action in TO_START]
@@ -131,7 +158,7 @@ def _errors(plan: Sequence[Planned], returned: Sequence[Any]) -> dict[int, str]:
     return found
 
 
-def _record(config: Any, folder: Path) -> SweepRecord:
+def record_of(config: Any, folder: Path) -> SweepRecord:
     """The record of the sweep to go on with, or a new one.
 
     Raises:
@@ -158,7 +185,7 @@ def _shared_plan(jobs: Sequence[Job], plan: Sequence[Planned]) -> list[Planned]:
     ]
 
 
-def _remembering(inputs_of: Any) -> Any:
+def remembering(inputs_of: Any) -> Any:
     """``inputs_of``, asked once per set of places: the jobs of a sweep mostly read the same."""
     known: dict[tuple, Mapping[str, str]] = {}
 

@@ -51,7 +51,7 @@ def outcome_of(planned: Planned, folder: Path, raised: str | None = None) -> Out
         planned.number,
         status,
         planned.job.label,
-        _objective(record) if ended else None,
+        objective_of(record) if ended else None,
         None if status == Action.duplicate.value else record.get("seconds"),
         error=" ".join(line.split()) if "failed" in status else "",
         trace=error.get("traceback", "") if error.get("type") not in _OURS else "",
@@ -59,7 +59,7 @@ def outcome_of(planned: Planned, folder: Path, raised: str | None = None) -> Out
     )
 
 
-def _objective(record: Mapping[str, Any]) -> tuple[str, float] | None:
+def objective_of(record: Mapping[str, Any]) -> tuple[str, float] | None:
     """As a finished run has written it down; None where it has none, or no number."""
     found = record.get("objective") or {}
     value = found.get("value")

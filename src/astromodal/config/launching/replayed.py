@@ -16,7 +16,8 @@ from pathlib import Path
 from ...errors import ConfigError
 
 _ARGUMENT = re.compile(r"(?:\+\+?|~)?(?P<key>[A-Za-z_][\w-]*(?:[./][\w-]+)*)(?:=(?P<value>.*))?", re.DOTALL)
-_HYDRA = ("hydra/launcher", "hydra.sweeper.max_batch_size")
+_HYDRA = ("hydra/launcher", "hydra/sweeper", "hydra.sweeper.max_batch_size")
+_SEARCH = ("n_trials", "sampler", "n_startup_trials", "seed")  # of hydra/sweeper=astromodal_optuna
 _LAUNCHER = (
     "n_jobs",
     "pre_dispatch",
@@ -76,6 +77,10 @@ def _is_setting(key: str, value: str, keys: set[str]) -> bool:
     """``key=value`` of the schema, which calls no resolver (``${oc.env:…}`` would copy the environment)."""
     if key.startswith("hydra.launcher."):
         return key.removeprefix("hydra.launcher.") in _LAUNCHER and bool(_WORD.fullmatch(value))
+    if key.startswith("hydra.sweeper.") and key.removeprefix("hydra.sweeper.") in _SEARCH:
+        return bool(_WORD.fullmatch(value))
+    if key == "hydra/sweeper":
+        return value in ("astromodal", "astromodal_optuna")
     if key in _HYDRA:
         return value.isdecimal()
     calls = "${" in value and ":" in value[value.index("${") :]

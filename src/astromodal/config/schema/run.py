@@ -101,6 +101,7 @@ class SweepConfig:
 
     resume: Optional[str] = None  # folder of a sweep to go on with; its own command need not be repeated
     retry_failed: bool = False  # also run again what has failed
+    fail_fast: bool = False  # begin no further job after one has failed
 
 
 @dataclass
