@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import OmegaConf
 
 from ..errors import ConfigError
-from ..files.atomic import FileLock
+from ..files.locks import FileLock
 from ..files.text_table import say
 from ..parallel.rank import world_size
 from .inputs import job_inputs
