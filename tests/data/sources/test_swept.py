@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from astromodal.sweeps.sweeper import _remembering
+from astromodal.sweeps.sweeper import remembering
 from tests.data.sources.holdings import survey
 
 
@@ -15,7 +15,7 @@ def test_jobs_with_another_cone_layout_or_extension_have_inputs_of_their_own():
         asked.append(job)
         return {"datacube_A": str(len(asked))}
 
-    remembered = _remembering(inputs_of)
+    remembered = remembering(inputs_of)
     paths = SimpleNamespace(store="store", datacube_template="x/{field}.parquet")
     changes = (
         {},
