@@ -7,7 +7,8 @@
 ``--sky synthetic``: cutouts in twelve bands of ``--objects`` objects, three quarters to fit on, whose noiseless cutouts
 are known; errors hold the noise of sky and photons. Two lines a variant: against the truth, and against the data.
 ``--sky real``: cutouts in nine bands of ``$ASTROMODAL_REALDATA/kids``, a quarter of them held out, against the data;
-errors hold the noise of the sky, all that is known.
+errors hold the noise of the sky, all that is known. ``--sky splus``: the 17 in twelve bands of
+``splus``, half of them held out.
 
 ``W/<sky>_<number of the variant>.png`` shows the brightest held-out cutouts in the middle band, and what is decoded.
 
@@ -70,6 +71,17 @@ SKY = (
     "data.synthetic.spectrum_fraction=0",
     "data.synthetic.xp_fraction=0",
 )
+REAL = {  # folder, and what reads it
+    "real": ("kids", "data=kids_viking"),
+    # one frame of two arcminutes: cells of half of one
+    "splus": (
+        "splus",
+        "data=splus",
+        "data.fields=[STRIPE82-0001]",
+        "data.splits.cell_deg=0.01",
+        "data.splits.val_fraction=0.5",
+    ),
+}
 
 
 def configured(arguments: argparse.Namespace, variant: Sequence[str]) -> Config:
@@ -80,9 +92,10 @@ def configured(arguments: argparse.Namespace, variant: Sequence[str]) -> Config:
         survey = (*SKY, f"data.synthetic.n_objects_per_field={arguments.objects // 2}", f"data.root={folder}")
     else:
         root = os.environ.get("ASTROMODAL_REALDATA")
-        if not root or not (Path(root) / "kids").is_dir():
-            raise SystemExit(f"error: set ASTROMODAL_REALDATA to a folder with kids/, got {root!r}")
-        survey = ("data=kids_viking", f"data.root={Path(root).absolute() / 'kids'}")
+        name = REAL[arguments.sky][0]
+        if not root or not (Path(root) / name).is_dir():
+            raise SystemExit(f"error: set ASTROMODAL_REALDATA to a folder with {name}/, got {root!r}")
+        survey = (f"data.root={Path(root).absolute() / name}", *REAL[arguments.sky][1:])
     register()
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3"):
         cfg = compose("train_tokenizers", [*COMMON, *survey, *variant])
@@ -221,7 +234,7 @@ def lines_of(name: str, found: dict[str, Any]) -> Iterator[str]:
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sky", choices=("synthetic", "real"), default="synthetic")
+    parser.add_argument("--sky", choices=("synthetic", *REAL), default="synthetic")
     parser.add_argument("--variant", action="append", help="overrides of train_tokenizers.py, in one argument")
     parser.add_argument("--objects", type=int, default=1200, help="of the synthetic sky")
     parser.add_argument("--work", type=Path, required=True, help="folder for cubes and results")

@@ -254,3 +254,17 @@ def test_unknown_settings_and_arrays_of_other_dimensions_are_refused(config, sha
     for n_dims in {1, 2, 3} - set(claimed):
         with pytest.raises(ConfigError, match="a codec of "):
             build_codec(config, (1, *(16,) * n_dims))
+
+
+@pytest.mark.parametrize("config", [schema.AutoencoderConfig(), schema.VAEConfig(), schema.TernaryCodecConfig()])
+def test_cutouts_have_a_latent_for_each_patch_of_four_pixels_whatever_the_patch_of_spectra(config):
+    assert build_codec(config, (2, 32, 32)).latent_shape[1:] == (8, 8)
+
+
+def test_patches_of_cutouts_are_of_any_size_that_divides_them():
+    config = schema.AutoencoderConfig(patch_size=6, width=8, n_blocks=1)
+    codec = build_codec(config, (2, 24, 24))
+    image = torch.zeros(1, 2, 24, 24)
+    assert codec.latent_shape[1:] == (4, 4) and codec(image, image == 0).shape == image.shape
+    with pytest.raises(ConfigError, match="multiple of 6, got 32"):
+        build_codec(config, (2, 32, 32))

@@ -1,4 +1,4 @@
-"""Convolutional autoencoder of cutouts: C x S x S pixels to 2 x S/4 x S/4 latents and back.
+"""Convolutional autoencoder of cutouts: C x S x S pixels to 2 x S/4 x S/4 latents and back, in patches of 4 pixels.
 
 Laid out like the image tokenizer of AION-1 (Parker et al. 2025): spatial latents, one per patch of 4 x 4 pixels, so
 that tokens keep their place on the sky. A patchify stem (pixel-unshuffle and a 1 x 1 convolution) does all further
@@ -27,7 +27,7 @@ from .base import Codec
 if TYPE_CHECKING:
     from ..config.schema import AutoencoderConfig
 
-PATCH = 4  # pixels per latent position and direction
+PATCH = 4  # pixels per latent position and direction, where no other patch is asked for
 LATENT_NOISE = 0.02  # standard deviation, about half a cell of 2048 codes
 
 
@@ -60,18 +60,20 @@ class Autoencoder(Codec):
 
     Args:
         config: ``latent_channels``, ``width``, ``n_blocks``.
-        array_shape: ``(C, S, S)``, S a multiple of 4.
+        array_shape: ``(C, S, S)``, S a multiple of the patch.
+        patch: pixels per latent position and direction; default: ``config.patch_size``, which in the configurations of
+            other codecs is that of spectra.
 
     Raises:
-        ConfigError: the size is no multiple of 4, or a count is below 1.
+        ConfigError: the size is no multiple of the patch, or a count is below 1.
     """
 
     name = "autoencoder"
 
-    def __init__(self, config: AutoencoderConfig, array_shape: tuple[int, ...]) -> None:
+    def __init__(self, config: AutoencoderConfig, array_shape: tuple[int, ...], patch: int | None = None) -> None:
         super().__init__()
         n_bands, _, size = array_shape
-        self.patch = patch = int(getattr(config, "patch_size", PATCH))
+        self.patch = patch = int(config.patch_size if patch is None else patch)
         if patch < 1 or size % patch or size < patch:
             raise ConfigError(
                 f"cutouts whose size is a multiple of {patch}", got=size, where="data.images.size", repair="cut them"

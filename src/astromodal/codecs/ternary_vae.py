@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from .autoencoder import Autoencoder
+from .autoencoder import PATCH, Autoencoder
 from .base import Codec
 from .reconstruction import ReconstructionObjective, sum_over_ranks
 from .spectrum_trunk import SpectrumTrunk
@@ -58,7 +58,7 @@ class TernaryCodec(Codec):
             raise ConfigError("balance of 0 or more", got=config.balance, where=f"tokenizer.{where}.codec.balance")
         self.config, self.array_shape = config, array_shape
         if len(array_shape) == 3:
-            self.trunk: Autoencoder | SpectrumTrunk = Autoencoder(config, array_shape)  # type: ignore[arg-type]  # the same three keys
+            self.trunk: Autoencoder | SpectrumTrunk = Autoencoder(config, array_shape, PATCH)  # type: ignore[arg-type]  # the same three keys
         else:
             sizes = (config.patch_size, config.width, config.latent_channels, config.n_blocks)
             self.trunk = SpectrumTrunk(array_shape, *sizes)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..config.schema import Corruption
 from ..errors import ConfigError
-from .autoencoder import Autoencoder
+from .autoencoder import PATCH, Autoencoder
 from .base import Codec
 from .reconstruction import ReconstructionObjective, sum_over_ranks
 from .spectrum_trunk import SpectrumTrunk
@@ -67,7 +67,7 @@ class VariationalCodec(Codec):
         width, latents = config.width, config.latent_channels
         head: nn.Conv1d | nn.Conv2d
         if len(array_shape) == 3:
-            image = Autoencoder(config, array_shape)  # type: ignore[arg-type]  # the same three keys
+            image = Autoencoder(config, array_shape, PATCH)  # type: ignore[arg-type]  # the same three keys
             head = image.to_latents = nn.Conv2d(width, 2 * latents, 1)
             self.trunk: Autoencoder | SpectrumTrunk = image
         else:
