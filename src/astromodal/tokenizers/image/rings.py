@@ -27,7 +27,7 @@ from ..spectrum.sigma import as_sigma
 
 SOFTENING = 30.0  # errors of a ring's flux at which its scale turns from linear to logarithmic
 N_LEVELS = 2048
-_MARGIN = 0.5  # of the bounds beyond the training cutouts, in arcsinh
+_BELOW, _ABOVE = 0.5, 2.0  # of the bounds beyond the training cutouts, in arcsinh: 2 are two magnitudes
 _SEEN, _FACTOR = 5.0, 2.0  # decoded flux over its error from which a ring is scaled, and by how much at most
 
 
@@ -95,7 +95,7 @@ class FluxRings:
 
     def fit(self, values: np.ndarray) -> None:
         """Bounds and counts of the levels from scaled fluxes ``(n, K)`` of the training cutouts."""
-        self.bounds = float(values.min()) - _MARGIN, float(values.max()) + _MARGIN
+        self.bounds = float(values.min()) - _BELOW, float(values.max()) + _ABOVE
         self.counts = np.bincount(self.encode(values).ravel(), minlength=N_LEVELS).astype(np.float64)
 
     def encode(self, values: np.ndarray) -> np.ndarray:
