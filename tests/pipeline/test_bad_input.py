@@ -8,8 +8,6 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+
+from tests.warm_start import WarmProcess
 
 from .conftest import EXTRA, TOKENIZERS, Outcome, Workplace, contents, launch_stage
 
@@ -440,14 +440,8 @@ def test_a_full_disk_while_packing(workplace: Workplace, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_an_interrupted_encoding_is_repeated(workplace: Workplace, number: int):
     before = contents(workplace.store / "tokens")
-    process = subprocess.Popen(
-        [sys.executable, str(REPO / "encode.py"), *BASE, "encode.overwrite=true", "data.batch_rows=1"],
-        cwd=workplace.folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        text=True,
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells let jobs in the background ignore it
-    )
+    command = [REPO / "encode.py", *BASE, "encode.overwrite=true", "data.batch_rows=1"]
+    process = WarmProcess(command, cwd=workplace.folder)
     deadline = time.monotonic() + 180
     while not list((workplace.store / "tokens").glob(".staging/*/*/*")):
         assert process.poll() is None and time.monotonic() < deadline

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from astromodal.files.io import load_torch, read_jsonl
+from tests.warm_start import WarmProcess
 
 from .conftest import MODEL, SURVEY, Workplace
 
@@ -55,16 +56,8 @@ def assert_same_results(a: Path, b: Path) -> None:
         assert first == second
 
 
-def start(place: Workplace, *arguments: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, str(REPO / "train_lm.py"), *RUN, *arguments],
-        cwd=place.folder,
-        start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def start(place: Workplace, *arguments: str) -> WarmProcess:
+    return WarmProcess([REPO / "train_lm.py", *RUN, *arguments], cwd=place.folder)
 
 
 def kill_at(place: Workplace, step: int, *arguments: str) -> None:
@@ -73,14 +66,12 @@ def kill_at(place: Workplace, step: int, *arguments: str) -> None:
     deadline = time.monotonic() + 180  # of machines that do other work besides
     try:
         while not list((place.folder / "runs" / "train_lm").glob(f"*/*/checkpoints/step_{step:08d}.pt")):
-            assert process.poll() is None, process.stderr.read()
+            assert process.poll() is None, process.errors()
             assert time.monotonic() < deadline, "no progress"
             time.sleep(0.002)
     finally:
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         process.wait()
-        process.stderr.close()
     assert process.returncode == -signal.SIGKILL
 
 

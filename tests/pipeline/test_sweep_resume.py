@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 import weakref
 from collections.abc import Iterator
@@ -26,6 +23,7 @@ from astromodal.files.io import write_json
 from astromodal.files.locks import FileLock
 from astromodal.stages import wiring
 from astromodal.sweeps import sweeper
+from tests.warm_start import WarmProcess
 
 from .conftest import EXTRA, SURVEY, Outcome, Workplace, contents, launch_stage
 
@@ -290,8 +288,7 @@ def go_on(place: Workplace) -> Outcome:
 def kill_when(place: Workplace, path: str) -> None:
     """Start the sweep as a user does, in a new process, and kill it when ``path`` exists below its folder."""
     command = [
-        sys.executable,
-        str(REPO / "train_lm.py"),
+        REPO / "train_lm.py",
         "-m",
         *SURVEY,
         *EXTRA["train_lm"],
@@ -299,13 +296,7 @@ def kill_when(place: Workplace, path: str) -> None:
         "training.save_every=1",
         RATES,
     ]
-    process = subprocess.Popen(
-        command,
-        cwd=place.folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    process = WarmProcess(command, cwd=place.folder)
     try:
         deadline = time.monotonic() + 120
         while not list(folder_of(place).glob(path)):
@@ -377,22 +368,14 @@ def test_a_job_is_the_same_alone_and_after_others(place: Workplace):
 
 def test_an_interrupted_sweep_prints_its_table_and_how_to_go_on(place: Workplace):
     command = [
-        sys.executable,
-        str(REPO / "train_lm.py"),
+        REPO / "train_lm.py",
         "-m",
         *SURVEY,
         *EXTRA["train_lm"],
         "training.epochs=50",
         "seed=0,1",
     ]
-    process = subprocess.Popen(
-        command,
-        cwd=place.folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+    process = WarmProcess(command, cwd=place.folder)
     deadline = time.monotonic() + 120
     while not (folder_of(place) / "0" / "metrics.jsonl").exists():
         assert process.poll() is None and time.monotonic() < deadline

@@ -225,9 +225,13 @@ class RunContext:
         } | ({"sweep_id": os.environ["WANDB_SWEEP_ID"]} if os.environ.get("WANDB_SWEEP_ID") else {})
 
     def _write_config(self) -> None:
-        from omegaconf import OmegaConf
+        import yaml
+        from omegaconf import omegaconf
 
-        write_text(self.dir / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(self.config)))
+        # as OmegaConf.to_yaml writes it, which first makes nodes of what is plain and takes four times as long
+        dumper = omegaconf.get_omega_conf_dumper()
+        text = yaml.dump(self.config, Dumper=dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+        write_text(self.dir / "config.yaml", text)
         write_json(self.dir / "config.json", self.config)
 
     def _write_record(self) -> None:
