@@ -7,8 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,12 +22,13 @@ from tests.training import two_processes
 from tests.training.test_resume import assert_same
 from tests.training.toys import ToyLoader, ToyObjective, options
 from tests.training.two_processes import HALVES, KillAt, Killed, _losses, build, single
+from tests.warm_start import WarmProcess
 
 REPO = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 
 
-def start(folder: Path, *cases: str) -> list[subprocess.Popen]:
+def start(folder: Path, *cases: str) -> list[WarmProcess]:
     """Two processes as torchrun would start them, but without anything that watches over them."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -41,14 +40,9 @@ def start(folder: Path, *cases: str) -> list[subprocess.Popen]:
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": f"{REPO / 'src'}{os.pathsep}{REPO}",
     }
-    command = [sys.executable, two_processes.__file__, str(folder), *cases]
+    command = [two_processes.__file__, folder, *cases]
     environments = [base | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
-    return [
-        subprocess.Popen(
-            command, cwd=REPO, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
-        for environment in environments
-    ]
+    return [WarmProcess(command, cwd=REPO, env=environment) for environment in environments]
 
 
 def half(folder: Path) -> None:
@@ -68,7 +62,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def finish(processes: list[subprocess.Popen], seconds: float) -> list[str]:
+def finish(processes: list[WarmProcess], seconds: float) -> list[str]:
     """What they wrote to stderr; none of them outlives the test."""
     try:
         return [process.communicate(timeout=seconds)[1] for process in processes]
@@ -121,6 +115,11 @@ def test_uneven_shares_and_an_empty_one_equal_one_process(ranks: Path, reference
 @pytest.mark.parametrize("case", ["ddp_accumulated", "fsdp_accumulated_and_recomputed"])
 def test_accumulated_micro_batches_equal_one_process(ranks: Path, case: str) -> None:
     assert_equal_runs(result(ranks, case), ranks / case, single(None, HALVES, resume=None, grad_accum_steps=2))
+
+
+def test_sharded_weights_train_in_bf16_too(ranks: Path, reference: tuple) -> None:
+    losses, expected = result(ranks, "fsdp_bf16"), _losses(reference[1])
+    assert losses["train/ce"] == pytest.approx(expected["train/ce"], rel=0.02)
 
 
 def test_sharded_weights_and_optimizer_state_are_divided(ranks: Path) -> None:

@@ -22,7 +22,7 @@ from unittest import mock
 import numpy as np
 import torch
 
-from astromodal.config.schema import HardwareConfig, OptimizerConfig, OptimizerName, Parallel, ValuesConfig
+from astromodal.config.schema import HardwareConfig, OptimizerConfig, OptimizerName, Parallel, Precision, ValuesConfig
 from astromodal.errors import ConfigError, UserError
 from astromodal.loss.language_model import LanguageModelObjective
 from astromodal.loss.standardize import as_codebooks
@@ -134,11 +134,18 @@ def build(
     resume: str | None = "auto",
     optimizer: OptimizerConfig | None = None,
     compiled: bool = False,
+    precision: str = "float32",
     callbacks: tuple = (),
     **training: Any,
 ) -> tuple[TrainingLoop, MemoryTracker]:
     tracker = MemoryTracker()
-    hardware = HardwareConfig(device="cpu", parallel=Parallel(parallel), rank_timeout_s=20.0, compile=compiled)
+    hardware = HardwareConfig(
+        device="cpu",
+        parallel=Parallel(parallel),
+        rank_timeout_s=20.0,
+        compile=compiled,
+        precision=Precision(precision),  # not what this CPU is best at: the tolerances are those of float32
+    )
     distributed.join_process_group(torch.device("cpu"), 20.0)  # before the weights are drawn
     settings = options(**({"epochs": 2, "ema_decay": 0.9, "save_every": 3, "val_every": 3} | training))
     settings |= {"hardware": hardware, "optimizer": optimizer or OptimizerConfig(learning_rate=0.01)}
@@ -202,6 +209,11 @@ def ddp(folder: Path, rank: int) -> Any:
 @case
 def ddp_accumulated(folder: Path, rank: int) -> Any:
     return _losses(double(folder, UNEVEN_HALVES, grad_accum_steps=2)[1])
+
+
+@case
+def fsdp_bf16(folder: Path, rank: int) -> Any:
+    return _losses(double(folder, parallel="fsdp", precision="bf16")[1])
 
 
 @case

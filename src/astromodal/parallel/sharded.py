@@ -27,8 +27,8 @@ from ..optim.muon import JointOptimizer
 def shard(model: nn.Module, device: torch.device, precision: str) -> None:
     """Divide ``model`` among the processes, beginning with the weights of the first; parameters are replaced.
 
-    Blocks are moved to ``device`` one after the other, so that the whole model need not fit there. With bf16 a block's
-    weights travel in bf16, as autocast would use them; sums of gradients are float32.
+    Blocks are moved to ``device`` one after the other, so that the whole model need not fit there. With bf16 on a GPU a
+    block's weights travel in bf16, as autocast would use them; sums of gradients are float32.
 
     Raises:
         ConfigError: a model without ``blocks``, or fp16, whose loss scale is not kept equal on all processes.
@@ -56,7 +56,9 @@ def shard(model: nn.Module, device: torch.device, precision: str) -> None:
             dist.broadcast(tensor, 0)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     # Inputs stay as they are: the stream between the blocks is float32, as under autocast alone.
-    half = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if precision == "bf16" else {}
+    # On a CPU weights stay float32, too: its layer norm takes no bf16 weights with such a stream.
+    travels = precision == "bf16" and device.type != "cpu"
+    half = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32} if travels else {}
     policy = MixedPrecisionPolicy(**half, cast_forward_inputs=False)
     for block in blocks:
         fully_shard(block, mesh=mesh, mp_policy=policy)
