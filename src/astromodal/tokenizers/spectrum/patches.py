@@ -14,7 +14,7 @@ import numpy as np
 
 from ...data.rebin import fill_masked
 
-SATURATION = 50.0  # signal-to-noise per pixel around which weights level off
+SATURATION = 100.0  # signal-to-noise per pixel around which weights level off
 
 
 def n_patches(n_pixels: int, patch_size: int) -> int:
