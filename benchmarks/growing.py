@@ -1,7 +1,7 @@
 """Steps to a score on a survey that got a new column: from scratch, and grown from a model of the survey without it.
 
     python benchmarks/growing.py                       # two seeds, minutes on two cores
-    python benchmarks/growing.py --steps 40 --seeds 1
+    python benchmarks/growing.py --seeds 1 --figure docs/pictures/growing.png
 
 A synthetic sky with catalogue values and spectra. The old model never heard of ``specz_z``: its tokenizers, tokens and
 vocabulary lack the column. The new survey has it, and tokenizers of its own, fitted on the same objects. Both new
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--old-steps", type=int, default=200, help="of the model without the column")
     parser.add_argument("--steps", type=int, default=60, help="of both models with it")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--figure", type=Path, help="a picture of the scores by step")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -60,7 +61,9 @@ def main() -> None:
             for name, more in (("from scratch", ()), ("grown", (start,))):
                 run_id = f"{name.split()[-1]}-{seed}"
                 curves[name].append(train(folder, "new", run_id, options.steps, f"seed={seed}", *more))
-        print_table(curves)
+    print_table(curves)
+    if options.figure:
+        draw(curves, options.figure)
 
 
 def run(stage: str, folder: Path, *overrides: str) -> None:
@@ -105,6 +108,24 @@ def print_table(curves: dict[str, list[dict[int, float]]]) -> None:
         end = scratch[steps[-1]]
         first = next((step for step in steps if grown[step] <= end), None)
         print(f"seed {seed}: {end:.3f} after {steps[-1]} steps from scratch, after {first} grown")
+
+
+def draw(curves: dict[str, list[dict[int, float]]], path: Path) -> None:
+    """Scores by step, a line per seed, and dashed where training from scratch ends."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    for (name, found), colour in zip(curves.items(), ("#d55e00", "#0072b2"), strict=True):
+        for number, curve in enumerate(found):
+            steps = sorted(curve)
+            label = name if number == 0 else None
+            axis.plot(steps, [curve[step] for step in steps], "o-", ms=3, color=colour, label=label)
+    for curve in curves["from scratch"]:
+        axis.axhline(curve[max(curve)], color="#d55e00", lw=0.8, ls="--")
+    axis.set(xlabel="step", ylabel="val/score (1: no better than the mean)")
+    axis.legend(frameon=False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 
+from ..config.reading.older import migrated
 from ..errors import ArtifactError, ArtifactMissingError
 from ..files.io import load_npz, read_jsonl, read_mapping
 from ..runs.run import in_use
@@ -204,7 +205,8 @@ def read_run(path: str | Path, *, needs_metric: bool = True) -> Run | Skipped:
     if not (path / RECORD).is_file():
         return Skipped(path, "half-written", f"no {RECORD}")
     try:
-        record, config = read_mapping(path / RECORD), _flat_config(read_mapping(path / "config.json"))
+        record, config = read_mapping(path / RECORD), read_mapping(path / "config.json")
+        config = _flat_config(migrated(config, path / "config.json"))
         _check_form(record, config, path)
         records = read_jsonl(path / "metrics.jsonl") if (path / "metrics.jsonl").is_file() else []
         if not all(isinstance(line, dict) for line in records):

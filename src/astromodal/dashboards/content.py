@@ -12,6 +12,7 @@ from types import NoneType
 from typing import Any, Final
 
 from ..compare.rundir import Run
+from ..config.reading.older import migrated
 from ..errors import ArtifactError
 from ..files.io import read_mapping
 from ..provenance.manifest import fingerprint_config, fingerprint_file
@@ -67,7 +68,7 @@ def read_content(run: Run) -> Content:
     Raises:
         ArtifactError: ``config.json`` is damaged, or says something that Weights & Biases would refuse.
     """
-    config = read_mapping(run.path / "config.json")
+    config = migrated(read_mapping(run.path / "config.json"), run.path / "config.json")
     _check_tracking(config, run.path / "config.json")
     path = run.path / "metrics.jsonl"
     data = path.read_bytes() if path.is_file() else b""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...errors import ArtifactError, ArtifactMissingError, ConfigError
 from ..checks.names import check_name
+from ..reading.older import migrated_arguments
 from .replayed import check_replayed
 
 CONTROL = ("sweep.resume", "sweep.retry_failed", "preview")  # say how a sweep is begun, not what it consists of
@@ -85,6 +86,7 @@ def continued(arguments: list[str], stage: str) -> list[str]:
             repair=f"python {found}.py -m sweep.resume={folder}",
         )
     os.environ["ASTROMODAL_RUN_ID"] = check_name(run_id, f"run_id in {folder / 'sweep.json'}")
+    recorded = migrated_arguments(recorded, folder / "sweep.json")
     given = without_control(arguments)
     check_replayed((a for a in recorded if a not in given and _key(a) not in map(_key, given)), folder / "sweep.json")
     control = [a for a in arguments if a.split("=")[0] in CONTROL]

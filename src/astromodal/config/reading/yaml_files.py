@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ...errors import ConfigError
+from .older import migrated
 from .typed_yaml import read_typed
 
 MAX_BYTES = 1 << 20  # a configuration has some ten thousand
@@ -69,15 +70,17 @@ def load_yaml(path: str | Path, package: str = "") -> DictConfig:
 
 
 def load_run_config(path: str | Path) -> DictConfig:
-    """``config.yaml`` of a run, which a stranger may have made.
+    """``config.yaml`` of a run, which a stranger or an older version may have made, with the keys of this version.
 
     Raises:
         ConfigError: as :func:`load_yaml`, or a value that would have to be resolved.
     """
     loaded = load_yaml(path)
-    if _has_interpolation(OmegaConf.to_container(loaded, resolve=False)):
+    content = OmegaConf.to_container(loaded, resolve=False)
+    if _has_interpolation(content):
         raise ConfigError("resolved values in the configuration of a run", got="${…}", where=path)
-    return loaded
+    new = migrated({str(key): value for key, value in content.items()}, path) if isinstance(content, dict) else content
+    return loaded if new == content else OmegaConf.create(new)
 
 
 def _has_interpolation(value: Any) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...config.reading.older import migrated
 from ...errors import ArtifactError, ConfigError
 from ...files.io import plain, read_json, truncate_jsonl, write_json
 from ...parallel import distributed
@@ -162,7 +163,7 @@ def check_resumable(
     Raises:
         ConfigError: naming what differs.
     """
-    differences = config_differences(old, new, may_change) if old and new else []
+    differences = config_differences(migrated(old, where), new, may_change) if old and new else []
     if differences:
         shown = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
         raise ConfigError(
