@@ -80,7 +80,7 @@ def load_run_config(path: str | Path) -> DictConfig:
     if _has_interpolation(content):
         raise ConfigError("resolved values in the configuration of a run", got="${…}", where=path)
     new = migrated({str(key): value for key, value in content.items()}, path) if isinstance(content, dict) else content
-    return loaded if new == content else OmegaConf.create(new)
+    return loaded if new == content else DictConfig(new)
 
 
 def _has_interpolation(value: Any) -> bool:
