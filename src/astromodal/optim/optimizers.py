@@ -2,7 +2,7 @@
 
 Matrices and convolution kernels decay; biases, norms, embeddings, positions and learned tokens do not (they are few,
 and pulling them to zero only costs accuracy). A further optimizer is one
-function here and a row of :data:`~astromodal.config.families.OPTIMIZERS`.
+function here and a row of ``OPTIMIZERS`` in :mod:`astromodal.config.families`.
 """
 
 from __future__ import annotations

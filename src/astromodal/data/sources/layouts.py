@@ -8,7 +8,7 @@ hats       a HATS catalogue or collection: a tile is a field
 =========  =======================================================================================
 
 A new arrangement is one function, from a folder to the files of each field, and a row of
-:data:`~astromodal.config.families.SOURCES`.
+``SOURCES`` in :mod:`astromodal.config.families`.
 """
 
 from __future__ import annotations
