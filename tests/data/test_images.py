@@ -88,6 +88,11 @@ def test_counts_beyond_float32_are_read_by_their_zero_point_and_what_is_lost_is_
     found = Findings()
     found.add_images("F1", lost, lost.present)
     assert any("a zero point that is far off" in line for line in found.warnings())
+    beyond = np.zeros(images.band_present.shape, bool)
+    beyond[:, 0] = True
+    found.add_images("F2", images, images.present, beyond)
+    totals = found.totals()
+    assert [totals[f"image {name}"].get("clipped", 0) for name in images.bands] == [2] + [0] * (len(images.bands) - 1)
 
 
 def test_nan_and_infinite_pixels_are_invalid_and_hold_zero():

@@ -28,7 +28,7 @@ from astromodal.data.images import ImageReader, image_columns, read_images
 from astromodal.errors import ArtifactError, ArtifactMissingError, ConfigError, DataError, UnsafeFileError
 from astromodal.sequences.layout import build_layout
 from astromodal.tokenizers import TokenizerSet
-from astromodal.tokenizers.image.rings import FluxRings
+from astromodal.tokenizers.image.rings import N_LEVELS, FluxRings
 from astromodal.tokenizers.image.tokenizer import ImageTokenizer
 from astromodal.tokenizers.spectrum.sigma import MAX_SIGMA
 
@@ -456,3 +456,15 @@ def test_rings_make_fluxes_right_and_are_a_part_of_sequences(fitted, tmp_path):
     tokenizer.save(tmp_path / "saved")
     again = ImageTokenizer.load(tmp_path / "saved").encode(batch)
     assert np.array_equal(again.rings, encoded.rings) and np.array_equal(again.ring_sigma, encoded.ring_sigma)
+
+
+def test_fluxes_beyond_the_levels_are_counted_by_band():
+    rings = FluxRings([3, 6], np.ones(2), SIZE)
+    flux = np.random.default_rng(0).normal(5.0, 1.0, (4, 2, SIZE, SIZE))
+    rings.fit(rings.values(flux))
+    assert not rings.clipped(rings.values(flux)).any()
+    flux[1, 0] *= 1e4
+    flux[2, 1] *= -1e4
+    values = rings.values(flux)
+    assert rings.clipped(values).tolist() == [[False, False], [True, False], [False, True], [False, False]]
+    assert rings.encode(values).reshape(4, 2, 2)[1, 0].tolist() == [N_LEVELS - 1] * 2

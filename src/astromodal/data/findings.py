@@ -149,10 +149,16 @@ class Findings:
             shown = {"out_of_range": batch.outside[name]} if name in batch.outside else None
             self.add(field, f"scalar {name}", counts | more, kept, shown)
 
-    def add_images(self, field: str, batch: ImageBatch, used: np.ndarray) -> None:
-        """Add a batch of cutouts, band by band; ``used`` (n,): objects with enough of them."""
-        for name, kept in zip(batch.bands, batch.band_present.sum(0), strict=True):
-            self.add(field, f"image {name}", batch.reasons.get(name, {}), int(kept))
+    def add_images(self, field: str, batch: ImageBatch, used: np.ndarray, clipped: np.ndarray | None = None) -> None:
+        """Add a batch of cutouts, band by band.
+
+        Args:
+            used: objects ``(n,)`` with enough of them.
+            clipped: ``(n, C)``, bands whose fluxes lie beyond what was fitted.
+        """
+        beyond = np.zeros(len(batch.bands), int) if clipped is None else clipped.sum(0)
+        for name, kept, n in zip(batch.bands, batch.band_present.sum(0), beyond, strict=True):
+            self.add(field, f"image {name}", {**batch.reasons.get(name, {}), "clipped": int(n)}, int(kept))
         self.add(field, "image", {"too_few_valid_pixels": int((batch.present & ~used).sum())}, int(used.sum()))
 
     def add_spectra(self, field: str, group: str, batch: SpectrumBatch) -> None:

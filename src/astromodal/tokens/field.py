@@ -96,7 +96,7 @@ class FieldReader:
             images = self.images.read(batch)
             encoded = self.tokenizers.image.encode(images)
             self.present["image"] += int(encoded.present.sum())
-            self.findings.add_images(self.field, images, encoded.present)
+            self.findings.add_images(self.field, images, encoded.present, encoded.clipped)
             (_, (grid, grid_sigma)), *others = self.tokenizers.image.by_part(encoded).items()
             writer.add_image(grid, encoded.latents, encoded.present, grid_sigma)
             for part, (codes, errors) in others:  # kept as a group of spectra is

@@ -64,6 +64,7 @@ class ImageTokens:
     sigma: np.ndarray  # as ``tokens``, float16: errors of the tokens' targets, 0 where unknown (see ``spectrum/sigma``)
 
     ring_sigma: np.ndarray  # as ``rings``
+    clipped: np.ndarray  # (n, C) bool: a ring's flux in the band lies beyond the levels and has the last one
 
 
 @dataclass(frozen=True)
@@ -279,6 +280,7 @@ class ImageTokenizer(Tokenizer):
         sigma = np.zeros(tokens.shape, np.float16)
         rings = np.zeros((len(batch), 0 if self.rings_ is None else self.rings_.n_tokens), np.uint16)
         ring_sigma = np.zeros(rings.shape, np.float16)
+        clipped = np.zeros((len(batch), len(batch.bands)), bool)
         rows = np.flatnonzero(present)
         for start in range(0, len(rows), self.chunk):
             chunk = rows[start : start + self.chunk]
@@ -289,7 +291,8 @@ class ImageTokenizer(Tokenizer):
             if self.rings_ is not None:
                 values = self.ring_values(self.rings_, x, valid, tokens[chunk])
                 rings[chunk], ring_sigma[chunk] = self.rings_.encode(values), self.rings_.sigma(values, noise)
-        return ImageTokens(tokens, latents, present, rings, sigma, ring_sigma)
+                clipped[chunk] = self.rings_.clipped(values)
+        return ImageTokens(tokens, latents, present, rings, sigma, ring_sigma, clipped)
 
     def ring_values(self, rings: FluxRings, x: np.ndarray, valid: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """Scaled fluxes ``(m, K)`` of normalised cutouts; ``tokens``: of the grid, decoded for what is not valid."""
