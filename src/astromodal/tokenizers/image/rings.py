@@ -106,7 +106,7 @@ class FluxRings:
     def clipped(self, values: np.ndarray) -> np.ndarray:
         """Bands ``(n, C)`` in which the scaled flux of a ring lies beyond the levels."""
         beyond = (values < self.bounds[0]) | (values > self.bounds[1])
-        return beyond.reshape(len(values), *self.error.shape).any(-1)
+        return np.asarray(beyond.reshape(len(values), *self.error.shape).any(-1))
 
     def sigma(self, values: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Errors ``(n, K)`` of the tokens in units of the codebook.
