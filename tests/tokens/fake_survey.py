@@ -145,7 +145,10 @@ class FakeImage(FakePart):
         quarters = batch.flux.reshape(len(batch.flux), 2, 2, SIZE // 2, 2, SIZE // 2).mean((3, 5))  # (n, 2, 2, 2)
         codes = (np.abs(quarters[:, 0].reshape(-1, 4)) * 1e4 % V_IMAGE).astype(np.uint16)
         sigma = (codes % 7 / 8).astype(np.float16)
-        return SimpleNamespace(tokens=codes, latents=quarters.astype(np.float32), present=batch.present, sigma=sigma)
+        clipped = np.zeros(batch.band_present.shape, bool)
+        return SimpleNamespace(
+            tokens=codes, latents=quarters.astype(np.float32), present=batch.present, sigma=sigma, clipped=clipped
+        )
 
     def by_part(self, encoded):
         return {"image": (encoded.tokens, encoded.sigma)}
