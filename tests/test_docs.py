@@ -6,7 +6,10 @@ import json
 import re
 import shlex
 import shutil
+from unittest import mock
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -26,7 +29,12 @@ PAGES = {
     for kind in KINDS
     for path in sorted((DOCS / kind).rglob("*.md"))
 }
-LINKED = [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+NOTEBOOKS = {path.stem: path for path in sorted((DOCS / "notebooks").glob("*.ipynb"))}
+LINKED = [
+    REPO / "README.md",
+    REPO / "CONTRIBUTING.md",
+    *sorted(p for p in DOCS.rglob("*.md") if "_build" not in p.parts),
+]
 
 
 def blocks(page: str) -> list[tuple[str, str]]:
@@ -216,6 +224,98 @@ def test_links_lead_somewhere(page):
 
 
 def test_the_front_page_links_to_every_page():
-    linked = set(re.findall(r"\]\(([\w./-]+\.md)\)", (DOCS / "index.md").read_text()))
-    there = {str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")} - {"index.md"}
-    assert there <= linked
+    linked = set(re.findall(r"\]\(([\w./-]+\.(?:md|ipynb))\)", (DOCS / "index.md").read_text()))
+    there = {str(path.relative_to(DOCS)) for path in [*DOCS.rglob("*.md"), *NOTEBOOKS.values()]} - {"index.md"}
+    assert {name for name in there if "_build" not in name} <= linked
+
+
+# -------------------------------------------------------------------------------------- notebooks
+
+# What makes a notebook's commands small: appended to those of each stage, and so stronger.
+SMALL = ("model.d_model=32", "model.n_layers=1", "model.n_heads=2", "model.d_ff=64", "training.max_steps=4")
+HERE = ("data=tiny", "data.name=synthetic", "data.synthetic=null", "sequence.questions=[]")  # the tokens of `pipeline`
+
+
+@pytest.fixture(scope="module")
+def demo(pipeline):
+    """What `make demo` leaves behind, as the notebooks look for it: a model that was trained as it is asked."""
+    with undrawn(pipeline):
+        place = ("sequence=ask", "training.epochs=1", f"run_dir=runs/train_lm/demo/{RUN_ID}")
+        stages.train_lm(configuration("train_lm", pipeline, *place))
+    (pipeline / "artifacts/demo").mkdir(parents=True)
+    (pipeline / "artifacts/demo/cubes").symlink_to(pipeline / "cubes")
+    return pipeline
+
+
+def run_notebook(name: str, folder, small: tuple[str, ...] = ()) -> tuple[dict, int]:
+    """The cells of a notebook, in this process: what its names are afterwards, and how many pictures it drew."""
+
+    def shell(line: str, names: dict) -> None:
+        line = re.sub(r"\{(\w+)\}", lambda match: str(names[match[1]]), line.split("|")[0].replace("2>&1", ""))
+        program, *words = shlex.split(line)
+        if program == "astromodal":
+            main(words)
+            return
+        stage = words[0].removesuffix(".py")
+        own = small if stage == "train_lm" else ()
+        found = ("--config-dir", str(folder / "conf")) if "--config-dir" not in words else ()
+        outcome = launch_stage(stage, *words[1:], *own, *found, cwd=folder)
+        assert outcome.returncode == 0, outcome.stderr
+
+    pictures: list[int] = []
+    plt.switch_backend("Agg")
+    names: dict = {"__name__": name, "shell": shell}
+    with mock.patch.object(plt, "show", lambda: pictures.append(plt.gcf().number)):
+        for number, cell in enumerate(json.loads(NOTEBOOKS[name].read_text())["cells"]):
+            if cell["cell_type"] == "code":
+                lines = "".join(cell["source"]).splitlines()
+                lines = [f"shell({line[1:]!r}, globals())" if line.startswith("!") else line for line in lines]
+                code = "\n".join(line for line in lines if not line.startswith("%cd"))
+                exec(compile(code, f"{name}, cell {number}", "exec"), names)
+    plt.close("all")
+    return names, len(pictures)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_notebook_shows_what_it_made_and_no_error(name):
+    cells = [cell for cell in json.loads(NOTEBOOKS[name].read_text())["cells"] if cell["cell_type"] == "code"]
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert all(cell["execution_count"] for cell in cells) and all(o["output_type"] != "error" for o in outputs)
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+    assert NOTEBOOKS[name].stat().st_size < 400_000
+
+
+def test_objects_that_are_alike(demo, monkeypatch):
+    monkeypatch.chdir(demo)
+    names, pictures = run_notebook("alike", demo)
+    similarity = names["similarity"]
+    assert pictures == 2 and similarity.shape == (len(names["table"]),) * 2
+    assert np.allclose(np.diag(similarity), 1) and np.abs(similarity).max() < 1 + 1e-6
+
+
+def test_desi_files_to_tokens_and_back(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf").mkdir()
+    names, pictures = run_notebook("desi", tmp_path)
+    spectra, decoded = names["spectra"], names["decoded"]
+    assert pictures == 1 and spectra.present.all() and names["codes"].max() < 64
+    noise = 0.3 / spectra.scale[:, None]
+    error = decoded / spectra.scale[:, None] - spectra.flux
+    assert np.mean((error / noise) ** 2) < 1.5  # what is left is little more than the noise of the pixels
+
+
+def test_a_survey_of_ones_own_and_its_redshifts_in_five_lines(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names, pictures = run_notebook("survey", tmp_path, (*SMALL[:4], "training.epochs=2"))
+    assert pictures == 1 and len(names["answer"]) == len(names["galaxies"])
+    assert np.mean(names["error"]) < 0.9 * np.mean(names["of_median"])  # it has learned something
+    names, pictures = run_notebook("photo-z", tmp_path)
+    median, low, high = (names["answer"][f"redshift_{end}"] for end in ("median", "q16", "q84"))
+    assert pictures == 1 and (low <= median).all() and (median <= high).all() and (median > 0).all()
+
+
+@pytest.mark.slow
+def test_which_loss_is_better(pipeline, monkeypatch):
+    monkeypatch.chdir(pipeline)
+    names, pictures = run_notebook("which-loss", pipeline, (*HERE, *SMALL))
+    assert pictures == 1 and sorted(row["config.loss.enabled"] for row in names["rows"]) == ["false"] * 2 + ["true"] * 2
