@@ -80,7 +80,7 @@ def plain_names_of_others(app, doctree) -> None:
         module, _, attribute = name["reftarget"].rpartition(".")
         ours = name["reftarget"].startswith(("astromodal", "."))
         variable = isinstance(getattr(sys.modules.get(module), attribute, None), TypeVar)
-        if name.get("refdomain") == "py" and "refwarn" not in name and (variable or not ours):  # not of a role
+        if name.get("refdomain") == "py" and (variable or not ours):
             name.replace_self(name.children)
 
 

@@ -6,4 +6,4 @@ a bundle holds). This package stands on :mod:`astromodal.ask`, whose engine answ
 
 from ..lazy import exports
 
-__getattr__, __dir__, __all__ = exports(__name__, {"opening": "load", "model": "Model", "export": "export"})
+__getattr__, __dir__, __all__ = exports(__name__, {"opening": "load", "model": "Model"})
