@@ -234,7 +234,14 @@ def test_the_front_page_links_to_every_page():
 # What makes a notebook's commands small: appended to those of each stage, and so stronger.
 SMALL = ("model.d_model=32", "model.n_layers=1", "model.n_heads=2", "model.d_ff=64", "training.max_steps=4")
 # the tokens of `pipeline`, which lack what experiment=demo asks for
-HERE = ("data=tiny", "data.name=synthetic", "data.synthetic=null", "sequence.questions=[]", "evaluate.predict=null")
+HERE = (
+    "data=tiny",
+    "data.name=synthetic",
+    "data.synthetic=null",
+    "sequence.questions=[]",
+    "evaluate.predict=null",
+    "paths.runs=runs",
+)
 
 
 @pytest.fixture(scope="module")
