@@ -575,8 +575,8 @@ def test_load_and_use_for_inference(arguments, codebooks, vocab, tmp_path, monke
 
 
 CHECK = (
-    "import astromodal; from astromodal.config import load_config; from astromodal.config.register import conf_dir; "
-    "load_config(); print(astromodal.__version__, astromodal.__file__, conf_dir())"
+    "import astromodal; from astromodal.config import load_config; "
+    "from astromodal.config.reading.conf_files import conf_dir; load_config(); print(astromodal.__version__, astromodal.__file__, conf_dir())"
 )
 
 
@@ -627,6 +627,12 @@ def test_an_editable_install_answers_from_anywhere(checkout, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = str(tmp_path / "venv/bin/python")
     subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", "-e", str(checkout)], check=True, cwd=tmp_path)
-    libraries = Path(np.__file__).parents[1]  # so that nothing has to be downloaded again
+    libraries = (
+        tmp_path / "libraries"
+    )  # so that nothing has to be downloaded again, without an editable install of ours
+    libraries.mkdir()
+    for path in Path(np.__file__).parents[1].iterdir():
+        if "astromodal" not in path.name:
+            (libraries / path.name).symlink_to(path)
     _, file, conf = _ask(python, tmp_path, libraries)
     assert Path(file) == checkout / "src/astromodal/__init__.py" and Path(conf) == checkout / "conf"
