@@ -576,7 +576,8 @@ def test_load_and_use_for_inference(arguments, codebooks, vocab, tmp_path, monke
 
 CHECK = (
     "import astromodal; from astromodal.config import load_config; "
-    "from astromodal.config.reading.conf_files import conf_dir; load_config(); print(astromodal.__version__, astromodal.__file__, conf_dir())"
+    "from astromodal.config.reading.conf_files import conf_dir; load_config(); "
+    "print(astromodal.__version__, astromodal.__file__, conf_dir())"
 )
 
 
