@@ -29,6 +29,13 @@ def test_the_recorded_overrides_are_run_again_in_a_run_of_their_own(run, path, m
     assert not (run / "executed").exists()
 
 
+def test_a_run_of_an_older_version_is_run_again_under_the_keys_of_this_one(run):
+    old = "- training.resume=auto\n- training.init_from=runs/a\n- evaluate.judge=False\n- ++evaluate.baselines=[marginal]\n"
+    (run / ".hydra" / "overrides.yaml").write_text(old)
+    kept = ["init_from=runs/a", "evaluate.judge=null", "++evaluate.judge.baselines=[marginal]"]
+    assert rerun(["--experimental-rerun", str(run)], "evaluate") == kept
+
+
 def test_without_the_flag_nothing_changes():
     assert rerun(["-m", "seed=0,1"], "train_lm") == ["-m", "seed=0,1"]
 

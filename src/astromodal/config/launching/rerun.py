@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...errors import ArtifactError, ArtifactMissingError, ConfigError
+from ..reading.older import migrated_arguments
 from .replayed import check_replayed
 
 _FLAG = "--experimental-rerun"
@@ -60,7 +61,7 @@ def _recorded(path: Path, stage: str) -> list[str]:
             raise ValueError(f"a {type(found).__name__}")
     except (ValueError, OSError, yaml.YAMLError) as error:
         raise ArtifactError("a list of overrides", got=" ".join(str(error).split()), where=file) from error
-    return found
+    return migrated_arguments(found, file)
 
 
 def _key(override: str) -> str:

@@ -26,7 +26,13 @@ CHANGED: dict[str, str | Callable[[Any, Mapping[str, Any]], Any]] = {
     "hardware.workers": _workers,
 }
 # the same on a command line, where a number can only be given to a key that is no section
-_TYPED = {"training.resume": "resume", "training.init_from": "init_from", "hardware.workers": "hardware.workers.n_jobs"}
+_TYPED = {
+    "training.resume": "resume",
+    "training.init_from": "init_from",
+    "hardware.workers": "hardware.workers.n_jobs",
+    "evaluate.baselines": "evaluate.judge.baselines",
+}
+_SWITCHED = {"evaluate.judge=false": "evaluate.judge=null"}  # a switch that is a section, or null, now
 
 
 def migrated(config: Mapping[str, Any], where: object) -> dict[str, Any]:
@@ -67,6 +73,10 @@ def migrated_arguments(arguments: list[str], where: object) -> list[str]:
         if parts and parts[2] in _TYPED and not (parts[3] or "").startswith("={"):
             _say(f"{parts[2]} is {_TYPED[parts[2]]} now", where)
             argument = parts[1] + _TYPED[parts[2]] + (parts[3] or "")
+        elif isinstance(argument, str) and argument.lower() in _SWITCHED:
+            new = _SWITCHED[argument.lower()]
+            _say(f"{argument} is {new} now", where)
+            argument = new
         found.append(argument)
     return found
 
