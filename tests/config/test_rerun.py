@@ -30,8 +30,13 @@ def test_the_recorded_overrides_are_run_again_in_a_run_of_their_own(run, path, m
 
 
 def test_a_run_of_an_older_version_is_run_again_under_the_keys_of_this_one(run):
-    old = "- training.resume=auto\n- training.init_from=runs/a\n- evaluate.judge=False\n- ++evaluate.baselines=[marginal]\n"
-    (run / ".hydra" / "overrides.yaml").write_text(old)
+    old = [
+        "training.resume=auto",
+        "training.init_from=runs/a",
+        "evaluate.judge=False",
+        "++evaluate.baselines=[marginal]",
+    ]
+    (run / ".hydra" / "overrides.yaml").write_text("".join(f"- {override}\n" for override in old))
     kept = ["init_from=runs/a", "evaluate.judge=null", "++evaluate.judge.baselines=[marginal]"]
     assert rerun(["--experimental-rerun", str(run)], "evaluate") == kept
 
