@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -23,11 +24,19 @@ _BLOCK = 1 << 12  # records that are changed together
 
 
 class Records:
-    """Records of one type in a file without a name; read and written at any place."""
+    """Records of one type in a file without a name; read and written at any place.
 
-    def __init__(self, dtype: np.dtype) -> None:
+    Args:
+        path: a file of records instead, which is only read.
+    """
+
+    def __init__(self, dtype: np.dtype, path: Path | None = None) -> None:
         self.dtype, self._n = dtype, 0
-        self._file = tempfile.TemporaryFile(prefix="astromodal-", buffering=0)  # noqa: SIM115 - closed with this object
+        if path is None:
+            self._file = tempfile.TemporaryFile(prefix="astromodal-", buffering=0)  # noqa: SIM115 - closed with this
+        else:
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed with this
+            self._n = os.fstat(self._file.fileno()).st_size // dtype.itemsize
 
     def __len__(self) -> int:
         return self._n

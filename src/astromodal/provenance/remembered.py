@@ -47,7 +47,7 @@ def fingerprint_files(paths: Iterable[str | Path], memory: Path | None = None) -
         ArtifactError: one of them cannot be read.
     """
     real = [os.path.realpath(path) for path in paths]
-    stamps = [_stamp(path) for path in real]
+    stamps = [stamp_of(path) for path in real]
     keys = list(zip(real, stamps, strict=True))
     if memory is not None and not all(key in _remembered for key in keys):
         _remembered.update(_read(memory))
@@ -56,7 +56,7 @@ def fingerprint_files(paths: Iterable[str | Path], memory: Path | None = None) -
     if n_bytes > _SAID_BYTES:
         log.info("checking %d files (%.1f GB) that were not read since they changed", len(todo), n_bytes / 1e9)
     fresh = dict(zip(todo, _hash_all([path for path, _ in todo]), strict=True))
-    settled = {key: value for key, value in fresh.items() if _settled(key[1])}
+    settled = {key: value for key, value in fresh.items() if is_settled(key[1])}
     _remembered.update(settled)
     if memory is not None and settled and n_bytes >= _KEPT_BYTES:
         _write(memory, settled)
@@ -83,7 +83,13 @@ def memory_of(folder: str | Path) -> Path:
     return Path(cache) / "astromodal" / f"checked-{name}.json"
 
 
-def _stamp(path: str) -> Stamp:
+def stamp_of(path: str | Path) -> Stamp:
+    """Size, times of modification and of status change (ns) and inode of a file.
+
+    Raises:
+        ArtifactMissingError: it is not there.
+        ArtifactError: it cannot be asked.
+    """
     try:
         stat = os.stat(path)
     except FileNotFoundError as error:
@@ -93,7 +99,8 @@ def _stamp(path: str) -> Stamp:
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
-def _settled(stamp: Stamp) -> bool:
+def is_settled(stamp: Stamp) -> bool:
+    """Whether a change from now on would show in the file's times."""
     return time.time_ns() - max(stamp[1:3]) > _RACY_SECONDS * 1e9
 
 

@@ -12,6 +12,7 @@ from ..config.launching.next_command import next_command
 from ..config.schema import Config
 from ..data import SurveyKeys, assign_splits, check_place, check_unique_ids, discover, ensure_survey
 from ..data.datacube import Datacube
+from ..data.kept_splits import KeptSplits
 from ..data.splits import Splits
 from ..parallel.rank import broadcast_object, dealt
 from ..provenance.config_record import config_record
@@ -44,28 +45,38 @@ def is_begun(config: Config) -> bool:
 
 def open_cubes(config: Config, run: RunContext) -> tuple[list[Datacube], str]:
     """The datacubes (made first, if the survey is synthetic) and their fingerprint."""
-    cubes, fingerprint, _ = _open_cubes(config, run)
-    return cubes, fingerprint
+    cubes = _discover(config)
+    if KeptSplits(Path(config.paths.store), cubes, config.data).read() is None:
+        check_unique_ids(cubes)
+    return cubes, _fingerprint(cubes, run)
 
 
-def _open_cubes(config: Config, run: RunContext) -> tuple[list[Datacube], str, SurveyKeys]:
+def _discover(config: Config) -> list[Datacube]:
     if config.data.synthetic is not None:
         check_place(config.data, config.paths.datacube_template)
         ensure_survey(config.data, config.paths.datacube_template, config.hardware.workers)
-    cubes = discover(config.data, config.paths.datacube_template)
-    keys = SurveyKeys(cubes)
-    check_unique_ids(cubes, keys)
+    return discover(config.data, config.paths.datacube_template)
+
+
+def _fingerprint(cubes: list[Datacube], run: RunContext) -> str:
     mine = dealt(cubes, lambda cube: cube.n_rows)  # where several processes share the fields, each reads its own
     prints = {cube.field: cube.fingerprint() for cube in mine}
     for field, fingerprint in prints.items():
         run.add_input(f"datacube_{field}", fingerprint)
-    return cubes, fingerprint_config(prints), keys
+    return fingerprint_config(prints)
 
 
 def open_survey(config: Config, run: RunContext) -> tuple[list[Datacube], Splits]:
     """The datacubes and the split of each of their rows."""
-    cubes, _, keys = _open_cubes(config, run)
-    splits = assign_splits(cubes, config.data, keys)
+    cubes = _discover(config)
+    kept = KeptSplits(Path(config.paths.store), cubes, config.data)
+    splits = kept.read()
+    if splits is None:
+        keys = SurveyKeys(cubes)
+        check_unique_ids(cubes, keys)
+        splits = assign_splits(cubes, config.data, keys)
+        kept.write(splits)
+    _fingerprint(cubes, run)
     counts = splits.counts
     run.log.info("%d fields, %d objects: %d train, %d val, %d test", len(cubes), counts.sum(), *counts)
     return cubes, splits

@@ -41,6 +41,8 @@ class Source(Protocol):
     @property
     def path(self) -> Path: ...
     @property
+    def files(self) -> Sequence[Path]: ...  # what its rows are read from
+    @property
     def where(self) -> str: ...  # what messages name: the path, and the extension of a FITS file
     @property
     def n_rows(self) -> int: ...

@@ -94,6 +94,11 @@ class ParquetSource:
         """Units that the files state, by column."""
         return parquet_units(self._metadata, self.schema)
 
+    @property
+    def files(self) -> list[Path]:
+        """The part files."""
+        return self.paths
+
     def fingerprint(self) -> str:
         """Hash of the content; of several parts, of their names and contents."""
         if len(self.paths) == 1:

@@ -21,6 +21,7 @@ class Subset:
     def __init__(self, source: Source, rows: np.ndarray) -> None:
         self.whole, self.rows = source, np.asarray(rows, np.int64)
         self.n_rows, self.path, self.where = len(rows), source.path, source.where
+        self.files = source.files
         self.schema, self.lacking = source.schema, source.lacking
 
     @property

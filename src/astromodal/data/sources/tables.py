@@ -89,6 +89,11 @@ class TableSource:
         """Units that the header states, by column."""
         return self._units
 
+    @property
+    def files(self) -> list[Path]:
+        """The one file."""
+        return [self.path]
+
     def fingerprint(self) -> str:
         """Hash of the file's content."""
         return fingerprint_file(self.path)
