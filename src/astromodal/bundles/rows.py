@@ -148,6 +148,7 @@ class _AsCube:
 
     kind, where = "table", WHERE
     lacking: Mapping[str, Path] = {}
+    files: Sequence[Path] = ()
 
     def __init__(self, source: Source, there: Sequence[str], data: DataConfig) -> None:
         self.source, self.path, self.n_rows = source, Path(WHERE), len(source)
