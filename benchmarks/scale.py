@@ -62,11 +62,12 @@ def make(root: Path, n: int) -> None:
 
 
 def opened(root: Path, n: int):
-    from astromodal.data import assign_splits, discover
+    from astromodal.data import discover
+    from astromodal.data.kept_splits import splits_of_survey
 
     data, _ = survey(root, n)
     cubes = discover(data, f"{root}/datacube_{{field}}.parquet")
-    return data, cubes, assign_splits(cubes, data)
+    return data, cubes, splits_of_survey(root / "store", cubes, data)
 
 
 def fit(root: Path, n: int) -> None:

@@ -94,7 +94,7 @@ def test_a_later_stage_reads_no_ids(survey, monkeypatch):
     run = SimpleNamespace(log=SimpleNamespace(info=lambda *words: None), add_input=inputs.__setitem__)
     (survey.store / "splits" / "splits.json").unlink()
     cubes, first = wiring.open_survey(config, run)
-    monkeypatch.setattr(wiring, "SurveyKeys", None)
+    monkeypatch.setattr(kept_splits, "SurveyKeys", None)
     monkeypatch.setattr(wiring, "check_unique_ids", None)
     _, again = wiring.open_survey(config, run)
     assert all(np.array_equal(first[cube.field], again[cube.field]) for cube in cubes)

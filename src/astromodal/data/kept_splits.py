@@ -25,8 +25,8 @@ from ..files.json_files import plain
 from ..provenance.fingerprints import fingerprint_config
 from ..provenance.remembered import fingerprint_file, is_settled, stamp_of
 from ..provenance.sealed import read_sealed, write_sealed
-from .on_disk import Records
-from .splits import Splits
+from .on_disk import Records, SurveyKeys, check_unique_ids
+from .splits import Splits, assign_splits
 
 if TYPE_CHECKING:
     from ..config.schema import DataConfig
@@ -85,3 +85,19 @@ class KeptSplits:
             write_sealed(self._record, {"of": self._of, "rows": rows, "counts": splits.counts.tolist()})
         except (ArtifactError, OSError) as error:
             log.warning("the splits are not kept, so ids and positions are read again next time: %s", error)
+
+
+def splits_of_survey(store: Path, cubes: Sequence[Datacube], data: DataConfig) -> Splits:
+    """Split of every object: the kept ones, else made anew from ids and positions, and kept.
+
+    Raises:
+        ConfigError, DataError: as :func:`.splits.assign_splits`, and where an id stands in more than one row.
+    """
+    kept = KeptSplits(store, cubes, data)
+    splits = kept.read()
+    if splits is None:
+        keys = SurveyKeys(cubes)
+        check_unique_ids(cubes, keys)
+        splits = assign_splits(cubes, data, keys)
+        kept.write(splits)
+    return splits

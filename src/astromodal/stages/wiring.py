@@ -10,9 +10,9 @@ from omegaconf import DictConfig
 
 from ..config.launching.next_command import next_command
 from ..config.schema import Config
-from ..data import SurveyKeys, assign_splits, check_place, check_unique_ids, discover, ensure_survey
+from ..data import check_place, check_unique_ids, discover, ensure_survey
 from ..data.datacube import Datacube
-from ..data.kept_splits import KeptSplits
+from ..data.kept_splits import KeptSplits, splits_of_survey
 from ..data.splits import Splits
 from ..parallel.rank import broadcast_object, dealt
 from ..provenance.config_record import config_record
@@ -69,13 +69,7 @@ def _fingerprint(cubes: list[Datacube], run: RunContext) -> str:
 def open_survey(config: Config, run: RunContext) -> tuple[list[Datacube], Splits]:
     """The datacubes and the split of each of their rows."""
     cubes = _discover(config)
-    kept = KeptSplits(Path(config.paths.store), cubes, config.data)
-    splits = kept.read()
-    if splits is None:
-        keys = SurveyKeys(cubes)
-        check_unique_ids(cubes, keys)
-        splits = assign_splits(cubes, config.data, keys)
-        kept.write(splits)
+    splits = splits_of_survey(Path(config.paths.store), cubes, config.data)
     _fingerprint(cubes, run)
     counts = splits.counts
     run.log.info("%d fields, %d objects: %d train, %d val, %d test", len(cubes), counts.sum(), *counts)
