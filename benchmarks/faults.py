@@ -42,6 +42,7 @@ from astromodal.config.schema import (
     HardwareConfig,
     LossConfig,
     OptimizerConfig,
+    Precision,
     ScheduleConfig,
     TrainingConfig,
 )
@@ -140,7 +141,8 @@ def train(folder: Path, epochs: int, phase: mmap.mmap) -> None:
             training=training,
             optimizer=OptimizerConfig(learning_rate=1e-2),
             schedule=ScheduleConfig(warmup_steps=2),
-            hardware=HardwareConfig(device="cpu", n_threads=1),
+            # what is faster is measured anew by a run that was killed before its first checkpoint
+            hardware=HardwareConfig(device="cpu", n_threads=1, precision=Precision.float32),
             tracker=run.tracker,
             log=run.log,
             output_dir=folder,

@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from astromodal.training import loop as loop_module
-
 PARTS = ("data", "forward", "backward", "optimizer", "logging", "checkpointing", "ledger", "rest")
 ONCE = "start and end"  # of a run: not a part of a step
 # Dense bf16, TFLOP/s, from NVIDIA's data sheets; the first name that the device's name contains.
@@ -100,22 +98,18 @@ def measure_parts(
     for owner, names in ((loop.precision, ("gradient_norm", "clip", "step")), (loop.optimizer, ("zero_grad",))):
         for name in names:
             parts.wrap(owner, name, "optimizer")
-    parts.wrap(loop, "_count_step", "logging")
+    for owner, name in ((loop.guard, "check_skipped"), (loop.meters, "add"), (loop, "_log")):
+        parts.wrap(owner, name, "logging")
     parts.wrap(loop, "save", "checkpointing")
-    for name in ("_begin", "finish_writing", "_finish"):
-        parts.wrap(loop, name, ONCE)
+    for owner, name in ((loop, "_begin"), (loop.saver, "finish_writing"), (loop, "_finish")):
+        parts.wrap(owner, name, ONCE)
     for callback in callbacks:
         parts.wrap(callback, "on_step_begin", "ledger")
-    log_step = loop_module.log_step
-    parts.wrap(loop_module, "log_step", "logging")
-    try:
-        wait()
-        begin = clock()
-        loop.fit()
-        wait()
-        whole = clock() - begin
-    finally:
-        loop_module.log_step = log_step
+    wait()
+    begin = clock()
+    loop.fit()
+    wait()
+    whole = clock() - begin
     parts.seconds["rest"] = whole - sum(parts.seconds.values())
     return parts, whole
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import subprocess
 import sys
@@ -38,6 +39,12 @@ def no_waiting_for_the_disk() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
         yield
+
+
+@pytest.fixture(autouse=True)
+def log_reaches_the_tests() -> None:
+    """A command that a test runs in its own process ends the log at the run's, for good."""
+    logging.getLogger("astromodal").propagate = True
 
 
 @pytest.fixture(scope="session")

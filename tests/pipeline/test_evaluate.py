@@ -480,7 +480,7 @@ def test_weights_alone_are_enough_where_the_tokenizers_fit(place: Workplace, tmp
     weights = tmp_path / "mine.pt"
     shutil.copy(place.folder / "runs/train_lm/default/random/best_model.pt", weights)
     asked = ("evaluate.predict=[mag_pstotal_r]", "evaluate.splits=[test]")
-    alone, folder = catalogue(place, *asked, f"evaluate.run={weights}", "run_id=alone")
+    alone, folder = catalogue(place, *asked, f"evaluate.run={weights}", "run_id=weights_alone")
     assert "cannot be checked" in (folder / "evaluate.log").read_text()
     known, _ = catalogue(place, *asked, "run_id=known")
     np.testing.assert_array_equal(alone["mag_pstotal_r_mean"], known["mag_pstotal_r_mean"])

@@ -79,7 +79,7 @@ def test_each_printed_command_runs_on_what_the_one_before_has_made(place: Path):
     stage, arguments = pasted(launch_stage(stage, *arguments, *sizes, cwd=place))
     assert stage == "train_lm" and arguments.count("-m") == 1 and set(sizes) <= set(arguments)
     assert "loss.weight_scalar=0.05,0.2,1.0" in arguments, "the survey has no images"
-    with mock.patch.object(sweeper, "_launch", lambda *_: []):  # all jobs are composed and checked
+    with mock.patch.object(sweeper, "launch", lambda *_: []):  # all jobs are composed and checked
         swept = launch_stage(stage, *arguments, cwd=place)
     assert "sweep of 3 jobs" in swept.stdout and "error in" not in swept.stderr, swept.stderr
     of_training = ["-m", "loss.weight_scalar", *(size.split("=")[0] for size in sizes)]

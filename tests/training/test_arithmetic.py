@@ -102,13 +102,15 @@ def test_a_resume_keeps_what_the_first_attempt_chose(measured, tmp_path: Path, c
     assert resumed.precision.name == "bf16"
     with caplog.at_level(logging.INFO):
         resumed.fit()
-    assert resumed.choice == Choice("cpu", "auto", "float32", "float32") and "products in float32" in caplog.text
+    assert (
+        resumed.network.choice == Choice("cpu", "auto", "float32", "float32") and "products in float32" in caplog.text
+    )
     whole, cut = (load_checkpoint(tmp_path / name / "checkpoints/last.pt") for name in ("whole", "cut"))
     assert all(torch.equal(value, cut["model"][name]) for name, value in whole["model"].items())
     assert whole["loop"]["choice"] == cut["loop"]["choice"]
     asked_again = make(tmp_path / "cut", HardwareConfig(device="cpu", precision=Precision.bf16, cpu_bf16=True), 3)
     asked_again.fit()
-    assert asked_again.precision.name == asked_again.choice.muon == "bf16"
+    assert asked_again.precision.name == asked_again.network.choice.muon == "bf16"
 
 
 def test_a_refused_precision_is_said(measured, tmp_path: Path, caplog) -> None:
