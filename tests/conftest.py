@@ -43,8 +43,10 @@ def no_waiting_for_the_disk() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def log_reaches_the_tests() -> None:
-    """A command that a test runs in its own process ends the log at the run's, for good."""
-    logging.getLogger("astromodal").propagate = True
+    """A command that a test runs in its own process ends the log at the run's, for good; a notebook wants it quiet."""
+    log = logging.getLogger("astromodal")
+    log.propagate = True
+    log.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
