@@ -93,6 +93,8 @@ def test_a_command_of_the_readme_runs(place: Path, request: pytest.FixtureReques
         arguments = [a.replace("/data/cubes", str(root)) for a in arguments]
     elif not any(a.startswith("data=") for a in arguments):
         local = LOCAL.replace("data:\n", f"data:\n{SYNTHETIC}")
+    if any(a.startswith("experiment=") for a in arguments):  # which says for how long
+        arguments = [*arguments, "training.max_steps=2", "schedule.warmup_steps=0"]
     folder = place / "conf" / "local"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "default.yaml").write_text(local)
