@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
@@ -38,6 +39,16 @@ def no_waiting_for_the_disk() -> Iterator[None]:
     """What a test writes need not survive a power cut: 10 to 20 ms a file. Scripts that tests start do wait."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cpus_compute_in_float32() -> Iterator[None]:
+    """Whatever this CPU is faster in: what ``hardware.precision=auto`` finds must not decide what a test sees."""
+    from astromodal.training import arithmetic
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arithmetic, "slowdown", functools.wraps(arithmetic.slowdown.__wrapped__)(lambda: 4.0))
         yield
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..config.schema import HardwareConfig, OptimizerName, Precision
 
 _SIZE, _ROUNDS = 128, 5  # rows and columns of a hidden layer's matrix; a product takes 5 ms where it is slow
+_WORTH_IT = 0.7  # of float32's time; where both take about the same, noise would choose, another one each time
 _HOPELESS = 4.0  # times slower, and no further round is needed
 
 
@@ -48,10 +49,10 @@ def choose(hardware: HardwareConfig, device: torch.device, optimizer: OptimizerN
 
 
 def _bf16_pays(hardware: HardwareConfig) -> bool:
-    """Whether this CPU is faster in bf16 than in float32; nothing is measured where bits have to be repeated."""
+    """Whether this CPU is clearly faster in bf16 than in float32; not measured where bits have to be repeated."""
     if hardware.cpu_bf16 is not None:
         return hardware.cpu_bf16
-    return not hardware.deterministic and slowdown() < 1.0
+    return not hardware.deterministic and slowdown() < _WORTH_IT
 
 
 @functools.cache
