@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -33,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from tokenizer_variants import WITHOUT_RUN, measure_variants, variants_parser
 
 from astromodal.config.checks.validate import validate
 from astromodal.config.launching.register import conf_dir, register
@@ -45,7 +45,6 @@ from astromodal.data.splits import VAL
 from astromodal.data.synthetic.cutouts import pixel_noise
 from astromodal.data.synthetic.truth import field_index
 from astromodal.data.synthetic.write import CHUNK, true_cutouts
-from astromodal.files.io import write_json
 from astromodal.metrics.cutouts import QUANTITIES, Measured, kept, measure, weight_width
 from astromodal.tokenizers import ImageTokenizer
 from astromodal.tokenizers.image.fit import stream
@@ -54,12 +53,7 @@ N_SHOWN = 8  # cutouts in a picture
 
 COMMON = (
     "tokenizer=image",
-    "hardware=cpu",
-    "hardware.n_threads=1",
-    "tracking=off",
-    "run_dir=none",
-    "run_id=none",
-    "tokenizer_id=default",
+    *WITHOUT_RUN,
     "data.splits.val_fraction=0.25",
     "data.splits.test_fraction=0",
     "data.batch_rows=64",
@@ -232,25 +226,18 @@ def lines_of(name: str, found: dict[str, Any]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sky", choices=("synthetic", *REAL), default="synthetic")
-    parser.add_argument("--variant", action="append", help="overrides of train_tokenizers.py, in one argument")
-    parser.add_argument("--objects", type=int, default=1200, help="of the synthetic sky")
-    parser.add_argument("--work", type=Path, required=True, help="folder for cubes and results")
-    return parser.parse_args()
-
-
 def main() -> None:
-    arguments = parse()
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    head = ["overrides", "against", "flux within", "or 2 %", "by S/N", *QUANTITIES, "tokens", "codes in use", "ms"]
-    print(f"| {' | '.join([*head, 'fit s'])} |\n|{' --- |' * (len(head) + 1)}", flush=True)
-    for number, variant in enumerate(arguments.variant or [""]):
-        path = arguments.work / f"{arguments.sky}_{number}.png"
-        found = judged(configured(arguments, shlex.split(variant)), path)
-        write_json(arguments.work / f"{arguments.sky}_{number}.json", {"overrides": variant, "figures": found})
-        print("\n".join(lines_of(variant or "(default)", found)), flush=True)
+    parser = variants_parser(__doc__, ("synthetic", *REAL))
+    parser.add_argument("--objects", type=int, default=1200, help="of the synthetic sky")
+    arguments = parser.parse_args()
+    head = ["overrides", "against", "flux within", "or 2 %", "by S/N", *QUANTITIES]
+    head += ["tokens", "codes in use", "ms", "fit s"]
+    measure_variants(
+        arguments,
+        head,
+        lambda overrides, path: judged(configured(arguments, overrides), path.with_suffix(".png")),
+        lines_of,
+    )
 
 
 if __name__ == "__main__":

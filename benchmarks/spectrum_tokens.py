@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -32,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 import numpy as np
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from tokenizer_variants import WITHOUT_RUN, measure_variants, variants_parser
 
 from astromodal.config.checks.validate import validate
 from astromodal.config.launching.register import conf_dir, register
@@ -42,7 +42,6 @@ from astromodal.data.datacube import Datacube
 from astromodal.data.spectra import SpectrumBatch, grid, read_spectra, spectrum_columns
 from astromodal.data.splits import TRAIN, VAL
 from astromodal.data.synthetic import sed, spectra, true_parameters
-from astromodal.files.io import write_json
 from astromodal.metrics.rate import perplexity
 from astromodal.metrics.spectra import SNR_EDGES
 from astromodal.tokenizers import SpectrumTokenizer
@@ -52,12 +51,7 @@ from astromodal.tokenizers.spectrum.groups import Clean, cleaned
 
 GROUPS = ("desi_b", "desi_r", "desi_z")
 COMMON = (
-    "hardware=cpu",
-    "hardware.n_threads=1",
-    "tracking=off",
-    "run_dir=none",
-    "run_id=none",
-    "tokenizer_id=default",
+    *WITHOUT_RUN,
     "tokenizer.scalar=null",
     "tokenizer.image=null",
     f"tokenizer.spectrum.groups=[{','.join(GROUPS)}]",
@@ -260,30 +254,22 @@ def line_of(name: str, found: dict[str, Any]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sky", choices=("synthetic", "real"), default="synthetic")
-    parser.add_argument("--variant", action="append", help="overrides of train_tokenizers.py, in one argument")
+def main() -> None:
+    parser = variants_parser(__doc__, ("synthetic", "real"))
     parser.add_argument("--uncoded", action="store_true", help="judge what denoising leaves, before any code")
     parser.add_argument("--fields", type=int, default=8, help="of 500 objects, of the synthetic sky")
-    parser.add_argument("--work", type=Path, required=True, help="folder for cubes and results")
-    return parser.parse_args()
-
-
-def main() -> None:
-    arguments = parse()
-    arguments.work.mkdir(parents=True, exist_ok=True)
+    arguments = parser.parse_args()
     head = ["overrides", "tokens", "chi2", "median S/N>15", "redshifts", "over original", "codes in use", "ms", "fit s"]
     if arguments.sky == "synthetic":
         head[4:4] = ["error / noise by S/N", "line flux kept (scatter)", "colour"]
-    print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}", flush=True)
-    for number, variant in enumerate(arguments.variant or [""]):
-        config = survey(arguments, shlex.split(variant))
+
+    def measure(overrides: list[str], path: Path) -> dict:
+        config = survey(arguments, overrides)
         judged = Judged(config)
         judged.coded = not arguments.uncoded
-        found = (synthetic if arguments.sky == "synthetic" else real)(config, judged)
-        write_json(arguments.work / f"{arguments.sky}_{number}.json", {"overrides": variant, "figures": found})
-        print(line_of(variant or "(default)", found), flush=True)
+        return (synthetic if arguments.sky == "synthetic" else real)(config, judged)
+
+    measure_variants(arguments, head, measure, lambda name, found: [line_of(name, found)])
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from tokenizer_variants import PROBLEMS, SKY, Problem, training, variants
+from tokenizer_variants import PROBLEMS, SKY, WITHOUT_RUN, Problem, training, variants
 
 from astromodal.config.checks.validate import validate
 from astromodal.config.launching.register import conf_dir, register
@@ -51,12 +51,7 @@ from astromodal.tokenizers.spectrum import learned_group as spectrum_module
 from astromodal.vocabulary.modalities import MODALITIES
 
 COMMON = (
-    "hardware=cpu",
-    "hardware.n_threads=1",
-    "tracking=off",
-    "run_dir=none",
-    "run_id=none",
-    "tokenizer_id=default",
+    *WITHOUT_RUN,
     "data.splits.val_fraction=0.2",
     "data.splits.test_fraction=0.02",
 )

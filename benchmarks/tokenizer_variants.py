@@ -1,10 +1,25 @@
-"""What the comparison of tokenizers tries: surveys, networks, quantizers, as overrides of ``train_tokenizers.py``."""
+"""What the comparison of tokenizers tries: surveys, networks, quantizers, as overrides of ``train_tokenizers.py``; and
+what its benchmarks share: one configuration without a run, and variants by the command line."""
 
 from __future__ import annotations
 
+import argparse
 import itertools
-from collections.abc import Iterable
-from typing import NamedTuple
+import shlex
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from astromodal.files.io import write_json
+
+WITHOUT_RUN = (  # one thread, nothing tracked, no run directory
+    "hardware=cpu",
+    "hardware.n_threads=1",
+    "tracking=off",
+    "run_dir=none",
+    "run_id=none",
+    "tokenizer_id=default",
+)
 
 SKY = (
     "data=synthetic",
@@ -98,3 +113,34 @@ def training(problem: Problem, steps: int | None) -> tuple[str, ...]:
     """The same steps and batches for every network of a modality; none for patches, which have no network."""
     key, modality = f"tokenizer.{problem.modality}.codec.training", problem.modality
     return f"{key}.max_steps={steps or STEPS[modality]}", f"{key}.epochs=10000", f"{key}.batch_size={BATCH[modality]}"
+
+
+def variants_parser(doc: str | None, skies: tuple[str, ...]) -> argparse.ArgumentParser:
+    """Of a benchmark that measures variants on one of ``skies``."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sky", choices=skies, default=skies[0])
+    parser.add_argument("--variant", action="append", help="overrides of train_tokenizers.py, in one argument")
+    parser.add_argument("--work", type=Path, required=True, help="folder for cubes and results")
+    return parser
+
+
+def measure_variants(
+    arguments: argparse.Namespace,
+    head: Iterable[str],
+    measure: Callable[[list[str], Path], Any],
+    lines: Callable[[str, Any], Iterable[str]],
+) -> None:
+    """Print a table with the lines of each variant, and keep its figures below ``arguments.work``.
+
+    Args:
+        measure: of its overrides, and of a path without suffix for what is written beside, to its figures.
+        lines: of its name and figures, as rows of the table.
+    """
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    head = list(head)
+    print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}", flush=True)
+    for number, variant in enumerate(arguments.variant or [""]):
+        path = arguments.work / f"{arguments.sky}_{number}"
+        found = measure(shlex.split(variant), path)
+        write_json(path.with_suffix(".json"), {"overrides": variant, "figures": found})
+        print("\n".join(lines(variant or "(default)", found)), flush=True)

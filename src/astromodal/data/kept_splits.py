@@ -77,7 +77,6 @@ class KeptSplits:
         if not self._is_large or not all(map(is_settled, self._stamps.values())):
             return
         try:
-            self._rows.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(self._rows) as path, open(path, "wb") as file:
                 for field in splits:
                     file.write(splits[field].tobytes())

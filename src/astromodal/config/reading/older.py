@@ -26,9 +26,7 @@ CHANGED: dict[str, str | Callable[[Any, Mapping[str, Any]], Any]] = {
     "hardware.workers": _workers,
 }
 # the same on a command line, where a number can only be given to a key that is no section
-_TYPED = {
-    "training.resume": "resume",
-    "training.init_from": "init_from",
+_TYPED = {old: new for old, new in CHANGED.items() if isinstance(new, str)} | {
     "hardware.workers": "hardware.workers.n_jobs",
     "evaluate.baselines": "evaluate.judge.baselines",
 }

@@ -7,7 +7,6 @@ several numbers per row is a list column, and so is text such as ``[1.0, 2.0]`` 
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import pyarrow.compute as pc
 
 from ...errors import DataError
 from ...provenance.manifest import fingerprint_file
+from ...provenance.remembered import Stamp, stamp_of
 from .text_lists import MISSING, lists_in_text
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class TableSource:
                 with one_line(self.path, "FITS file"):
                     self.schema = _fits_batch(table, 0, 1, [c.name for c in table.columns]).schema
         else:
-            whole, self._units = _read_whole(self.path, self.format, _stamp(self.path))
+            whole, self._units = _read_whole(self.path, self.format, stamp_of(self.path))
             self.n_rows, self.schema, self.extension = whole.num_rows, whole.schema, ""
         if self.n_rows == 0:
             raise DataError("at least one row", got="none", where=self.where, repair="remove or rewrite the file")
@@ -108,7 +108,7 @@ class TableSource:
         """
         starts = [s for s in range(0, self.n_rows, rows) if wanted is None or wanted[s : s + rows].any()]
         if self.format != FITS:
-            whole = _read_whole(self.path, self.format, _stamp(self.path))[0].select(list(names))
+            whole = _read_whole(self.path, self.format, stamp_of(self.path))[0].select(list(names))
             self._same(whole.num_rows)
             for start in starts:
                 yield whole.slice(start, rows).combine_chunks().to_batches(max_chunksize=rows)[0], start
@@ -123,11 +123,6 @@ class TableSource:
     def _same(self, n_rows: int) -> None:
         if n_rows != self.n_rows:
             raise DataError(f"{self.n_rows} rows", got=n_rows, where=f"{self.where}, changed since")
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    stat = os.stat(path)
-    return stat.st_mtime_ns, stat.st_size
 
 
 @contextmanager
@@ -226,7 +221,7 @@ def _fits_batch(table: fits.BinTableHDU, start: int, rows: int, names: Sequence[
 
 
 @lru_cache(maxsize=2)
-def _read_whole(path: Path, kind: str, stamp: tuple[int, int]) -> tuple[pa.Table, dict[str, str]]:
+def _read_whole(path: Path, kind: str, stamp: Stamp) -> tuple[pa.Table, dict[str, str]]:
     """A text table as Arrow, and the units of its columns; ``stamp`` tells versions of the file apart."""
     from astropy.table import Table
     from astropy.table.serialize import represent_mixins_as_columns
